@@ -1,0 +1,340 @@
+"""Bundles: a pool, its domain and anchor sets as gradient sketches.
+
+A bundle is a folder with `manifest.json`, `basis.safetensors` and, for each role,
+shards `ROLE-00000.safetensors`. Environments are made of bundles; the texts they
+were sketched from are not needed.
+"""
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ogs_env.errors import InputError, unknown_name
+from ogs_env.files import read_json, sha256_of
+
+FORMAT = "ogs-bundle"
+FORMAT_VERSION = 1
+ROLES = ("pool", "dev", "test", "anchor", "retention")
+MANIFEST = "manifest.json"
+BASIS = "basis.safetensors"
+SHIPPED = Path(__file__).parent / "bundles"
+
+# What a shard holds beside its sketches, one value (or row) a sample.
+COLUMNS: dict[str, type[np.generic]] = {
+    "ids": np.uint64,
+    "norms": np.float32,
+    "losses": np.float32,
+    "tokens": np.int32,
+    "sources": np.int32,
+    "capabilities": np.int32,
+    "domain_dots": np.float32,
+    "anchor_dots": np.float32,
+}
+_DTYPES: dict[str, Any] = {
+    "F16": np.float16,
+    "F32": np.float32,
+    "I32": np.int32,
+    "U64": np.uint64,
+}
+# Of four ids, one is a test candidate: a policy is judged on samples it never met.
+_TEST_SHARE = 4
+
+
+class Rows:
+    """The samples of one role, in the order of the bundle.
+
+    Attributes:
+        ids: uint64 (n,), the sample ids as numbers; `hex_ids` spells them.
+        norms: float32 (n,), exact gradient norm at the start.
+        losses: float32 (n,), nats per response token at the start.
+        tokens: int32 (n,), response tokens.
+        sources: int32 (n,), index into `Bundle.sources`.
+        capabilities: int32 (n,), index into `Bundle.capabilities`; -1 for roles
+            that have none (pool, dev, test).
+        domain_dots: float32 (n,), exact inner product of the start gradient with
+            the mean start gradient of the dev samples.
+        anchor_dots: float32 (n, capabilities), the same with each capability's
+            mean anchor gradient.
+    """
+
+    def __init__(self, shards: Sequence[dict[str, NDArray[Any]]]) -> None:
+        def column(name: str) -> NDArray[Any]:
+            whole = np.concatenate([np.asarray(shard[name]) for shard in shards])
+            whole.flags.writeable = False
+            return whole
+
+        self.ids = column("ids")
+        self.norms = column("norms")
+        self.losses = column("losses")
+        self.tokens = column("tokens")
+        self.sources = column("sources")
+        self.capabilities = column("capabilities")
+        self.domain_dots = column("domain_dots")
+        self.anchor_dots = column("anchor_dots")
+        self._shards = shards
+        self._starts = np.cumsum([0] + [len(shard["ids"]) for shard in shards])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def hex_ids(self) -> list[str]:
+        """Return the sample ids as 16 hex digits each."""
+        return [f"{number:016x}" for number in self.ids.tolist()]
+
+    def sketches(
+        self, kind: str, indices: NDArray[np.integer] | None = None
+    ) -> NDArray[np.float32]:
+        """Return sketches as float32; only the asked rows are read from the disk.
+
+        Args:
+            kind: `"start"` or `"path"`.
+            indices: Row numbers (m,); all rows when omitted.
+
+        Returns:
+            float32 (m, k) for `"start"`, (m, checkpoints * k) for `"path"`.
+        """
+        if indices is None:
+            indices = np.arange(len(self))
+        width = self._shards[0][kind].shape[1]
+        out = np.empty((len(indices), width), np.float32)
+        which = np.searchsorted(self._starts, indices, side="right") - 1
+        for number in np.unique(which):
+            here = which == number
+            local = np.asarray(indices)[here] - self._starts[number]
+            out[here] = self._shards[number][kind][local]
+        return out
+
+    def blocks(self, kind: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield (first row number, float32 sketches) shard by shard."""
+        for start, shard in zip(self._starts[:-1], self._shards, strict=True):
+            yield int(start), np.asarray(shard[kind], np.float32)
+
+
+class Bundle:
+    """A verified bundle; immutable, so copies share it.
+
+    Attributes:
+        path: The folder.
+        manifest: The parsed manifest.
+        pool, dev, test, anchor, retention: `Rows` of each role.
+        basis: float32 (k, d), the observation basis Q of the proxy.
+    """
+
+    pool: Rows
+    dev: Rows
+    test: Rows
+    anchor: Rows
+    retention: Rows
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = _read_manifest(path)
+        self._check_files()
+        for role in ROLES:
+            setattr(self, role, self._read_role(role))
+        basis = _map_safetensors(path / BASIS)
+        if basis.get("basis") is None or basis["basis"].shape[0] != self.k:
+            raise InputError(
+                f"{path / BASIS}: expected a tensor 'basis' of {self.k} rows, as the "
+                "manifest's k; build the bundle again with `ogs sketch`"
+            )
+        self.basis = np.asarray(basis["basis"], np.float32)
+
+    # A bundle is read-only and may map large files: copies are the same object,
+    # and another process loads it from its folder.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_bundle, (str(self.path),)
+
+    def __copy__(self) -> "Bundle":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Bundle":
+        return self
+
+    @property
+    def name(self) -> str:
+        """The bundle's name."""
+        return self.manifest["name"]
+
+    @property
+    def k(self) -> int:
+        """Dimensions of one sketch."""
+        return self.manifest["projection"]["k"]
+
+    @property
+    def space(self) -> str:
+        """Identity of the sketch space: proxy, adapter and projection together."""
+        return self.manifest["space"]
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the collections that the samples come from."""
+        return [source["name"] for source in self.manifest["sources"]]
+
+    @property
+    def capabilities(self) -> list[str]:
+        """Names of the anchor's capabilities."""
+        return list(self.manifest["capabilities"])
+
+    @property
+    def has_path(self) -> bool:
+        """Whether sketches at checkpoints of a warm-up path were taken."""
+        return bool(self.manifest["checkpoints"])
+
+    def domain_cosines(self, indices: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Exact cosines (n,) of pool samples with the mean domain gradient."""
+        rows = self.pool
+        scale = rows.norms[indices] * self.manifest["domain_norm"]
+        return rows.domain_dots[indices] / np.maximum(scale, 1e-12, dtype=np.float32)
+
+    def anchor_cosines(self, indices: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Exact cosines (n, capabilities) with each mean anchor gradient."""
+        rows = self.pool
+        norms = np.asarray(self.manifest["anchor_norms"], np.float32)
+        scale = rows.norms[indices, None] * norms
+        return rows.anchor_dots[indices] / np.maximum(scale, 1e-12, dtype=np.float32)
+
+    def split(self, name: str) -> NDArray[np.int64]:
+        """Return the row numbers of a part of the pool.
+
+        Args:
+            name: `"train"` (three quarters), `"test"` (one quarter, chosen by the
+                samples' ids, so the parts never share one) or `"all"`.
+        """
+        is_test = self.pool.ids % np.uint64(_TEST_SHARE) == _TEST_SHARE - 1
+        parts = {"train": ~is_test, "test": is_test, "all": np.ones_like(is_test)}
+        if name not in parts:
+            raise unknown_name("split", name, parts)
+        return np.flatnonzero(parts[name])
+
+    def _check_files(self) -> None:
+        for name, entry in self.manifest["files"].items():
+            file = self.path / name
+            if not file.is_file():
+                raise InputError(
+                    f"{file}: is missing from the bundle; run the same `ogs sketch` "
+                    "command again, or copy the whole folder"
+                )
+            if sha256_of(file) != entry["sha256"]:
+                raise InputError(
+                    f"{file}: its bytes are not those the manifest lists (sha256 "
+                    "differs); copy the file again or rebuild the bundle"
+                )
+
+    def _read_role(self, role: str) -> Rows:
+        files = sorted(n for n in self.manifest["files"] if n.startswith(f"{role}-"))
+        shards = [_map_safetensors(self.path / name) for name in files]
+        for name, shard in zip(files, shards, strict=True):
+            self._check_shard(self.path / name, shard)
+        rows = sum(len(shard["ids"]) for shard in shards)
+        if rows == 0 or rows != self.manifest["roles"][role]:
+            raise InputError(
+                f"{self.path}: role '{role}' has {rows} rows, the manifest says "
+                f"{self.manifest['roles'].get(role)}; rebuild the bundle"
+            )
+        return Rows(shards)
+
+    def _check_shard(self, file: Path, shard: dict[str, NDArray[Any]]) -> None:
+        checkpoints = len(self.manifest["checkpoints"])
+        rows = len(shard["ids"]) if "ids" in shard else 0
+        shapes: dict[str, tuple[int, ...]] = {name: (rows,) for name in COLUMNS}
+        shapes["anchor_dots"] = (rows, len(self.capabilities))
+        shapes["start"] = (rows, self.k)
+        if checkpoints:
+            shapes["path"] = (rows, checkpoints * self.k)
+        for name, shape in shapes.items():
+            if name not in shard or shard[name].shape != shape:
+                found = shard[name].shape if name in shard else "nothing"
+                raise InputError(
+                    f"{file}: tensor '{name}' should have shape {shape}, found "
+                    f"{found}; the manifest's k is {self.k}; rebuild the bundle"
+                )
+            if shard[name].dtype.kind == "f" and not np.isfinite(shard[name]).all():
+                row = int(np.argwhere(~np.isfinite(shard[name]))[0][0])
+                raise InputError(
+                    f"{file}: tensor '{name}' holds a NaN or infinity in row {row} "
+                    f"(sample {int(shard['ids'][row]):016x}); rebuild the bundle"
+                )
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    manifest = read_json(file, "bundle manifest")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise InputError(f"{file}: is no manifest of an ogs_env bundle")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{file}: format version {manifest.get('format_version')}, this ogs_env "
+            f"reads version {FORMAT_VERSION}; rebuild the bundle with `ogs sketch`"
+        )
+    expected = (
+        "name space projection proxy checkpoints sources capabilities roles files "
+        "domain_norm anchor_norms learner"
+    ).split()
+    missing = [key for key in expected if key not in manifest]
+    if missing:
+        raise InputError(f"{file}: lacks '{missing[0]}'; rebuild the bundle")
+    return manifest
+
+
+def _map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Memory-map a safetensors file: 8 bytes of header length, JSON, raw arrays."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        return {
+            name: np.memmap(
+                path,
+                _DTYPES[entry["dtype"]],
+                "r",
+                8 + length + entry["data_offsets"][0],
+                tuple(entry["shape"]),
+            )
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (ValueError, KeyError, MemoryError, OverflowError) as error:
+        raise InputError(f"{path}: is no safetensors file ({error})") from None
+
+
+def shipped_bundles() -> list[str]:
+    """Return the names of the bundles that come with the package."""
+    return sorted(file.parent.name for file in SHIPPED.glob(f"*/{MANIFEST}"))
+
+
+@functools.lru_cache(maxsize=8)
+def _load(path: Path, modified: int) -> Bundle:
+    return Bundle(path)
+
+
+def load_bundle(name_or_path: str | Path) -> Bundle:
+    """Load a bundle and verify it: shapes, finite values and hashes.
+
+    A bundle loaded before, and not changed since, is returned again.
+
+    Args:
+        name_or_path: The name of a shipped bundle, such as `"medical"`, or a folder.
+
+    Raises:
+        InputError: If it is unknown, damaged, incomplete or of another format.
+    """
+    path = Path(name_or_path)
+    if not path.is_dir():
+        shipped = SHIPPED / str(name_or_path)
+        if str(name_or_path) not in shipped_bundles():
+            if path.is_absolute() or len(path.parts) > 1:
+                raise InputError(
+                    f"{path}: no such folder; expected a bundle made by `ogs sketch`"
+                )
+            raise unknown_name("bundle", str(name_or_path), shipped_bundles())
+        path = shipped
+    path = path.resolve()
+    manifest = path / MANIFEST
+    modified = manifest.stat().st_mtime_ns if manifest.is_file() else 0
+    return _load(path, modified)
