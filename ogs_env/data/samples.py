@@ -1,15 +1,31 @@
-"""Samples and their ids."""
+"""Samples, their ids, and reading and writing them."""
 
+import gzip
 import hashlib
+import json
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from ogs_env.data.records import texts_of
+from ogs_env.errors import InputError
+from ogs_env.files import whole_file
+
+if TYPE_CHECKING:
+    import datasets
+
+MAX_RESPONSE_CHARACTERS = 20_000
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
 def sample_id(prompt: str, response: str) -> str:
-    """Return the stable id of a text pair.
+    r"""Return the stable id of a text pair.
 
     Returns:
-        The first 16 hex digits of sha256(prompt + "\\x1f" + response).
+        The first 16 hex digits of sha256(prompt + "\x1f" + response).
     """
     text = f"{prompt}\x1f{response}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -35,3 +51,221 @@ class Sample:
     def id(self) -> str:
         """The stable id, 16 hex digits."""
         return sample_id(self.prompt, self.response)
+
+
+class CutResponse(UserWarning):
+    """A response was longer than the limit and was cut there."""
+
+
+def read_samples(
+    path: str | Path,
+    *,
+    prompt_field: str = "prompt",
+    response_field: str = "response",
+    source: str | None = None,
+    max_response_characters: int = MAX_RESPONSE_CHARACTERS,
+) -> list[Sample]:
+    """Read samples from a JSON lines file, plain or gzipped.
+
+    A line is an object with a prompt and a response field, or with a chat under
+    `messages`: its last assistant turn is the response. Blank lines are skipped.
+
+    Args:
+        path: The file; whether it is gzipped is told from its first bytes.
+        prompt_field: Name of the field that holds the prompt.
+        response_field: Name of the field that holds the response.
+        source: Source of all samples; without it, a record's field `source`, or the
+            file's name without its endings.
+        max_response_characters: Longer responses are cut, with a `CutResponse`
+            warning.
+
+    Returns:
+        The samples in the file's order. A record's further fields are kept in
+        `Sample.fields`; an `id` other than ours is kept there as `original_id`.
+
+    Raises:
+        InputError: If the file or one of its lines cannot be used.
+    """
+    path = Path(path)
+    stem = path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
+    samples = [
+        _sample(
+            _record(line, f"{path}:{number}"),
+            f"{path}:{number}",
+            prompt_field,
+            response_field,
+            (source, stem),
+            max_response_characters,
+        )
+        for number, line in _lines(path)
+    ]
+    if not samples:
+        raise InputError(
+            f"{path}: an empty pool; expected JSON lines with '{prompt_field}' and "
+            f"'{response_field}'"
+        )
+    return samples
+
+
+def from_dataset(
+    dataset: "datasets.Dataset",
+    *,
+    prompt_field: str = "prompt",
+    response_field: str = "response",
+    source: str | None = None,
+    max_response_characters: int = MAX_RESPONSE_CHARACTERS,
+) -> list[Sample]:
+    """Take samples from one split of a Hugging Face dataset.
+
+    The arguments are those of `read_samples`; without `source`, the dataset's name
+    stands in. Sample `i` is row `i`, so selections index the dataset directly.
+
+    Raises:
+        InputError: If it holds several splits, no rows, or a row that cannot be used.
+    """
+    if isinstance(dataset, Mapping):
+        splits = ", ".join(map(str, dataset))
+        raise InputError(
+            f"expected one split of a dataset, found a dictionary of splits ({splits});"
+            f" pass one, such as dataset['{next(iter(dataset), 'train')}']"
+        )
+    name = getattr(getattr(dataset, "info", None), "dataset_name", None) or "dataset"
+    samples = [
+        _sample(
+            cast("Mapping[str, Any]", row),
+            f"row {number}",
+            prompt_field,
+            response_field,
+            (source, name),
+            max_response_characters,
+        )
+        for number, row in enumerate(dataset)
+    ]
+    if not samples:
+        raise InputError("the dataset has no rows: an empty pool")
+    return samples
+
+
+def write_samples(path: str | Path, samples: Iterable[Sample]) -> None:
+    """Write samples as JSON lines that `read_samples` reads back."""
+    with (
+        whole_file(Path(path)) as temporary,
+        temporary.open("w", encoding="utf-8") as file,
+    ):
+        for sample in samples:
+            record = {
+                "id": sample.id,
+                "prompt": sample.prompt,
+                "response": sample.response,
+                "source": sample.source,
+            }
+            file.write(json.dumps({**sample.fields, **record}, ensure_ascii=False))
+            file.write("\n")
+
+
+def without_duplicates(samples: Iterable[Sample]) -> tuple[list[Sample], int]:
+    """Return the first of each id, in order, and how many others were dropped."""
+    everything = list(samples)
+    first = {sample.id: sample for sample in reversed(everything)}
+    kept = [sample for sample in everything if first[sample.id] is sample]
+    return kept, len(everything) - len(kept)
+
+
+def check_disjoint(named: Mapping[str, Iterable[Sample]]) -> None:
+    """Check that no two roles share a sample.
+
+    Args:
+        named: Samples of each role, such as `{"pool": ..., "test": ...}`.
+
+    Raises:
+        InputError: If two do; it names the sample and both roles.
+    """
+    seen: dict[str, str] = {}
+    for role, samples in named.items():
+        for sample in samples:
+            other = seen.setdefault(sample.id, role)
+            if other != role:
+                raise InputError(
+                    f'the same sample (id {sample.id}, "{beginning(sample.prompt)}") '
+                    f"is in both {other} and {role}; remove it from one"
+                )
+
+
+def beginning(text: str, characters: int = 40) -> str:
+    """Return the beginning of a text, on one line, for an error line."""
+    line = " ".join(text.split())
+    return line if len(line) <= characters else f"{line[:characters].rstrip()}..."
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number from 1, bytes) of the lines that are not blank."""
+    number = 0
+    try:
+        with path.open("rb") as raw:
+            zipped = raw.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+            raw.seek(0)
+            file = cast("IO[bytes]", gzip.GzipFile(fileobj=raw) if zipped else raw)
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected JSON lines") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; expected JSON lines") from None
+    except PermissionError:
+        raise InputError(f"{path}: cannot be read (permission denied)") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{path}: truncated or corrupt gzip after line {number} ({error}); copy "
+            "the file again"
+        ) from None
+
+
+def _record(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{place}: not UTF-8 (byte {error.start + 1} of the line); save the file "
+            "as UTF-8"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{place}: is no JSON ({error}); expected one object a line"
+        ) from None
+    if not isinstance(record, dict):
+        raise InputError(
+            f"{place}: expected a JSON object, found {type(record).__name__}"
+        )
+    return record
+
+
+def _sample(
+    record: Mapping[str, Any],
+    place: str,
+    prompt_field: str,
+    response_field: str,
+    sources: tuple[str | None, str],
+    limit: int,
+) -> Sample:
+    prompt, response, used = texts_of(record, place, prompt_field, response_field)
+    if len(response) > limit:
+        warnings.warn(
+            f"{place}: response of {len(response):,} characters cut to its first "
+            f"{limit:,}",
+            CutResponse,
+            stacklevel=4,
+        )
+        response = response[:limit]
+    given, default = sources
+    source = given or record.get("source") or default
+    if not isinstance(source, str):
+        raise InputError(
+            f"{place}: field 'source' should be text, found {type(source).__name__}"
+        )
+    left_out = {*used, "source", "id"}
+    fields = {name: value for name, value in record.items() if name not in left_out}
+    identity = record.get("id")
+    if identity is not None and identity != sample_id(prompt, response):
+        fields["original_id"] = identity
+    return Sample(prompt, response, source, fields)

@@ -1,0 +1,290 @@
+"""Domains: which sources make the pool, the domain set and the anchor."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ogs_env.data import generated, icd10
+from ogs_env.data.samples import (
+    Sample,
+    beginning,
+    check_disjoint,
+    read_samples,
+    without_duplicates,
+)
+from ogs_env.data.sources import collection, source_info
+from ogs_env.errors import InputError, unknown_name
+
+MATHS = "maths"
+DEV_SIZE = TEST_SIZE = 64
+ANCHOR_SIZE = RETENTION_SIZE = 128
+
+REAL_SHARES = {
+    "medquad": 0.35,
+    "pubmedqa": 0.15,
+    "pubmedqa_short": 0.12,
+    "tatqa": 0.14,
+    "legalbench": 0.12,
+    "fibo": 0.12,
+}
+PACKAGE_SHARES = {"icd10cm": 0.55, "icd10cm_short": 0.20, "puzzles": 0.25}
+
+_ANCHORS = ("gsm8k", "gsm_symbolic")
+
+
+@dataclass(frozen=True)
+class DomainData:
+    """The samples of a domain by role; no two roles share a question.
+
+    Attributes:
+        name: The domain's name.
+        pool: Candidates, of the domain and off it, in random order.
+        dev: Domain samples for rewards and steering.
+        test: Domain samples for reports only.
+        anchor: Samples of each capability to keep, for steering.
+        retention: Samples of each capability, for reports only.
+        capabilities: Names of the capabilities.
+        sources: Name, licence, attribution and url of each source, and `pool`, how
+            many of its samples are in the pool.
+    """
+
+    name: str
+    pool: list[Sample]
+    dev: list[Sample]
+    test: list[Sample]
+    anchor: dict[str, list[Sample]]
+    retention: dict[str, list[Sample]]
+    capabilities: list[str]
+    sources: list[dict[str, Any]]
+
+
+def medical_real(seed: int = 0, pool_size: int = 1280) -> DomainData:
+    """Make the Medical domain of real texts.
+
+    The pool mixes MedQuAD, PubMedQA and, off the domain, TAT-QA, LegalBench and FIBO
+    (shares: `REAL_SHARES`); dev and test are half MedQuAD, half PubMedQA; the anchor
+    is GSM8K. Texts come from the folder `OGS_DATA` or the Hugging Face hub.
+
+    Raises:
+        InputError: If a source cannot be had or is smaller than its share.
+    """
+    rng = np.random.default_rng([seed, 10])
+    names = ("medquad", "pubmedqa", "tatqa", "legalbench", "fibo")
+    stocks = {name: without_duplicates(collection(name).load())[0] for name in names}
+    stocks["pubmedqa_short"] = _decisions(stocks["pubmedqa"])
+    held_out, taken = {}, set[str]()
+    for role, size in (("dev", DEV_SIZE), ("test", TEST_SIZE)):
+        held_out[role] = [
+            sample
+            for name in ("medquad", "pubmedqa")
+            for sample in _draw(stocks[name], size // 2, taken, rng, distinct=True)
+        ]
+    pool = _mix(stocks, _counts(REAL_SHARES, pool_size), taken, rng)
+    anchor, retention, anchor_info = load_anchor("gsm8k", ANCHOR_SIZE, seed)
+    infos = [collection(name).info() for name in names]
+    infos.append(collection("pubmedqa").info() | {"name": "pubmedqa_short"})
+    return _domain(pool, held_out, anchor, retention, [*infos, anchor_info])
+
+
+def medical_packages(
+    seed: int = 0,
+    pool_size: int = 1280,
+    *,
+    dev_size: int = DEV_SIZE,
+    test_size: int = TEST_SIZE,
+    anchor_size: int = ANCHOR_SIZE,
+) -> DomainData:
+    """Make the Medical domain of installed packages, on any machine.
+
+    The pool mixes questions about ICD-10-CM with one-word ones and, off the domain,
+    puzzles (shares: `PACKAGE_SHARES`); dev and test are about ICD-10-CM codes that no
+    pool question is about; anchor and retention are gsm_symbolic.
+    """
+    rng = np.random.default_rng([seed, 11])
+    counts = _counts(PACKAGE_SHARES, pool_size)
+    held_out_size = dev_size + test_size
+    # A held-out code removes at most one sample of each source from the stock.
+    stocks = {
+        "icd10cm": icd10.icd10cm(counts["icd10cm"] + held_out_size, seed),
+        "icd10cm_short": icd10.icd10cm_short(
+            counts["icd10cm_short"] + held_out_size, seed
+        ),
+        "puzzles": generated.puzzles(counts["puzzles"], seed),
+    }
+    taken: set[str] = set()
+    held_out = {
+        role: _draw(stocks["icd10cm"], size, taken, rng, distinct=True)
+        for role, size in (("dev", dev_size), ("test", test_size))
+    }
+    pool = _mix(stocks, counts, taken, rng)
+    anchor, retention, anchor_info = load_anchor("gsm_symbolic", anchor_size, seed)
+    infos = [
+        icd10.info(icd10.NAME),
+        icd10.info(icd10.SHORT_NAME),
+        generated.info(generated.PUZZLES),
+    ]
+    return _domain(pool, held_out, anchor, retention, [*infos, anchor_info])
+
+
+def domains() -> dict[str, Callable[..., DomainData]]:
+    """Return the domains' names and what makes them anywhere: `f(seed, pool_size)`."""
+    return {"medical": medical_packages}
+
+
+def load_domain(name: str, seed: int = 0, pool_size: int = 1280) -> DomainData:
+    """Make the domain of that name from installed packages."""
+    known = domains()
+    if name not in known:
+        raise unknown_name("domain", name, known)
+    return known[name](seed, pool_size)
+
+
+def load_anchor(
+    name_or_path: str | Path, count: int = ANCHOR_SIZE, seed: int = 0
+) -> tuple[list[Sample], list[Sample], dict[str, Any]]:
+    """Load samples of a capability to keep, for steering and for reports.
+
+    Args:
+        name_or_path: `"gsm8k"`, `"gsm_symbolic"`, or a JSON lines file.
+        count: Samples in each part. A file with fewer than twice as many is halved.
+        seed: Chooses the samples.
+
+    Returns:
+        (anchor samples, retention samples, source for the manifest); the two parts
+        share no question.
+
+    Raises:
+        InputError: If the name is unknown or the source too small.
+    """
+    rng = np.random.default_rng([seed, 12])
+    name = str(name_or_path)
+    if name == "gsm8k":
+        taken: set[str] = set()
+        train, test = collection("gsm8k_train"), collection("gsm8k_test")
+        # The test set first: it is the one that must not be touched.
+        retention = _draw(test.load(), count, taken, rng, distinct=True)
+        anchor = _draw(train.load(), count, taken, rng, distinct=True)
+        return anchor, retention, train.info()
+    if name == "gsm_symbolic":
+        both = generated.gsm_symbolic(2 * count, seed)
+        return both[:count], both[count:], generated.info(generated.GSM_SYMBOLIC)
+    path = Path(name)
+    if not path.exists() and path.name == name and not path.suffix:
+        raise unknown_name("anchor", name, _ANCHORS)
+    samples, _ = without_duplicates(read_samples(path))
+    distinct = _draw(samples, None, set(), rng, distinct=True)
+    count = min(count, len(distinct) // 2)
+    if count == 0:
+        raise InputError(
+            f"{path}: an anchor is split in two, but this has one question; give at "
+            "least two"
+        )
+    info = source_info(path.name, "as the file's owner states", "", "")
+    return distinct[:count], distinct[count : 2 * count], info
+
+
+def _decisions(samples: Sequence[Sample]) -> list[Sample]:
+    """PubMedQA questions whose whole answer is yes, no or maybe."""
+    for sample in samples:
+        if sample.fields.get("decision") not in ("yes", "no", "maybe"):
+            raise InputError(
+                f'pubmedqa: sample {sample.id} ("{beginning(sample.prompt)}") needs a '
+                "field 'decision' of yes, no or maybe"
+            )
+    return [
+        replace(sample, response=sample.fields["decision"], source="pubmedqa_short")
+        for sample in samples
+    ]
+
+
+def _question(sample: Sample) -> str:
+    """What a sample asks: equal for two that would leak into each other.
+
+    For ICD-10-CM this is the code, however the question is worded; otherwise the
+    prompt's words, without case and punctuation.
+    """
+    if sample.source in (icd10.NAME, icd10.SHORT_NAME):
+        return f"{icd10.NAME} {sample.fields['code']}"
+    words = "".join(c if c.isalnum() else " " for c in sample.prompt.casefold())
+    # A prompt may be nothing but signs (a puzzle): then the signs count.
+    return " ".join(words.split()) or sample.prompt
+
+
+def _draw(
+    samples: Sequence[Sample],
+    count: int | None,
+    taken: set[str],
+    rng: np.random.Generator,
+    *,
+    distinct: bool,
+) -> list[Sample]:
+    """Draw samples at random that ask nothing in `taken`.
+
+    With `distinct`, each question is drawn once and joins `taken`.
+    """
+    drawn: list[Sample] = []
+    for number in rng.permutation(len(samples)):
+        if len(drawn) == count:
+            break
+        question = _question(samples[number])
+        if question not in taken:
+            drawn.append(samples[number])
+            if distinct:
+                taken.add(question)
+    if count is not None and len(drawn) < count:
+        name = samples[0].source if samples else "the source"
+        raise InputError(
+            f"{name}: {count:,} samples needed, {len(drawn):,} left that no other role "
+            "asks; choose a smaller pool or add samples"
+        )
+    return drawn
+
+
+def _mix(
+    stocks: Mapping[str, Sequence[Sample]],
+    counts: Mapping[str, int],
+    taken: set[str],
+    rng: np.random.Generator,
+) -> list[Sample]:
+    """Draw each source's count for the pool, and shuffle."""
+    pool = [
+        sample
+        for name, count in counts.items()
+        for sample in _draw(stocks[name], count, taken, rng, distinct=False)
+    ]
+    return [pool[number] for number in rng.permutation(len(pool))]
+
+
+def _counts(shares: Mapping[str, float], size: int) -> dict[str, int]:
+    """Split `size` by shares, rounding so that the parts sum to it."""
+    if size < len(shares):
+        raise InputError(
+            f"pool_size {size}: expected at least {len(shares)}, one for each source"
+        )
+    edges = np.rint(np.cumsum([0.0, *shares.values()]) * size).astype(int)
+    return dict(zip(shares, np.diff(edges).tolist(), strict=True))
+
+
+def _domain(
+    pool: list[Sample],
+    held_out: Mapping[str, list[Sample]],
+    anchor: list[Sample],
+    retention: list[Sample],
+    infos: Iterable[dict[str, Any]],
+) -> DomainData:
+    check_disjoint({"pool": pool, **held_out, "anchor": anchor, "retention": retention})
+    in_pool = Counter(sample.source for sample in pool)
+    return DomainData(
+        name="medical",
+        pool=pool,
+        dev=held_out["dev"],
+        test=held_out["test"],
+        anchor={MATHS: anchor},
+        retention={MATHS: retention},
+        capabilities=[MATHS],
+        sources=[info | {"pool": in_pool[info["name"]]} for info in infos],
+    )

@@ -1,0 +1,211 @@
+"""Named collections of samples: local files, the Hugging Face hub, packages."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ogs_env.data.samples import Sample, from_dataset, read_samples
+from ogs_env.errors import InputError, unknown_name
+
+DATA_FOLDER = "OGS_DATA"
+_HUB_TIMEOUT = 5.0  # seconds; a hub that is there answers in a fraction of one
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Where a collection lies on the Hugging Face hub, and under which columns."""
+
+    repository: str
+    config: str
+    split: str
+    prompt_column: str
+    response_column: str
+    renamed: Mapping[str, str]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that become a sample."""
+        return [self.prompt_column, self.response_column, *self.renamed]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A collection of real texts.
+
+    Attributes:
+        name: Source of its samples.
+        licence: SPDX identifier, or the licence's name.
+        attribution: Authors and title, as the licence asks.
+        url: Home page.
+        file: Name of its file in the folder `OGS_DATA`, without `.jsonl.gz`.
+        hub: Where the Hugging Face hub has it, where its columns are known.
+        instead: What a user can do who cannot have it.
+    """
+
+    name: str
+    licence: str
+    attribution: str
+    url: str
+    file: str
+    hub: Hub | None = None
+    instead: str = ""
+
+    def info(self) -> dict[str, str]:
+        """Return name, licence, attribution and url for a manifest."""
+        return source_info(self.name, self.licence, self.attribution, self.url)
+
+    def load(self) -> list[Sample]:
+        """Load all samples, from `OGS_DATA` or else from the hub.
+
+        Raises:
+            InputError: If neither has them.
+        """
+        folder = os.environ.get(DATA_FOLDER)
+        for ending in (".jsonl.gz", ".jsonl"):
+            path = Path(folder or "") / f"{self.file}{ending}"
+            if folder and path.is_file():
+                return read_samples(path, source=self.name)
+        where = f"{DATA_FOLDER} ({folder or 'unset'})"
+        if self.hub is None:
+            raise self._missing(where, "the Hugging Face hub has no copy we know of")
+        return self._from_hub(self.hub, where)
+
+    def _missing(self, where: str, why: str) -> InputError:
+        return InputError(
+            f"{self.name}: not in {where} and {why}; put {self.file}.jsonl.gz into a "
+            f"folder and set {DATA_FOLDER} to it{self.instead}"
+        )
+
+    def _from_hub(self, hub: Hub, where: str) -> list[Sample]:
+        try:
+            import datasets
+        except ImportError:
+            raise self._missing(
+                where, "the package datasets is not installed (pip install datasets)"
+            ) from None
+        if not hub_answers():
+            raise self._missing(where, "the Hugging Face hub cannot be reached")
+        try:
+            rows = datasets.load_dataset(hub.repository, hub.config, split=hub.split)
+        # Whatever goes wrong between here and the hub has one remedy: the file.
+        except Exception as error:
+            why = " ".join(str(error).split())
+            raise self._missing(
+                where, f"the Hugging Face hub did not give {hub.repository} ({why})"
+            ) from error
+        missing = set(hub.columns) - set(rows.column_names)
+        if missing:
+            raise self._missing(
+                where,
+                f"{hub.repository} on the hub has no column '{min(missing)}' any more",
+            )
+        rows = rows.select_columns(hub.columns).rename_columns(dict(hub.renamed))
+        return from_dataset(
+            rows,
+            prompt_field=hub.prompt_column,
+            response_field=hub.response_column,
+            source=self.name,
+        )
+
+
+def hub_answers() -> bool:
+    """Tell whether the Hugging Face hub answers, in seconds rather than minutes.
+
+    `datasets` retries for half a minute before it gives up. In the hub's offline
+    mode (`HF_HUB_OFFLINE=1`) it looks into its cache only and is quick by itself.
+    """
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return True
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_TIMEOUT)
+    # The exception's class depends on the HTTP library under huggingface_hub.
+    except Exception:
+        return False
+    return True
+
+
+def source_info(
+    name: str, licence: str, attribution: str, url: str, **more: Any
+) -> dict[str, Any]:
+    """Return what a manifest says about a source."""
+    return {
+        "name": name,
+        "licence": licence,
+        "attribution": attribution,
+        "url": url,
+        **more,
+    }
+
+
+def _gsm8k(split: str) -> Collection:
+    return Collection(
+        name="gsm8k",
+        licence="MIT",
+        attribution="Cobbe et al. 2021, Training Verifiers to Solve Math Word Problems",
+        url="https://github.com/openai/grade-school-math",
+        file=f"gsm8k_{split}",
+        hub=Hub("openai/gsm8k", "main", split, "question", "answer", {}),
+        instead=", or use gsm_symbolic from the package reasoning-gym",
+    )
+
+
+_COLLECTIONS: tuple[Collection, ...] = (
+    _gsm8k("train"),
+    _gsm8k("test"),
+    Collection(
+        name="medquad",
+        licence="CC-BY-4.0",
+        attribution="Ben Abacha and Demner-Fushman 2019, MedQuAD, from NIH web sites",
+        url="https://github.com/abachaa/MedQuAD",
+        file="medquad",
+    ),
+    Collection(
+        name="pubmedqa",
+        licence="MIT",
+        attribution="Jin et al. 2019, PubMedQA",
+        url="https://github.com/pubmedqa/pubmedqa",
+        file="pubmedqa",
+        hub=Hub(
+            "qiaojin/PubMedQA",
+            "pqa_labeled",
+            "train",
+            "question",
+            "long_answer",
+            {"final_decision": "decision"},
+        ),
+    ),
+    Collection(
+        name="legalbench",
+        licence="CC-BY-4.0 and MIT, by task",
+        attribution="Guha et al. 2023, LegalBench; licence of each task in the samples",
+        url="https://github.com/HazyResearch/legalbench",
+        file="legalbench",
+    ),
+    Collection(
+        name="tatqa",
+        licence="MIT",
+        attribution="Zhu et al. 2021, TAT-QA",
+        url="https://github.com/NExTplusplus/TAT-QA",
+        file="tatqa",
+    ),
+    Collection(
+        name="fibo",
+        licence="MIT",
+        attribution="EDM Council, Financial Industry Business Ontology",
+        url="https://github.com/edmcouncil/fibo",
+        file="fibo",
+    ),
+)
+
+COLLECTIONS: dict[str, Collection] = {one.file: one for one in _COLLECTIONS}
+
+
+def collection(name: str) -> Collection:
+    """Return the collection of a name such as `"medquad"` or `"gsm8k_train"`."""
+    if name not in COLLECTIONS:
+        raise unknown_name("collection", name, COLLECTIONS)
+    return COLLECTIONS[name]
