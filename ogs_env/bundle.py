@@ -242,7 +242,7 @@ class Bundle:
     def _check_shard(self, file: Path, shard: dict[str, NDArray[Any]]) -> None:
         checkpoints = len(self.manifest["checkpoints"])
         rows = len(shard["ids"]) if "ids" in shard else 0
-        shapes: dict[str, tuple[int, ...]] = {name: (rows,) for name in COLUMNS}
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(COLUMNS, (rows,))
         shapes["anchor_dots"] = (rows, len(self.capabilities))
         shapes["start"] = (rows, self.k)
         if checkpoints:
@@ -272,10 +272,20 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"{file}: format version {manifest.get('format_version')}, this ogs_env "
             f"reads version {FORMAT_VERSION}; rebuild the bundle with `ogs sketch`"
         )
-    expected = (
-        "name space projection proxy checkpoints sources capabilities roles files "
-        "domain_norm anchor_norms learner"
-    ).split()
+    expected = [
+        "name",
+        "space",
+        "projection",
+        "proxy",
+        "checkpoints",
+        "sources",
+        "capabilities",
+        "roles",
+        "files",
+        "domain_norm",
+        "anchor_norms",
+        "learner",
+    ]
     missing = [key for key in expected if key not in manifest]
     if missing:
         raise InputError(f"{file}: lacks '{missing[0]}'; rebuild the bundle")
@@ -299,7 +309,7 @@ def _map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
             for name, entry in header.items()
             if name != "__metadata__"
         }
-    except (ValueError, KeyError, MemoryError, OverflowError) as error:
+    except (OSError, ValueError, KeyError, MemoryError, OverflowError) as error:
         raise InputError(f"{path}: is no safetensors file ({error})") from None
 
 

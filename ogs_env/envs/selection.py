@@ -1,0 +1,407 @@
+"""The sample-level environment: pick fine-tuning data from a stream of hands."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.envs import rendering
+from ogs_env.envs.observations import candidates
+from ogs_env.envs.streams import ORDERS, deal, given_stream
+from ogs_env.errors import InputError, unknown_name
+from ogs_env.learners.surrogate import SurrogateLearner
+from ogs_env.rewards import NO_PICK, Information, Rewards, checked_weights, weighted_sum
+
+# Keys candidates and context: float32 arrays.
+Observation = dict[str, Any]
+
+INVALID_ACTION_PENALTY = 0.1
+_BOUND = 10.0
+
+
+class SelectionEnv(gymnasium.Env[Observation, np.int64]):
+    """Pick the samples that teach a language model a domain and spare what it knows.
+
+    ## Description
+
+    A pool of fine-tuning samples is dealt in hands. From every hand the agent picks
+    as many samples as it likes, or passes to see the next one, until its budget is
+    spent. A learner is trained on every pick at once: the reward is what the domain
+    gained, less what general abilities may have lost. Greed does not do: a hand is
+    mostly of one source, better ones may come, and what a gradient looks like before
+    training does not tell directly what it does later on the training path.
+
+    The agent sees *start* sketches: projections of each sample's gradient at the
+    model as it comes. The learner, and so the reward, runs on *path* sketches, taken
+    at checkpoints of a training run. Every part of the observation comes from the
+    start sketches, the losses and the lengths of one pass over the pool, so a
+    deployed policy sees exactly what it saw in training.
+
+    ## Observation Space
+
+    A `Dict` of float32 boxes, every value clipped to [-10, 10]; d is the width of the
+    bundle's observation basis Q, 32 in the shipped bundles.
+
+    `candidates`, shape (hand_size, d + 6); an empty place is a row of zeros:
+
+    | Column | Value                                                       | Range     |
+    |--------|-------------------------------------------------------------|-----------|
+    | 0..d-1 | the candidate's sketch, scaled to unit length, in Q; each   | [-10, 10] |
+    |        | coordinate has root mean square 1 over the pool             |           |
+    | d      | cosine with the mean domain gradient                        | [-1, 1]   |
+    | d + 1  | least cosine with a capability's mean anchor gradient       | [-1, 1]   |
+    | d + 2  | log of the gradient norm, standardised over the pool        | [-10, 10] |
+    | d + 3  | loss, standardised over the pool                            | [-10, 10] |
+    | d + 4  | largest cosine with a picked sample; 0 before the first     | [-1, 1]   |
+    | d + 5  | 1 where a candidate lies, 0 where the place is empty        | {0, 1}    |
+
+    `context`, shape (3 d + 4,):
+
+    | Index       | Value                                                  | Range     |
+    |-------------|--------------------------------------------------------|-----------|
+    | 0..d-1      | direction of the domain's mean gradient, in Q          | [-10, 10] |
+    | d..2d-1     | direction of the anchor's gradient (the mean of the    | [-10, 10] |
+    |             | capabilities' unit mean gradients), in Q               |           |
+    | 2d..3d-1    | mean of columns 0..d-1 over the picked, 0 before       | [-10, 10] |
+    | 3d          | budget left, share of the budget                       | [0, 1]    |
+    | 3d + 1      | hands not dealt yet, share of the stream's hands       | [0, 1)    |
+    | 3d + 2      | mean of column d over the picked, 0 before the first   | [-1, 1]   |
+    | 3d + 3      | mean of column d + 1 over the picked, 0 before         | [-1, 1]   |
+
+    A positive cosine says that a step on the candidate helps, to first order.
+    `gymnasium.wrappers.FlattenObservation` makes one vector of it.
+
+    ## Action Space
+
+    `Discrete(hand_size + 1)`. Action i < hand_size picks the candidate at place i,
+    whose place is then empty; action hand_size passes: the rest of the hand is gone
+    and the next is dealt. A hand that is used up is followed by the next.
+    Picking from an empty place is invalid: it changes nothing, costs 0.1 and sets
+    `info["invalid_action"]`. `action_masks()` tells the valid actions (bool, for
+    sb3-contrib), as does `info["action_mask"]` (int8); passing is always valid.
+
+    ## Rewards
+
+    The weighted sum of the terms in `info["reward_terms"]`:
+    `w["domain_gain"] * domain_gain + w["orthogonality"] * (orthogonality - 1)
+    - w["conflict"] * conflict + w["information"] * information`.
+
+    | Term            | Default weight | Meaning                                      |
+    |-----------------|----------------|----------------------------------------------|
+    | `domain_gain`   | 1.0            | fall of the domain loss, percent of its      |
+    |                 |                | start                                        |
+    | `orthogonality` | 0.1            | 1 - largest abs(cosine of the update with a  |
+    |                 |                | capability's anchor gradient), in [0, 1]     |
+    | `conflict`      | 0.0            | largest rise of a capability's anchor loss,  |
+    |                 |                | percent of its start, >= 0; also the cost    |
+    | `information`   | 0.0            | log-determinant gain of the picked unit      |
+    |                 |                | start sketches, nats, in (0, log 2]          |
+
+    A pass is worth 0 (its terms are 0, and orthogonality 1). `ogs_env.rewards` has
+    the formulas, `ogs_env.learners.surrogate` the learner's.
+
+    ## Starting State
+
+    `hands * hand_size` candidates are drawn without replacement from the split's part
+    of the pool by `self.np_random`; the learner is reset. With `order="blocks"` they
+    are sorted by source, sources in random order, and then a random quarter of the
+    places exchange their candidates; with `order="mixed"` they come as drawn. Where
+    the part has less than a full last hand, that hand is short.
+
+    `reset(options={"indices": rows})` deals the given pool rows in the given order
+    instead, whatever their split: at least `budget` and at most `hands * hand_size`
+    different ones.
+
+    ## Episode End
+
+    It terminates when the budget is spent, or when the last hand is passed or used
+    up. It is never truncated.
+
+    ## Information
+
+    The same keys at reset and on every step:
+
+    | Key                | Value                                                       |
+    |--------------------|-------------------------------------------------------------|
+    | `action_mask`      | int8 (hand_size + 1,), 1 = valid                            |
+    | `reward_terms`     | dict, the four terms above                                  |
+    | `cost`             | float, the conflict: the constrained problem's cost, >= 0   |
+    | `sample_id`        | str, 16 hex digits of the picked sample; "" if none was     |
+    | `invalid_action`   | bool                                                        |
+    | `domain_loss`      | float, the learner's mean dev loss, nats per token          |
+    | `selection`        | list of the picked samples' ids in order; empty until the   |
+    |                    | episode's end                                               |
+    | `test_change`      | float, change of the domain test loss, percent of its       |
+    |                    | start; negative is better; 0.0 until the end                |
+    | `retention_change` | float, the same of the retention loss                       |
+    | `learner_sketches` | str, "path", or "start" where the bundle has no others      |
+
+    No reward sees the test and retention losses.
+
+    ## Arguments
+
+    - `bundle`: name of a shipped bundle, or the folder of one (`OGS-Custom-v0`
+      needs it).
+    - `split`: the candidates' part of the pool: `"train"`, `"test"` or `"all"`.
+    - `hand_size`: places on the table. `hands`: hands in the stream.
+    - `budget`: picks in an episode.
+    - `order`: `"blocks"` or `"mixed"`.
+    - `observe`: `"start"`; or `"path"`, for oracles and ablations: sketches and
+      cosines come from the path sketches (in Q, the mean over checkpoints).
+    - `reward_weights`: weights by term; those not named keep their default.
+    - `render_mode`: `"ansi"`: the table as text.
+
+    Raises `ogs_env.InputError` for any argument that does not fit.
+
+    ```python
+    >>> import gymnasium, ogs_env
+    >>> env = gymnasium.make("OGS-Medical-v0", budget=4)
+    >>> observation, info = env.reset(seed=0)
+    >>> observation["candidates"].shape, int(info["action_mask"].sum())
+    ((16, 38), 17)
+    >>> observation, reward, terminated, truncated, info = env.step(3)
+    >>> bool(info["action_mask"][3]), info["sample_id"] != ""
+    (False, True)
+
+    ```
+
+    ## Version History
+
+    - v0: first version.
+
+    ## References
+
+    - Zhang, Tian, Wang, Song 2026, arXiv 2602.06359: orthogonality and conflict of
+      sample gradients; selection as a constrained problem for PPO.
+    """
+
+    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012
+
+    def __init__(
+        self,
+        bundle: str = "medical",
+        *,
+        split: str = "train",
+        hand_size: int = 16,
+        hands: int = 16,
+        budget: int = 32,
+        order: str = "blocks",
+        observe: str = "start",
+        reward_weights: Mapping[str, float] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if not bundle:
+            raise InputError(
+                "bundle: missing; expected the name of a shipped bundle or a folder "
+                "made by `ogs sketch`, as in make('OGS-Custom-v0', bundle='runs/mine')"
+            )
+        self.bundle: Bundle = load_bundle(bundle)
+        self._part = self.bundle.split(split)
+        _check_counts(hand_size, hands, budget, split, len(self._part))
+        if order not in ORDERS:
+            raise unknown_name("order", order, ORDERS)
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise unknown_name("render mode", str(render_mode), ("ansi",))
+        self.hand_size, self.hands, self.budget = hand_size, hands, budget
+        self.order, self.render_mode = order, render_mode
+        self.reward_weights = checked_weights(reward_weights)
+
+        self._candidates = candidates(self.bundle, observe)
+        self._start = candidates(self.bundle, "start")
+        self.learner = SurrogateLearner(self.bundle)
+        self._rewards = Rewards(self.learner, Information(self.bundle.k, budget))
+        self._initial_test_loss = self.learner.test_loss()
+        self._initial_retention_loss = self.learner.retention_loss()
+
+        d = self._d = self.bundle.basis.shape[1]
+        self._rows = np.zeros((hand_size, d + 6), np.float32)
+        self._context = np.zeros(3 * d + 4, np.float32)
+        self._context[: 2 * d] = np.clip(self._candidates.directions, -_BOUND, _BOUND)
+        self._mask = np.ones(hand_size + 1, np.int8)
+        self._picked_units = np.zeros((budget, self._candidates.width), np.float32)
+        self._picked_sum = np.zeros(d + 2, np.float32)
+        self.action_space = spaces.Discrete(hand_size + 1)
+        self.observation_space = spaces.Dict(
+            {
+                "candidates": spaces.Box(-_BOUND, _BOUND, self._rows.shape, np.float32),
+                "context": spaces.Box(-_BOUND, _BOUND, self._context.shape, np.float32),
+            }
+        )
+        # Read-only for whoever looks on: policies with hindsight, rendering.
+        self.stream = np.empty(0, np.int64)
+        self.table = np.full(hand_size, -1, np.int64)
+        self.picked: list[int] = []
+        self.hand = 0
+        self.hands_in_stream = 0
+        self._over = True
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Deal a new stream; `options={"indices": rows}` replays given pool rows."""
+        super().reset(seed=seed)
+        capacity = self.hands * self.hand_size
+        if options:
+            self.stream = given_stream(
+                options, len(self.bundle.pool), self.budget, capacity
+            )
+        else:
+            self.stream = deal(
+                self.np_random,
+                self._part,
+                self.bundle.pool.sources,
+                min(capacity, len(self._part)),
+                self.order,
+            )
+        self.hands_in_stream = -(-len(self.stream) // self.hand_size)
+        self._rewards.reset(self.np_random)
+        self.picked = []
+        self._picked_sum[:] = 0
+        self._context[2 * self._d :] = 0
+        self._context[3 * self._d] = 1
+        self._over = False
+        self._deal(0)
+        return self.observation(), self._info(NO_PICK, -1)
+
+    def step(
+        self, action: np.int64 | int
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Pick the candidate at place `action`, or pass."""
+        if self._over:
+            raise gymnasium.error.ResetNeeded("the episode is over: call reset()")
+        place = int(action)
+        if not 0 <= place <= self.hand_size:
+            raise InputError(f"action {place}: expected 0 to {self.hand_size}")
+        terms, row, penalty = NO_PICK, -1, 0.0
+        if place == self.hand_size:
+            self._next_hand()
+        elif self._mask[place]:
+            row = int(self.table[place])
+            terms = self._pick(place, row)
+        else:
+            penalty = INVALID_ACTION_PENALTY
+        reward = weighted_sum(terms, self.reward_weights) - penalty
+        info = self._info(terms, row, invalid=penalty > 0)
+        return self.observation(), reward, self._over, False, info
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return the valid actions (hand_size + 1,), for sb3-contrib."""
+        return self._mask.astype(np.bool_)
+
+    def observation(self) -> Observation:
+        """Return the current observation, a copy."""
+        return {"candidates": self._rows.copy(), "context": self._context.copy()}
+
+    def render(self) -> str | None:
+        """Return the table as text in mode "ansi"."""
+        if self.render_mode is None:
+            gymnasium.logger.warn("render_mode is None: make(..., render_mode='ansi')")
+            return None
+        return rendering.ansi(self)
+
+    def _deal(self, hand: int) -> None:
+        d = self._d
+        self.hand = hand
+        rows = self.stream[hand * self.hand_size : (hand + 1) * self.hand_size]
+        seen, self._units = self._candidates.rows(rows)
+        size = len(rows)
+        self._start_units = self._units
+        if self._start is not self._candidates:
+            self._start_units = self._start.rows(rows)[1]
+        np.clip(seen, -_BOUND, _BOUND, out=self._rows[:size, : d + 4])
+        self._rows[:size, d + 4] = 0
+        if self.picked:
+            cosines = self._units @ self._picked_units[: len(self.picked)].T
+            np.clip(cosines.max(axis=1), -1, 1, out=self._rows[:size, d + 4])
+        self._rows[:size, d + 5] = 1
+        self._rows[size:] = 0
+        self.table[:size], self.table[size:] = rows, -1
+        self._mask[:size], self._mask[size:-1] = 1, 0
+        left = self.hands_in_stream - 1 - hand
+        self._context[3 * d + 1] = left / self.hands_in_stream
+
+    def _next_hand(self) -> None:
+        if self.hand + 1 < self.hands_in_stream:
+            self._deal(self.hand + 1)
+        else:
+            self._over = True
+
+    def _pick(self, place: int, row: int) -> dict[str, float]:
+        d = self._d
+        terms = self._rewards.pick(row, self._start_units[place])
+        unit = self._units[place]
+        self._picked_units[len(self.picked)] = unit
+        self.picked.append(row)
+        count = len(self.picked)
+        self._picked_sum += self._rows[place, : d + 2]
+        mean = self._picked_sum / count
+        self._context[2 * d : 3 * d] = mean[:d]
+        self._context[3 * d] = 1 - count / self.budget
+        self._context[3 * d + 2 :] = mean[d:]
+
+        cosines = np.clip(self._units @ unit, -1, 1)
+        size = len(cosines)
+        if count > 1:
+            np.maximum(cosines, self._rows[:size, d + 4], out=cosines)
+        self._mask[place] = 0
+        self.table[place] = -1
+        self._rows[place] = 0
+        self._rows[:size, d + 4] = cosines * self._mask[:size]
+        if count == self.budget:
+            self._over = True
+        elif not self._mask[:-1].any():
+            self._next_hand()
+        return terms
+
+    def _info(
+        self, terms: dict[str, float], row: int, *, invalid: bool = False
+    ) -> dict[str, Any]:
+        ids = self.bundle.pool.ids
+        selection: list[str] = []
+        test_change = retention_change = 0.0
+        if self._over:
+            selection = [f"{int(ids[index]):016x}" for index in self.picked]
+            test_change = self.learner.test_loss() / self._initial_test_loss
+            retention = self.learner.retention_loss()
+            test_change = 100 * (test_change - 1)
+            retention_change = 100 * (retention / self._initial_retention_loss - 1)
+        return {
+            "action_mask": self._mask.copy(),
+            "reward_terms": dict(terms),
+            "cost": terms["conflict"],
+            "sample_id": f"{int(ids[row]):016x}" if row >= 0 else "",
+            "invalid_action": invalid,
+            "domain_loss": self.learner.domain_loss(),
+            "selection": selection,
+            "test_change": test_change,
+            "retention_change": retention_change,
+            "learner_sketches": self.learner.sketches,
+        }
+
+
+def _check_counts(
+    hand_size: int, hands: int, budget: int, split: str, part: int
+) -> None:
+    counts = {"hand_size": hand_size, "hands": hands, "budget": budget}
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int | np.integer):
+            raise InputError(f"{name}: {count!r}; expected a whole number")
+        if count < 1:
+            raise InputError(f"{name}: {count}; expected at least 1")
+    # The last hand alone may be short.
+    if (hands - 1) * hand_size >= part:
+        raise InputError(
+            f"a stream of {hands} hands of {hand_size} is {hands * hand_size} "
+            f"candidates, but split '{split}' has {part}; use fewer hands or a "
+            "smaller hand_size"
+        )
+    stream = min(part, hands * hand_size)
+    if budget > stream:
+        raise InputError(
+            f"budget: {budget} picks from a stream of {stream} candidates; expected "
+            f"at most {stream}"
+        )

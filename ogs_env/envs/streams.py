@@ -1,0 +1,94 @@
+"""The stream of candidates that an episode deals."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ogs_env.errors import InputError, unknown_name
+
+ORDERS = ("blocks", "mixed")
+# In blocks, this share of a block's places goes to candidates of any source.
+_MIXED_SHARE = 0.25
+
+
+def deal(
+    rng: np.random.Generator,
+    rows: NDArray[np.int64],
+    sources: NDArray[np.integer],
+    size: int,
+    order: str,
+) -> NDArray[np.int64]:
+    """Draw a stream without replacement.
+
+    Args:
+        rng: Draws it.
+        rows: Pool rows to draw from.
+        sources: Source of every row of the pool (not only of `rows`).
+        size: Candidates in the stream, at most `len(rows)`.
+        order: `"mixed"`: in the order drawn. `"blocks"`: sorted by source, the
+            sources in random order; then a random quarter of the places exchange
+            their candidates, so about three of four candidates on a table come from
+            its block's source.
+
+    Returns:
+        Pool rows (size,).
+
+    Raises:
+        InputError: For an unknown order.
+    """
+    if order not in ORDERS:
+        raise unknown_name("order", order, ORDERS)
+    stream = rng.choice(rows, size, replace=False)
+    if order == "mixed":
+        return stream
+    found = sources[stream]
+    rank = rng.permutation(int(sources.max()) + 1)
+    stream = stream[np.argsort(rank[found], kind="stable")]
+    places = rng.choice(size, round(_MIXED_SHARE * size), replace=False)
+    stream[places] = stream[np.sort(places)]
+    return stream
+
+
+def given_stream(
+    options: dict[str, Any], pool: int, budget: int, capacity: int
+) -> NDArray[np.int64]:
+    """Return the stream that `reset(options={"indices": ...})` asks for.
+
+    Args:
+        options: The options of reset.
+        pool: Rows in the pool.
+        budget: Picks in an episode, the fewest candidates that make sense.
+        capacity: Candidates that the hands hold.
+
+    Raises:
+        InputError: For another option; indices that are no whole numbers, too few,
+            too many, not in the pool or given twice.
+    """
+    for name in options:
+        if name != "indices":
+            raise unknown_name("reset option", name, ("indices",))
+    stream = np.asarray(options["indices"])
+    if stream.ndim != 1 or (stream.dtype.kind not in "iu" and stream.size):
+        raise InputError(
+            f"reset option 'indices': expected a list of whole numbers, found "
+            f"{stream.dtype} of shape {stream.shape}"
+        )
+    if not budget <= len(stream) <= capacity:
+        raise InputError(
+            f"reset option 'indices': {len(stream)} candidates; expected at least the "
+            f"budget {budget} and at most hands * hand_size = {capacity}"
+        )
+    if stream.min() < 0 or stream.max() >= pool:
+        wrong = stream[(stream < 0) | (stream >= pool)][0]
+        raise InputError(
+            f"reset option 'indices': {wrong} is no row of the pool; expected 0 to "
+            f"{pool - 1}"
+        )
+    values, counts = np.unique(stream, return_counts=True)
+    if counts.max() > 1:
+        raise InputError(
+            f"reset option 'indices': row {values[counts.argmax()]} is given "
+            f"{counts.max()} times; a stream is dealt without replacement"
+        )
+    return stream.astype(np.int64)

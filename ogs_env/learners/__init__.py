@@ -1,0 +1,1 @@
+"""Learners: what changes when a sample is chosen."""

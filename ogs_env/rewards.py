@@ -1,0 +1,153 @@
+"""Reward terms by name, the cost, and their weights.
+
+Every term is about one pick; L_D is the domain loss, L_c a capability's anchor loss.
+
+- `domain_gain` = 100 (L_D before - L_D after) / L_D at the start: percent; positive
+  where the domain gets better.
+- `orthogonality` = 1 - max over capabilities of |cos(update, anchor gradient)|, both
+  taken at the learner's state before the pick; in [0, 1], 1 when the update leaves
+  every capability alone to first order. It enters as weight * (orthogonality - 1),
+  so an orthogonal pick costs nothing.
+- `conflict` = 100 max over capabilities of max(0, L_c after - L_c before) / L_c at
+  the start: percent, never negative. It is the cost of the constrained problem, and
+  enters as -weight * conflict.
+- `information` = log det(I + sum over picks of u u^T) after the pick less before it,
+  u the unit start sketches: nats, in (0, log 2], log 2 for a direction orthogonal to
+  everything picked. It enters as weight * information. After Domain Curiosity:
+  Struckmeier, Arndt, Kyrki, which rewards data that tells most about the domain;
+  the log-determinant is that of Bayesian linear regression with unit noise.
+
+A pass has the terms of `NO_PICK`, which sum to 0 under any weights.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ogs_env.errors import InputError, unknown_name
+from ogs_env.learners.surrogate import SurrogateLearner
+
+DEFAULT_WEIGHTS: dict[str, float] = {
+    "domain_gain": 1.0,
+    "orthogonality": 0.1,
+    "conflict": 0.0,
+    "information": 0.0,
+}
+NO_PICK: dict[str, float] = {
+    "domain_gain": 0.0,
+    "orthogonality": 1.0,
+    "conflict": 0.0,
+    "information": 0.0,
+}
+
+
+def checked_weights(given: Mapping[str, float] | None) -> dict[str, float]:
+    """Return the weight of every term: the given ones, defaults for the others.
+
+    Raises:
+        InputError: For a name that is no term, or a weight that is no finite number.
+    """
+    weights = dict(DEFAULT_WEIGHTS)
+    for name, weight in (given or {}).items():
+        if name not in weights:
+            raise unknown_name("reward term", name, weights)
+        if not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise InputError(
+                f"reward_weights: '{name}' is {weight!r}; expected a finite number"
+            )
+        weights[name] = float(weight)
+    return weights
+
+
+def weighted_sum(terms: Mapping[str, Any], weights: Mapping[str, float]) -> Any:
+    """Return the reward of a pick, or of many picks, whose terms are arrays."""
+    return (
+        weights["domain_gain"] * terms["domain_gain"]
+        + weights["orthogonality"] * (terms["orthogonality"] - 1.0)
+        - weights["conflict"] * terms["conflict"]
+        + weights["information"] * terms["information"]
+    )
+
+
+class Information:
+    """The log-determinant of what was picked, one direction at a time.
+
+    With M = (I + sum u u^T)^-1 the gain of u is log(1 + u^T M u), and picking u
+    takes b b^T off M, b = M u / sqrt(1 + u^T M u); the b are kept instead of M, so
+    a pick costs O(picks * k).
+    """
+
+    def __init__(self, width: int, capacity: int) -> None:
+        self._removed = np.empty((capacity, width), np.float32)
+        self._count = 0
+
+    def reset(self) -> None:
+        """Forget all picks."""
+        self._count = 0
+
+    def gains(self, units: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the gain of each unit vector (n, width), nats, without picking it."""
+        inner = units @ self._removed[: self._count].T
+        return np.log1p(np.maximum(1 - np.square(inner).sum(axis=1), 0))
+
+    def pick(self, unit: NDArray[np.float32]) -> float:
+        """Pick a unit vector (width,) and return its gain, nats."""
+        removed = self._removed[: self._count]
+        inner = removed @ unit
+        left = max(1.0 - float(inner @ inner), 0.0)
+        self._removed[self._count] = (unit - inner @ removed) / math.sqrt(1.0 + left)
+        self._count += 1
+        return math.log1p(left)
+
+
+class Rewards:
+    """The reward terms of one episode.
+
+    Args:
+        learner: Is updated by every pick.
+        information: The log-determinant of the picked unit start sketches.
+    """
+
+    def __init__(self, learner: SurrogateLearner, information: Information) -> None:
+        self._learner = learner
+        self._information = information
+        self.reset()
+
+    def reset(self, rng: np.random.Generator | None = None) -> None:
+        """Start over: reset the learner and forget all picks."""
+        self._learner.reset(rng)
+        self._information.reset()
+        self._domain = self._initial_domain = self._learner.domain_loss()
+        self._anchor = self._initial_anchor = self._learner.anchor_losses()
+
+    def pick(self, index: int, unit: NDArray[np.float32]) -> dict[str, float]:
+        """Let the learner learn pool row `index` and return every term of this pick."""
+        cosines = self._learner.anchor_cosine(index)
+        self._learner.update(index)
+        domain = self._learner.domain_loss()
+        anchor = self._learner.anchor_losses()
+        rise = float(((anchor - self._anchor) / self._initial_anchor).max())
+        terms = {
+            "domain_gain": 100.0 * (self._domain - domain) / self._initial_domain,
+            "orthogonality": 1.0 - float(np.abs(cosines).max()),
+            "conflict": 100.0 * max(0.0, rise),
+            "information": self._information.pick(unit),
+        }
+        self._domain, self._anchor = domain, anchor
+        return terms
+
+    def preview(
+        self, indices: NDArray[np.integer], units: NDArray[np.float32]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return the terms (n,) that `pick` would give for each of many pool rows."""
+        domain, anchor, cosines = self._learner.preview(indices)
+        rises = ((anchor - self._anchor) / self._initial_anchor).max(axis=1)
+        return {
+            "domain_gain": 100 * (self._domain - domain) / self._initial_domain,
+            "orthogonality": 1 - np.abs(cosines).max(axis=1),
+            "conflict": 100 * np.maximum(0, rises),
+            "information": self._information.gains(units),
+        }

@@ -1,0 +1,187 @@
+"""Deployment: run a selector over a bundle and keep what it chose."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.data.samples import Sample
+from ogs_env.errors import InputError
+from ogs_env.files import read_json, write_json, write_text
+
+SUMMARY = "selection.json"
+LINES = "selection.jsonl"
+_FORMAT = "ogs-selection"
+
+
+class _Selector(Protocol):
+    def select(
+        self,
+        bundle: Bundle,
+        budget: int,
+        rng: np.random.Generator,
+        indices: NDArray[np.integer] | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]: ...
+
+
+@dataclass(frozen=True)
+class Selection:
+    """An ordered selection from a bundle's pool, with all that repeats it.
+
+    Attributes:
+        ids: Ids of the selected samples, in the order they were picked.
+        indices: Their rows in the bundle's pool, for `datasets.Dataset.select` or a
+            torch `Subset` of the texts the bundle was sketched from.
+        scores: The selector's score of each; higher is better, scales differ.
+        sources: The collection each comes from.
+        agent: Name or folder of the selector.
+        bundle: Name of the bundle. `space`: its sketch space.
+        budget: How many were asked for.
+        split: Part of the pool that was selected from.
+        seed: Seed of the selector's random generator.
+    """
+
+    ids: list[str]
+    indices: list[int]
+    scores: list[float]
+    sources: list[str]
+    agent: str
+    bundle: str
+    space: str
+    budget: int
+    split: str
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def save(self, folder: Path, samples: Mapping[str, Sample] | None = None) -> None:
+        """Write `selection.jsonl`, one line a sample in order, and `selection.json`.
+
+        Args:
+            folder: Where to; made when missing.
+            samples: Texts by sample id; with them each line has prompt and response.
+
+        Raises:
+            InputError: If a selected sample has no text in `samples`, or the folder
+                cannot be written.
+        """
+        lines = []
+        for rank, (name, row, score, source) in enumerate(
+            zip(self.ids, self.indices, self.scores, self.sources, strict=True)
+        ):
+            line: dict[str, Any] = {
+                "rank": rank,
+                "score": score,
+                "id": name,
+                "source": source,
+                "row": row,
+            }
+            if samples is not None:
+                if name not in samples:
+                    raise InputError(
+                        f"sample {name}: is selected but not among the {len(samples)} "
+                        "texts given; give those the bundle was sketched from"
+                    )
+                line["prompt"] = samples[name].prompt
+                line["response"] = samples[name].response
+            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+        write_text(Path(folder) / LINES, "".join(lines))
+        # Last, so that a summary always stands beside whole lines.
+        write_json(Path(folder) / SUMMARY, {"format": _FORMAT, **asdict(self)})
+
+    @classmethod
+    def load(cls, folder: Path) -> "Selection":
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: If there is no selection, or it is not whole.
+        """
+        file = Path(folder) / SUMMARY
+        value = read_json(file, "selection made by `ogs select`")
+        if not isinstance(value, dict) or value.pop("format", None) != _FORMAT:
+            raise InputError(f"{file}: is no selection made by `ogs select`")
+        try:
+            return cls(**value)
+        except TypeError:
+            raise InputError(
+                f"{file}: its fields are not those of a selection; run `ogs select` "
+                "again"
+            ) from None
+
+
+def parse_budget(text: str, pool_size: int) -> int:
+    """Return how many samples `"64"` or `"10%"` of a pool are.
+
+    A percentage is rounded to the nearest whole number, and is at least 1.
+
+    Raises:
+        InputError: For anything else, less than 1, or more than the pool has.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text.strip(), re.ASCII)
+    if match is None or ("." in match[1] and not match[2]):
+        raise InputError(
+            f"budget '{text}': expected a whole number such as 64 or a percentage "
+            "such as 10%"
+        )
+    if match[2]:
+        share = float(match[1]) / 100
+        count = max(1, round(share * pool_size)) if share > 0 else 0
+    else:
+        count = int(match[1])
+    if not 1 <= count <= pool_size:
+        raise InputError(
+            f"budget '{text}': is {count} samples; expected 1 to the {pool_size} there "
+            "are"
+        )
+    return count
+
+
+def select(
+    selector: _Selector,
+    bundle: Bundle | str | Path,
+    budget: int | str,
+    *,
+    seed: int = 0,
+    split: str = "all",
+    agent: str = "",
+) -> Selection:
+    """Run a selector over a bundle.
+
+    Args:
+        selector: Anything with `select(bundle, budget, rng, indices)`, see
+            `ogs_env.agents.selector`.
+        bundle: A bundle, the name of a shipped one, or a folder.
+        budget: Samples to select: 64, `"64"` or `"10%"`.
+        seed: Seeds the selector's random generator.
+        split: Part of the pool: `"train"`, `"test"` or `"all"`.
+        agent: What the selection names as its maker; the class's name if omitted.
+
+    Raises:
+        InputError: For a bad bundle, split or budget.
+    """
+    if not isinstance(bundle, Bundle):
+        bundle = load_bundle(bundle)
+    part = bundle.split(split)
+    count = parse_budget(str(budget), len(part))
+    order, scores = selector.select(bundle, count, np.random.default_rng(seed), part)
+    pool = bundle.pool
+    names = bundle.sources
+    return Selection(
+        ids=[f"{number:016x}" for number in pool.ids[order].tolist()],
+        indices=order.tolist(),
+        scores=scores.tolist(),
+        sources=[names[number] for number in pool.sources[order].tolist()],
+        agent=agent or type(selector).__name__,
+        bundle=bundle.name,
+        space=bundle.space,
+        budget=count,
+        split=split,
+        seed=seed,
+    )

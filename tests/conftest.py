@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import pytest
+from make_bundle import make_bundle
+
+from ogs_env.bundle import Bundle, load_bundle
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "made")
+
+
+@pytest.fixture(scope="session")
+def bundle(bundle_folder: Path) -> Bundle:
+    return load_bundle(bundle_folder)

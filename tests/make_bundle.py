@@ -1,0 +1,179 @@
+"""A small bundle with structure, drawn from explicit randomness.
+
+Every sample is a mixture of a few hidden abilities plus noise; a source, the domain
+and each capability have their own mean mixture. Gradients of an ability point in one
+direction at the start and in others at each checkpoint, where the shared "format"
+ability has been learned: so the start foretells the path, but not by its cosines.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from ogs_env.bundle import ROLES
+from ogs_env.files import sha256_of, write_json
+from ogs_env.learners.surrogate import calibrate_step
+
+ABILITIES = 10
+SOURCES = ("alpha", "beta", "gamma", "delta", "epsilon")
+CAPABILITIES = ("maths", "knowledge")
+
+
+def make_bundle(
+    folder: Path,
+    *,
+    pool: int = 480,
+    k: int = 64,
+    d: int = 8,
+    checkpoints: int = 2,
+    held_out: int = 40,
+    shards: int = 1,
+    seed: int = 0,
+) -> Path:
+    """Write a valid bundle; each role but the pool has `held_out` samples."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    maps = _gradient_maps(rng, k, checkpoints)
+    means = {name: _mixture(rng) for name in (*SOURCES, "domain", *CAPABILITIES)}
+    # Two sources teach the domain, one harms the first capability later on.
+    means["alpha"] += 1.5 * means["domain"]
+    means["beta"] += means["domain"]
+    means["gamma"] -= means["maths"]
+
+    roles = {role: _role(rng, role, pool, held_out, means, maps) for role in ROLES}
+    domain = roles["dev"]["start"].astype(np.float32).mean(0)
+    of = roles["anchor"]["capabilities"]
+    anchors = np.stack(
+        [
+            roles["anchor"]["start"][of == n].astype(np.float32).mean(0)
+            for n in range(len(CAPABILITIES))
+        ]
+    )
+    files = {}
+    for role, columns in roles.items():
+        start = columns["start"].astype(np.float32)
+        columns["domain_dots"] = start @ domain
+        columns["anchor_dots"] = np.ascontiguousarray(start @ anchors.T)
+        parts = np.array_split(np.arange(len(start)), shards if role == "pool" else 1)
+        for number, part in enumerate(parts):
+            name = f"{role}-{number:05d}.safetensors"
+            save_file({n: c[part] for n, c in columns.items()}, folder / name)
+            files[name] = {"sha256": sha256_of(folder / name), "rows": len(part)}
+    basis = _basis(roles["pool"]["start"].astype(np.float32), d)
+    save_file({"basis": basis}, folder / "basis.safetensors")
+    files["basis.safetensors"] = {
+        "sha256": sha256_of(folder / "basis.safetensors"),
+        "rows": k,
+    }
+    kind = "path" if checkpoints else "start"
+    manifest = {
+        "format": "ogs-bundle",
+        "format_version": 1,
+        "name": "made",
+        "space": f"made-{k}",
+        "projection": {"k": k},
+        "proxy": {"id": "made"},
+        "checkpoints": [{"steps": 8 * (n + 1)} for n in range(checkpoints)],
+        "sources": [{"name": name} for name in SOURCES],
+        "capabilities": list(CAPABILITIES),
+        "roles": {role: len(columns["ids"]) for role, columns in roles.items()},
+        "files": files,
+        "domain_norm": float(np.linalg.norm(domain)),
+        "anchor_norms": np.linalg.norm(anchors, axis=1).tolist(),
+        "learner": {
+            "sketches": kind,
+            "step": _step(rng, roles, kind),
+            "step_from": "32 random picks take 8 % off the domain loss",
+        },
+    }
+    write_json(folder / "manifest.json", manifest)
+    return folder
+
+
+def edit_manifest(folder: Path, **changes: Any) -> None:
+    """Change entries of a bundle's manifest; None takes an entry away."""
+    file = folder / "manifest.json"
+    manifest = json.loads(file.read_text()) | changes
+    write_json(file, {n: v for n, v in manifest.items() if v is not None})
+
+
+def _mixture(rng: np.random.Generator) -> np.ndarray:
+    mean = rng.normal(size=ABILITIES)
+    mean[0] = 0
+    return mean / np.linalg.norm(mean)
+
+
+def _gradient_maps(
+    rng: np.random.Generator, k: int, checkpoints: int
+) -> list[np.ndarray]:
+    start = rng.normal(size=(ABILITIES, k)) / np.sqrt(k)
+    maps = [start]
+    for _ in range(checkpoints):
+        strength = rng.uniform(0.3, 1.5, size=(ABILITIES, 1))
+        strength[0] = 0.1
+        maps.append(strength * rng.normal(size=(ABILITIES, k)) / np.sqrt(k))
+    return maps
+
+
+def _role(
+    rng: np.random.Generator,
+    role: str,
+    pool: int,
+    held_out: int,
+    means: dict[str, np.ndarray],
+    maps: list[np.ndarray],
+) -> dict[str, np.ndarray]:
+    n = pool if role == "pool" else held_out
+    sources = np.sort(rng.integers(len(SOURCES), size=n)).astype(np.int32)
+    capabilities = np.full(n, -1, np.int32)
+    if role == "pool":
+        mixtures = np.stack([means[SOURCES[s]] for s in sources])
+    elif role in ("dev", "test"):
+        mixtures = np.tile(means["domain"], (n, 1))
+    else:
+        capabilities = (np.arange(n) % len(CAPABILITIES)).astype(np.int32)
+        mixtures = np.stack([means[CAPABILITIES[c]] for c in capabilities])
+    mixtures = mixtures + 0.4 * rng.normal(size=mixtures.shape)
+    mixtures[:, 0] = 2.0  # the format, which all samples teach at the start
+    k = maps[0].shape[1]
+    size = np.exp(rng.normal(2.5 + 0.3 * sources, 0.3))[:, None]
+    sketches = []
+    for ability_map in maps:
+        noise = 0.3 * rng.normal(size=(n, k)) / np.sqrt(k)
+        sketches.append((size * (mixtures @ ability_map + noise)).astype(np.float16))
+    columns = {
+        "ids": rng.integers(2**64, size=n, dtype=np.uint64),
+        "norms": np.linalg.norm(sketches[0].astype(np.float32), axis=1),
+        "losses": rng.uniform(1.0, 3.5, size=n).astype(np.float32),
+        "tokens": rng.integers(1, 120, size=n).astype(np.int32),
+        "sources": sources,
+        "capabilities": capabilities,
+        "start": sketches[0],
+    }
+    if len(sketches) > 1:
+        columns["path"] = np.concatenate(sketches[1:], axis=1)
+    return columns
+
+
+def _basis(start: np.ndarray, d: int) -> np.ndarray:
+    units = start / np.linalg.norm(start, axis=1, keepdims=True)
+    basis = np.linalg.svd(units, full_matrices=False)[2][:d].T
+    scale = np.sqrt(np.square(units @ basis).mean(axis=0))
+    return np.ascontiguousarray(basis / scale, np.float32)
+
+
+def _step(rng: np.random.Generator, roles: dict[str, Any], kind: str) -> float:
+    picks = rng.choice(len(roles["pool"]["ids"]), 32, replace=False)
+    dev = roles["dev"]
+    step, reached = calibrate_step(
+        roles["pool"][kind][picks].astype(np.float32),
+        roles["pool"]["losses"][picks],
+        dev[kind].astype(np.float32),
+        dev["losses"],
+        0.92 * float(dev["losses"].mean()),
+    )
+    assert reached
+    return step
