@@ -1,0 +1,1 @@
+"""Selectors without training, one method a file."""

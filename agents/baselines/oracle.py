@@ -1,0 +1,52 @@
+"""Hindsight: greedy on the learner's true reward, over everything at once.
+
+At each step the sample of highest marginal reward, the one that `SelectionEnv` would
+pay for it now, is picked, and the learner is updated with it. It sees path sketches
+and the whole stream, which no deployed agent does, so it tells the room there is. It
+is greedy, not optimal: an upper mark, not a bound.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from ogs_env.agents.selector import Order, pool_rows
+
+from ogs_env.bundle import Bundle
+from ogs_env.envs.observations import candidates
+from ogs_env.learners.surrogate import SurrogateLearner
+from ogs_env.rewards import Information, Rewards, checked_weights, weighted_sum
+
+
+class OracleSelector:
+    """Selects greedily by marginal reward.
+
+    Args:
+        weights: Of the reward terms; those not named keep their default.
+    """
+
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        self._weights = checked_weights(weights)
+
+    def select(
+        self,
+        bundle: Bundle,
+        budget: int,
+        rng: np.random.Generator,
+        indices: NDArray[np.integer] | None = None,
+    ) -> Order:
+        """Return rows in the order picked; the scores are their rewards."""
+        rows = pool_rows(bundle, budget, indices)
+        units = candidates(bundle, "start").rows(rows)[1]
+        rewards = Rewards(SurrogateLearner(bundle), Information(bundle.k, budget))
+        left = np.ones(len(rows), bool)
+        order, scores = np.empty(budget, np.int64), np.empty(budget, np.float32)
+        for pick in range(budget):
+            places = np.flatnonzero(left)
+            terms = rewards.preview(rows[places], units[places])
+            marginal = weighted_sum(terms, self._weights)
+            best = places[marginal.argmax()]
+            left[best] = False
+            order[pick], scores[pick] = rows[best], marginal.max()
+            rewards.pick(int(rows[best]), units[best])
+        return order, scores
