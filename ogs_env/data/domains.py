@@ -160,6 +160,8 @@ def load_anchor(
     Raises:
         InputError: If the name is unknown or the source too small.
     """
+    if count < 1:
+        raise InputError(f"anchor: {count} samples asked for; ask for at least one")
     rng = np.random.default_rng([seed, 12])
     name = str(name_or_path)
     if name == "gsm8k":
@@ -173,9 +175,10 @@ def load_anchor(
         both = generated.gsm_symbolic(2 * count, seed)
         return both[:count], both[count:], generated.info(generated.GSM_SYMBOLIC)
     path = Path(name)
+    stem = path.name.split(".")[0]
     if not path.exists() and path.name == name and not path.suffix:
         raise unknown_name("anchor", name, _ANCHORS)
-    samples, _ = without_duplicates(read_samples(path))
+    samples = read_samples(path, source=stem)
     distinct = _draw(samples, None, set(), rng, distinct=True)
     count = min(count, len(distinct) // 2)
     if count == 0:
@@ -183,7 +186,7 @@ def load_anchor(
             f"{path}: an anchor is split in two, but this has one question; give at "
             "least two"
         )
-    info = source_info(path.name, "as the file's owner states", "", "")
+    info = source_info(stem, "as the file's owner states", "", "")
     return distinct[:count], distinct[count : 2 * count], info
 
 

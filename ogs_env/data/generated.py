@@ -45,7 +45,7 @@ def info(name: str) -> dict[str, Any]:
 def gsm_symbolic(count: int, seed: int) -> list[Sample]:
     """Make grade-school maths questions with worked solutions.
 
-    They come from the 100 templates of GSM-Symbolic (Mirzadeh et al. 2024,
+    They come from the templates of GSM-Symbolic (Mirzadeh et al. 2024,
     arXiv:2410.05229). Solutions end in `#### N`, as GSM8K's do.
 
     Args:

@@ -174,7 +174,12 @@ def _classification() -> _Classification:
         ) from None
     icd = simple_icd_10_cm
     found = _Classification(icd)
-    items = [item for item in icd.get_all_codes() if not icd.is_chapter_or_block(item)]
+    # Some categories, such as C50, are a block as well, and are listed twice.
+    items = [
+        item
+        for item in dict.fromkeys(icd.get_all_codes())
+        if icd.is_category(item) or not icd.is_chapter_or_block(item)
+    ]
     for item in items:
         found.words.update(icd.get_description(item).replace(",", "").split()[1:])
     for item in items:
@@ -203,7 +208,7 @@ def _chapter(known: _Classification, code: str, _: np.random.Generator) -> Facts
 
 def _block(known: _Classification, code: str, _: np.random.Generator) -> Facts | None:
     blocks = [a for a in known.icd.get_ancestors(code) if known.icd.is_block(a)]
-    # U07 and its like stand as category and block at once.
+    # A block that is a category as well would be no news.
     if not blocks or known.icd.is_category(blocks[0]):
         return None
     facts = {"code": code, "name": known.name(code)}
@@ -212,7 +217,7 @@ def _block(known: _Classification, code: str, _: np.random.Generator) -> Facts |
 
 def _parent(known: _Classification, code: str, _: np.random.Generator) -> Facts | None:
     parent = known.icd.get_parent(code)
-    if known.icd.is_chapter_or_block(parent):
+    if not known.icd.is_category_or_subcategory(parent):
         return None
     facts = {"code": code, "name": known.name(code)}
     return facts | {"parent": parent, "parent_name": known.name(parent)}

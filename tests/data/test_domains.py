@@ -1,0 +1,188 @@
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ogs_env.data.domains import (
+    REAL_SHARES,
+    DomainData,
+    domains,
+    load_anchor,
+    load_domain,
+    medical_packages,
+    medical_real,
+)
+from ogs_env.data.samples import Sample, check_disjoint
+from ogs_env.errors import InputError
+
+
+def write(path: Path, records: list[dict[str, str]]) -> None:
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+
+
+@pytest.fixture
+def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Small files in which questions repeat, as MedQuAD's do."""
+
+    def pairs(name: str, count: int, **fields: str) -> list[dict[str, str]]:
+        return [
+            {"prompt": f"{name} {i}?", "response": f"{name} answer {i}", **fields}
+            for i in range(count)
+        ]
+
+    medquad = pairs("medquad", 150)
+    again = [
+        {"prompt": f"  MedQuAD {i} ?", "response": f"another answer {i}"}
+        for i in range(150)
+    ]
+    write(tmp_path / "medquad.jsonl", [*medquad, *again, *medquad[:20]])
+    write(tmp_path / "pubmedqa.jsonl", pairs("pubmedqa", 130, decision="maybe"))
+    for name in ("tatqa", "legalbench", "fibo", "gsm8k_train", "gsm8k_test"):
+        write(tmp_path / f"{name}.jsonl", pairs(name, 140))
+    monkeypatch.setenv("OGS_DATA", str(tmp_path))
+    return tmp_path
+
+
+def words(sample: Sample) -> str:
+    return "".join(sample.prompt.casefold().split())
+
+
+def roles(data: DomainData) -> dict[str, list[Sample]]:
+    return {
+        "pool": data.pool,
+        "dev": data.dev,
+        "test": data.test,
+        "anchor": data.anchor["maths"],
+        "retention": data.retention["maths"],
+    }
+
+
+def assert_no_prompt_in_two_roles(data: DomainData) -> None:
+    check_disjoint(roles(data))
+    asked = {role: {words(s) for s in some} for role, some in roles(data).items()}
+    names = list(asked)
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            assert not asked[one] & asked[other], (one, other)
+
+
+@pytest.mark.usefixtures("data_folder")
+@pytest.mark.parametrize("seed", range(3))
+def test_real_roles_share_no_question(seed: int) -> None:
+    data = medical_real(seed, pool_size=300)
+    assert_no_prompt_in_two_roles(data)
+    assert len({sample.id for sample in data.pool}) == len(data.pool) == 300
+    for role in (data.dev, data.test):
+        assert Counter(s.source for s in role) == {"medquad": 32, "pubmedqa": 32}
+        assert len({words(sample) for sample in role}) == 64
+    assert len(data.anchor["maths"]) == len(data.retention["maths"]) == 128
+    assert {words(s)[:10] for s in data.retention["maths"]} == {"gsm8k_test"}
+    assert data.capabilities == ["maths"]
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_real_pool_is_mixed_by_its_shares() -> None:
+    data = medical_real(0, pool_size=300)
+    counts = Counter(sample.source for sample in data.pool)
+    for name, share in REAL_SHARES.items():
+        assert abs(counts[name] - 300 * share) <= 1
+    assert {info["name"]: info["pool"] for info in data.sources} == {
+        **counts,
+        "gsm8k": 0,
+    }
+    answers = {s.response for s in data.pool if s.source == "pubmedqa_short"}
+    assert answers == {"maybe"}
+    # Sources are spread over the pool, not laid one after the other.
+    assert len({sample.source for sample in data.pool[:30]}) >= 4
+
+
+@pytest.mark.usefixtures("data_folder")
+@pytest.mark.parametrize(
+    "make", [lambda seed: medical_real(seed, 300), lambda seed: load_domain_small(seed)]
+)
+def test_domains_depend_on_the_seed_alone(make: Callable[[int], DomainData]) -> None:
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    assert roles(make(0)) == roles(make(0))
+    for role, samples in roles(make(0)).items():
+        assert samples != roles(make(1))[role]
+    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
+
+
+def load_domain_small(seed: int) -> DomainData:
+    return load_domain("medical", seed, pool_size=120)
+
+
+def test_package_roles_share_no_question_and_no_code() -> None:
+    data = medical_packages(0, 400)
+    assert_no_prompt_in_two_roles(data)
+    counts = Counter(sample.source for sample in data.pool)
+    assert counts == {"icd10cm": 220, "icd10cm_short": 80, "puzzles": 100}
+    codes = {
+        role: {s.fields["code"] for s in some if "code" in s.fields}
+        for role, some in roles(data).items()
+    }
+    assert not codes["pool"] & (codes["dev"] | codes["test"])
+    assert not codes["dev"] & codes["test"]
+    assert {s.source for s in data.dev + data.test} == {"icd10cm"}
+    sizes = {role: len(some) for role, some in roles(data).items()}
+    assert list(sizes.values()) == [400, 64, 64, 128, 128]
+    named = {info["name"] for info in data.sources}
+    assert named == {s.source for some in roles(data).values() for s in some}
+
+
+def test_package_sizes_are_parameters() -> None:
+    data = medical_packages(1, 30, dev_size=4, test_size=3, anchor_size=5)
+    sizes = [len(some) for some in roles(data).values()]
+    assert sizes == [30, 4, 3, 5, 5]
+
+
+def test_a_source_too_small_for_the_pool(data_folder: Path) -> None:
+    with pytest.raises(InputError, match="pubmedqa: 72 samples needed, 66 left"):
+        medical_real(0, pool_size=480)
+    with pytest.raises(InputError, match="pool_size 3: expected at least 6"):
+        medical_real(0, pool_size=3)
+    (data_folder / "pubmedqa.jsonl").write_text('{"prompt": "Q", "response": "A"}')
+    with pytest.raises(InputError, match=r'pubmedqa: sample .*"Q".*yes, no or maybe'):
+        medical_real(0, pool_size=300)
+
+
+def test_unknown_domain_and_anchor() -> None:
+    assert set(domains()) == {"medical"}
+    with pytest.raises(InputError, match="unknown domain 'medcal'; did you mean med"):
+        load_domain("medcal")
+    with pytest.raises(InputError, match="unknown anchor 'gsm8'; did you mean gsm8k"):
+        load_anchor("gsm8")
+    with pytest.raises(InputError, match=r"none\.jsonl: no such file"):
+        load_anchor("none.jsonl")
+    with pytest.raises(InputError, match="0 samples asked for"):
+        load_anchor("gsm_symbolic", 0)
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(40, 10), (13, 6), (2, 1)])
+def test_anchor_from_a_file(tmp_path: Path, rows: int, expected: int) -> None:
+    path = tmp_path / "law.jsonl"
+    write(path, [{"prompt": f"{i}?", "response": "yes"} for i in range(rows)])
+    anchor, retention, info = load_anchor(path, 10, seed=0)
+    assert len(anchor) == len(retention) == expected
+    check_disjoint({"anchor": anchor, "retention": retention})
+    assert {sample.source for sample in anchor} == {info["name"]} == {"law"}
+    assert load_anchor(path, 10, seed=0)[0] == anchor
+
+
+def test_anchor_file_with_one_question(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [{"prompt": "Q", "response": r} for r in "xy"])
+    with pytest.raises(InputError, match="has one question; give at least two"):
+        load_anchor(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("name", ["gsm_symbolic", "gsm8k"])
+@pytest.mark.usefixtures("data_folder")
+def test_named_anchors(name: str) -> None:
+    anchor, retention, info = load_anchor(name, 60, seed=0)
+    assert len(anchor) == len(retention) == 60
+    assert not {words(s) for s in anchor} & {words(s) for s in retention}
+    assert info["licence"]
+    assert {s.source for s in anchor + retention} == {info["name"]} == {name}

@@ -1,0 +1,269 @@
+import gzip
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ogs_env.data.samples import (
+    CutResponse,
+    Sample,
+    check_disjoint,
+    from_dataset,
+    read_samples,
+    sample_id,
+    without_duplicates,
+    write_samples,
+)
+from ogs_env.errors import InputError
+
+PAIR = {"prompt": "What is asthma?", "response": "A disease of the airways."}
+
+
+def jsonl(path: Path, *records: Any) -> Path:
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    return path
+
+
+def error_of(path: Path, **options: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        read_samples(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(path))
+    return message.removeprefix(str(path))
+
+
+def test_id_is_the_documented_hash() -> None:
+    expected = hashlib.sha256(b"a\x1fb").hexdigest()[:16]
+    assert sample_id("a", "b") == Sample("a", "b", "any").id == expected
+
+
+def test_ids_depend_on_where_prompt_ends() -> None:
+    assert sample_id("ab", "c") != sample_id("a", "bc")
+
+
+def test_reads_records_in_order_and_keeps_further_fields(tmp_path: Path) -> None:
+    path = jsonl(
+        tmp_path / "pool.jsonl",
+        {**PAIR, "year": 2020, "source": "nih"},
+        {**PAIR, "response": "Another."},
+    )
+    first, second = read_samples(path)
+    assert first == Sample(PAIR["prompt"], PAIR["response"], "nih")
+    assert first.fields == {"year": 2020}
+    assert second.source == "pool"
+    assert read_samples(path, source="mine")[0].source == "mine"
+
+
+def test_own_id_is_recomputed_and_a_foreign_one_kept(tmp_path: Path) -> None:
+    ours = sample_id(PAIR["prompt"], PAIR["response"])
+    path = jsonl(tmp_path / "p.jsonl", {**PAIR, "id": ours}, {**PAIR, "id": 17})
+    first, second = read_samples(path)
+    assert first.fields == {}
+    assert second.fields == {"original_id": 17}
+    assert first.id == second.id == ours
+
+
+def test_named_fields(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "p.jsonl", {"question": "Q", "answer": "A"})
+    (sample,) = read_samples(path, prompt_field="question", response_field="answer")
+    assert (sample.prompt, sample.response, sample.fields) == ("Q", "A", {})
+
+
+def test_blank_lines_byte_order_mark_and_empty_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    line = json.dumps({"prompt": "", "response": "é"}, ensure_ascii=False)
+    path.write_bytes(b"\xef\xbb\xbf" + f"{line}\n\n   \r\n{line}".encode())
+    assert [s.response for s in read_samples(path)] == ["é", "é"]
+
+
+@pytest.mark.parametrize("name", ["pool.jsonl.gz", "pool.jsonl"])
+def test_gzip_is_told_by_content(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(json.dumps(PAIR).encode()))
+    (sample,) = read_samples(path)
+    assert sample.response == PAIR["response"]
+    assert sample.source == "pool"
+
+
+def chat(*turns: tuple[str, str]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+
+@pytest.mark.parametrize(
+    ("turns", "prompt", "response"),
+    [
+        ([("user", "Q"), ("assistant", "A")], "Q", "A"),
+        ([("assistant", "A")], "", "A"),
+        ([("system", "S"), ("user", "Q"), ("assistant", "A")], "S\n\nQ", "A"),
+        (
+            [
+                ("system", "S"),
+                ("user", "Q"),
+                ("assistant", "A"),
+                ("user", "R"),
+                ("assistant", "B"),
+                ("user", "thanks"),
+            ],
+            "S\n\nUser: Q\n\nAssistant: A\n\nUser: R",
+            "B",
+        ),
+    ],
+)
+def test_chats(
+    tmp_path: Path, turns: list[tuple[str, str]], prompt: str, response: str
+) -> None:
+    (sample,) = read_samples(jsonl(tmp_path / "p.jsonl", chat(*turns)))
+    assert (sample.prompt, sample.response, sample.fields) == (prompt, response, {})
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"question": "Q", "response": "A"}, "lacks the field 'prompt'; fields found: "
+         "question, response; name the right one with --prompt-field"),
+        ({"prompt": "Q", "answer": "A"}, "lacks the field 'response'; fields found: "
+         "prompt, answer; name the right one with --response-field"),
+        ({}, "lacks the field 'prompt'; fields found: none"),
+        ({"prompt": 7, "response": "A"}, "field 'prompt' should be text, found int"),
+        ({"prompt": "Q", "response": None}, "'response' should be text, found null"),
+        ({"prompt": "Q", "response": ""}, "field 'response' is empty"),
+        ({"prompt": "Q", "response": " \n\t"}, "field 'response' is empty"),
+        ({"prompt": "Q", "response": "\ud83d"}, "half a surrogate pair"),
+        ({**PAIR, "source": 3}, "field 'source' should be text, found int"),
+        ([1, 2], "expected a JSON object, found list"),
+        ("text", "expected a JSON object, found str"),
+        ({"messages": "Q"}, "should be a list of objects with 'role' and 'content'"),
+        ({"messages": [{"role": "user"}]}, "should be a list of objects with 'role'"),
+        (chat(("user", "Q")), "no turn with role 'assistant'"),
+        (chat(("user", "Q"), ("assistant", " ")), "last assistant turn is empty"),
+        ({"messages": [{"role": "assistant", "content": [1]}]},
+         "content of message 1 should be text, found list"),
+    ],
+)  # fmt: skip
+def test_bad_record_names_file_line_and_field(
+    tmp_path: Path, record: Any, expected: str
+) -> None:
+    message = error_of(jsonl(tmp_path / "pool.jsonl", PAIR, record))
+    assert message.startswith(":2: ")
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b'{"prompt": "Q", "resp\n', ":1: is no JSON"),
+        (b"[" * 100_000, ":1: is no JSON"),
+        (b"\n" + json.dumps(PAIR).encode() + b"\n\xff\xfe\n", ":3: not UTF-8 (byte 1"),
+        (b"", ": an empty pool"),
+        (b"\n \n", ": an empty pool"),
+        (gzip.compress(b""), ": an empty pool"),
+        (gzip.compress(json.dumps(PAIR).encode())[:-6], "truncated or corrupt gzip"),
+        (b"\x1f\x8bnonsense" * 9, "truncated or corrupt gzip after line 0"),
+    ],
+)
+def test_bad_file(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = tmp_path / "pool.jsonl"
+    path.write_bytes(content)
+    assert expected in error_of(path)
+
+
+def test_corrupt_middle_of_gzip(tmp_path: Path) -> None:
+    path = tmp_path / "pool.jsonl.gz"
+    whole = bytearray(
+        gzip.compress(b"".join(b"%d\n" % (i * 7919) for i in range(9999)))
+    )
+    whole[len(whole) // 2] ^= 0xFF
+    path.write_bytes(whole)
+    with pytest.raises(InputError):
+        read_samples(path)
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    assert "no such file" in error_of(tmp_path / "none.jsonl")
+    assert "is a folder" in error_of(tmp_path)
+
+
+def test_long_response_is_cut_with_a_warning(tmp_path: Path) -> None:
+    long = {"prompt": "Q", "response": "x" * 100_000}
+    path = jsonl(tmp_path / "pool.jsonl", PAIR, long)
+    with pytest.warns(CutResponse) as caught:
+        samples = read_samples(path)
+    assert [len(sample.response) for sample in samples] == [25, 20_000]
+    assert str(caught[0].message) == (
+        f"{path}:2: response of 100,000 characters cut to its first 20,000"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read_samples(path, max_response_characters=100_000)) == 2
+
+
+def test_dataset_rows_follow_the_same_rules() -> None:
+    rows = datasets.Dataset.from_list(
+        [{"q": "Q", "a": "A", "year": 1}, {"q": "R", "a": "B", "year": 2}]
+    )
+    samples = from_dataset(rows, prompt_field="q", response_field="a", source="s")
+    assert samples == [Sample("Q", "A", "s"), Sample("R", "B", "s")]
+    assert samples[1].fields == {"year": 2}
+    chats = datasets.Dataset.from_list([chat(("user", "Q"), ("assistant", "A"))])
+    assert from_dataset(chats)[0].prompt == "Q"
+
+
+def test_dataset_errors_name_the_row() -> None:
+    rows = datasets.Dataset.from_dict({"prompt": ["Q", "R"], "response": ["A", " "]})
+    with pytest.raises(InputError, match=r"^row 1: field 'response' is empty"):
+        from_dataset(rows)
+    with pytest.raises(InputError, match=r"lacks the field 'x'.*--prompt-field"):
+        from_dataset(rows, prompt_field="x")
+    with pytest.raises(InputError, match=r"pass one, such as dataset\['train'\]"):
+        from_dataset(datasets.DatasetDict(train=rows))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="empty pool"):
+        from_dataset(rows.select([]))
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+responses = texts.filter(lambda text: bool(text.strip()))
+
+
+@given(st.lists(st.tuples(texts, responses, responses), min_size=1, max_size=8))
+def test_writing_and_reading_gives_the_same(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[tuple[str, str, str]]
+) -> None:
+    path = tmp_path_factory.mktemp("written") / "pool.jsonl"
+    samples = [Sample(*part, {"year": i}) for i, part in enumerate(parts)]
+    write_samples(path, samples)
+    back = read_samples(path)
+    assert back == samples
+    assert [s.fields for s in back] == [s.fields for s in samples]
+    assert json.loads(path.read_bytes().split(b"\n")[0])["id"] == samples[0].id
+    assert [file.name for file in path.parent.iterdir()] == ["pool.jsonl"]
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("cd"))))
+def test_without_duplicates_keeps_the_first(pairs: list[tuple[str, str]]) -> None:
+    samples = [Sample(*pair, str(number)) for number, pair in enumerate(pairs)]
+    kept, dropped = without_duplicates(samples)
+    oracle: list[Sample] = []
+    for sample in samples:
+        if sample.id not in [other.id for other in oracle]:
+            oracle.append(sample)
+    assert kept == oracle
+    assert dropped == len(samples) - len(oracle)
+
+
+def test_check_disjoint_names_sample_and_roles() -> None:
+    shared = Sample("Janet's ducks lay 16 eggs per day,\nshe eats three.", "9")
+    other = Sample("Q", "A")
+    check_disjoint({"pool": [other, other], "test": [shared]})
+    with pytest.raises(InputError) as caught:
+        check_disjoint({"pool": [other, shared], "dev": [], "test": [shared]})
+    assert str(caught.value) == (
+        f"the same sample (id {shared.id}, \"Janet's ducks lay 16 eggs per day, she "
+        'e...") is in both pool and test; remove it from one'
+    )

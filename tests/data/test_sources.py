@@ -1,0 +1,185 @@
+import gzip
+import json
+import re
+import time
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import pytest
+
+from ogs_env.data import generated, sources
+from ogs_env.data.catalogue import load_source, source_names
+from ogs_env.data.generated import PUZZLE_TASKS, gsm_symbolic, puzzles
+from ogs_env.data.samples import check_disjoint
+from ogs_env.data.sources import COLLECTIONS, collection
+from ogs_env.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OGS_DATA", raising=False)
+
+
+@pytest.fixture
+def hub_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An endpoint that refuses connections, and an empty cache."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def one_line_error(name: str) -> str:
+    with pytest.raises(InputError) as caught:
+        collection(name).load()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("ending", [".jsonl.gz", ".jsonl"])
+def test_data_folder_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    record = {"prompt": "Q", "response": "A", "source": "else", "decision": "yes"}
+    line = json.dumps(record).encode()
+    content = gzip.compress(line) if ending.endswith("gz") else line
+    (tmp_path / f"pubmedqa{ending}").write_bytes(content)
+    monkeypatch.setenv("OGS_DATA", str(tmp_path))
+    (sample,) = collection("pubmedqa").load()
+    assert (sample.source, sample.fields) == ("pubmedqa", {"decision": "yes"})
+
+
+@pytest.mark.usefixtures("hub_off")
+def test_without_hub_one_quick_line_says_what_to_do() -> None:
+    start = time.monotonic()
+    assert one_line_error("gsm8k_train") == (
+        "gsm8k: not in OGS_DATA (unset) and the Hugging Face hub cannot be reached; "
+        "put gsm8k_train.jsonl.gz into a folder and set OGS_DATA to it, or use "
+        "gsm_symbolic from the package reasoning-gym"
+    )
+    assert time.monotonic() - start < 10
+
+
+def test_offline_mode_looks_into_the_cache_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setenv("OGS_DATA", str(tmp_path / "none"))
+    start = time.monotonic()
+    message = one_line_error("pubmedqa")
+    assert f"OGS_DATA ({tmp_path / 'none'})" in message
+    assert "did not give qiaojin/PubMedQA" in message
+    assert "put pubmedqa.jsonl.gz into a folder" in message
+    assert time.monotonic() - start < 10
+
+
+def test_collections_with_unknown_hub_columns_need_the_file() -> None:
+    for name in ("medquad", "legalbench", "tatqa", "fibo"):
+        assert f"put {name}.jsonl.gz into a folder" in one_line_error(name)
+
+
+def test_hub_columns_become_prompt_response_and_decision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The hub's place is taken by a dataset with the hub's columns.
+    rows = datasets.Dataset.from_list(
+        [
+            {
+                "pubid": 1,
+                "question": "Does it?",
+                "context": {"contexts": ["c"]},
+                "long_answer": "It does.",
+                "final_decision": "yes",
+            }
+        ]
+    )
+    asked: list[tuple[str, str, str]] = []
+
+    def load(path: str, name: str, split: str) -> datasets.Dataset:
+        asked.append((path, name, split))
+        return rows
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(sources, "hub_answers", lambda: True)
+    (sample,) = collection("pubmedqa").load()
+    assert asked == [("qiaojin/PubMedQA", "pqa_labeled", "train")]
+    assert (sample.prompt, sample.response) == ("Does it?", "It does.")
+    assert (sample.source, sample.fields) == ("pubmedqa", {"decision": "yes"})
+    rows = rows.remove_columns("final_decision")
+    assert "has no column 'final_decision'" in one_line_error("pubmedqa")
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(InputError, match="did you mean medquad"):
+        collection("medqad")
+    with pytest.raises(InputError, match=r"unknown source 'puzles'; did you.*puzzles"):
+        load_source("puzles", 3)
+
+
+def test_every_source_states_licence_and_home() -> None:
+    for one in COLLECTIONS.values():
+        info = one.info()
+        assert all(info[key] for key in ("name", "licence", "attribution"))
+        assert info["url"].startswith("https://")
+
+
+def test_load_source_draws_without_replacement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.dumps({"prompt": f"Q{i}", "response": "A"}) for i in range(30)]
+    (tmp_path / "tatqa.jsonl").write_text("\n".join([*lines, lines[0]]))
+    monkeypatch.setenv("OGS_DATA", str(tmp_path))
+    samples, info = load_source("tatqa", 30, seed=1)
+    assert len({sample.id for sample in samples}) == 30
+    assert info["name"] == "tatqa"
+    assert load_source("tatqa", 5, seed=1)[0] == samples[:5]
+    assert load_source("tatqa", 5, seed=2)[0] != samples[:5]
+    with pytest.raises(InputError, match="31 samples asked for, it has 30"):
+        load_source("tatqa", 31)
+
+
+@pytest.mark.parametrize(
+    "name", ["gsm_symbolic", "icd10cm", "icd10cm_short", "puzzles"]
+)
+def test_generated_sources_are_deterministic_and_without_repeats(name: str) -> None:
+    samples, info = load_source(name, 200, seed=3)
+    assert samples == load_source(name, 200, seed=3)[0]
+    assert len({sample.prompt for sample in samples}) == 200
+    assert {sample.source for sample in samples} == {info["name"]} == {name}
+    assert name in source_names()
+    # Neighbouring seeds must not give mostly the same, as they do in reasoning-gym.
+    other, _ = load_source(name, 200, seed=4)
+    shared = {sample.id for sample in samples} & {sample.id for sample in other}
+    assert len(shared) < 20
+
+
+def test_gsm_symbolic_is_stripped_and_ends_in_its_answer() -> None:
+    samples = gsm_symbolic(500, 0)
+    for sample in samples:
+        assert "final answer" not in sample.prompt
+        assert "units" not in sample.prompt.rsplit(".", 1)[-1]
+        assert sample.prompt == sample.prompt.strip()
+        assert re.search(r"\n#### -?\d+(\.\d+)?$", sample.response)
+        assert not re.search(r"\d\.0\b", sample.response)
+    check_disjoint({"anchor": samples[:250], "retention": samples[250:]})
+
+
+def test_puzzles_are_short_mixed_and_right() -> None:
+    samples = puzzles(300, 0)
+    assert {sample.fields["task"] for sample in samples} == set(PUZZLE_TASKS)
+    assert [s.fields["task"] for s in samples[:30]] != ["calendar_arithmetic"] * 30
+    for sample in samples:
+        assert len(sample.prompt.split()) <= 120
+        assert sample.response.strip()
+        if sample.fields["task"] == "spell_backward":
+            assert sample.response == sample.prompt.rsplit(": ", 1)[1][::-1]
+        if sample.fields["task"] == "letter_counting":
+            letter, text = re.findall(r'"(.*?)"', sample.prompt, re.DOTALL)
+            assert int(sample.response) == text.casefold().count(letter)
+
+
+def test_puzzles_that_run_out_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generated, "_PATIENCE", 0)
+    with pytest.raises(InputError, match=r"^puzzles \(\w+\): only 1\d different ques"):
+        puzzles(40 * len(PUZZLE_TASKS), 0)
