@@ -1,9 +1,9 @@
 """Greedy on what is observed.
 
-Score of sample i: cos(g_i, g_D) + min over capabilities c of cos(g_i, g_c), g_D the
-mean gradient of the dev samples and g_c of a capability's anchor samples, all at the
-start: what helps the domain most and harms the worst-off ability least, to first order.
-Ours; the trade between the two is the conflict that the paper's Conf measures.
+Score of sample i: cos(g_i, g_D) - 0.3 max over capabilities c of |cos(g_i, g_c)|, g_D
+the mean gradient of the dev samples and g_c of a capability's anchor samples, all at
+the start. It is the default reward, `domain_gain` and `orthogonality`, read off the
+start sketches: what teaches the domain most, less what touches general abilities.
 """
 
 import numpy as np
@@ -12,9 +12,11 @@ from ogs_env.agents.selector import Order, highest, pool_rows
 
 from ogs_env.bundle import Bundle
 
+_ORTHOGONALITY = 0.3
+
 
 class GreedySelector:
-    """Selects by domain cosine plus worst anchor cosine."""
+    """Selects by domain cosine less the largest anchor cosine, either sign."""
 
     def select(
         self,
@@ -25,5 +27,6 @@ class GreedySelector:
     ) -> Order:
         """Return the rows of highest score, best first."""
         rows = pool_rows(bundle, budget, indices)
-        worst = bundle.anchor_cosines(rows).min(axis=1)
-        return highest(rows, bundle.domain_cosines(rows) + worst, budget)
+        touched = np.abs(bundle.anchor_cosines(rows)).max(axis=1)
+        scores = bundle.domain_cosines(rows) - _ORTHOGONALITY * touched
+        return highest(rows, scores, budget)

@@ -90,8 +90,8 @@ class Candidates:
         else:
             domain, anchors = units @ self._domain, units @ self._anchors.T
         scalars = [
-            domain,
-            anchors.min(axis=1),
+            np.clip(domain, -1, 1),
+            np.clip(anchors.min(axis=1), -1, 1),
             self._norms.of(indices),
             self._losses.of(indices),
         ]

@@ -1,0 +1,500 @@
+import copy
+import doctest
+import pickle
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from make_bundle import make_bundle
+from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
+
+import ogs_env
+from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.envs import observations, selection
+from ogs_env.envs.observations import Candidates
+from ogs_env.envs.selection import INVALID_ACTION_PENALTY, SelectionEnv
+from ogs_env.errors import InputError
+from ogs_env.learners.surrogate import SurrogateLearner
+from ogs_env.rewards import DEFAULT_WEIGHTS, weighted_sum
+
+INFO_KEYS = {
+    "action_mask",
+    "reward_terms",
+    "cost",
+    "sample_id",
+    "invalid_action",
+    "domain_loss",
+    "selection",
+    "test_change",
+    "retention_change",
+    "learner_sketches",
+}
+
+
+@pytest.fixture(params=["OGS-Custom-v0", "OGS-Medical-v0"])
+def spec(request: pytest.FixtureRequest, bundle_folder: Path) -> EnvSpec:
+    spec = copy.deepcopy(gymnasium.spec(request.param))
+    if request.param == "OGS-Custom-v0":
+        spec.kwargs["bundle"] = str(bundle_folder)
+    return spec
+
+
+def make(folder: Path, **kwargs: Any) -> SelectionEnv:
+    return SelectionEnv(str(folder), **kwargs)
+
+
+@pytest.fixture
+def env(bundle_folder: Path) -> SelectionEnv:
+    return make(bundle_folder, hand_size=4, hands=6, budget=5)
+
+
+# The battery over the registered ids.
+
+
+@pytest.mark.filterwarnings("error")
+def test_gymnasium_checker(spec: EnvSpec) -> None:
+    check_env(gymnasium.make(spec, disable_env_checker=True).unwrapped)
+
+
+# Two-dimensional boxes are what the Navigator's policy takes.
+@pytest.mark.filterwarnings("ignore:Your observation candidates has an unconvent")
+@pytest.mark.filterwarnings("error")
+def test_stable_baselines3_checker(spec: EnvSpec) -> None:
+    check_env_for_sb3(gymnasium.make(spec).unwrapped)
+
+
+def test_two_copies_play_the_same(spec: EnvSpec) -> None:
+    one, two = gymnasium.make(spec), gymnasium.make(spec)
+    one.action_space.seed(1)
+    assert data_equivalence(one.reset(seed=1), two.reset(seed=1), exact=True)
+    for _ in range(50):
+        action = one.action_space.sample()
+        first, second = one.step(action), two.step(action)
+        assert data_equivalence(first, second, exact=True)
+        assert set(first[4]) == INFO_KEYS
+        if first[2]:
+            assert data_equivalence(one.reset(), two.reset(), exact=True)
+
+
+def test_seeds_make_different_streams(spec: EnvSpec) -> None:
+    env = gymnasium.make(spec)
+    first, second = (env.reset(seed=seed)[0]["candidates"] for seed in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+def test_pickled_and_copied_envs_go_on_alike(spec: EnvSpec) -> None:
+    env = gymnasium.make(spec).unwrapped
+    env.reset(seed=2)
+    env.step(0)
+    others = [pickle.loads(pickle.dumps(env)), copy.deepcopy(env)]
+    for action in (1, env.hand_size, 4):
+        expected = env.step(action)
+        for other in others:
+            assert data_equivalence(other.step(action), expected, exact=True)
+    expected = env.reset()
+    for other in others:
+        assert data_equivalence(other.reset(), expected, exact=True)
+
+
+def test_spec_goes_through_json(spec: EnvSpec) -> None:
+    spec.kwargs["reward_weights"] = {"conflict": 0.5}
+    made = gymnasium.make(spec)
+    again = gymnasium.make(EnvSpec.from_json(made.spec.to_json()))
+    assert data_equivalence(made.reset(seed=0), again.reset(seed=0), exact=True)
+    assert again.unwrapped.reward_weights["conflict"] == 0.5
+
+
+def test_ansi_frame_shows_the_table(spec: EnvSpec) -> None:
+    env = gymnasium.make(spec, render_mode="ansi")
+    env.reset(seed=0)
+    _, _, _, _, info = env.step(2)
+    inner = env.unwrapped
+    lines = env.render().splitlines()
+    assert "hand 1 of 16, 1 of 32 picked" in lines[0]
+    assert len(lines) == 2 + 15
+    assert info["sample_id"] not in env.render()
+    shown = {line.split()[1] for line in lines[2:]}
+    on_table = inner.table[inner.table >= 0]
+    assert shown == {f"{i:016x}" for i in inner.bundle.pool.ids[on_table].tolist()}
+
+
+def test_docstring_example() -> None:
+    test = doctest.DocTestFinder().find(SelectionEnv, globs={"ogs_env": ogs_env})[0]
+    assert len(test.examples) >= 4
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
+# What an episode is.
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    data=st.data(),
+    seed=st.integers(0, 1000),
+    budget=st.integers(1, 20),
+    order=st.sampled_from(["blocks", "mixed"]),
+    observe=st.sampled_from(["start", "path"]),
+)
+def test_any_legal_episode(
+    bundle_folder: Path,
+    data: st.DataObject,
+    seed: int,
+    budget: int,
+    order: str,
+    observe: str,
+) -> None:
+    weights = {"conflict": 2.0, "information": 0.3}
+    env = make(
+        bundle_folder,
+        hand_size=4,
+        hands=5,
+        budget=budget,
+        order=order,
+        observe=observe,
+        reward_weights=weights,
+    )
+    observation, info = env.reset(seed=seed)
+    stream = env.stream.tolist()
+    picked: list[str] = []
+    over = False
+    while not over:
+        assert env.observation_space.contains(observation)
+        assert set(info) == INFO_KEYS
+        assert info["selection"] == []
+        mask = env.action_masks()
+        assert mask.dtype == bool
+        assert mask[-1]
+        np.testing.assert_array_equal(mask, info["action_mask"])
+        np.testing.assert_array_equal(mask[:-1], observation["candidates"][:, -1])
+        assert (observation["candidates"][~mask[:-1]] == 0).all()
+        action = data.draw(st.sampled_from(np.flatnonzero(mask).tolist()))
+        observation, reward, over, truncated, info = env.step(action)
+        terms = info["reward_terms"]
+        assert reward == weighted_sum(terms, DEFAULT_WEIGHTS | weights)
+        assert info["cost"] == terms["conflict"] >= 0
+        assert np.isfinite([reward, *terms.values()]).all()
+        assert not truncated
+        assert not info["invalid_action"]
+        if action == env.hand_size:
+            assert (reward, info["sample_id"]) == (0, "")
+        else:
+            picked.append(info["sample_id"])
+    assert env.observation_space.contains(observation)
+    assert info["selection"] == picked
+    assert len(set(picked)) == len(picked) <= budget
+    assert len(picked) == budget or env.hand == env.hands_in_stream - 1
+    dealt = {f"{i:016x}" for i in env.bundle.pool.ids[stream].tolist()}
+    assert set(picked) <= dealt
+    # What no reward sees, from a learner of our own.
+    learner = SurrogateLearner(env.bundle)
+    test, retention = learner.test_loss(), learner.retention_loss()
+    for row in env.picked:
+        learner.update(row)
+    test_change = 100 * (learner.test_loss() - test) / test
+    retention_change = 100 * (learner.retention_loss() - retention) / retention
+    assert info["test_change"] == pytest.approx(test_change, abs=1e-3)
+    assert info["retention_change"] == pytest.approx(retention_change, abs=1e-3)
+
+
+@pytest.mark.parametrize("observe", ["start", "path"])
+def test_observation_against_plain_formulas(
+    bundle_folder: Path, bundle: Bundle, observe: str
+) -> None:
+    env = make(bundle_folder, hand_size=4, hands=6, budget=8, observe=observe)
+    env.reset(seed=3)
+    for action in (0, 2, 4, 1, 1):
+        seen, *_ = env.step(action)
+    picked = env.picked
+    assert len(picked) == 3  # the second 1 was invalid
+    pool = bundle.pool
+
+    def unit(x: np.ndarray) -> np.ndarray:
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+    def in_basis(x: np.ndarray) -> np.ndarray:
+        blocks = x.reshape(len(x), -1, bundle.k).mean(axis=1)
+        return unit(blocks) @ bundle.basis
+
+    units = unit(pool.sketches(observe))
+    domain = unit(bundle.dev.sketches(observe).mean(0))
+    anchor = bundle.anchor.sketches(observe)
+    of = bundle.anchor.capabilities
+    anchors = np.stack([unit(anchor[of == n].mean(0)) for n in range(2)])
+    worst = (units @ anchors.T).min(axis=1)
+
+    def standardised(x: np.ndarray) -> np.ndarray:
+        return (x - x.mean()) / x.std()
+
+    table = np.column_stack(
+        [
+            in_basis(units),
+            units @ domain,
+            worst,
+            standardised(np.log(pool.norms)),
+            standardised(pool.losses),
+            (units @ units[picked].T).max(axis=1),
+            np.ones(len(pool)),
+        ]
+    )
+    expected = np.where(env.table[:, None] >= 0, table[env.table], 0)
+    np.testing.assert_allclose(seen["candidates"], expected, atol=2e-4)
+    context = np.concatenate(
+        [
+            in_basis(np.stack([domain, anchors.mean(0)])).ravel(),
+            in_basis(units[picked]).mean(0),
+            [5 / 8, 4 / 6, (units @ domain)[picked].mean(), worst[picked].mean()],
+        ]
+    )
+    np.testing.assert_allclose(seen["context"], context, atol=2e-4)
+
+
+def test_first_pick_of_a_negative_cosine_is_seen(env: SelectionEnv) -> None:
+    # Before the first pick there is no nearest pick; after it, its true cosine shows.
+    d = env.bundle.basis.shape[1]
+    seen, _ = env.reset(seed=0)
+    assert (seen["candidates"][:, d + 4] == 0).all()
+    rows = env.table.copy()
+    seen, *_ = env.step(0)
+    units = env.bundle.pool.sketches("start", rows)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        seen["candidates"][1:, d + 4], units[1:] @ units[0], atol=1e-5
+    )
+
+
+def test_passing_deals_the_next_hand_and_then_ends(env: SelectionEnv) -> None:
+    env.reset(seed=0)
+    for hand in range(1, 6):
+        seen, reward, over, _, info = env.step(4)
+        assert (reward, over, info["sample_id"]) == (0, False, "")
+        expected = env.stream[4 * hand : 4 * hand + 4]
+        np.testing.assert_array_equal(env.table, expected)
+        assert seen["context"][-3] == pytest.approx((5 - hand) / 6)
+    _, _, over, truncated, info = env.step(4)
+    assert (over, truncated, info["selection"]) == (True, False, [])
+    assert info["test_change"] == info["retention_change"] == 0
+
+
+def test_a_hand_used_up_is_followed_by_the_next(env: SelectionEnv) -> None:
+    env.reset(seed=0)
+    for place in range(4):
+        _, _, over, _, info = env.step(place)
+    assert not over
+    assert env.hand == 1
+    assert info["action_mask"].all()
+    *_, over, _, info = env.step(3)  # the fifth pick spends the budget
+    assert over
+    assert len(info["selection"]) == 5
+
+
+def test_the_last_hand_used_up_ends(bundle_folder: Path) -> None:
+    env = make(bundle_folder, hand_size=2, hands=1, budget=2)
+    env.reset(seed=0)
+    assert not env.step(0)[2]
+    assert env.step(1)[2]
+
+
+def test_an_invalid_action_changes_nothing_but_costs(env: SelectionEnv) -> None:
+    env.reset(seed=0)
+    before, _, _, _, info_before = env.step(1)
+    seen, reward, over, _, info = env.step(1)
+    assert reward == -INVALID_ACTION_PENALTY == -0.1
+    assert info["invalid_action"] is True
+    assert info["sample_id"] == ""
+    assert not over
+    assert data_equivalence(seen, before, exact=True)
+    assert info["domain_loss"] == info_before["domain_loss"]
+    assert env.step(0)[4]["invalid_action"] is False
+
+
+def test_actions_outside_the_space_are_refused(env: SelectionEnv) -> None:
+    env.reset(seed=0)
+    for action in (-1, 5):
+        with pytest.raises(InputError, match=f"action {action}: expected 0 to 4"):
+            env.step(action)
+
+
+def test_stepping_needs_a_running_episode(bundle_folder: Path) -> None:
+    env = make(bundle_folder, hand_size=2, hands=1, budget=1)
+    for _ in range(2):
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            env.step(0)
+        env.reset(seed=0)
+        env.step(0)
+
+
+def test_observations_are_copies(env: SelectionEnv) -> None:
+    seen, info = env.reset(seed=0)
+    kept = copy.deepcopy((seen, info))
+    env.step(0)
+    assert data_equivalence((seen, info), kept, exact=True)
+
+
+# Streams.
+
+
+def test_streams_stay_in_their_split(bundle_folder: Path, bundle: Bundle) -> None:
+    for split in ("train", "test", "all"):
+        env = make(bundle_folder, split=split, hand_size=8, hands=8, budget=8)
+        part = set(bundle.split(split).tolist())
+        for seed in range(5):
+            env.reset(seed=seed)
+            stream = env.stream.tolist()
+            assert len(set(stream)) == len(stream) == 64
+            assert set(stream) <= part
+
+
+def test_blocks_deal_runs_of_one_source_and_mixed_does_not(
+    bundle_folder: Path, bundle: Bundle
+) -> None:
+    def mean_share(order: str) -> float:
+        env = make(bundle_folder, order=order)
+        shares = []
+        for seed in range(20):
+            env.reset(seed=seed)
+            of = bundle.pool.sources[env.stream].reshape(env.hands, env.hand_size)
+            shares += [np.bincount(hand).max() / env.hand_size for hand in of]
+        return float(np.mean(shares))
+
+    assert mean_share("mixed") < 0.45
+    assert 0.65 < mean_share("blocks") < 0.85
+
+
+def test_blocks_come_in_random_order(bundle_folder: Path, bundle: Bundle) -> None:
+    env = make(bundle_folder)
+    first = set()
+    for seed in range(40):
+        env.reset(seed=seed)
+        first.add(np.bincount(bundle.pool.sources[env.table]).argmax())
+    assert first == {0, 1, 2, 3, 4}
+
+
+def test_given_candidates_are_dealt_in_order(env: SelectionEnv) -> None:
+    rows = [7, 300, 2, 479, 0, 11, 12, 13, 14]
+    env.reset(options={"indices": rows})
+    assert env.table.tolist() == rows[:4]
+    env.step(4)
+    assert env.table.tolist() == rows[4:8]
+    seen, *_, info = env.step(4)
+    assert env.table.tolist() == [14, -1, -1, -1]
+    assert info["action_mask"].tolist() == [1, 0, 0, 0, 1]
+    assert (seen["candidates"][1:] == 0).all()
+    assert seen["context"][-3] == 0
+    assert env.step(4)[2]
+
+
+def test_an_episode_is_replayed_by_its_stream(env: SelectionEnv) -> None:
+    actions = [0, 4, 2, 4, 1, 3]
+    first = [env.reset(seed=9)[0], *[env.step(a)[:4] for a in actions]]
+    stream = env.stream
+    again = [
+        env.reset(options={"indices": stream})[0],
+        *[env.step(a)[:4] for a in actions],
+    ]
+    assert data_equivalence(first, again, exact=True)
+
+
+def test_the_whole_pool_is_one_stream(bundle_folder: Path, bundle: Bundle) -> None:
+    size = len(bundle.pool)
+    env = make(bundle_folder, split="all", hand_size=7, hands=-(-size // 7), budget=9)
+    env.reset(options={"indices": np.arange(size)})
+    over, hands = False, 0
+    while not over:
+        over = env.step(7)[2]
+        hands += 1
+    assert hands == env.hands == env.hands_in_stream
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"indices": [1, 2, 3]}, "3 candidates; expected at least the budget 5 and"),
+        ({"indices": range(25)}, r"25 candidates; .* at most hands \* hand_size = 24"),
+        (
+            {"indices": [0, 1, 2, 3, 480]},
+            "480 is no row of the pool; expected 0 to",
+        ),
+        ({"indices": [0, 1, 2, 3, -1]}, "-1 is no row of the pool"),
+        ({"indices": [0, 1, 2, 3, 3]}, "row 3 is given 2 times"),
+        ({"indices": [0.5] * 5}, "expected a list of whole numbers, found float64"),
+        ({"indices": [[1]]}, r"expected a list of whole numbers, .* shape \(1, 1\)"),
+        ({"index": [1]}, "unknown reset option 'index'; did you mean indices"),
+    ],
+)
+def test_bad_options(env: SelectionEnv, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        env.reset(options=options)
+
+
+# Arguments.
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"split": "trian"}, "unknown split 'trian'; did you mean train"),
+        ({"order": "block"}, "unknown order 'block'; did you mean blocks"),
+        ({"observe": "paths"}, "unknown observe 'paths'; did you mean path"),
+        ({"render_mode": "human"}, "unknown render mode 'human'"),
+        ({"reward_weights": {"gain": 1}}, "unknown reward term 'gain'"),
+        ({"budget": 0}, "budget: 0; expected at least 1"),
+        ({"hands": 2.0}, r"hands: 2\.0; expected a whole number"),
+        ({"hand_size": True}, "hand_size: True; expected a whole number"),
+        ({"budget": 33, "hands": 2}, "33 picks from a stream of 32 candidates"),
+        ({"hands": 64}, r"64 hands of 16 is 1024 .* split 'train' has \d+; use fewer"),
+    ],
+)
+def test_bad_arguments(
+    bundle_folder: Path, kwargs: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        make(bundle_folder, **kwargs)
+
+
+def test_a_bundle_without_path_plays_on_start(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "start", checkpoints=0)
+    env = make(folder)
+    _, info = env.reset(seed=0)
+    assert info["learner_sketches"] == "start"
+    assert env.step(0)[1] != 0
+    with pytest.raises(InputError, match="has no path sketches, so observe='path'"):
+        make(folder, observe="path")
+
+
+def test_observations_need_no_path_sketches(bundle_folder: Path) -> None:
+    # Two bundles that differ in nothing but their path sketches look alike.
+    read: list[str] = []
+    rows = type(load_bundle(bundle_folder).pool)
+    original = rows.sketches
+
+    def sketches(self: Any, kind: str, indices: Any = None) -> Any:
+        read.append(kind)
+        return original(self, kind, indices)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "sketches", sketches)
+        Candidates(load_bundle(bundle_folder), "start")
+    assert set(read) == {"start"}
+
+
+def test_a_pool_read_as_dealt_looks_the_same(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = make(bundle_folder, observe="path")
+    monkeypatch.setattr(observations, "_PREPARED_ROWS", 0)
+    monkeypatch.setattr(selection, "candidates", Candidates)
+    read = make(bundle_folder, observe="path")
+    for action in (None, 0, 3, 16, 5):
+        results = [
+            env.reset(seed=4) if action is None else env.step(action)
+            for env in (prepared, read)
+        ]
+        for key in ("candidates", "context"):
+            a, b = (result[0][key] for result in results)
+            np.testing.assert_allclose(a, b, atol=1e-5)

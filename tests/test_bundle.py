@@ -1,0 +1,218 @@
+import copy
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_bundle import edit_manifest, make_bundle
+from safetensors.numpy import load_file, save_file
+
+from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.errors import InputError
+from ogs_env.files import sha256_of
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_bundle(tmp_path / "b", pool=60, k=16, held_out=12, shards=3)
+
+
+def rewrite(folder: Path, name: str, tensors: dict[str, np.ndarray]) -> None:
+    """Write a shard whose hash the manifest then lists."""
+    save_file(tensors, folder / name)
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    files[name]["sha256"] = sha256_of(folder / name)
+    edit_manifest(folder, files=files)
+
+
+def test_rows_of_several_shards_are_those_of_the_files_in_order(folder: Path) -> None:
+    bundle = load_bundle(folder)
+    shards = [load_file(folder / f"pool-{n:05d}.safetensors") for n in range(3)]
+    for kind, width in (("start", 16), ("path", 32)):
+        whole = np.concatenate([shard[kind] for shard in shards]).astype(np.float32)
+        assert whole.shape == (60, width)
+        np.testing.assert_array_equal(bundle.pool.sketches(kind), whole)
+        some = np.array([59, 0, 20, 19, 21, 20])
+        found = bundle.pool.sketches(kind, some)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, whole[some])
+        blocks = list(bundle.pool.blocks(kind))
+        assert [start for start, _ in blocks] == [0, 20, 40]
+        np.testing.assert_array_equal(np.concatenate([b for _, b in blocks]), whole)
+    ids = np.concatenate([shard["ids"] for shard in shards])
+    np.testing.assert_array_equal(bundle.pool.ids, ids)
+    assert bundle.pool.hex_ids()[7] == f"{int(ids[7]):016x}"
+    assert isinstance(bundle.pool._shards[0]["start"], np.memmap)
+
+
+def test_columns_are_read_only(folder: Path) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        load_bundle(folder).pool.losses[0] = 0
+
+
+def test_cosines_are_those_of_the_sketches_they_were_made_from(folder: Path) -> None:
+    bundle = load_bundle(folder)
+    rows = np.array([3, 50])
+    start = bundle.pool.sketches("start", rows).astype(np.float64)
+    start /= np.linalg.norm(start, axis=1, keepdims=True)
+    domain = bundle.dev.sketches("start").mean(0)
+    np.testing.assert_allclose(
+        bundle.domain_cosines(rows), start @ domain / np.linalg.norm(domain), atol=1e-5
+    )
+    anchors = bundle.anchor.sketches("start")
+    for number in range(2):
+        mean = anchors[bundle.anchor.capabilities == number].mean(0)
+        np.testing.assert_allclose(
+            bundle.anchor_cosines(rows)[:, number],
+            start @ mean / np.linalg.norm(mean),
+            atol=1e-5,
+        )
+
+
+def test_split_parts_the_pool_by_id(bundle: Bundle) -> None:
+    train, test, both = (bundle.split(name) for name in ("train", "test", "all"))
+    assert sorted([*train, *test]) == both.tolist() == list(range(len(bundle.pool)))
+    assert 0.2 < len(test) / len(both) < 0.3
+    assert (bundle.pool.ids[test] % 4 == 3).all()
+    assert (bundle.pool.ids[train] % 4 != 3).all()
+    with pytest.raises(InputError, match="unknown split 'tets'; did you mean test"):
+        bundle.split("tets")
+
+
+def test_copies_and_pickles_share_the_bundle(bundle_folder: Path) -> None:
+    bundle = load_bundle(bundle_folder)
+    assert copy.copy(bundle) is bundle
+    assert copy.deepcopy([bundle])[0] is bundle
+    assert pickle.loads(pickle.dumps(bundle)) is bundle
+    assert len(pickle.dumps(bundle)) < 1000
+    assert load_bundle(str(bundle.path)) is bundle
+
+
+def test_a_changed_byte_is_found(folder: Path) -> None:
+    file = folder / "pool-00001.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=r"pool-00001.safetensors: its bytes are not"):
+        load_bundle(folder)
+
+
+def test_a_missing_shard_is_named(folder: Path) -> None:
+    (folder / "dev-00000.safetensors").unlink()
+    with pytest.raises(InputError, match=r"dev-00000.safetensors: is missing"):
+        load_bundle(folder)
+
+
+def test_a_shard_left_out_of_the_manifest_is_noticed(folder: Path) -> None:
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    del files["pool-00002.safetensors"]
+    edit_manifest(folder, files=files)
+    with pytest.raises(InputError, match="'pool' has 40 rows, the manifest says 60"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize("tensor", ["path", "losses"])
+def test_a_nan_is_named_with_row_and_sample(folder: Path, tensor: str) -> None:
+    name = "pool-00000.safetensors"
+    tensors = load_file(folder / name)
+    tensors[tensor][4] = np.nan
+    rewrite(folder, name, tensors)
+    sample = f"{int(tensors['ids'][4]):016x}"
+    with pytest.raises(InputError, match=f"'{tensor}' holds a NaN .* row 4 .*{sample}"):
+        load_bundle(folder)
+
+
+def test_another_k_is_noticed(folder: Path) -> None:
+    edit_manifest(folder, projection={"k": 32})
+    with pytest.raises(InputError, match=r"'start' should have shape \(\d+, 32\)"):
+        load_bundle(folder)
+
+
+def test_a_basis_of_another_k_is_noticed(folder: Path) -> None:
+    basis = {"basis": np.ones((8, 4), np.float32)}
+    rewrite(folder, "basis.safetensors", basis)
+    with pytest.raises(InputError, match="'basis' of 16 rows"):
+        load_bundle(folder)
+
+
+def test_a_missing_column_is_named(folder: Path) -> None:
+    name = "anchor-00000.safetensors"
+    tensors = load_file(folder / name)
+    del tensors["tokens"]
+    rewrite(folder, name, tensors)
+    with pytest.raises(InputError, match=r"anchor-00000.*'tokens'.*found nothing"):
+        load_bundle(folder)
+
+
+def test_a_basis_neither_there_nor_listed_is_noticed(folder: Path) -> None:
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    del files["basis.safetensors"]
+    edit_manifest(folder, files=files)
+    (folder / "basis.safetensors").unlink()
+    with pytest.raises(InputError, match=r"basis.safetensors: is no safetensors file"):
+        load_bundle(folder)
+
+
+def test_a_file_that_is_no_safetensors_is_named(folder: Path) -> None:
+    name = "test-00000.safetensors"
+    (folder / name).write_bytes(b"\xff" * 64)
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    files[name]["sha256"] = sha256_of(folder / name)
+    edit_manifest(folder, files=files)
+    with pytest.raises(InputError, match=r"test-00000.*is no safetensors file"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 2}, "format version 2, this ogs_env reads version 1"),
+        ({"format": "other"}, "is no manifest of an ogs_env bundle"),
+        ({"learner": None}, "lacks 'learner'"),
+    ],
+)
+def test_other_manifests_are_refused(
+    folder: Path, changes: dict[str, object], message: str
+) -> None:
+    edit_manifest(folder, **changes)
+    with pytest.raises(InputError, match=message):
+        load_bundle(folder)
+
+
+def test_a_manifest_that_is_no_json_is_refused(folder: Path) -> None:
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match=r"manifest.json: is no JSON"):
+        load_bundle(folder)
+
+
+def test_unknown_names_and_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(tmp_path / "shipped" / "medical", pool=40, k=8, d=4, held_out=8)
+    monkeypatch.setattr("ogs_env.bundle.SHIPPED", tmp_path / "shipped")
+    assert load_bundle("medical").path == tmp_path / "shipped" / "medical"
+    with pytest.raises(InputError, match="unknown bundle 'medcal'; did you mean med"):
+        load_bundle("medcal")
+    with pytest.raises(InputError, match="no such folder"):
+        load_bundle(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"manifest.json: no such file"):
+        load_bundle(tmp_path)
+
+
+def test_a_bundle_made_again_is_loaded_again(tmp_path: Path) -> None:
+    first = load_bundle(make_bundle(tmp_path / "b", pool=40, k=8, d=4, held_out=8))
+    make_bundle(tmp_path / "b", pool=44, k=8, d=4, held_out=8, seed=1)
+    second = load_bundle(tmp_path / "b")
+    assert (len(first.pool), len(second.pool)) == (40, 44)
+
+
+def test_without_checkpoints_there_is_no_path(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "b", pool=40, k=8, d=4, held_out=8, checkpoints=0)
+    assert not load_bundle(folder).has_path
+
+
+def test_observation_basis_has_rms_1_over_the_pool(bundle: Bundle) -> None:
+    start = bundle.pool.sketches("start")
+    seen = start / np.linalg.norm(start, axis=1, keepdims=True) @ bundle.basis
+    np.testing.assert_allclose(np.sqrt(np.square(seen).mean(0)), 1, rtol=1e-3)

@@ -1,0 +1,102 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ogs_env.agents.selector import make_selector
+
+import ogs_env
+from ogs_env.bundle import Bundle
+from ogs_env.data.samples import Sample
+from ogs_env.errors import InputError
+from ogs_env.selection import Selection, parse_budget, select
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("64", 64), ("10%", 48), ("100%", 480), ("480", 480), ("0.1%", 1), ("2.5%", 12)],
+)
+def test_budgets(text: str, count: int) -> None:
+    assert parse_budget(text, 480) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0", "is 0 samples; expected 1 to the 480"),
+        ("0%", "is 0 samples"),
+        ("481", "is 481 samples; expected 1 to the 480"),
+        ("101%", "is 485 samples"),
+        ("-3", "expected a whole number such as 64 or a percentage"),
+        ("10%%", "expected a whole number"),
+        ("ten", "budget 'ten': expected a whole number"),
+        ("1.5", "expected a whole number"),
+        ("", "expected a whole number"),
+        ("nan%", "expected a whole number"),
+        ("٣", "expected a whole number"),
+    ],
+)
+def test_bad_budgets(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_budget(text, 480)
+
+
+def test_selection_names_the_rows_it_holds(bundle: Bundle) -> None:
+    chosen = select(make_selector("domain-cosine"), bundle, "5%", split="test")
+    part = bundle.split("test")
+    assert len(chosen) == chosen.budget == round(0.05 * len(part))
+    assert set(chosen.indices) <= set(part.tolist())
+    ids = bundle.pool.hex_ids()
+    assert chosen.ids == [ids[row] for row in chosen.indices]
+    cosines = bundle.domain_cosines(np.array(chosen.indices))
+    np.testing.assert_allclose(chosen.scores, cosines, rtol=1e-6)
+    assert cosines.min() >= np.sort(bundle.domain_cosines(part))[-len(chosen)]
+    assert chosen.sources[0] == bundle.sources[bundle.pool.sources[chosen.indices[0]]]
+    assert (chosen.bundle, chosen.space) == (bundle.name, bundle.space)
+    assert chosen.agent == "DomainCosineSelector"
+
+
+def test_select_is_the_packages(bundle_folder: Path) -> None:
+    by_path = ogs_env.select(make_selector("random"), bundle_folder, 7, seed=3)
+    again = ogs_env.select(make_selector("random"), str(bundle_folder), "7", seed=3)
+    other = ogs_env.select(make_selector("random"), bundle_folder, 7, seed=4)
+    assert by_path == again
+    assert by_path.indices != other.indices
+    with pytest.raises(InputError, match="budget '481'"):
+        ogs_env.select(make_selector("random"), bundle_folder, 481)
+
+
+def test_saved_and_loaded_again(bundle: Bundle, tmp_path: Path) -> None:
+    chosen = select(make_selector("orth"), bundle, 6, agent="orth")
+    chosen.save(tmp_path / "out")
+    assert Selection.load(tmp_path / "out") == chosen
+    lines = (tmp_path / "out" / "selection.jsonl").read_text().splitlines()
+    values = [json.loads(line) for line in lines]
+    assert [v["rank"] for v in values] == list(range(6))
+    assert [v["id"] for v in values] == chosen.ids
+    assert [v["row"] for v in values] == chosen.indices
+    assert set(values[0]) == {"rank", "score", "id", "source", "row"}
+    names = {file.name for file in (tmp_path / "out").iterdir()}
+    assert names == {"selection.json", "selection.jsonl"}
+
+
+def test_texts_go_with_the_lines(bundle: Bundle, tmp_path: Path) -> None:
+    chosen = select(make_selector("random"), bundle, 2)
+    texts = {name: Sample(f"p {name}", "é\n") for name in chosen.ids}
+    chosen.save(tmp_path, texts)
+    first = json.loads((tmp_path / "selection.jsonl").read_text("utf-8").split("\n")[0])
+    assert (first["prompt"], first["response"]) == (f"p {chosen.ids[0]}", "é\n")
+    with pytest.raises(InputError, match=f"sample {chosen.ids[0]}: is selected but"):
+        chosen.save(tmp_path / "none", {})
+    assert not (tmp_path / "none").exists()
+
+
+def test_loading_what_is_no_selection(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"selection.json: no such file"):
+        Selection.load(tmp_path)
+    (tmp_path / "selection.json").write_text('{"format": "ogs-selection", "ids": []}')
+    with pytest.raises(InputError, match="its fields are not those of a selection"):
+        Selection.load(tmp_path)
+    (tmp_path / "selection.json").write_text("[]")
+    with pytest.raises(InputError, match="is no selection made by `ogs select`"):
+        Selection.load(tmp_path)
