@@ -132,7 +132,7 @@ class Rewards:
         rise = float(((anchor - self._anchor) / self._initial_anchor).max())
         terms = {
             "domain_gain": 100.0 * (self._domain - domain) / self._initial_domain,
-            "orthogonality": 1.0 - float(np.abs(cosines).max()),
+            "orthogonality": max(0.0, 1.0 - float(np.abs(cosines).max())),
             "conflict": 100.0 * max(0.0, rise),
             "information": self._information.pick(unit),
         }
@@ -147,7 +147,7 @@ class Rewards:
         rises = ((anchor - self._anchor) / self._initial_anchor).max(axis=1)
         return {
             "domain_gain": 100 * (self._domain - domain) / self._initial_domain,
-            "orthogonality": 1 - np.abs(cosines).max(axis=1),
+            "orthogonality": np.maximum(0, 1 - np.abs(cosines).max(axis=1)),
             "conflict": 100 * np.maximum(0, rises),
             "information": self._information.gains(units),
         }

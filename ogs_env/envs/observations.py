@@ -11,6 +11,8 @@ from ogs_env.errors import InputError, unknown_name
 
 Floats = NDArray[np.float32]
 
+# What is seen is clipped to [-BOUND, BOUND].
+BOUND = 10.0
 # Pools up to this size are prepared once; of larger ones, rows are read as dealt.
 _PREPARED_ROWS = 65_536
 
@@ -54,7 +56,7 @@ class Candidates:
         )
         anchor = self._anchors.mean(0)
         both = np.stack([self._domain, anchor])
-        self.directions = self._in_basis(both).ravel()
+        self.directions = np.clip(self._in_basis(both).ravel(), -BOUND, BOUND)
         self.width = len(anchor)
         self._norms = _Standardised(np.log(np.maximum(bundle.pool.norms, 1e-12)))
         self._losses = _Standardised(bundle.pool.losses)
@@ -90,13 +92,13 @@ class Candidates:
         else:
             domain, anchors = units @ self._domain, units @ self._anchors.T
         scalars = [
-            np.clip(domain, -1, 1),
-            np.clip(anchors.min(axis=1), -1, 1),
+            domain,
+            anchors.min(axis=1),
             self._norms.of(indices),
             self._losses.of(indices),
         ]
         seen = np.column_stack([self._in_basis(units), *scalars])
-        return seen.astype(np.float32, copy=False), units
+        return np.clip(seen, -BOUND, BOUND, dtype=np.float32), units
 
     def _in_basis(self, sketches: Floats) -> Floats:
         """Unit coordinates (n, d) in Q; of several checkpoints, those of the mean."""

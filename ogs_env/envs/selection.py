@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.envs import rendering
-from ogs_env.envs.observations import candidates
+from ogs_env.envs.observations import BOUND, candidates
 from ogs_env.envs.streams import ORDERS, deal, given_stream
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners.surrogate import SurrogateLearner
@@ -20,7 +20,6 @@ from ogs_env.rewards import NO_PICK, Information, Rewards, checked_weights, weig
 Observation = dict[str, Any]
 
 INVALID_ACTION_PENALTY = 0.1
-_BOUND = 10.0
 
 
 class SelectionEnv(gymnasium.Env[Observation, np.int64]):
@@ -220,15 +219,15 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         d = self._d = self.bundle.basis.shape[1]
         self._rows = np.zeros((hand_size, d + 6), np.float32)
         self._context = np.zeros(3 * d + 4, np.float32)
-        self._context[: 2 * d] = np.clip(self._candidates.directions, -_BOUND, _BOUND)
+        self._context[: 2 * d] = self._candidates.directions
         self._mask = np.ones(hand_size + 1, np.int8)
         self._picked_units = np.zeros((budget, self._candidates.width), np.float32)
         self._picked_sum = np.zeros(d + 2, np.float32)
         self.action_space = spaces.Discrete(hand_size + 1)
         self.observation_space = spaces.Dict(
             {
-                "candidates": spaces.Box(-_BOUND, _BOUND, self._rows.shape, np.float32),
-                "context": spaces.Box(-_BOUND, _BOUND, self._context.shape, np.float32),
+                "candidates": spaces.Box(-BOUND, BOUND, self._rows.shape, np.float32),
+                "context": spaces.Box(-BOUND, BOUND, self._context.shape, np.float32),
             }
         )
         # Read-only for whoever looks on: policies with hindsight, rendering.
@@ -312,11 +311,11 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._start_units = self._units
         if self._start is not self._candidates:
             self._start_units = self._start.rows(rows)[1]
-        np.clip(seen, -_BOUND, _BOUND, out=self._rows[:size, : d + 4])
+        self._rows[:size, : d + 4] = seen
         self._rows[:size, d + 4] = 0
         if self.picked:
             cosines = self._units @ self._picked_units[: len(self.picked)].T
-            np.clip(cosines.max(axis=1), -1, 1, out=self._rows[:size, d + 4])
+            cosines.max(axis=1, out=self._rows[:size, d + 4])
         self._rows[:size, d + 5] = 1
         self._rows[size:] = 0
         self.table[:size], self.table[size:] = rows, -1
@@ -343,7 +342,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._context[3 * d] = 1 - count / self.budget
         self._context[3 * d + 2 :] = mean[d:]
 
-        cosines = np.clip(self._units @ unit, -1, 1)
+        cosines = self._units @ unit
         size = len(cosines)
         if count > 1:
             np.maximum(cosines, self._rows[:size, d + 4], out=cosines)

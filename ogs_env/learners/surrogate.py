@@ -252,7 +252,7 @@ class SurrogateLearner:
 
     def _slopes(self, rows: Floats) -> Floats:
         """Inner products of unit gradients with each group's gradient."""
-        return rows @ (2 * self._shared.weights * self._factors).T
+        return 2 * ((rows * self._factors) @ self._shared.weights.T)
 
     def _cosines(self, slopes: Floats) -> Floats:
         squares = [
@@ -260,7 +260,7 @@ class SurrogateLearner:
             for group, gram in self._shared.anchors
         ]
         norms = np.sqrt(np.maximum(np.array(squares, np.float32), 1e-24))
-        return np.clip(slopes[..., 3:] / norms, -1, 1)
+        return slopes[..., 3:] / norms
 
     def _group_gradient(self, group: slice) -> Floats:
         factors = self._factors[group] / (group.stop - group.start)
