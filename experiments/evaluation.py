@@ -1,0 +1,196 @@
+"""How good a causal LM is: its loss on samples, and its answers to maths."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ogs_env.data.samples import Sample
+from ogs_env.errors import InputError
+from ogs_env.sketching.encoding import (
+    IGNORED,
+    Encoded,
+    collate,
+    encode,
+    encode_prompt,
+    response_losses,
+)
+
+BATCH_TOKENS = 2048
+"""Tokens, padding included, of an evaluation batch: bounds the memory of logits."""
+NEW_TOKENS = 256
+"""Tokens after which a generated answer is cut off."""
+GENERATION_BATCH = 16
+"""Answers that are generated side by side."""
+
+_ANSWER = re.compile(r"####\s*([-+]?[$]?\s*[-+]?[\d.,]*\d)")
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Cross-entropy of the responses of some samples.
+
+    Attributes:
+        per_sample: Mean over samples of a sample's mean nats per response token:
+            every sample weighs the same, however short. The headline figure.
+        per_token: Mean nats per response token: long responses weigh more.
+        samples: How many samples.
+        tokens: How many response tokens.
+    """
+
+    per_sample: float
+    per_token: float
+    samples: int
+    tokens: int
+
+
+def mean_losses(
+    model: Any,
+    tokenizer: Any,
+    samples: Sequence[Sample],
+    max_tokens: int = 256,
+    name: str = "samples",
+) -> Losses:
+    """Measure the loss of a model on the responses of some samples.
+
+    Samples are batched by length, so little is spent on padding; neither the
+    order of the samples nor the batches they fall in change the result beyond
+    rounding.
+
+    Args:
+        model: A causal LM of `transformers`, with or without an adapter.
+        tokenizer: Its tokenizer.
+        samples: At least one sample.
+        max_tokens: Longer samples lose the beginning of their prompt.
+        name: What the samples are, for the progress bar and the error line.
+
+    Raises:
+        InputError: If there are no samples.
+    """
+    if not samples:
+        raise InputError(f"{name}: no samples to evaluate on; give at least one")
+    encoded = [encode(tokenizer, s.prompt, s.response, max_tokens) for s in samples]
+    encoded.sort(key=lambda item: len(item.input_ids))
+    sample_sum = token_sum = 0.0
+    tokens = 0
+    bar = tqdm(total=len(encoded), desc=f"loss on {name}", unit="sample", leave=False)
+    with _evaluating(model), bar:
+        for batch in _length_batches(encoded):
+            inputs = collate(batch, tokenizer.pad_token_id)
+            inputs = {key: value.to(model.device) for key, value in inputs.items()}
+            lengths = (inputs["labels"] != IGNORED).sum(1)
+            losses = response_losses(model, inputs).double()
+            sample_sum += losses.sum().item()
+            token_sum += (losses * lengths).sum().item()
+            tokens += int(lengths.sum())
+            bar.update(len(batch))
+    return Losses(sample_sum / len(samples), token_sum / tokens, len(samples), tokens)
+
+
+def exact_match(
+    model: Any, tokenizer: Any, samples: Sequence[Sample], name: str = "answers"
+) -> float:
+    """Return the share of samples whose generated answer is the right number.
+
+    Answers are generated greedily, at most `NEW_TOKENS` long, and count as right
+    if the number after their last `####` is that of the sample's response, as is
+    the custom for GSM8K (Cobbe et al. 2021, arXiv 2110.14168).
+
+    Args:
+        model: A causal LM of `transformers`, with or without an adapter.
+        tokenizer: Its tokenizer.
+        samples: Samples whose responses end with `#### N`.
+        name: What the samples are, for the progress bar and the error line.
+
+    Raises:
+        InputError: If there are no samples, or a response has no `#### N`.
+    """
+    if not samples:
+        raise InputError(f"{name}: no samples to answer; give at least one")
+    for sample in samples:
+        if extract_answer(sample.response) is None:
+            raise InputError(
+                f"{name}: the response of sample {sample.id} has no '#### N'; "
+                "generate answers only to samples that have one"
+            )
+    # Similar lengths side by side, so that little is padded.
+    ordered = sorted(samples, key=lambda sample: len(sample.prompt))
+    right = 0
+    bar = tqdm(
+        total=len(ordered), desc=f"answers to {name}", unit="answer", leave=False
+    )
+    with _evaluating(model), bar:
+        for start in range(0, len(ordered), GENERATION_BATCH):
+            batch = ordered[start : start + GENERATION_BATCH]
+            for sample, text in zip(
+                batch, _answers(model, tokenizer, batch), strict=True
+            ):
+                right += extract_answer(text) == extract_answer(sample.response)
+            bar.update(len(batch))
+    return right / len(samples)
+
+
+def extract_answer(text: str) -> str | None:
+    """Return the number after the last `####` in plain digits, or None.
+
+    Commas, dollar signs, a closing full stop and needless zeros are dropped:
+    `#### $1,200.00` and `#### 1200` are the same answer.
+    """
+    found = _ANSWER.findall(text)
+    if not found:
+        return None
+    digits = re.sub(r"[$,\s]", "", found[-1])
+    try:
+        number = Decimal(digits)
+    except ArithmeticError:
+        return None
+    return format(number.normalize() + 0, "f")
+
+
+def _answers(model: Any, tokenizer: Any, samples: Sequence[Sample]) -> list[str]:
+    """Return greedily generated responses to the samples' prompts."""
+    prompts = [encode_prompt(tokenizer, sample.prompt) for sample in samples]
+    # Without responses, `collate` only pads.
+    inputs = collate(
+        [Encoded(prompt, len(prompt), cut=False) for prompt in prompts],
+        tokenizer.pad_token_id,
+    )
+    length = inputs["input_ids"].shape[1]
+    generated = model.generate(
+        input_ids=inputs["input_ids"].to(model.device),
+        attention_mask=inputs["attention_mask"].to(model.device),
+        max_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return tokenizer.batch_decode(generated[:, length:], skip_special_tokens=True)
+
+
+def _length_batches(encoded: Sequence[Encoded]) -> Iterator[list[Encoded]]:
+    """Part samples, sorted by length, into batches of at most `BATCH_TOKENS`."""
+    batch: list[Encoded] = []
+    for item in encoded:
+        if batch and (len(batch) + 1) * len(item.input_ids) > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Switch a model to evaluation, without gradients, and back."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)

@@ -1,0 +1,335 @@
+"""Fine-tune a target model on selections, and see what it learns and forgets.
+
+One run is one folder: what went in (`run.json`), the trained adapter, and what came
+out (`result.json`). How the training itself goes is in `adapter_training`.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import importlib.metadata
+import math
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ogs_env.data.samples import Sample, check_disjoint, read_samples
+from ogs_env.errors import InputError
+from ogs_env.files import read_json, write_json
+from ogs_env.selection import LINES, SUMMARY, Selection
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate")
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """How to fine-tune and what to measure.
+
+    Attributes:
+        model: Target model: a name, a folder or a Hugging Face id.
+        epochs: How often each sample is seen.
+        learning_rate: Peak learning rate of AdamW.
+        batch: Samples per step.
+        seed: Seed of the adapter's first weights and of the order of samples.
+        max_tokens: Longer samples lose the beginning of their prompt.
+        generate: Number of answers to generate before and after; 0 for none.
+    """
+
+    model: str = "smollm2-135m-instruct"
+    epochs: int = 1
+    learning_rate: float = 4e-4
+    batch: int = 8
+    seed: int = 0
+    max_tokens: int = 256
+    generate: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"{name}: {getattr(self, name)} is too small; give 1 or more"
+                )
+        for name in ("seed", "generate"):
+            if getattr(self, name) < 0:
+                raise InputError(
+                    f"{name}: {getattr(self, name)} is negative; give 0 or more"
+                )
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(
+                f"learning rate: {self.learning_rate} is no positive number; "
+                "4e-4 suits a small model"
+            )
+        if self.max_tokens < 8:
+            raise InputError(
+                f"max tokens: {self.max_tokens} is too small; give 8 or more"
+            )
+
+
+def finetune(
+    samples: Sequence[Sample],
+    test: Sequence[Sample],
+    retention: Sequence[Sample],
+    settings: FinetuneSettings,
+    folder: Path,
+    *,
+    selector: str = "",
+    before: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Fine-tune a model on some samples and measure it before and after.
+
+    The order of `samples` does not matter: each epoch has an order of its own, drawn
+    from the seed.
+
+    A run that was killed goes on at its last checkpoint when it is called again,
+    and a finished one is not repeated: its result is read. With other settings or
+    samples it starts anew. `transformers` seeds the global generators.
+
+    Args:
+        samples: What to train on.
+        test: Samples of the domain, for the loss before and after.
+        retention: Samples of what should be kept; answers are generated to the
+            first `settings.generate` of them.
+        settings: The recipe.
+        folder: Where `result.json`, the folder `adapter` (PEFT's format) and,
+            during the run, checkpoints are written. Its name names the run.
+        selector: What chose the samples, for plots.
+        before: The evaluation before training where it is known already, as
+            found under `"before"` in the result of an earlier run.
+
+    Returns:
+        The content of `result.json`: `selection`, `selector`, `samples`, `run`
+        (settings, model and the samples' hashes), `before` and `after` (`test` and
+        `retention` losses as `ogs_env.experiments.evaluation.Losses`, `accuracy`
+        of generated answers or None), `training_loss` (by step), `seconds` and
+        `versions`.
+
+    Raises:
+        InputError: If a set is empty, two sets share a sample, the model cannot
+            be loaded or training diverges.
+    """
+    run = _identity(samples, test, retention, settings)
+    if (result := _resume(folder, run)) is not None:
+        return result
+
+    # Heavy, and not needed to read results or to show the command's help.
+    from ogs_env.experiments.adapter_training import train
+
+    from ogs_env.sketching.proxy import content_hash, load_model
+
+    model, tokenizer = load_model(settings.model)
+    model_hash = content_hash(settings.model, model)
+    clock = time.perf_counter
+    started = clock()
+    if before is None:
+        before = _evaluate(model, tokenizer, test, retention, settings)
+    evaluated = clock()
+    model, losses = train(model, tokenizer, samples, settings, folder / "checkpoints")
+    trained = clock()
+    after = _evaluate(model, tokenizer, test, retention, settings)
+    if not math.isfinite(
+        after["test"]["per_sample"] + after["retention"]["per_sample"]
+    ):
+        raise InputError(
+            f"{folder}: training diverged at learning rate {settings.learning_rate}; "
+            "lower it"
+        )
+    # Without the option PEFT asks the hub whether the vocabulary has grown.
+    model.save_pretrained(folder / "adapter", save_embedding_layers=False)
+    result = {
+        "selection": folder.name,
+        "selector": selector or folder.name,
+        "samples": len(samples),
+        "run": run,
+        "model_sha256": model_hash,
+        "before": dict(before),
+        "after": after,
+        "training_loss": losses,
+        "seconds": {
+            "evaluation_before": round(evaluated - started, 2),
+            "training": round(trained - evaluated, 2),
+            "evaluation_after": round(clock() - trained, 2),
+        },
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+    write_json(folder / "result.json", result)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return result
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `ogs finetune`."""
+    default = FinetuneSettings()
+    add = parser.add_argument
+    add("selections", nargs="+", metavar="SELECTION", type=Path,
+        help="folder written by `ogs select`")  # fmt: skip
+    add("--test", required=True, metavar="FILE",
+        help="samples of the domain for the loss before and after: JSONL")  # fmt: skip
+    add("--retention", required=True, metavar="FILE",
+        help="samples of what should be kept: JSONL")  # fmt: skip
+    add("--model", default=default.model,
+        help="target: a name, a folder or a Hugging Face id (%(default)s)")  # fmt: skip
+    add("--epochs", type=int, default=default.epochs,
+        help="how often each sample is seen (%(default)s)")  # fmt: skip
+    add("--learning-rate", type=float, default=default.learning_rate,
+        help="peak learning rate of AdamW (%(default)s)")  # fmt: skip
+    add("--batch", type=int, default=default.batch,
+        help="samples per step (%(default)s)")  # fmt: skip
+    add("--seed", type=int, default=default.seed,
+        help="seed of adapter and order (%(default)s)")  # fmt: skip
+    add("--generate", type=int, default=default.generate, metavar="N",
+        help="also generate answers to the first N retention samples, which must "
+        "end with '#### N', and report how many are right (%(default)s)")  # fmt: skip
+    add("--out", type=Path, default=Path("finetuned"), metavar="FOLDER",
+        help="one folder per selection is written here (%(default)s)")  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Fine-tune on each selection in turn and print a table of the results."""
+    settings = FinetuneSettings(
+        model=arguments.model,
+        epochs=arguments.epochs,
+        learning_rate=arguments.learning_rate,
+        batch=arguments.batch,
+        seed=arguments.seed,
+        generate=arguments.generate,
+    )
+    test = read_samples(arguments.test)
+    retention = read_samples(arguments.retention)
+    selections = [_load_selection(folder) for folder in arguments.selections]
+    _refuse_twins([name for name, *_ in selections])
+    results: list[dict[str, Any]] = []
+    for name, selector, samples in selections:
+        print(f"{name}: {len(samples)} samples", file=sys.stderr)
+        results.append(
+            finetune(
+                samples,
+                test,
+                retention,
+                settings,
+                arguments.out / name,
+                selector=selector,
+                before=results[0]["before"] if results else None,
+            )
+        )
+    print(table(results))
+
+
+def table(results: Iterable[Mapping[str, Any]]) -> str:
+    """Return results as a Markdown table: losses in nats per token."""
+    lines = [
+        "| selection | samples | domain test | retention | answers right |",
+        "|---|---|---|---|---|",
+    ]
+    for result in results:
+        before, after = result["before"], result["after"]
+        cells = [result["selection"], str(result["samples"])]
+        for name in ("test", "retention"):
+            old, new = before[name]["per_sample"], after[name]["per_sample"]
+            cells.append(f"{old:.3f} -> {new:.3f}")
+        right = [before["accuracy"], after["accuracy"]]
+        cells.append("" if None in right else " -> ".join(f"{r:.1%}" for r in right))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _identity(
+    samples: Sequence[Sample],
+    test: Sequence[Sample],
+    retention: Sequence[Sample],
+    settings: FinetuneSettings,
+) -> dict[str, Any]:
+    """Return what a result depends on, after checking the sets."""
+    sets = {"selection": samples, "test": test, "retention": retention}
+    for name, members in sets.items():
+        if not members:
+            raise InputError(f"{name} set: holds no samples; give at least one")
+    # What is measured must not be trained on.
+    check_disjoint(sets)
+    if settings.generate > len(retention):
+        raise InputError(
+            f"generate: {settings.generate} answers asked for, but the retention set "
+            f"holds {len(retention)} samples; give at most that"
+        )
+    hashes = {
+        name: hashlib.sha256("\n".join(s.id for s in members).encode())
+        for name, members in sets.items()
+    }
+    return {
+        "settings": dataclasses.asdict(settings),
+        "ids_sha256": {name: digest.hexdigest() for name, digest in hashes.items()},
+    }
+
+
+def _resume(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the result of `run` if it is there; clear away what another run left."""
+    started = folder / "run.json"
+    if started.exists():
+        if read_json(started, "note of a fine-tuning run") == run:
+            finished = folder / "result.json"
+            return read_json(finished, "result") if finished.exists() else None
+        print(f"{folder}: other settings or samples; starting anew", file=sys.stderr)
+        (folder / "result.json").unlink(missing_ok=True)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder / "adapter", ignore_errors=True)
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"{folder}: holds files, but of no fine-tuning run; choose another folder"
+        )
+    write_json(started, run)
+    return None
+
+
+def _evaluate(
+    model: Any,
+    tokenizer: Any,
+    test: Sequence[Sample],
+    retention: Sequence[Sample],
+    settings: FinetuneSettings,
+) -> dict[str, Any]:
+    """Return the losses on both sets and the accuracy of generated answers."""
+    from ogs_env.experiments.evaluation import exact_match, mean_losses
+
+    def losses(samples: Sequence[Sample], name: str) -> dict[str, Any]:
+        limit = settings.max_tokens
+        return dataclasses.asdict(mean_losses(model, tokenizer, samples, limit, name))
+
+    # Answers first: what is wrong with them should be told before the long part.
+    asked = retention[: settings.generate]
+    accuracy = exact_match(model, tokenizer, asked, "retention") if asked else None
+    return {
+        "test": losses(test, "test"),
+        "retention": losses(retention, "retention"),
+        "accuracy": accuracy,
+    }
+
+
+def _load_selection(folder: Path) -> tuple[str, str, list[Sample]]:
+    """Return a selection's name, what chose it, and its samples."""
+    selection = Selection.load(folder)
+    file = folder / LINES
+    if file.is_file() and b'"prompt"' not in file.read_bytes():
+        raise InputError(
+            f"{file}: holds ids without texts; make the selection again with the "
+            "texts the bundle was sketched from"
+        )
+    samples = read_samples(file)
+    if [sample.id for sample in samples] != selection.ids:
+        raise InputError(
+            f"{file}: its samples are not those named in {SUMMARY}; run `ogs select` "
+            "again"
+        )
+    return folder.resolve().name, Path(selection.agent).name, samples
+
+
+def _refuse_twins(names: Sequence[str]) -> None:
+    """Refuse selections of the same name: their results would share a folder."""
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"selection '{name}': two folders have this name, and results are "
+                "filed by it; rename one"
+            )

@@ -1,0 +1,308 @@
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from ogs_env.experiments import adapter_training
+from ogs_env.experiments.adapter_training import training_batch, training_order
+from ogs_env.experiments.evaluation import mean_losses
+from ogs_env.experiments.finetune import (
+    FinetuneSettings,
+    add_arguments,
+    finetune,
+    run,
+    table,
+)
+from peft import PeftModel
+from tiny_model import colours, save_tiny_model, sums
+
+from ogs_env.data.samples import write_samples
+from ogs_env.errors import InputError
+from ogs_env.selection import Selection
+from ogs_env.sketching.encoding import encode
+from ogs_env.sketching.proxy import load_model
+
+TRAINED, TEST, RETENTION = colours(0, 16), colours(100, 6), sums(5)
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory):
+    torch.set_num_threads(1)
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def settings(tiny_model):
+    return FinetuneSettings(
+        model=str(tiny_model), epochs=2, batch=4, learning_rate=1e-2
+    )
+
+
+@pytest.fixture
+def starts(monkeypatch):
+    """Note the checkpoint from which each training starts."""
+    noted = []
+    train = adapter_training.Trainer.train
+
+    def noting(self, resume_from_checkpoint=None):
+        noted.append(resume_from_checkpoint)
+        return train(self, resume_from_checkpoint=resume_from_checkpoint)
+
+    monkeypatch.setattr(adapter_training.Trainer, "train", noting)
+    return noted
+
+
+def test_learns_a_set_by_heart(settings, tmp_path):
+    result = finetune(
+        TRAINED, TEST, RETENTION, replace(settings, epochs=24), tmp_path / "run"
+    )
+    losses = result["training_loss"]
+    assert len(losses) == 96
+    assert np.mean(losses[-16:]) < 0.25 * np.mean(losses[:16])
+    # The held-out questions have the same answers.
+    assert (
+        result["after"]["test"]["per_sample"] < result["before"]["test"]["per_sample"]
+    )
+
+
+def test_figures_are_those_of_model_and_adapter(settings, tmp_path):
+    result = finetune(TRAINED, TEST, RETENTION, settings, tmp_path / "run")
+    model, tokenizer = load_model(settings.model)
+
+    def losses():
+        return {
+            name: mean_losses(model, tokenizer, samples).per_sample
+            for name, samples in {"test": TEST, "retention": RETENTION}.items()
+        }
+
+    def told(when):
+        return {name: result[when][name]["per_sample"] for name in losses()}
+
+    assert told("before") == pytest.approx(losses(), rel=1e-6)
+    model = PeftModel.from_pretrained(model, tmp_path / "run" / "adapter")
+    assert told("after") == pytest.approx(losses(), rel=1e-6)
+    assert told("after") != pytest.approx(told("before"), rel=1e-3)
+    assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
+    # No pickle and no checkpoint stays behind.
+    left = {file.name for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    assert left == {
+        *("run.json", "result.json"),
+        *("adapter_model.safetensors", "adapter_config.json", "README.md"),
+    }
+
+
+def test_seed_and_set_alone_decide(settings, tmp_path):
+    def after(name, samples, settings):
+        result = finetune(samples, TEST, RETENTION, settings, tmp_path / name)
+        return result["training_loss"], result["after"]
+
+    first = after("a", TRAINED, settings)
+    torch.rand(3)  # the state of the global generator is of no account
+    assert after("b", TRAINED[::-1], settings) == first
+    assert after("c", TRAINED, replace(settings, seed=1)) != first
+
+
+def test_a_finished_run_is_reused(settings, tmp_path, starts):
+    def again(**changed):
+        return finetune(
+            TRAINED, TEST, RETENTION, replace(settings, **changed), tmp_path / "run"
+        )
+
+    first = again()
+    assert again() == first
+    assert starts == [None]
+    other = again(learning_rate=2e-2)
+    assert starts == [None, None]
+    assert other["after"] != first["after"]
+    assert again(learning_rate=2e-2) == other
+    assert len(starts) == 2
+
+
+def test_a_killed_run_goes_on(settings, tmp_path, starts):
+    """Kill -9 in the middle and run again: the result is that of an unbroken run."""
+    settings = replace(settings, epochs=15)
+    unbroken = finetune(TRAINED, TEST, RETENTION, settings, tmp_path / "unbroken")
+    for name, samples in {"in": TRAINED, "test": TEST, "keep": RETENTION}.items():
+        write_samples(tmp_path / f"{name}.jsonl", samples)
+    code = f"""
+import torch
+from pathlib import Path
+from ogs_env.data.samples import read_samples
+from ogs_env.experiments.finetune import FinetuneSettings, finetune
+torch.set_num_threads(1)
+folder = Path({str(tmp_path)!r})
+sets = [read_samples(folder / f"{{name}}.jsonl") for name in ("in", "test", "keep")]
+finetune(*sets, {settings!r}, folder / "killed")
+"""
+    killed = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("checkpoints/*/trainer_state.json")):
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "result.json").exists()
+    # A kill can also leave a checkpoint that is not whole.
+    (killed / "checkpoints" / "checkpoint-59").mkdir()
+
+    starts.clear()
+    result = finetune(TRAINED, TEST, RETENTION, settings, killed)
+    [start] = starts
+    assert start is not None
+    assert not start.endswith("-59")
+    assert len(result["training_loss"]) == 60
+    assert result["training_loss"] == pytest.approx(unbroken["training_loss"], rel=1e-4)
+    for name in ("test", "retention"):
+        assert result["after"][name] == pytest.approx(unbroken["after"][name], rel=1e-4)
+
+
+def test_each_epoch_takes_every_sample_once(settings):
+    lengths = [5, 50, 7, 44, 9, 41, 6, 48, 8, 46]
+    order = training_order(lengths, replace(settings, epochs=3, batch=2))
+    epochs = [order[start : start + 10] for start in (0, 10, 20)]
+    assert all(Counter(epoch) == Counter(range(10)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def test_logits_at_responses_give_the_loss_of_all_logits(settings):
+    model, tokenizer = load_model(settings.model)
+    samples = TRAINED[:5] + RETENTION[:1]
+    encoded = [encode(tokenizer, s.prompt, s.response, 256) for s in samples]
+    batch = training_batch(encoded, tokenizer.pad_token_id)
+    with torch.no_grad():
+        loss = model(**batch).loss
+        nats = 0.0
+        for item in encoded:
+            ids = torch.tensor([item.input_ids])
+            logits = model(ids).logits[0].log_softmax(-1)
+            nats -= sum(
+                logits[p - 1, ids[0, p]].item()
+                for p in range(item.response_start, ids.shape[1])
+            )
+    tokens = sum(item.response_tokens for item in encoded)
+    assert loss.item() == pytest.approx(nats / tokens, rel=1e-5)
+    assert batch["labels"].shape[1] < batch["input_ids"].shape[1]
+
+
+def save_selection(folder, samples, agent, texts=True):
+    count = len(samples)
+    Selection(
+        ids=[sample.id for sample in samples],
+        indices=list(range(count)),
+        scores=[0.0] * count,
+        sources=[sample.source for sample in samples],
+        agent=agent,
+        bundle="made",
+        space="made",
+        budget=count,
+        split="all",
+        seed=0,
+    ).save(folder, {sample.id: sample for sample in samples} if texts else None)
+
+
+def command(*words):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    run(parser.parse_args([str(word) for word in words]))
+
+
+@pytest.fixture
+def files(tmp_path, tiny_model):
+    write_samples(tmp_path / "test.jsonl", TEST)
+    write_samples(tmp_path / "keep.jsonl", RETENTION)
+    save_selection(tmp_path / "picked", TRAINED[:8], "agents/navigator")
+    save_selection(tmp_path / "drawn", TRAINED[8:], "random")
+    words = ["--test", tmp_path / "test.jsonl", "--retention", tmp_path / "keep.jsonl"]
+    return [*words, "--model", tiny_model, "--out", tmp_path / "out"]
+
+
+def test_command_runs_several_selections(files, tmp_path, capsys, starts):
+    selections = [tmp_path / "picked", tmp_path / "drawn"]
+    command(*selections, *files, "--generate", 2, "--epochs", 2)
+    results = [
+        json.loads((tmp_path / "out" / name / "result.json").read_text())
+        for name in ("picked", "drawn")
+    ]
+    assert capsys.readouterr().out == table(results) + "\n"
+    assert [r["selector"] for r in results] == ["navigator", "random"]
+    assert results[0]["before"] == results[1]["before"]
+    assert results[0]["after"] != results[1]["after"]
+    assert all(r["before"]["accuracy"] == 0.0 for r in results)
+    # Before is measured once.
+    assert results[1]["seconds"]["evaluation_before"] < 0.01
+    command(*selections, *files, "--generate", 2, "--epochs", 2)
+    assert len(starts) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--epochs", 0], "epochs: 0 is too small"),
+        (["--batch", 0], "batch: 0 is too small"),
+        (["--seed", -1], "seed: -1 is negative"),
+        (["--learning-rate", 0], "learning rate: 0.0 is no positive number"),
+        (["--generate", 6], "retention set holds 5 samples"),
+        (["--learning-rate", 1e30], "training diverged at learning rate 1e.30"),
+        (["--test", "missing.jsonl"], "missing.jsonl: no such file"),
+        (["--model", "smolm2"], "unknown model 'smolm2'"),
+    ],
+)
+def test_bad_options(files, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        command(tmp_path / "picked", *files, *options)
+    assert not list(tmp_path.glob("out/*/result.json"))
+
+
+def test_bad_selections(files, tmp_path):
+    with pytest.raises(InputError, match=r"selection.json: no such file"):
+        command(tmp_path / "nowhere", *files)
+    save_selection(tmp_path / "more" / "picked", TRAINED[:4], "random")
+    with pytest.raises(InputError, match="'picked': two folders have this name"):
+        command(tmp_path / "picked", tmp_path / "more" / "picked", *files)
+    save_selection(tmp_path / "bare", TRAINED[:4], "random", texts=False)
+    with pytest.raises(InputError, match=r"bare.*holds ids without texts"):
+        command(tmp_path / "bare", *files)
+    write_samples(tmp_path / "picked" / "selection.jsonl", TRAINED[:3])
+    with pytest.raises(InputError, match=r"not those named in selection\.json"):
+        command(tmp_path / "picked", *files)
+    save_selection(tmp_path / "leak", [*TRAINED[:4], TEST[2]], "random")
+    with pytest.raises(InputError, match=rf"{TEST[2].id}.*both selection and test"):
+        command(tmp_path / "leak", *files)
+    (tmp_path / "out" / "drawn").mkdir(parents=True)
+    (tmp_path / "out" / "drawn" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="of no fine-tuning run"):
+        command(tmp_path / "drawn", *files)
+    assert (tmp_path / "out" / "drawn" / "thesis.txt").read_text() == "mine"
+
+
+def test_empty_sets(settings, tmp_path):
+    with pytest.raises(InputError, match="selection set: holds no samples"):
+        finetune([], TEST, RETENTION, settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_single_step_learns_too(settings, tmp_path):
+    result = finetune(
+        TRAINED[:4], TEST, RETENTION, replace(settings, epochs=1), tmp_path / "run"
+    )
+    assert len(result["training_loss"]) == 1
+    assert result["after"]["test"] != result["before"]["test"]
+
+
+@pytest.mark.slow
+def test_real_model_learns(tmp_path):
+    settings = FinetuneSettings(epochs=4, batch=4, max_tokens=64)
+    result = finetune(TRAINED[:4], TEST[:2], RETENTION[:2], settings, tmp_path / "run")
+    assert result["training_loss"][-1] < result["training_loss"][0] - 0.5
+    # A trained model finds plain English likely, an untrained one (10.8) does not.
+    assert result["before"]["retention"]["per_sample"] < 5
