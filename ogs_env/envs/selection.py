@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.envs import rendering
 from ogs_env.envs.observations import BOUND, candidates
-from ogs_env.envs.streams import ORDERS, deal, given_stream
+from ogs_env.envs.streams import ORDERS, check_counts, deal, given_stream
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import NO_PICK, Information, Rewards, checked_weights, weighted_sum
@@ -200,7 +200,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
             )
         self.bundle: Bundle = load_bundle(bundle)
         self._part = self.bundle.split(split)
-        _check_counts(hand_size, hands, budget, split, len(self._part))
+        check_counts(hand_size, hands, budget, split, len(self._part))
         if order not in ORDERS:
             raise unknown_name("order", order, ORDERS)
         if render_mode not in (None, *self.metadata["render_modes"]):
@@ -380,27 +380,3 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
             "retention_change": retention_change,
             "learner_sketches": self.learner.sketches,
         }
-
-
-def _check_counts(
-    hand_size: int, hands: int, budget: int, split: str, part: int
-) -> None:
-    counts = {"hand_size": hand_size, "hands": hands, "budget": budget}
-    for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int | np.integer):
-            raise InputError(f"{name}: {count!r}; expected a whole number")
-        if count < 1:
-            raise InputError(f"{name}: {count}; expected at least 1")
-    # The last hand alone may be short.
-    if (hands - 1) * hand_size >= part:
-        raise InputError(
-            f"a stream of {hands} hands of {hand_size} is {hands * hand_size} "
-            f"candidates, but split '{split}' has {part}; use fewer hands or a "
-            "smaller hand_size"
-        )
-    stream = min(part, hands * hand_size)
-    if budget > stream:
-        raise InputError(
-            f"budget: {budget} picks from a stream of {stream} candidates; expected "
-            f"at most {stream}"
-        )

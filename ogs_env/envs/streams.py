@@ -12,6 +12,42 @@ ORDERS = ("blocks", "mixed")
 _MIXED_SHARE = 0.25
 
 
+def check_counts(
+    hand_size: int, hands: int, budget: int, split: str, part: int
+) -> None:
+    """Check that an episode fits the split's part of the pool.
+
+    Args:
+        hand_size: Candidates in a hand.
+        hands: Hands in the stream; the last alone may be short.
+        budget: Picks in an episode.
+        split: Name of the part, for the message.
+        part: Candidates in it.
+
+    Raises:
+        InputError: For a number that is not whole and positive, a stream longer
+            than the part, or a budget greater than the stream.
+    """
+    counts = {"hand_size": hand_size, "hands": hands, "budget": budget}
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int | np.integer):
+            raise InputError(f"{name}: {count!r}; expected a whole number")
+        if count < 1:
+            raise InputError(f"{name}: {count}; expected at least 1")
+    if (hands - 1) * hand_size >= part:
+        raise InputError(
+            f"a stream of {hands} hands of {hand_size} is {hands * hand_size} "
+            f"candidates, but split '{split}' has {part}; use fewer hands or a "
+            "smaller hand_size"
+        )
+    stream = min(part, hands * hand_size)
+    if budget > stream:
+        raise InputError(
+            f"budget: {budget} picks from a stream of {stream} candidates; expected "
+            f"at most {stream}"
+        )
+
+
 def deal(
     rng: np.random.Generator,
     rows: NDArray[np.int64],

@@ -260,7 +260,7 @@ class SurrogateLearner:
             for group, gram in self._shared.anchors
         ]
         norms = np.sqrt(np.maximum(np.array(squares, np.float32), 1e-24))
-        return slopes[..., 3:] / norms
+        return np.divide(slopes[..., 3:], norms, dtype=np.float32)
 
     def _group_gradient(self, group: slice) -> Floats:
         factors = self._factors[group] / (group.stop - group.start)

@@ -1,20 +1,15 @@
 import copy
-import doctest
-import pickle
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.envs.registration import EnvSpec
-from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.utils.env_checker import data_equivalence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_bundle import make_bundle
-from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
-import ogs_env
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.envs import observations, selection
 from ogs_env.envs.observations import Candidates
@@ -37,14 +32,6 @@ INFO_KEYS = {
 }
 
 
-@pytest.fixture(params=["OGS-Custom-v0", "OGS-Medical-v0"])
-def spec(request: pytest.FixtureRequest, bundle_folder: Path) -> EnvSpec:
-    spec = copy.deepcopy(gymnasium.spec(request.param))
-    if request.param == "OGS-Custom-v0":
-        spec.kwargs["bundle"] = str(bundle_folder)
-    return spec
-
-
 def make(folder: Path, **kwargs: Any) -> SelectionEnv:
     return SelectionEnv(str(folder), **kwargs)
 
@@ -52,82 +39,6 @@ def make(folder: Path, **kwargs: Any) -> SelectionEnv:
 @pytest.fixture
 def env(bundle_folder: Path) -> SelectionEnv:
     return make(bundle_folder, hand_size=4, hands=6, budget=5)
-
-
-# The battery over the registered ids.
-
-
-@pytest.mark.filterwarnings("error")
-def test_gymnasium_checker(spec: EnvSpec) -> None:
-    check_env(gymnasium.make(spec, disable_env_checker=True).unwrapped)
-
-
-# Two-dimensional boxes are what the Navigator's policy takes.
-@pytest.mark.filterwarnings("ignore:Your observation candidates has an unconvent")
-@pytest.mark.filterwarnings("error")
-def test_stable_baselines3_checker(spec: EnvSpec) -> None:
-    check_env_for_sb3(gymnasium.make(spec).unwrapped)
-
-
-def test_two_copies_play_the_same(spec: EnvSpec) -> None:
-    one, two = gymnasium.make(spec), gymnasium.make(spec)
-    one.action_space.seed(1)
-    assert data_equivalence(one.reset(seed=1), two.reset(seed=1), exact=True)
-    for _ in range(50):
-        action = one.action_space.sample()
-        first, second = one.step(action), two.step(action)
-        assert data_equivalence(first, second, exact=True)
-        assert set(first[4]) == INFO_KEYS
-        if first[2]:
-            assert data_equivalence(one.reset(), two.reset(), exact=True)
-
-
-def test_seeds_make_different_streams(spec: EnvSpec) -> None:
-    env = gymnasium.make(spec)
-    first, second = (env.reset(seed=seed)[0]["candidates"] for seed in (0, 1))
-    assert not np.array_equal(first, second)
-
-
-def test_pickled_and_copied_envs_go_on_alike(spec: EnvSpec) -> None:
-    env = gymnasium.make(spec).unwrapped
-    env.reset(seed=2)
-    env.step(0)
-    others = [pickle.loads(pickle.dumps(env)), copy.deepcopy(env)]
-    for action in (1, env.hand_size, 4):
-        expected = env.step(action)
-        for other in others:
-            assert data_equivalence(other.step(action), expected, exact=True)
-    expected = env.reset()
-    for other in others:
-        assert data_equivalence(other.reset(), expected, exact=True)
-
-
-def test_spec_goes_through_json(spec: EnvSpec) -> None:
-    spec.kwargs["reward_weights"] = {"conflict": 0.5}
-    made = gymnasium.make(spec)
-    again = gymnasium.make(EnvSpec.from_json(made.spec.to_json()))
-    assert data_equivalence(made.reset(seed=0), again.reset(seed=0), exact=True)
-    assert again.unwrapped.reward_weights["conflict"] == 0.5
-
-
-def test_ansi_frame_shows_the_table(spec: EnvSpec) -> None:
-    env = gymnasium.make(spec, render_mode="ansi")
-    env.reset(seed=0)
-    _, _, _, _, info = env.step(2)
-    inner = env.unwrapped
-    lines = env.render().splitlines()
-    assert "hand 1 of 16, 1 of 32 picked" in lines[0]
-    assert len(lines) == 2 + 15
-    assert info["sample_id"] not in env.render()
-    shown = {line.split()[1] for line in lines[2:]}
-    on_table = inner.table[inner.table >= 0]
-    assert shown == {f"{i:016x}" for i in inner.bundle.pool.ids[on_table].tolist()}
-
-
-def test_docstring_example() -> None:
-    test = doctest.DocTestFinder().find(SelectionEnv, globs={"ogs_env": ogs_env})[0]
-    assert len(test.examples) >= 4
-    assert doctest.DocTestRunner().run(test).failed == 0
 
 
 # What an episode is.
@@ -411,50 +322,7 @@ def test_the_whole_pool_is_one_stream(bundle_folder: Path, bundle: Bundle) -> No
     assert hands == env.hands == env.hands_in_stream
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"indices": [1, 2, 3]}, "3 candidates; expected at least the budget 5 and"),
-        ({"indices": range(25)}, r"25 candidates; .* at most hands \* hand_size = 24"),
-        (
-            {"indices": [0, 1, 2, 3, 480]},
-            "480 is no row of the pool; expected 0 to",
-        ),
-        ({"indices": [0, 1, 2, 3, -1]}, "-1 is no row of the pool"),
-        ({"indices": [0, 1, 2, 3, 3]}, "row 3 is given 2 times"),
-        ({"indices": [0.5] * 5}, "expected a list of whole numbers, found float64"),
-        ({"indices": [[1]]}, r"expected a list of whole numbers, .* shape \(1, 1\)"),
-        ({"index": [1]}, "unknown reset option 'index'; did you mean indices"),
-    ],
-)
-def test_bad_options(env: SelectionEnv, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        env.reset(options=options)
-
-
-# Arguments.
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"split": "trian"}, "unknown split 'trian'; did you mean train"),
-        ({"order": "block"}, "unknown order 'block'; did you mean blocks"),
-        ({"observe": "paths"}, "unknown observe 'paths'; did you mean path"),
-        ({"render_mode": "human"}, "unknown render mode 'human'"),
-        ({"reward_weights": {"gain": 1}}, "unknown reward term 'gain'"),
-        ({"budget": 0}, "budget: 0; expected at least 1"),
-        ({"hands": 2.0}, r"hands: 2\.0; expected a whole number"),
-        ({"hand_size": True}, "hand_size: True; expected a whole number"),
-        ({"budget": 33, "hands": 2}, "33 picks from a stream of 32 candidates"),
-        ({"hands": 64}, r"64 hands of 16 is 1024 .* split 'train' has \d+; use fewer"),
-    ],
-)
-def test_bad_arguments(
-    bundle_folder: Path, kwargs: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        make(bundle_folder, **kwargs)
+# What is seen, and of what.
 
 
 def test_a_bundle_without_path_plays_on_start(tmp_path: Path) -> None:
@@ -468,7 +336,6 @@ def test_a_bundle_without_path_plays_on_start(tmp_path: Path) -> None:
 
 
 def test_observations_need_no_path_sketches(bundle_folder: Path) -> None:
-    # Two bundles that differ in nothing but their path sketches look alike.
     read: list[str] = []
     rows = type(load_bundle(bundle_folder).pool)
     original = rows.sketches

@@ -1,0 +1,53 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ogs_env.envs.selection import SelectionEnv
+from ogs_env.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"split": "trian"}, "unknown split 'trian'; did you mean train"),
+        ({"order": "block"}, "unknown order 'block'; did you mean blocks"),
+        ({"observe": "paths"}, "unknown observe 'paths'; did you mean path"),
+        ({"render_mode": "human"}, "unknown render mode 'human'"),
+        ({"reward_weights": {"gain": 1}}, "unknown reward term 'gain'"),
+        ({"budget": 0}, "budget: 0; expected at least 1"),
+        ({"hands": 2.0}, r"hands: 2\.0; expected a whole number"),
+        ({"hand_size": True}, "hand_size: True; expected a whole number"),
+        ({"budget": 33, "hands": 2}, "33 picks from a stream of 32 candidates"),
+        ({"hands": 64}, r"64 hands of 16 is 1024 .* split 'train' has \d+; use fewer"),
+    ],
+)
+def test_bad_arguments(
+    bundle_folder: Path, kwargs: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        SelectionEnv(str(bundle_folder), **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"indices": [1, 2, 3]}, "3 candidates; expected at least the budget 5 and"),
+        ({"indices": range(25)}, r"25 candidates; .* at most hands \* hand_size = 24"),
+        (
+            {"indices": [0, 1, 2, 3, 480]},
+            "480 is no row of the pool; expected 0 to",
+        ),
+        ({"indices": [0, 1, 2, 3, -1]}, "-1 is no row of the pool"),
+        ({"indices": [0, 1, 2, 3, 3]}, "row 3 is given 2 times"),
+        ({"indices": [0.5] * 5}, "expected a list of whole numbers, found float64"),
+        ({"indices": [[1]]}, r"expected a list of whole numbers, .* shape \(1, 1\)"),
+        ({"index": [1]}, "unknown reset option 'index'; did you mean indices"),
+    ],
+)
+def test_bad_options(
+    bundle_folder: Path, options: dict[str, Any], message: str
+) -> None:
+    env = SelectionEnv(str(bundle_folder), hand_size=4, hands=6, budget=5)
+    with pytest.raises(InputError, match=message):
+        env.reset(options=options)
