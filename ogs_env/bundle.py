@@ -232,7 +232,7 @@ class Bundle:
         for name, shard in zip(files, shards, strict=True):
             self._check_shard(self.path / name, shard)
         rows = sum(len(shard["ids"]) for shard in shards)
-        if rows == 0 or rows != self.manifest["roles"][role]:
+        if rows == 0 or rows != self.manifest["roles"].get(role):
             raise InputError(
                 f"{self.path}: role '{role}' has {rows} rows, the manifest says "
                 f"{self.manifest['roles'].get(role)}; rebuild the bundle"
@@ -259,6 +259,15 @@ class Bundle:
                 raise InputError(
                     f"{file}: tensor '{name}' holds a NaN or infinity in row {row} "
                     f"(sample {int(shard['ids'][row]):016x}); rebuild the bundle"
+                )
+        for name, names in (
+            ("sources", self.sources),
+            ("capabilities", self.capabilities),
+        ):
+            if rows and shard[name].max() >= len(names):
+                raise InputError(
+                    f"{file}: tensor '{name}' names number {shard[name].max()}, the "
+                    f"manifest lists {len(names)} {name}; rebuild the bundle"
                 )
 
 

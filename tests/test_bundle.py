@@ -123,6 +123,18 @@ def test_a_nan_is_named_with_row_and_sample(folder: Path, tensor: str) -> None:
         load_bundle(folder)
 
 
+def test_a_source_that_the_manifest_does_not_list_is_noticed(folder: Path) -> None:
+    edit_manifest(folder, sources=[{"name": "alpha"}])
+    with pytest.raises(InputError, match=r"'sources' names number \d, .* lists 1 so"):
+        load_bundle(folder)
+
+
+def test_a_role_that_the_manifest_does_not_count_is_noticed(folder: Path) -> None:
+    edit_manifest(folder, roles={"pool": 60})
+    with pytest.raises(InputError, match="'dev' has 12 rows, the manifest says None"):
+        load_bundle(folder)
+
+
 def test_another_k_is_noticed(folder: Path) -> None:
     edit_manifest(folder, projection={"k": 32})
     with pytest.raises(InputError, match=r"'start' should have shape \(\d+, 32\)"):

@@ -148,8 +148,8 @@ class SurrogateLearner:
 
     def __init__(self, bundle: Bundle) -> None:
         settings = bundle.manifest["learner"]
-        self.sketches: str = settings["sketches"]
-        self.step = float(settings["step"])
+        self.sketches: str = settings.get("sketches", "")
+        self.step = float(settings.get("step", 0))
         known = ("path", "start") if bundle.has_path else ("start",)
         if self.sketches not in known or not 0 < self.step < np.inf:
             raise InputError(

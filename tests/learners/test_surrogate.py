@@ -172,7 +172,7 @@ def test_a_pool_too_large_for_tables_gives_the_same_numbers(
 
 @pytest.mark.parametrize(
     "learner",
-    [{"sketches": "path", "step": 0.0}, {"sketches": "pth", "step": 0.1}],
+    [{"sketches": "path", "step": 0.0}, {"sketches": "pth", "step": 0.1}, {}],
 )
 def test_a_manifest_that_does_not_fit_is_refused(
     tmp_path: Path, learner: dict[str, object]
