@@ -1,0 +1,288 @@
+"""Train a Navigator with MaskablePPO, and measure policies on paired episodes."""
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ogs_env.agents.navigator import Navigator, NavigatorPolicy
+from ogs_env.agents.selector import Policy, episode_return, selection_env
+from sb3_contrib import MaskablePPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from tqdm import tqdm
+
+from ogs_env.errors import InputError, unknown_name
+
+# Episodes that choose the best model and those that report are seeded apart, so a
+# reported return is not the best of several draws of the same episodes.
+CHOICE_SEEDS = range(1_000_000, 1_000_000 + 10_000)
+REPORT_SEEDS = range(2_000_000, 2_000_000 + 10_000)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What a training run needs; the defaults suit the shipped environments.
+
+    Attributes:
+        env: Id of the environment.
+        env_kwargs: Its arguments, without `split`.
+        seed: Of everything random: weights, exploration, episodes.
+        seconds: Train at most this long, evaluations included; None: no limit.
+        steps: Train at most this many environment steps; None: no limit. With
+            steps and without seconds a run is repeatable to the last bit.
+        copies: Copies of the environment that play side by side.
+        rollout: Steps of each copy between two updates.
+        batch: Steps in a minibatch.
+        epochs: Passes over a rollout.
+        learning_rate: Adam's at the start; falls linearly to a twentieth.
+        discount: Of future rewards; episodes are short and end by themselves.
+        gae: Lambda of generalised advantage estimation (Schulman et al. 2016).
+        clip: PPO's clip range.
+        entropy: Weight of the entropy bonus at the start; falls as the rate does.
+        width: Units of the network's hidden layers.
+        evaluations: Times that the model is evaluated; the best one is kept.
+        evaluation_episodes: Episodes of each of these evaluations.
+    """
+
+    env: str = "OGS-Medical-v0"
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    seconds: float | None = 150.0
+    steps: int | None = None
+    copies: int = 32
+    rollout: int = 32
+    batch: int = 256
+    epochs: int = 4
+    learning_rate: float = 1e-3
+    discount: float = 1.0
+    gae: float = 0.95
+    clip: float = 0.2
+    entropy: float = 0.01
+    width: int = 64
+    evaluations: int = 8
+    evaluation_episodes: int = 48
+
+    def __post_init__(self) -> None:
+        if self.seconds is None and self.steps is None:
+            raise InputError("training needs a limit: give seconds, steps or both")
+        if self.seconds is not None and not self.seconds > 0:
+            raise InputError(f"seconds is {self.seconds}, expected a positive number")
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"steps is {self.steps}, expected at least 1")
+
+
+class Clock:
+    """How much of a run's limits is spent, from 0 to 1."""
+
+    def __init__(self, seconds: float | None, steps: int | None) -> None:
+        self.seconds = seconds
+        self.steps = steps
+        self.started = time.monotonic()
+
+    def spent(self, steps: int) -> float:
+        """Return the larger spent part of the two limits after `steps` steps."""
+        parts = [0.0]
+        if self.steps is not None:
+            parts.append(steps / self.steps)
+        if self.seconds is not None:
+            parts.append((time.monotonic() - self.started) / self.seconds)
+        return min(max(parts), 1.0)
+
+
+class _Quiet(gym.Wrapper):
+    """Drop info, which SB3's vector environment would copy deeply at every step."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, _ = self.env.step(int(action))
+        return observation, reward, terminated, truncated, {}
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        return self.env.reset(**kwargs)[0], {}
+
+
+class _Coach(BaseCallback):
+    """Keep the time, lower the rates, evaluate now and then, keep the best."""
+
+    def __init__(self, settings: TrainSettings, clock: Clock, test: gym.Env) -> None:
+        super().__init__()
+        self.settings = settings
+        self.clock = clock
+        self.test = test
+        self.curve: list[dict[str, float]] = []
+        self.best: dict[str, torch.Tensor] = {}
+        self.best_at: dict[str, float] = {"steps": 0, "return": -math.inf}
+        self.bar = tqdm(total=100, unit="%", desc="training", leave=False)
+
+    def _on_rollout_start(self) -> None:
+        spent = self.clock.spent(self.num_timesteps)
+        assert isinstance(self.model, MaskablePPO)
+        self.model.ent_coef = self.settings.entropy * (1 - spent)
+        self.bar.update(round(100 * spent) - self.bar.n)
+        if spent * self.settings.evaluations >= len(self.curve) + 1:
+            self.evaluate()
+
+    def _on_step(self) -> bool:
+        seconds = self.clock.seconds
+        return seconds is None or time.monotonic() - self.clock.started < seconds
+
+    def evaluate(self) -> None:
+        """Play the choosing episodes; remember the weights if they are the best."""
+        policy = self.model.policy
+        assert isinstance(policy, NavigatorPolicy)
+        seeds = CHOICE_SEEDS[: self.settings.evaluation_episodes]
+        mean = float(play(self.test, Navigator(policy, {}), seeds).mean())
+        self.curve.append({"steps": self.num_timesteps, "return": mean})
+        self.bar.set_postfix({"steps": self.num_timesteps, "return": f"{mean:.2f}"})
+        if mean > self.best_at["return"]:
+            self.best_at = self.curve[-1]
+            self.best = copy.deepcopy(policy.state_dict())
+
+
+def train(settings: TrainSettings, folder: Path | None = None) -> Navigator:
+    """Train a Navigator and, given a folder, save it there once it is whole.
+
+    PPO (Schulman et al. 2017) with invalid actions masked (Huang and Ontanon
+    2022), on the environment's train split. Several times in a run the model plays
+    fixed episodes of the test split; the best one is kept.
+
+    SB3 seeds the global generators of Python, NumPy and torch with the run's seed.
+
+    Args:
+        settings: See `TrainSettings`.
+        folder: Where to save; an agent there is replaced at the end of the run.
+
+    Returns:
+        The trained agent; `description["training"]` sums the run up.
+
+    Raises:
+        InputError: If a setting is out of range or the environment is unknown.
+    """
+    torch.set_num_threads(1)
+    clock = Clock(settings.seconds, settings.steps)
+    test = make(settings.env, {**settings.env_kwargs, "split": "test"})
+    kwargs = {**settings.env_kwargs, "split": "train"}
+
+    def copy_of_environment() -> gym.Env:
+        return _Quiet(make(settings.env, kwargs))
+
+    environments = VecNormalize(
+        DummyVecEnv([copy_of_environment] * settings.copies),
+        norm_obs=False,
+        gamma=settings.discount,
+    )
+    coach = _Coach(settings, clock, test)
+    model = MaskablePPO(
+        NavigatorPolicy,
+        environments,
+        learning_rate=lambda _: (
+            settings.learning_rate * max(1 - clock.spent(coach.num_timesteps), 0.05)
+        ),
+        n_steps=settings.rollout,
+        batch_size=settings.batch,
+        n_epochs=settings.epochs,
+        gamma=settings.discount,
+        gae_lambda=settings.gae,
+        clip_range=settings.clip,
+        policy_kwargs={"width": settings.width},
+        seed=settings.seed,
+        device="cpu",
+    )
+    with coach.bar:
+        model.learn(settings.steps or 10**12, callback=coach, log_interval=10**9)
+        coach.evaluate()
+    policy = model.policy
+    assert isinstance(policy, NavigatorPolicy)
+    policy.load_state_dict(coach.best)
+    policy.set_training_mode(False)
+    played = selection_env(test)
+    agent = Navigator(
+        policy,
+        {
+            "bundle": played.bundle.name,
+            "space": played.bundle.space,
+            "environment": {
+                "id": settings.env,
+                "hand_size": played.hand_size,
+                "hands": played.hands,
+                "budget": played.budget,
+                "order": played.order,
+            },
+            "reward_weights": played.reward_weights,
+            "settings": asdict(settings),
+            "training": {
+                "steps": model.num_timesteps,
+                "seconds": round(time.monotonic() - clock.started, 1),
+                "kept": coach.best_at,
+                "curve": coach.curve,
+            },
+        },
+    )
+    environments.close()
+    test.close()
+    if folder is not None:
+        agent.save(folder)
+    return agent
+
+
+def make(env: str, kwargs: dict[str, Any]) -> gym.Env:
+    """Make an environment; an unknown id is told with near ones.
+
+    Raises:
+        InputError: If the id is unknown or an argument is wrong.
+    """
+    try:
+        return gym.make(env, disable_env_checker=True, **kwargs)
+    except gym.error.UnregisteredEnv:
+        known = [name for name in gym.registry if name.startswith("OGS-")]
+        raise unknown_name("environment", env, known) from None
+
+
+def play(
+    environment: gym.Env, policy: Policy, seeds: Sequence[int]
+) -> NDArray[np.float64]:
+    """Play one episode per seed.
+
+    Args:
+        environment: A `SelectionEnv`, wrapped or not.
+        policy: From (observation, info, env) to an action.
+        seeds: One for each episode; the same seeds pair policies.
+
+    Returns:
+        float64 (episodes,), undiscounted returns.
+    """
+    return np.array([episode_return(environment, policy, seed) for seed in seeds])
+
+
+def summarise(
+    returns: NDArray[np.float64], resamples: int = 10_000
+) -> dict[str, float]:
+    """Return a mean with its 95 % interval.
+
+    Percentile bootstrap (Efron and Tibshirani 1993). Of several training runs on
+    the same episodes, runs and episodes are both drawn anew, since a luckier seed
+    and easier episodes are two sources of chance.
+
+    Args:
+        returns: float64 (episodes,) or (runs, episodes).
+        resamples: Bootstrap draws.
+
+    Returns:
+        `mean`, `low` and `high`.
+    """
+    table = np.atleast_2d(returns)
+    rng = np.random.default_rng(0)
+    weights = [
+        rng.multinomial(size, np.full(size, 1 / size), size=resamples) / size
+        for size in table.shape
+    ]
+    means = np.einsum("ri,ij,rj->r", weights[0], table, weights[1], optimize=True)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {"mean": float(table.mean()), "low": float(low), "high": float(high)}

@@ -1,0 +1,198 @@
+"""Train agents, and compare them with the baselines: the command `ogs train`."""
+
+import argparse
+import importlib.metadata
+import platform
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ogs_env.agents.selector import make_policy
+from ogs_env.agents.training import (
+    REPORT_SEEDS,
+    TrainSettings,
+    make,
+    play,
+    summarise,
+    train,
+)
+
+from ogs_env.errors import InputError
+from ogs_env.files import write_json
+
+BASELINES = ("random", "conflict", "orth", "greedy", "domain-cosine", "oracle")
+AGENT = "agent"
+RESULT = "train.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ogs train` to a parser."""
+    defaults = TrainSettings()
+    parser.add_argument(
+        "--env",
+        help=f"environment id (default {defaults.env}, or OGS-Custom-v0 with --bundle)",
+    )
+    parser.add_argument("--bundle", help="shipped bundle's name, or a bundle's folder")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        help="train once per seed, each in its own folder, and report over all",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help=f"train at most so long (default {defaults.seconds:.0f}; no limit with "
+        "--steps, which makes runs repeatable)",
+    )
+    parser.add_argument("--steps", type=int, help="train at most so many steps")
+    parser.add_argument(
+        "--out", type=Path, default=Path("trained"), help="folder (default trained)"
+    )
+    parser.add_argument(
+        "--result", type=Path, help=f"result file (default {RESULT} in the folder)"
+    )
+    parser.add_argument(
+        "--episodes",
+        type=int,
+        default=100,
+        help="test episodes of the comparison (default 100)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, compare, print the table, and write agents and result.
+
+    Raises:
+        InputError: For a wrong option, or a folder that cannot be written.
+    """
+    if not 2 <= arguments.episodes <= len(REPORT_SEEDS):
+        raise InputError(
+            f"--episodes {arguments.episodes}: expected 2 to {len(REPORT_SEEDS)}"
+        )
+    seconds = arguments.seconds
+    if seconds is None and arguments.steps is None:
+        seconds = TrainSettings().seconds
+    custom = "OGS-Custom-v0" if arguments.bundle else TrainSettings().env
+    settings = TrainSettings(
+        env=arguments.env or custom,
+        env_kwargs={"bundle": arguments.bundle} if arguments.bundle else {},
+        seconds=seconds,
+        steps=arguments.steps,
+    )
+    seeds = arguments.seeds or [arguments.seed]
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {seeds}: a seed is given twice")
+    # Made before the training, so that a bad folder does not cost minutes.
+    result_file = arguments.result or arguments.out / RESULT
+    for folder in (arguments.out, result_file.parent):
+        _check_writable(folder)
+    result = study(settings, seeds, arguments.out, arguments.episodes)
+    write_json(result_file, result)
+    print(table(result))
+    for agent in result["agents"]:
+        print(f"agent: {agent['folder']}")
+    print(f"result: {result_file}")
+
+
+def study(
+    settings: TrainSettings, seeds: list[int], out: Path, episodes: int
+) -> dict[str, Any]:
+    """Train one agent per seed and play all policies on the same test episodes.
+
+    Args:
+        settings: Of every run but for the seed.
+        seeds: One run each.
+        out: The agent's folder; of several seeds, it holds one folder each.
+        episodes: Test episodes, seeded apart from those that chose the best models.
+
+    Returns:
+        JSON-able: returns with 95 % intervals, the agent's margin over each
+        baseline on the same episodes, the runs' settings and summaries.
+    """
+    environment = make(settings.env, {**settings.env_kwargs, "split": "test"})
+    played = REPORT_SEEDS[:episodes]
+    returns: dict[str, NDArray[np.float64]] = {}
+    for name in BASELINES:
+        policy = make_policy(name, environment, np.random.default_rng(0))
+        returns[name] = play(environment, policy, played)
+    agents, runs = [], []
+    for seed in seeds:
+        folder = out if len(seeds) == 1 else out / f"seed-{seed}"
+        agent = train(replace(settings, seed=seed), folder)
+        runs.append(play(environment, agent, played))
+        agents.append(
+            {
+                "folder": str(folder),
+                "seed": seed,
+                "return": summarise(runs[-1]),
+                "training": agent.description["training"],
+            }
+        )
+    returns[AGENT] = np.stack(runs)
+    description = agent.description
+    keys = ("bundle", "space", "environment", "reward_weights", "settings")
+    return {
+        **{key: description[key] for key in keys},
+        "seeds": seeds,
+        "episodes": episodes,
+        "split": "test",
+        "returns": {name: summarise(values) for name, values in returns.items()},
+        "agent_minus": {
+            name: summarise(returns[AGENT] - returns[name]) for name in BASELINES
+        },
+        "agents": agents,
+        "versions": _versions(),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the comparison as text, lowest mean return first."""
+    lines = [
+        f"{result['environment']['id']} ({result['bundle']}), test split, "
+        f"{result['episodes']} episodes, training seeds {result['seeds']}",
+        f"{'policy':<16}{'return':>8}  {'95 % interval':<18}{'agent minus it':>14}  "
+        "95 % interval",
+    ]
+    returns = result["returns"]
+    for name in sorted(returns, key=lambda name: returns[name]["mean"]):
+        line = f"{name:<16}{_columns(returns[name])}"
+        if name != AGENT:
+            line += f"{'':>6}{_columns(result['agent_minus'][name])}"
+        lines.append(line.rstrip())
+    return "\n".join(lines)
+
+
+def _columns(summary: dict[str, float]) -> str:
+    span = f"[{summary['low']:.2f}, {summary['high']:.2f}]"
+    return f"{summary['mean']:>8.2f}  {span:<18}"
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from None
+
+
+def _versions() -> dict[str, str]:
+    names = ("gymnasium", "numpy", "sb3-contrib", "stable-baselines3", "torch")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"python": platform.python_version(), **found}
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__)
+    add_arguments(options)
+    try:
+        run(options.parse_args())
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,193 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ogs_env.agents.navigator import Navigator, build_policy
+
+from ogs_env.errors import InputError
+
+ROW, CONTEXT, HAND = 38, 100, 16
+torch.set_num_threads(1)
+
+
+def make_agent(hand_size=HAND, width=64, seed=0):
+    policy = build_policy(ROW, CONTEXT, width, hand_size)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():  # heads start near zero; a trained policy's do not
+        for tensor in policy.mlp_extractor.parameters():
+            tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
+    policy.set_training_mode(False)
+    description = {"space": "s", "bundle": "b", "environment": {"id": "x"}}
+    return Navigator(policy, description)
+
+
+def make_observations(rng, batch=8, hand_size=HAND):
+    masks = rng.random((batch, hand_size + 1)) < 0.6
+    masks[:, -1] = True
+    candidates = rng.normal(size=(batch, hand_size, ROW)).astype(np.float32)
+    candidates[..., -1] = 1.0
+    candidates[~masks[:, :-1]] = 0.0
+    context = rng.normal(size=(batch, CONTEXT)).astype(np.float32)
+    return {"candidates": candidates, "context": context}, masks
+
+
+def values(agent, observation):
+    tensors = {key: torch.as_tensor(value) for key, value in observation.items()}
+    with torch.no_grad():
+        return agent.policy.predict_values(tensors).numpy()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_reordered_hand_reorders_logits_and_keeps_value(seed):
+    rng = np.random.default_rng(seed)
+    agent = make_agent(seed=seed)
+    observation, masks = make_observations(rng)
+    order = rng.permutation(HAND)
+    moved = {**observation, "candidates": observation["candidates"][:, order]}
+    whole = np.append(order, HAND)
+    before = agent.log_probabilities(observation, masks)
+    after = agent.log_probabilities(moved, masks[:, whole])
+    valid = masks[:, whole]
+    np.testing.assert_allclose(after[valid], before[:, whole][valid], atol=1e-4)
+    np.testing.assert_allclose(
+        values(agent, moved), values(agent, observation), atol=1e-4
+    )
+
+
+def test_each_candidate_and_the_context_matter():
+    rng = np.random.default_rng(0)
+    agent = make_agent()
+    observation, _ = make_observations(rng, batch=1)
+    observation["candidates"][..., -1] = 1.0
+    masks = np.ones((1, HAND + 1), bool)
+    before = agent.log_probabilities(observation, masks)
+    for place in (0, HAND - 1):
+        changed = {key: value.copy() for key, value in observation.items()}
+        changed["candidates"][0, place, 3] += 1.0
+        assert not np.allclose(agent.log_probabilities(changed, masks), before)
+    changed = {**observation, "context": observation["context"] + 1.0}
+    assert not np.allclose(agent.log_probabilities(changed, masks), before)
+
+
+def test_masked_actions_are_never_taken():
+    rng = np.random.default_rng(1)
+    agent = make_agent()
+    observation, masks = make_observations(rng, batch=200)
+    for deterministic in (True, False):
+        actions, _ = agent.policy.predict(
+            observation, deterministic=deterministic, action_masks=masks
+        )
+        assert masks[np.arange(200), actions].all()
+    probabilities = np.exp(agent.log_probabilities(observation, masks))
+    assert (probabilities[~masks] == 0).all()
+    np.testing.assert_allclose(probabilities.sum(1), 1.0, atol=1e-5)
+
+
+def test_empty_places_change_nothing():
+    rng = np.random.default_rng(2)
+    observation, masks = make_observations(rng, batch=4)
+    wide = {
+        "candidates": np.pad(observation["candidates"], ((0, 0), (0, 5), (0, 0))),
+        "context": observation["context"],
+    }
+    wide_masks = np.concatenate(
+        [masks[:, :HAND], np.zeros((4, 5), bool), masks[:, HAND:]], axis=1
+    )
+    narrow = make_agent().log_probabilities(observation, masks)
+    padded = make_agent(hand_size=HAND + 5).log_probabilities(wide, wide_masks)
+    np.testing.assert_allclose(padded[wide_masks], narrow[masks], atol=1e-4)
+
+
+def test_an_empty_hand_gives_finite_numbers():
+    agent = make_agent()
+    observation = {
+        "candidates": np.zeros((1, HAND, ROW), np.float32),
+        "context": np.zeros((1, CONTEXT), np.float32),
+    }
+    masks = np.zeros((1, HAND + 1), bool)
+    masks[:, -1] = True
+    assert agent.log_probabilities(observation, masks).argmax() == HAND
+    assert np.isfinite(values(agent, observation)).all()
+
+
+@pytest.mark.parametrize("hand_size", [1, HAND, 40])
+def test_save_and_load_give_equal_actions_at_any_hand_size(tmp_path, hand_size):
+    make_agent().save(tmp_path / "agent")
+    rng = np.random.default_rng(3)
+    observation, masks = make_observations(rng, 50, hand_size)
+    loaded = Navigator.load(tmp_path / "agent", hand_size)
+    expected = make_agent(hand_size).log_probabilities(observation, masks)
+    found = loaded.log_probabilities(observation, masks)
+    np.testing.assert_array_equal(found, expected)
+    one = {key: value[7] for key, value in observation.items()}
+    info = {"action_mask": masks[7].astype(np.int8)}
+    assert loaded(one, info, None) == expected[7].argmax()
+
+
+def test_load_leaves_global_generators_alone(tmp_path):
+    make_agent().save(tmp_path)
+    before = torch.random.get_rng_state()
+    Navigator.load(tmp_path)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_missing_files_are_told(tmp_path):
+    with pytest.raises(InputError, match=r"agent\.json: no such file"):
+        Navigator.load(tmp_path / "none")
+    make_agent().save(tmp_path)
+    (tmp_path / "policy.safetensors").unlink()
+    with pytest.raises(InputError, match=r"policy\.safetensors: cannot be read"):
+        Navigator.load(tmp_path)
+
+
+def edit(folder, change):
+    file = folder / "agent.json"
+    description = json.loads(file.read_text())
+    change(description)
+    file.write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(format_version=99), "format version 99"),
+        (lambda d: d.update(format="zip"), "is no description of an ogs_env agent"),
+        (lambda d: d.pop("space"), "lacks 'space'"),
+        (lambda d: d["network"].update(width=32), "has shape"),
+        (lambda d: d["network"].update(row=12), "'actor.row.weight' has shape"),
+        (lambda d: d["network"].update(width=-1), "'network.width' is -1"),
+        (lambda d: d.update(weights_sha256="0"), "sha256"),
+    ],
+)
+def test_wrong_descriptions_are_told(tmp_path, change, message):
+    make_agent().save(tmp_path)
+    edit(tmp_path, change)
+    with pytest.raises(InputError, match=message) as caught:
+        Navigator.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_weights_are_told(tmp_path):
+    import hashlib
+
+    make_agent().save(tmp_path)
+    (tmp_path / "policy.safetensors").write_bytes(b"no tensors")
+    digest = hashlib.sha256(b"no tensors").hexdigest()
+    edit(tmp_path, lambda d: d.update(weights_sha256=digest))
+    with pytest.raises(InputError, match="is no safetensors file"):
+        Navigator.load(tmp_path)
+
+
+def test_a_failed_save_leaves_the_old_agent(tmp_path):
+    make_agent(seed=1).save(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    broken = make_agent(seed=2)
+    broken.description["settings"] = object()  # JSON refuses it midway
+    with pytest.raises(TypeError):
+        broken.save(tmp_path)
+    after = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert after == before

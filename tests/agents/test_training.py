@@ -1,0 +1,229 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from make_bundle import edit_manifest, make_bundle
+from ogs_env.agents.deployment import AgentSelector, load_selector
+from ogs_env.agents.navigator import Navigator
+from ogs_env.agents.selector import make_policy
+from ogs_env.agents.training import (
+    CHOICE_SEEDS,
+    REPORT_SEEDS,
+    Clock,
+    TrainSettings,
+    make,
+    play,
+    summarise,
+    train,
+)
+
+from ogs_env.bundle import load_bundle
+from ogs_env.errors import InputError
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "pool", pool=1200)
+
+
+def settings(folder, **changes):
+    defaults = {
+        "env": "OGS-Custom-v0",
+        "env_kwargs": {"bundle": str(folder), "budget": 16, "hands": 8},
+        "seconds": None,
+        "steps": 10_000,
+        "copies": 8,
+        "rollout": 64,
+        "batch": 128,
+        "learning_rate": 3e-3,
+        "evaluations": 2,
+        "evaluation_episodes": 16,
+    }
+    return TrainSettings(**(defaults | changes))
+
+
+def environment_of(folder):
+    return make("OGS-Custom-v0", {**settings(folder).env_kwargs, "split": "test"})
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    """A briefly trained agent, and its folder."""
+    place = tmp_path_factory.mktemp("agents") / "brief"
+    return train(settings(folder), place), place
+
+
+def test_brief_training_beats_random_clearly(folder, trained):
+    environment = make(
+        "OGS-Custom-v0", {**settings(folder).env_kwargs, "split": "test"}
+    )
+    seeds = REPORT_SEEDS[:60]
+    policy = make_policy("random", environment, np.random.default_rng(0))
+    random = play(environment, policy, seeds)
+    agent = play(environment, trained[0], seeds)
+    gain = summarise(agent - random)
+    assert gain["low"] > 0.3 * random.mean() > 0
+    assert (agent > random).mean() > 0.8
+
+
+def test_saved_agent_plays_as_the_trained_one(folder, trained):
+    agent, place = trained
+    loaded = Navigator.load(place)
+    environment = make(
+        "OGS-Custom-v0", {**settings(folder).env_kwargs, "split": "test"}
+    )
+    seeds = REPORT_SEEDS[:5]
+    np.testing.assert_array_equal(
+        play(environment, loaded, seeds), play(environment, agent, seeds)
+    )
+
+
+def test_description_says_where_the_agent_comes_from(trained):
+    description = json.loads((trained[1] / "agent.json").read_text())
+    assert description["bundle"] == "made"
+    assert description["space"] == "made-64"
+    assert description["environment"]["budget"] == 16
+    assert description["reward_weights"]["domain_gain"] == 1.0
+    assert description["settings"]["steps"] == 10_000
+    training = description["training"]
+    assert training["steps"] >= 10_000
+    assert training["kept"]["return"] == max(c["return"] for c in training["curve"])
+
+
+def test_same_seed_gives_the_same_weights_another_seed_others(folder):
+    short = {"steps": 300, "copies": 4, "rollout": 32, "batch": 64, "evaluations": 1}
+    short["evaluation_episodes"] = 2
+    first, again, other = (
+        train(settings(folder, seed=seed, **short)).policy.state_dict()
+        for seed in (7, 7, 8)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_time_limit_ends_training(folder):
+    agent = train(
+        settings(folder, seconds=1.0, steps=10**9, evaluation_episodes=2, evaluations=1)
+    )
+    training = agent.description["training"]
+    assert training["seconds"] < 20
+    assert 0 < training["steps"] < 10**6
+
+
+def test_seeds_that_choose_and_seeds_that_report_are_apart():
+    assert not set(CHOICE_SEEDS) & set(REPORT_SEEDS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seconds": None, "steps": None}, "needs a limit"),
+        ({"seconds": -1.0}, "seconds is -1.0"),
+        ({"steps": 0}, "steps is 0"),
+    ],
+)
+def test_wrong_limits_are_told(changes, message):
+    with pytest.raises(InputError, match=message):
+        TrainSettings(**changes)
+
+
+def test_unknown_environment_is_told_with_near_names():
+    with pytest.raises(InputError, match="did you mean OGS-Custom-v0"):
+        train(TrainSettings(env="OGS-Costum-v0", steps=1))
+
+
+def test_clock_takes_the_limit_that_is_nearer():
+    assert Clock(None, 100).spent(25) == 0.25
+    assert Clock(1e9, 100).spent(50) == 0.5
+    assert Clock(1e-9, 100).spent(0) == 1.0
+
+
+def test_interval_covers_the_true_mean_and_widens_with_unlike_runs():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        found = summarise(rng.normal(3.0, 2.0, size=100), resamples=500)
+        covered += found["low"] <= 3.0 <= found["high"]
+    assert 178 <= covered <= 199
+    alike = np.tile(rng.normal(size=100), (3, 1))
+    unlike = alike + np.array([[-3.0], [0.0], [3.0]])
+    widths = [summarise(t)["high"] - summarise(t)["low"] for t in (alike, unlike)]
+    assert widths[1] > 2 * widths[0]
+
+
+@pytest.mark.parametrize("budget", [1, 5, 77, 600, 1200])
+def test_deployment_selects_exactly_the_budget(folder, trained, budget):
+    bundle = load_bundle(folder)
+    selector = AgentSelector(trained[1])
+    rows, scores = selector.select(bundle, budget, np.random.default_rng(0))
+    assert rows.dtype == np.int64
+    assert scores.dtype == np.float32
+    assert rows.shape == scores.shape == (budget,)
+    assert len(np.unique(rows)) == budget
+    assert rows.min() >= 0
+    assert rows.max() < 1200
+    assert (np.diff(scores) <= 0).all()
+    assert scores.min() >= 0
+    assert scores.max() <= 1
+    again, _ = selector.select(bundle, budget, np.random.default_rng(0))
+    np.testing.assert_array_equal(again, rows)
+
+
+def test_deployment_stays_within_the_given_candidates(folder, trained):
+    candidates = np.arange(30, 70)
+    selector = AgentSelector(trained[1])
+    rng = np.random.default_rng(0)
+    rows, _ = selector.select(load_bundle(folder), 11, rng, candidates)
+    assert len(rows) == 11
+    assert set(rows) <= set(candidates)
+
+
+def test_deployment_takes_a_pool_smaller_than_a_stream(tmp_path, trained):
+    small = load_bundle(make_bundle(tmp_path / "small", pool=40))
+    rows, _ = AgentSelector(trained[1]).select(small, 6, np.random.default_rng(0))
+    assert len(set(rows)) == 6
+
+
+def test_deployed_selection_teaches_more_than_a_random_one(folder, trained):
+    from ogs_env.learners.surrogate import SurrogateLearner
+
+    bundle = load_bundle(folder)
+    part = bundle.split("test")
+
+    def loss_after(rows):
+        learner = SurrogateLearner(bundle)
+        for row in rows:
+            learner.update(int(row))
+        return learner.domain_loss()
+
+    rng = np.random.default_rng(0)
+    selector = AgentSelector(trained[1])
+    chosen = loss_after(selector.select(bundle, 30, rng, part)[0])
+    random = [loss_after(rng.permutation(part)[:30]) for _ in range(20)]
+    assert chosen < min(random)
+
+
+def test_another_sketch_space_is_told(tmp_path, trained):
+    other = make_bundle(tmp_path / "other", pool=300)
+    edit_manifest(other, space="elsewhere")
+    with pytest.raises(InputError, match=r"in sketch space 'made-64'.*elsewhere"):
+        AgentSelector(trained[1]).select(
+            load_bundle(other), 5, np.random.default_rng(0)
+        )
+
+
+@pytest.mark.parametrize("budget", [0, -1, 1201])
+def test_wrong_budget_is_told(folder, trained, budget):
+    selector = AgentSelector(trained[1])
+    with pytest.raises(InputError, match=f"budget: {budget}; expected 1 to the 1200"):
+        selector.select(load_bundle(folder), budget, np.random.default_rng(0))
+
+
+def test_load_selector_finds_agents_and_baselines(trained):
+    assert isinstance(load_selector(str(trained[1])), AgentSelector)
+    assert not isinstance(load_selector("random"), AgentSelector)
+    with pytest.raises(InputError, match="unknown agent 'randon'; did you mean random"):
+        load_selector("randon")

@@ -1,0 +1,80 @@
+import argparse
+import json
+
+import pytest
+from make_bundle import make_bundle
+from ogs_env.agents.deployment import AgentSelector
+from ogs_env.experiments.train import BASELINES, add_arguments, run
+
+from ogs_env.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "pool", pool=1200)
+
+
+def run_with(*options):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    run(parser.parse_args([str(option) for option in options]))
+
+
+def test_trains_compares_and_writes(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    run_with(
+        *("--bundle", folder, "--seed", 3, "--steps", 16_000),
+        *("--episodes", 20, "--out", out),
+    )
+    printed = capsys.readouterr().out
+    result = json.loads((out / "train.json").read_text())
+    assert set(result["returns"]) == {*BASELINES, "agent"}
+    assert result["settings"]["seed"] == 3
+    assert result["settings"]["seconds"] is None
+    for name, summary in result["returns"].items():
+        assert summary["low"] <= summary["mean"] <= summary["high"]
+        assert f"{name} " in printed
+    returns = {name: summary["mean"] for name, summary in result["returns"].items()}
+    assert returns["random"] < returns["agent"] < returns["oracle"]
+    margin = result["agent_minus"]["random"]
+    assert margin["mean"] == pytest.approx(returns["agent"] - returns["random"])
+    assert margin["low"] > 0
+    assert str(out) in printed
+    assert AgentSelector(out).navigator.description["space"] == "made-64"
+
+
+def test_study_over_seeds_keeps_each_agent(folder, tmp_path):
+    result_file = tmp_path / "results" / "study.json"
+    run_with(
+        *("--bundle", folder, "--seeds", 0, 1, "--steps", 100, "--episodes", 2),
+        *("--out", tmp_path / "out", "--result", result_file),
+    )
+    result = json.loads(result_file.read_text())
+    assert result["seeds"] == [0, 1]
+    for seed, agent in zip((0, 1), result["agents"], strict=True):
+        assert agent["seed"] == seed
+        assert agent["training"]["steps"] >= 100
+        AgentSelector(tmp_path / "out" / f"seed-{seed}")
+    runs = [agent["return"]["mean"] for agent in result["agents"]]
+    assert result["returns"]["agent"]["mean"] == pytest.approx(sum(runs) / 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--episodes", 1), "--episodes 1: expected 2"),
+        (("--seeds", 4, 4), "a seed is given twice"),
+        (("--steps", 0), "steps is 0"),
+        (("--env", "OGS-Custm-v0"), "did you mean OGS-Custom-v0"),
+        (("--bundle", "nowhere/bundle"), "nowhere/bundle: no such folder"),
+    ],
+)
+def test_wrong_options_are_told(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        run_with("--out", tmp_path / "out", *options)
+
+
+def test_a_file_in_the_way_is_told_before_training(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(InputError, match="out: cannot be written"):
+        run_with("--out", tmp_path / "out")
