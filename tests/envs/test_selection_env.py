@@ -165,18 +165,19 @@ def test_observation_against_plain_formulas(
     np.testing.assert_allclose(seen["context"], context, atol=2e-4)
 
 
-def test_first_pick_of_a_negative_cosine_is_seen(env: SelectionEnv) -> None:
-    # Before the first pick there is no nearest pick; after it, its true cosine shows.
+def test_nearest_pick_follows_every_pick_from_one_hand(env: SelectionEnv) -> None:
     d = env.bundle.basis.shape[1]
-    seen, _ = env.reset(seed=0)
-    assert (seen["candidates"][:, d + 4] == 0).all()
-    rows = env.table.copy()
-    seen, *_ = env.step(0)
-    units = env.bundle.pool.sketches("start", rows)
-    units /= np.linalg.norm(units, axis=1, keepdims=True)
-    np.testing.assert_allclose(
-        seen["candidates"][1:, d + 4], units[1:] @ units[0], atol=1e-5
-    )
+    for seed in range(10):
+        seen, _ = env.reset(seed=seed)
+        assert (seen["candidates"][:, d + 4] == 0).all()
+        units = env.bundle.pool.sketches("start", env.table)
+        units /= np.linalg.norm(units, axis=1, keepdims=True)
+        cosines = units @ units.T
+        for count in (1, 2, 3):
+            seen, *_ = env.step(count - 1)
+            nearest = cosines[count:, :count].max(axis=1)
+            found = seen["candidates"][count:, d + 4]
+            np.testing.assert_allclose(found, nearest, atol=1e-5)
 
 
 def test_passing_deals_the_next_hand_and_then_ends(env: SelectionEnv) -> None:
