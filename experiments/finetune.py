@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ogs_env.data.domains import domains
 from ogs_env.data.samples import Sample, check_disjoint, read_samples
-from ogs_env.errors import InputError
+from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import read_json, write_json
 from ogs_env.selection import LINES, SUMMARY, Selection
 
@@ -166,10 +167,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("selections", nargs="+", metavar="SELECTION", type=Path,
         help="folder written by `ogs select`")  # fmt: skip
-    add("--test", required=True, metavar="FILE",
-        help="samples of the domain for the loss before and after: JSONL")  # fmt: skip
-    add("--retention", required=True, metavar="FILE",
-        help="samples of what should be kept: JSONL")  # fmt: skip
+    add("--test", required=True, metavar="FILE_OR_DOMAIN",
+        help="samples of the domain that no one trains on: JSONL, or a domain such "
+        "as medical for its test set")  # fmt: skip
+    add("--retention", required=True, metavar="FILE_OR_DOMAIN",
+        help="samples of what should be kept: JSONL, or a domain for its retention "
+        "set")  # fmt: skip
     add("--model", default=default.model,
         help="target: a name, a folder or a Hugging Face id (%(default)s)")  # fmt: skip
     add("--epochs", type=int, default=default.epochs,
@@ -197,8 +200,8 @@ def run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         generate=arguments.generate,
     )
-    test = read_samples(arguments.test)
-    retention = read_samples(arguments.retention)
+    test = _held_out(arguments.test, "test")
+    retention = _held_out(arguments.retention, "retention")
     selections = [_load_selection(folder) for folder in arguments.selections]
     _refuse_twins([name for name, *_ in selections])
     results: list[dict[str, Any]] = []
@@ -305,6 +308,20 @@ def _evaluate(
         "retention": losses(retention, "retention"),
         "accuracy": accuracy,
     }
+
+
+def _held_out(name_or_file: str, role: str) -> list[Sample]:
+    """Return the samples of a file, or those a domain holds out for `role`."""
+    path = Path(name_or_file)
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return read_samples(path)
+    known = domains()
+    if name_or_file not in known:
+        raise unknown_name("file or domain", name_or_file, known)
+    domain = known[name_or_file]()
+    if role == "test":
+        return domain.test
+    return [sample for samples in domain.retention.values() for sample in samples]
 
 
 def _load_selection(folder: Path) -> tuple[str, str, list[Sample]]:

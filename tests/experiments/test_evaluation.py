@@ -2,9 +2,9 @@ import random
 
 import pytest
 import torch
+from byte_llama import colours, save_tiny_model, sums
 from ogs_env.experiments import evaluation
 from ogs_env.experiments.evaluation import exact_match, extract_answer, mean_losses
-from tiny_model import colours, save_tiny_model, sums
 
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError

@@ -7,11 +7,14 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from byte_llama import colours, save_tiny_model, sums
 from ogs_env.experiments import adapter_training
+from ogs_env.experiments import finetune as module
 from ogs_env.experiments.adapter_training import training_batch, training_order
 from ogs_env.experiments.evaluation import mean_losses
 from ogs_env.experiments.finetune import (
@@ -22,7 +25,6 @@ from ogs_env.experiments.finetune import (
     table,
 )
 from peft import PeftModel
-from tiny_model import colours, save_tiny_model, sums
 
 from ogs_env.data.samples import write_samples
 from ogs_env.errors import InputError
@@ -244,6 +246,18 @@ def test_command_runs_several_selections(files, tmp_path, capsys, starts):
     assert len(starts) == 2
 
 
+def test_command_takes_the_held_out_sets_of_a_domain(files, tmp_path, monkeypatch):
+    held_out = SimpleNamespace(test=TEST, retention={"a": sums(2), "b": colours(50, 3)})
+    monkeypatch.setattr(module, "domains", lambda: {"made": lambda: held_out})
+    command(tmp_path / "picked", *files, "--test", "made", "--retention", "made")
+    [result] = tmp_path.glob("out/*/result.json")
+    before = json.loads(result.read_text())["before"]
+    assert before["test"]["samples"] == 6
+    assert before["retention"]["samples"] == 5
+    tokens = sum(len(s.response) + 1 for s in sums(2) + colours(50, 3))
+    assert before["retention"]["tokens"] == tokens
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -254,6 +268,7 @@ def test_command_runs_several_selections(files, tmp_path, capsys, starts):
         (["--generate", 6], "retention set holds 5 samples"),
         (["--learning-rate", 1e30], "training diverged at learning rate 1e.30"),
         (["--test", "missing.jsonl"], "missing.jsonl: no such file"),
+        (["--test", "medcal"], "unknown file or domain 'medcal'; did you mean medical"),
         (["--model", "smolm2"], "unknown model 'smolm2'"),
     ],
 )
