@@ -10,7 +10,6 @@ from ogs_env.agents.selector import SELECTORS, Selector, make_selector, pool_row
 
 from ogs_env.bundle import Bundle
 from ogs_env.envs.selection import SelectionEnv
-from ogs_env.envs.streams import deal
 from ogs_env.errors import InputError, unknown_name
 
 # Streams that are played side by side: one call of the network for all of them.
@@ -20,11 +19,12 @@ _TABLES = 16
 class AgentSelector:
     """Select with a trained Navigator.
 
-    The pool is shuffled and cut into streams no longer than in training, each dealt
-    as in training and given its share of the budget, so the policy meets episodes
-    as it knows them and no stream's observations depend on another's. It plays its
-    most probable actions. Where it passes so often that a stream's share is not
-    spent, the candidates it came nearest to picking fill up.
+    The pool is shuffled and cut into streams no longer than in training, each with
+    its share of the budget, so the policy meets episodes of the length it knows and
+    memory does not grow with the pool. It plays without chance. Where it passes so
+    often that a stream's share is not spent, the candidates it came nearest to
+    picking fill up. Streams are evenly mixed, though training deals blocks of
+    sources: mixed streams are alike, so equal shares suit them better.
 
     Args:
         folder: Where `ogs train` saved the agent.
@@ -68,20 +68,12 @@ class AgentSelector:
         streams = np.array_split(rng.permutation(rows), count)
         ends = np.cumsum([len(stream) for stream in streams]) * budget / len(rows)
         shares = np.diff(np.round(ends).astype(np.int64), prepend=0)
-        sources = bundle.pool.sources
-        order = self._played["order"]
         tables = _Tables(self.navigator, self._played, bundle)
         parts = []
         for first in range(0, count, _TABLES):
-            dealt = [
-                (deal(rng, stream, sources, len(stream), order), int(share))
-                for stream, share in zip(
-                    streams[first : first + _TABLES],
-                    shares[first : first + _TABLES],
-                    strict=True,
-                )
-                if share
-            ]
+            last = first + _TABLES
+            here = zip(streams[first:last], shares[first:last], strict=True)
+            dealt = [(stream, int(share)) for stream, share in here if share]
             parts += tables.play(dealt)
         chosen = np.concatenate([part[0] for part in parts])
         scores = np.concatenate([part[1] for part in parts])
@@ -95,6 +87,13 @@ class AgentSelector:
                 f"{self.folder}: the agent was trained in sketch space '{space}', "
                 f"bundle '{bundle.name}' is in '{bundle.space}'; sketch with the "
                 "agent's proxy and projection, or train an agent on this bundle"
+            )
+        row, columns = bundle.basis.shape[1] + 6, self.navigator.policy.shape[1]
+        if row != columns:
+            raise InputError(
+                f"{self.folder}: the agent reads {columns} columns a candidate, bundle "
+                f"'{bundle.name}' shows {row}: its basis is another one; build it "
+                "again with the proxy's shipped basis"
             )
 
 

@@ -31,6 +31,11 @@ FORMAT = "ogs-agent"
 FORMAT_VERSION = 1
 DESCRIPTION = "agent.json"
 WEIGHTS = "policy.safetensors"
+# Whole numbers that a description must have.
+_COUNTS = {
+    "network": ("row", "context", "width", "hand_size"),
+    "environment": ("hand_size", "hands", "budget"),
+}
 
 Observation = dict[str, NDArray[np.float32]]
 
@@ -326,13 +331,14 @@ def _read_description(file: Path) -> dict[str, Any]:
     for key in ("space", "environment", "network", "weights_sha256"):
         if key not in description:
             raise InputError(f"{file}: lacks '{key}'; train the agent again")
-    for key in ("row", "context", "width", "hand_size"):
-        value = description["network"].get(key)
-        if not isinstance(value, int) or not 1 <= value <= 1_000_000:
-            raise InputError(
-                f"{file}: 'network.{key}' is {value!r}, expected a positive whole "
-                "number; train the agent again"
-            )
+    for part, keys in _COUNTS.items():
+        for key in keys:
+            value = description[part].get(key)
+            if not isinstance(value, int) or not 1 <= value <= 1_000_000:
+                raise InputError(
+                    f"{file}: '{part}.{key}' is {value!r}, expected a positive whole "
+                    "number; train the agent again"
+                )
     return description
 
 

@@ -213,7 +213,6 @@ def train(settings: TrainSettings, folder: Path | None = None) -> Navigator:
                 "hand_size": played.hand_size,
                 "hands": played.hands,
                 "budget": played.budget,
-                "order": played.order,
             },
             "reward_weights": played.reward_weights,
             "settings": asdict(settings),

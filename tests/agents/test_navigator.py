@@ -20,7 +20,8 @@ def make_agent(hand_size=HAND, width=64, seed=0):
         for tensor in policy.mlp_extractor.parameters():
             tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
     policy.set_training_mode(False)
-    description = {"space": "s", "bundle": "b", "environment": {"id": "x"}}
+    played = {"hand_size": HAND, "hands": 16, "budget": 32}
+    description = {"space": "s", "bundle": "b", "environment": played}
     return Navigator(policy, description)
 
 
@@ -160,6 +161,7 @@ def edit(folder, change):
         (lambda d: d["network"].update(width=32), "has shape"),
         (lambda d: d["network"].update(row=12), "'actor.row.weight' has shape"),
         (lambda d: d["network"].update(width=-1), "'network.width' is -1"),
+        (lambda d: d["environment"].pop("hands"), "'environment.hands' is None"),
         (lambda d: d.update(weights_sha256="0"), "sha256"),
     ],
 )
