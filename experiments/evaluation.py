@@ -18,8 +18,8 @@ from ogs_env.sketching.encoding import (
     collate,
     encode,
     encode_prompt,
-    response_losses,
 )
+from ogs_env.sketching.losses import response_losses
 
 BATCH_TOKENS = 2048
 """Tokens, padding included, of an evaluation batch: bounds the memory of logits."""

@@ -122,6 +122,7 @@ def finetune(
     from ogs_env.sketching.proxy import content_hash, load_model
 
     model, tokenizer = load_model(settings.model)
+    model.requires_grad_(False)  # only the adapter is trained; losses are cheaper
     model_hash = content_hash(settings.model, model)
     clock = time.perf_counter
     started = clock()
