@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from ogs_env.agents.navigator import Navigator, choose
 from ogs_env.agents.selector import SELECTORS, Selector, make_selector, pool_rows
-
 from ogs_env.bundle import Bundle
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.errors import InputError, unknown_name

@@ -12,13 +12,13 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from ogs_env.agents.navigator import Navigator, NavigatorPolicy
-from ogs_env.agents.selector import Policy, episode_return, selection_env
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tqdm import tqdm
 
+from ogs_env.agents.navigator import Navigator, NavigatorPolicy
+from ogs_env.agents.selector import Policy, episode_return, selection_env
 from ogs_env.errors import InputError, unknown_name
 
 # Episodes that choose the best model and those that report are seeded apart, so a

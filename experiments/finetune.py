@@ -118,7 +118,6 @@ def finetune(
 
     # Heavy, and not needed to read results or to show the command's help.
     from ogs_env.experiments.adapter_training import train
-
     from ogs_env.sketching.proxy import content_hash, load_model
 
     model, tokenizer = load_model(settings.model)

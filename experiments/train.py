@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from ogs_env.agents.selector import make_policy
 from ogs_env.agents.training import (
     REPORT_SEEDS,
@@ -20,7 +21,6 @@ from ogs_env.agents.training import (
     summarise,
     train,
 )
-
 from ogs_env.errors import InputError
 from ogs_env.files import write_json
 

@@ -7,9 +7,9 @@ Tian, Wang, Song 2026, arXiv 2602.06359). A high Conf undoes general abilities, 
 
 import numpy as np
 from numpy.typing import NDArray
+
 from ogs_env.agents.baselines.orth import general_cosines
 from ogs_env.agents.selector import Order, highest, pool_rows
-
 from ogs_env.bundle import Bundle
 
 

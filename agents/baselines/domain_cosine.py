@@ -7,8 +7,8 @@ arXiv 2402.04333), which sums this over the checkpoints of a warm-up.
 
 import numpy as np
 from numpy.typing import NDArray
-from ogs_env.agents.selector import Order, highest, pool_rows
 
+from ogs_env.agents.selector import Order, highest, pool_rows
 from ogs_env.bundle import Bundle
 
 

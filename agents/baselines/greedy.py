@@ -8,8 +8,8 @@ start sketches: what teaches the domain most, less what touches general abilitie
 
 import numpy as np
 from numpy.typing import NDArray
-from ogs_env.agents.selector import Order, highest, pool_rows
 
+from ogs_env.agents.selector import Order, highest, pool_rows
 from ogs_env.bundle import Bundle
 
 _ORTHOGONALITY = 0.3

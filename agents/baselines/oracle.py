@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from ogs_env.agents.selector import Order, pool_rows
 
+from ogs_env.agents.selector import Order, pool_rows
 from ogs_env.bundle import Bundle
 from ogs_env.envs.observations import candidates
 from ogs_env.learners.surrogate import SurrogateLearner

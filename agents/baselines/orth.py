@@ -7,8 +7,8 @@ whose update leaves general abilities alone, to first order.
 
 import numpy as np
 from numpy.typing import NDArray
-from ogs_env.agents.selector import Order, highest, pool_rows
 
+from ogs_env.agents.selector import Order, highest, pool_rows
 from ogs_env.bundle import Bundle
 
 

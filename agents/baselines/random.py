@@ -2,8 +2,8 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from ogs_env.agents.selector import Order, pool_rows
 
+from ogs_env.agents.selector import Order, pool_rows
 from ogs_env.bundle import Bundle
 
 

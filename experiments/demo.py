@@ -1,0 +1,190 @@
+"""The main job end to end, on real input: the command `ogs demo`.
+
+An agent is trained on the shipped Medical bundle and deployed on a pool it has never
+seen; a language model is then fine-tuned on what it chose and, beside it, on as many
+random samples. All texts come from installed packages: no hub, no files of yours.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ogs_env.agents.deployment import load_selector
+from ogs_env.agents.navigator import DESCRIPTION
+from ogs_env.agents.training import TrainSettings, train
+from ogs_env.bundle import Bundle
+from ogs_env.data.domains import DomainData, medical_packages
+from ogs_env.data.samples import write_samples
+from ogs_env.errors import InputError
+from ogs_env.experiments.finetune import FinetuneSettings, finetune
+from ogs_env.experiments.plots import tradeoff
+from ogs_env.files import read_json, write_json
+from ogs_env.selection import SUMMARY, Selection, select
+from ogs_env.sketching.settings import SketchSettings
+from ogs_env.sketching.sketcher import sketch
+
+POOL = 384
+DEV, TEST, ANCHOR = 32, 48, 48
+BUDGET = 64
+# Another seed than the tests and examples use: the pool is new to everybody.
+DATA_SEED = 2026
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ogs demo`."""
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo_output"), help="folder for all it makes"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=120.0, help="of training the agent"
+    )
+    parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the demo's stages; those that are done already are not repeated."""
+    if arguments.seconds <= 0:
+        raise InputError(f"--seconds: is {arguments.seconds:g}; expected more than 0")
+    stages = _Stages(arguments.out)
+    data = medical_packages(
+        DATA_SEED, POOL, dev_size=DEV, test_size=TEST, anchor_size=ANCHOR
+    )
+    agent = arguments.out / "agent"
+    with_agent = f"train an agent in OGS-Medical-v0 for {arguments.seconds:.0f} s"
+    stages.do("train", with_agent, lambda: _train(arguments, agent))
+    bundle = stages.do(
+        "sketch",
+        f"sketch {POOL} samples it has never seen, one pass over SmolLM2-135M",
+        lambda: _sketch(data, arguments.out),
+    )
+    selections = stages.do(
+        "select",
+        f"select {BUDGET} of them: by the agent, and at random",
+        lambda: {
+            "agent": _select(str(agent), bundle, data, arguments),
+            "random": _select("random", bundle, data, arguments),
+        },
+    )
+    texts = {sample.id: sample for sample in data.pool}
+    settings = FinetuneSettings(epochs=arguments.epochs, seed=arguments.seed)
+    retention = [s for samples in data.retention.values() for s in samples]
+    results: dict[str, dict[str, Any]] = {}
+    for name, selection in selections.items():
+        results[name] = stages.do(
+            f"fine-tune ({name})",
+            f"fine-tune SmolLM2-135M on the {BUDGET} samples by {name}",
+            lambda name=name, selection=selection: finetune(  # type: ignore[misc]
+                [texts[i] for i in selection.ids],
+                data.test,
+                retention,
+                settings,
+                arguments.out / "finetuned" / name,
+                selector=name,
+                before=results["agent"]["before"] if results else None,
+            ),
+        )
+    plot = arguments.out / "tradeoff.png"
+    tradeoff(list(results.values()), plot)
+    print("\n" + report(results, selections, stages.seconds))
+    print(f"\nthe trade-off as a picture: {plot.resolve()}")
+
+
+def report(
+    results: dict[str, dict[str, Any]],
+    selections: dict[str, Selection],
+    seconds: dict[str, float],
+) -> str:
+    """Return the demo's table: losses in nats per token, lower is better."""
+    lines = [
+        f"{'selection':<10}{'samples':>8}   {'domain test loss':<18}"
+        f"{'retention loss':<18}what was chosen",
+    ]
+    for name, result in results.items():
+        losses = []
+        for role in ("test", "retention"):
+            before, after = (result[t][role]["per_sample"] for t in ("before", "after"))
+            losses.append(f"{before:.3f} -> {after:.3f}")
+        counts = Counter(selections[name].sources).most_common()
+        chosen = ", ".join(f"{count} {source}" for source, count in counts)
+        lines.append(
+            f"{name:<10}{result['samples']:>8}   {losses[0]:<18}{losses[1]:<18}{chosen}"
+        )
+    times = ", ".join(f"{stage} {spent:.0f} s" for stage, spent in seconds.items())
+    lines += [
+        "",
+        f"seconds of each stage: {times}; total {sum(seconds.values()):.0f} s",
+    ]
+    return "\n".join(lines)
+
+
+class _Stages:
+    """Tells each stage and remembers what it took, over several runs too."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "seconds.json"
+        known = self._file.exists()
+        self.seconds: dict[str, float] = (
+            read_json(self._file, "note of the demo's stages") if known else {}
+        )
+        self._number = 0
+
+    def do(self, name: str, what: str, work: Callable[[], Any]) -> Any:
+        self._number += 1
+        print(f"\n[{self._number}/5] {what}", file=sys.stderr)
+        begin = time.perf_counter()
+        made = work()
+        spent = time.perf_counter() - begin
+        # A stage that was done in an earlier run keeps what it took there.
+        self.seconds[name] = round(max(spent, self.seconds.get(name, 0.0)), 1)
+        write_json(self._file, self.seconds)
+        return made
+
+
+def _train(arguments: argparse.Namespace, folder: Path) -> None:
+    settings = TrainSettings(seed=arguments.seed, seconds=arguments.seconds)
+    note = folder / DESCRIPTION
+    if note.exists():
+        if read_json(note, "agent")["settings"] == dataclasses.asdict(settings):
+            return _tell_done(folder)
+        print(f"{folder}: other settings; training anew", file=sys.stderr)
+    agent = train(settings, folder)
+    kept = agent.description["training"]["kept"]
+    print(
+        f"test return {kept['return']:.2f} % of the domain loss after "
+        f"{kept['steps']:,.0f} steps",
+        file=sys.stderr,
+    )
+    return None
+
+
+def _sketch(data: DomainData, out: Path) -> Bundle:
+    write_samples(out / "pool.jsonl", data.pool)
+    counts = Counter(sample.source for sample in data.pool)
+    shown = ", ".join(f"{count} {source}" for source, count in counts.most_common())
+    print(f"the pool: {shown}", file=sys.stderr)
+    return sketch(data, out / "bundle", SketchSettings(), "ogs demo")
+
+
+def _select(
+    agent: str, bundle: Bundle, data: DomainData, arguments: argparse.Namespace
+) -> Selection:
+    name = Path(agent).name
+    folder = arguments.out / "selections" / name
+    selection = select(
+        load_selector(agent), bundle, BUDGET, seed=arguments.seed, agent=name
+    )
+    if (folder / SUMMARY).exists() and Selection.load(folder) == selection:
+        _tell_done(folder)
+    else:
+        selection.save(folder, {sample.id: sample for sample in data.pool})
+    return selection
+
+
+def _tell_done(folder: Path) -> None:
+    print(f"{folder}: done in an earlier run", file=sys.stderr)

@@ -1,0 +1,125 @@
+"""The command `ogs`: one word chooses the job, its module does the rest."""
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+import warnings
+from typing import NoReturn
+
+from ogs_env.data.samples import CutResponse
+from ogs_env.errors import InputError
+
+# Each module offers add_arguments(parser) and run(arguments); it is imported only
+# when its command is called, so that `ogs --help` needs no torch.
+COMMANDS = {
+    "sketch": ("ogs_env.sketching.command", "texts -> a bundle of gradient sketches"),
+    "train": ("ogs_env.experiments.train", "train an agent in an environment"),
+    "select": ("ogs_env.agents.command", "let an agent choose samples from a bundle"),
+    "finetune": ("ogs_env.experiments.finetune", "fine-tune a model on selections"),
+    "demo": ("ogs_env.experiments.demo", "all of it, end to end, on real input"),
+}
+_EXTRAS = {
+    "torch": "llm",
+    "transformers": "llm",
+    "peft": "llm",
+    "datasets": "llm",
+    "filelock": "llm",
+    "tqdm": "llm",
+    "simple_icd_10_cm": "llm",
+    "reasoning_gym": "llm",
+    "stable_baselines3": "rl",
+    "sb3_contrib": "rl",
+    "matplotlib": "plots",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a bad option as any other bad input, in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line; return the exit status.
+
+    Returns:
+        0 when all went well, 2 for bad input (one line on stderr says what), 130
+        when interrupted.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in ("-h", "--help"):
+        _print_help()
+        return 0 if words else 2
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"ogs_env {version('ogs-env')}")
+        return 0
+    command = words[0]
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see `ogs --help`"
+        return _fail(f"unknown command '{command}'; {hint}")
+    try:
+        return _run(command, words[1:])
+    except InputError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        return _fail(
+            f"the package {error.name} is not installed; run `pip install "
+            f"'ogs-env[{extra}]'`"
+        )
+    except KeyboardInterrupt:
+        print(
+            f"\nogs {command}: interrupted; the same command goes on where it was",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def _run(command: str, words: list[str]) -> int:
+    # Two threads on small tensors are slower than one, and a waiting thread that
+    # spins steals the core of whoever works; both are read when torch starts.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    module_name, summary = COMMANDS[command]
+    module = importlib.import_module(module_name)
+    parser = _Parser(
+        f"ogs {command}",
+        description=summary,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    module.add_arguments(parser)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        # A library's note to its developers is no news to who runs a command.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("always", CutResponse)
+        module.run(parser.parse_args(words))
+    return 0
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"ogs: note: {message}", file=sys.stderr)
+
+
+def _fail(message: str) -> int:
+    print(f"ogs: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _print_help() -> None:
+    print("usage: ogs COMMAND [OPTIONS]\n\nChoose fine-tuning data by its gradients.\n")
+    for name, (_, summary) in COMMANDS.items():
+        print(f"  {name:<10} {summary}")
+    print("\n`ogs COMMAND --help` lists a command's options.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""`ogs sketch`: from texts to a bundle."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ogs_env.data.domains import DomainData, domains, load_anchor
+from ogs_env.data.samples import Sample, read_samples, without_duplicates
+from ogs_env.data.sources import source_info
+from ogs_env.errors import InputError, unknown_name
+
+PATH_CHECKPOINTS = (8, 24)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ogs sketch`."""
+    from ogs_env.sketching.settings import SketchSettings
+
+    default = SketchSettings()
+    parser.add_argument(
+        "pool",
+        metavar="POOL",
+        help=f"JSON lines of candidates, or a domain: {', '.join(domains())}",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the bundle's folder")
+    data = parser.add_argument_group("data (for a POOL of your own)")
+    data.add_argument("--domain", help="JSON lines of what the target should learn")
+    data.add_argument("--test", help="JSON lines for reports; else half of --domain")
+    data.add_argument(
+        "--anchor",
+        nargs="+",
+        default=["gsm8k"],
+        help="what to keep: gsm8k, gsm_symbolic or JSON lines, one a capability",
+    )
+    data.add_argument("--domain-samples", type=int, default=64, help="in dev and test")
+    data.add_argument(
+        "--anchor-samples", type=int, default=128, help="in anchor and retention"
+    )
+    data.add_argument("--prompt-field", default="prompt")
+    data.add_argument("--response-field", default="response")
+    data.add_argument("--pool-size", type=int, default=1280, help="for a named domain")
+    how = parser.add_argument_group("sketching")
+    how.add_argument(
+        "--path",
+        action="store_true",
+        help="also sketch along a warm-up, as training environments need",
+    )
+    how.add_argument(
+        "--checkpoints",
+        nargs="+",
+        type=int,
+        default=list(PATH_CHECKPOINTS),
+        help="warm-up steps at which --path sketches",
+    )
+    how.add_argument("--proxy", default=default.proxy, help="model id or folder")
+    how.add_argument(
+        "--precision",
+        default=default.precision,
+        choices=["auto", "float32", "bfloat16"],
+        help="of the frozen weights",
+    )
+    how.add_argument("--k", type=int, default=default.k, help="sketch dimensions")
+    how.add_argument("--layers", type=int, default=default.layers, help="adapted")
+    how.add_argument("--rank", type=int, default=default.rank, help="LoRA rank")
+    how.add_argument("--max-tokens", type=int, default=default.max_tokens)
+    how.add_argument("--seed", type=int, default=default.seed)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run `ogs sketch`."""
+    from ogs_env.sketching.settings import SketchSettings
+    from ogs_env.sketching.sketcher import sketch
+
+    data = _data(arguments)
+    settings = SketchSettings(
+        proxy=arguments.proxy,
+        precision=arguments.precision,
+        k=arguments.k,
+        layers=arguments.layers,
+        rank=arguments.rank,
+        checkpoints=tuple(arguments.checkpoints) if arguments.path else (),
+        max_tokens=arguments.max_tokens,
+        seed=arguments.seed,
+    )
+    bundle = sketch(data, arguments.out, settings, shlex.join(["ogs", *sys.argv[1:]]))
+    counts = ", ".join(
+        f"{rows} {role}" for role, rows in bundle.manifest["roles"].items()
+    )
+    print(f"{arguments.out}: {counts}; k={bundle.k}", file=sys.stderr)
+
+
+def _data(arguments: argparse.Namespace) -> DomainData:
+    if arguments.pool in domains():
+        if arguments.domain or arguments.test:
+            raise InputError(
+                f"--domain and --test: '{arguments.pool}' has its own; leave them out"
+            )
+        return domains()[arguments.pool](arguments.seed, arguments.pool_size)
+    path = Path(arguments.pool)
+    if not path.exists() and not path.suffix:
+        raise unknown_name("domain", arguments.pool, domains())
+    return own_data(
+        path,
+        Path(_required(arguments.domain)),
+        Path(arguments.test) if arguments.test else None,
+        arguments.anchor,
+        name=arguments.out.name,
+        domain_samples=arguments.domain_samples,
+        anchor_samples=arguments.anchor_samples,
+        fields={
+            "prompt_field": arguments.prompt_field,
+            "response_field": arguments.response_field,
+        },
+        seed=arguments.seed,
+    )
+
+
+def _required(domain: str | None) -> str:
+    if domain is None:
+        raise InputError(
+            "--domain: is missing; give JSON lines of what the target should learn"
+        )
+    return domain
+
+
+def own_data(
+    pool: Path,
+    domain: Path,
+    test: Path | None,
+    anchors: list[str],
+    *,
+    name: str,
+    domain_samples: int,
+    anchor_samples: int,
+    fields: dict[str, Any],
+    seed: int,
+) -> DomainData:
+    """Make the roles of a domain from a user's files.
+
+    Args:
+        pool: JSON lines of candidates; repeated samples are dropped.
+        domain: JSON lines of domain samples.
+        test: JSON lines for reports; when none, `domain` is shuffled and halved.
+        anchors: `gsm8k`, `gsm_symbolic` or JSON lines, one for each capability.
+        name: The bundle's name.
+        domain_samples: Most samples in dev and in test.
+        anchor_samples: Most samples of a capability in anchor and in retention.
+        fields: Names of the records' fields, as `read_samples` takes them.
+        seed: Chooses the samples.
+    """
+    candidates = _read(pool, fields)
+    known = _read(domain, fields)
+    rng = np.random.default_rng([seed, 30])
+    shuffled = [known[i] for i in rng.permutation(len(known))]
+    if test is None:
+        if len(shuffled) < 2:
+            raise InputError(
+                f"{domain}: has one sample; expected two or more, half for dev and "
+                "half for test, or give --test"
+            )
+        half = min(domain_samples, len(shuffled) // 2)
+        dev, held_out = shuffled[:half], shuffled[half : 2 * half]
+    else:
+        dev, held_out = shuffled[:domain_samples], _read(test, fields)[:domain_samples]
+    anchor, retention, infos = {}, {}, []
+    for source in anchors:
+        capability = Path(source).name.split(".")[0]
+        if capability in anchor:
+            raise InputError(f"--anchor: two capabilities are called '{capability}'")
+        anchor[capability], retention[capability], info = load_anchor(
+            source, anchor_samples, seed
+        )
+        infos.append(info)
+    own = dict.fromkeys(s.source for s in [*candidates, *dev, *held_out])
+    rest = dict.fromkeys(
+        s.source
+        for part in (anchor, retention)
+        for list_ in part.values()
+        for s in list_
+    )
+    named: dict[str, dict[str, Any]] = {info["name"]: info for info in infos}
+    sources = [
+        named.get(source) or source_info(source, "as the file's owner states", "", "")
+        for source in [*own, *(source for source in rest if source not in own)]
+    ]
+    for info in sources:
+        info["pool"] = sum(s.source == info["name"] for s in candidates)
+    return DomainData(
+        name=name,
+        pool=candidates,
+        dev=dev,
+        test=held_out,
+        anchor=anchor,
+        retention=retention,
+        capabilities=list(anchor),
+        sources=sources,
+    )
+
+
+def _read(path: Path, fields: dict[str, Any]) -> list[Sample]:
+    samples, dropped = without_duplicates(read_samples(path, **fields))
+    if dropped:
+        print(f"{path}: {dropped} repeated samples dropped", file=sys.stderr)
+    return samples

@@ -1,0 +1,98 @@
+"""Exact per-sample gradients of LoRA weights, through hooks."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ogs_env.sketching.losses import response_losses
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def per_sample_gradients(
+    model: "PreTrainedModel",
+    modules: Mapping[str, nn.Module],
+    batch: dict[str, torch.Tensor],
+    consume: Callable[[str, torch.Tensor], None],
+) -> torch.Tensor:
+    """Hand out the gradient of each sample's loss, layer by layer.
+
+    For a linear layer with inputs a_t and output gradients b_t at token t, the
+    gradient of a sample's loss is the sum over its tokens of b_t a_t^T; padding
+    has b_t = 0. One forward and one backward pass serve the whole batch, and a
+    layer's gradients are gone when `consume` returns, so memory stays small.
+
+    Args:
+        model: A causal LM whose only trainable weights are those of `modules`.
+        modules: Linear layers without bias, by name.
+        batch: As made by `ogs_env.sketching.encoding.collate`.
+        consume: Called once a layer with its name and float32 (n, out, in), in
+            the order of the backward pass.
+
+    Returns:
+        float32 (n,), each sample's loss in nats per response token.
+    """
+    handles = []
+
+    def watch(name: str, module: nn.Module) -> None:
+        def forward_hook(
+            _: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor
+        ) -> None:
+            activations = inputs[0].detach()
+
+            def backward_hook(gradient: torch.Tensor) -> None:
+                consume(name, torch.bmm(gradient.transpose(1, 2), activations))
+
+            output.register_hook(backward_hook)
+
+        handles.append(module.register_forward_hook(forward_hook))
+
+    try:
+        for name, module in modules.items():
+            watch(name, module)
+        losses = response_losses(model, batch)
+        # Samples share no term, so the gradient of the sum holds each one's own.
+        losses.sum().backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.zero_grad(set_to_none=True)
+    return losses.detach()
+
+
+@contextlib.contextmanager
+def shared_trunk(trunk: list[nn.Module]) -> Iterator[None]:
+    """Run frozen layers once for several passes over the same batch.
+
+    Within the block, the first pass runs `trunk` as usual and what its last layer
+    returns is kept; in later passes every trunk layer returns that at once. Only
+    right while the inputs stay the same and nothing below the trunk's end changes.
+
+    Args:
+        trunk: Consecutive decoder layers from the first on; may be empty.
+    """
+    kept: list[Any] = []
+    originals = [layer.forward for layer in trunk]
+
+    def wrap(original: Callable[..., Any], last: bool) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if kept:
+                return kept[0]
+            output = original(*args, **kwargs)
+            if last:
+                kept.append(output)
+            return output
+
+        return forward
+
+    try:
+        for number, layer in enumerate(trunk):
+            layer.forward = wrap(originals[number], number == len(trunk) - 1)
+        yield
+    finally:
+        for layer in trunk:
+            del layer.forward

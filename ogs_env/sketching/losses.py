@@ -1,0 +1,125 @@
+"""The loss of each sample's response, at little cost in memory and time."""
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, linear
+
+from ogs_env.sketching.encoding import IGNORED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Positions whose logits exist at a time: 64 x 49,152 float32 are 12 MB and stay in
+# the processor's cache, where a batch's logits all at once are half a gigabyte.
+_CHUNK = 64
+
+_plain_heads: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
+
+
+def response_losses(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return each sample's mean cross-entropy over its response tokens.
+
+    Logits are taken at response positions only: the vocabulary is a third of a
+    small model. Each sample has its own mean, so a loss does not depend on what
+    else is in the batch.
+
+    Args:
+        model: A causal LM, wrapped by PEFT or not.
+        batch: As made by `ogs_env.sketching.encoding.collate`.
+
+    Returns:
+        float32 (n,), nats per token.
+    """
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    # The token before predicts the next: position t holds the answer to t - 1.
+    labels = batch["labels"][:, 1:]
+    counted = labels != IGNORED
+    if has_plain_head(causal):
+        head = causal.get_output_embeddings()
+        states = causal.base_model(**inputs, use_cache=False)[0]
+        losses = _LinearCrossEntropy.apply(
+            states[:, :-1][counted], head.weight, head.bias, labels[counted]
+        )
+    else:
+        logits = causal(**inputs, use_cache=False).logits[:, :-1][counted]
+        losses = cross_entropy(logits.float(), labels[counted], reduction="none")
+    sums = losses.new_zeros(len(labels)).index_add(0, counted.nonzero()[:, 0], losses)
+    return sums / counted.sum(1)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of linear(states, weight) with targets, chunk by chunk.
+
+    The gradient by the states, (softmax - onehot) @ weight, is made in the forward
+    pass while a chunk's logits are at hand. The weights get none: they are frozen.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+    ) -> torch.Tensor:
+        losses = states.new_empty(len(states), dtype=torch.float32)
+        wanted = ctx.needs_input_grad[0]
+        gradients = torch.empty_like(states) if wanted else None
+        for begin in range(0, len(states), _CHUNK):
+            part = slice(begin, begin + _CHUNK)
+            logits = linear(states[part], weight, bias).float()
+            normaliser = logits.logsumexp(1, keepdim=True)
+            target = targets[part, None]
+            losses[part] = (normaliser - logits.gather(1, target)).squeeze(1)
+            if gradients is not None:
+                probabilities = logits.sub_(normaliser).exp_()
+                minus_one = probabilities.new_full(target.shape, -1.0)
+                probabilities.scatter_add_(1, target, minus_one)
+                gradients[part] = probabilities.to(weight.dtype) @ weight
+        ctx.gradients = gradients
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Any) -> tuple[Any, None, None, None]:
+        gradients = ctx.gradients
+        scaled = (gradients * outer[0][:, None]).to(gradients.dtype)
+        return scaled, None, None, None
+
+
+def has_plain_head(model: "PreTrainedModel") -> bool:
+    """Whether logits are nothing but a frozen linear layer on the last states.
+
+    Some models scale or cap them; asking the model itself is surer than a list. It
+    is asked once, by a pass over three tokens, so before hooks are set.
+    """
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or head.weight.requires_grad:
+        return False
+    if model not in _plain_heads:
+        _plain_heads[model] = _ask_for_plain_head(model, head)
+    return _plain_heads[model]
+
+
+def _ask_for_plain_head(model: "PreTrainedModel", head: nn.Linear) -> bool:
+    seen = []
+    handle = head.register_forward_hook(
+        lambda _, inputs, out: seen.append((*inputs, out))
+    )
+    ids = torch.tensor([[0, 1, 2]], device=head.weight.device)
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=ids, use_cache=False).logits
+            states = model.base_model(input_ids=ids, use_cache=False)[0]
+    finally:
+        handle.remove()
+    # A soft cap hardly moves small logits, so what comes after the head must be
+    # nothing at all; before it, two passes may round differently.
+    return (
+        [len(call) for call in seen] == [2]
+        and torch.allclose(seen[0][0].float(), states.float(), rtol=1e-2, atol=1e-4)
+        and torch.equal(seen[0][1].float(), logits.float())
+    )

@@ -1,0 +1,89 @@
+"""The manifest: what a bundle is, what made it, and the hashes of its files."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file
+
+from ogs_env.bundle import BASIS, FORMAT, FORMAT_VERSION, MANIFEST, ROLES
+from ogs_env.files import sha256_of, write_json
+from ogs_env.sketching.basis import basis_for
+from ogs_env.sketching.calibration import calibrated_learner
+from ogs_env.sketching.settings import SketchSettings
+from ogs_env.sketching.shards import save_tensors
+from ogs_env.sketching.warmup import BATCH, Checkpoint, warm_up_picks
+
+
+def write_manifest(
+    folder: Path,
+    settings: SketchSettings,
+    checkpoints: Sequence[Checkpoint],
+    mean_norms: Sequence[float],
+    known: dict[str, Any],
+) -> None:
+    """Write basis and manifest beside the shards; with it the bundle is complete.
+
+    Args:
+        folder: The bundle's, with all its shards.
+        settings: How they were sketched.
+        checkpoints: Of the warm-up; empty without a path.
+        mean_norms: Norms of the mean start gradients: the domain's, then each
+            capability's.
+        known: Further entries; `name`, `command`, `proxy`, `sources` and
+            `capabilities` among them.
+    """
+    adapter = {
+        "kind": "lora",
+        "rank": settings.rank,
+        "alpha": 2 * settings.rank,
+        "layers": settings.layers,
+        "seed": settings.seed,
+    }
+    projection = {"kind": "countsketch", "k": settings.k, "seed": settings.seed}
+    space = _space(known["proxy"]["sha256"], adapter, projection)
+    shards = {
+        role: [load_file(file) for file in sorted(folder.glob(f"{role}-*.safetensors"))]
+        for role in ROLES
+    }
+    basis, basis_from = basis_for(space, shards["pool"])
+    save_tensors(folder / BASIS, {"basis": basis})
+    roles = {role: sum(len(s["ids"]) for s in shards[role]) for role in ROLES}
+    picks = np.empty(0, np.int64)
+    if checkpoints:
+        picks = warm_up_picks(roles["pool"], checkpoints[-1].step, settings.seed)
+    files = sorted(f for f in folder.glob("*.safetensors") if f.name[0] != ".")
+    write_json(
+        folder / MANIFEST,
+        {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            **known,
+            "space": space,
+            "adapter": adapter,
+            "projection": projection,
+            "basis": basis_from,
+            "checkpoints": [
+                {"step": c.step, "learning_rate": c.learning_rate} for c in checkpoints
+            ],
+            "warm_up": {"batch": BATCH, "picks": len(picks)} if checkpoints else None,
+            "max_tokens": settings.max_tokens,
+            "roles": roles,
+            "domain_norm": mean_norms[0],
+            "anchor_norms": list(mean_norms[1:]),
+            "learner": calibrated_learner(shards, picks),
+            "files": {
+                file.name: {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+                for file in files
+            },
+        },
+    )
+
+
+def _space(proxy: str, adapter: dict[str, Any], projection: dict[str, Any]) -> str:
+    """Sketches are comparable where proxy, adapter and projection are the same."""
+    what = {"proxy": proxy, "adapter": adapter, "projection": projection}
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,33 @@
+"""How a bundle is sketched."""
+
+from dataclasses import dataclass
+
+from ogs_env.sketching.proxy import DEFAULT_MODEL
+
+
+@dataclass(frozen=True)
+class SketchSettings:
+    """How a bundle is sketched.
+
+    Attributes:
+        proxy: Hugging Face causal LM id, folder, or the packaged default.
+        precision: `"float32"` or `"bfloat16"` for the frozen weights; `"auto"`
+            takes bfloat16 where the processor multiplies it natively.
+        k: Dimensions of a sketch.
+        layers: Decoder layers, from the last, that carry the adapter.
+        rank: LoRA rank; the adapter's alpha is twice that.
+        checkpoints: Warm-up steps at which path sketches are taken; none: no path.
+        learning_rate: Peak learning rate of the warm-up.
+        max_tokens: Longest sample; see `encode` for what is cut.
+        seed: Seed of adapter, projection and warm-up.
+    """
+
+    proxy: str = DEFAULT_MODEL
+    precision: str = "auto"
+    k: int = 512
+    layers: int = 10
+    rank: int = 16
+    checkpoints: tuple[int, ...] = ()
+    learning_rate: float = 1e-3
+    max_tokens: int = 256
+    seed: int = 0

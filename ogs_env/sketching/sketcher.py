@@ -1,0 +1,281 @@
+"""From texts to a bundle: sketch every sample, resumable."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from ogs_env.bundle import MANIFEST, ROLES, Bundle, load_bundle
+from ogs_env.data.domains import DomainData
+from ogs_env.data.samples import Sample, check_disjoint
+from ogs_env.errors import InputError
+from ogs_env.files import read_json, write_json
+from ogs_env.sketching.encoding import encode
+from ogs_env.sketching.gradients import per_sample_gradients
+from ogs_env.sketching.manifest import write_manifest
+from ogs_env.sketching.projection import CountSketch
+from ogs_env.sketching.proxy import (
+    Proxy,
+    attach_adapter,
+    content_hash,
+    default_precision,
+    load_model,
+)
+from ogs_env.sketching.settings import SketchSettings
+from ogs_env.sketching.shards import (
+    BATCH_ROWS,
+    Row,
+    mean_gradients,
+    padded_batch,
+    save_tensors,
+    write_shards,
+)
+from ogs_env.sketching.warmup import Checkpoint, warm_up, warm_up_picks
+
+_BUILD = "build"  # what an unfinished bundle needs to go on; removed at the end
+_NOTE = "request.json"
+_ROLES_WITH_CAPABILITY = ("anchor", "retention")
+
+
+def sketch(
+    data: DomainData, folder: Path, settings: SketchSettings, command: str = ""
+) -> Bundle:
+    """Sketch a domain's samples into a bundle.
+
+    A run that was stopped goes on at the last whole shard when it is called again
+    with the same samples and settings, and ends with the same bytes.
+
+    Args:
+        data: The samples by role.
+        folder: Where the bundle goes.
+        settings: How to sketch.
+        command: What builds this bundle, for the manifest.
+
+    Raises:
+        InputError: If a role is empty, a sample stands in two roles, a setting is
+            out of range, or the folder holds something else.
+    """
+    _check(data, settings)
+    request = _request(data, settings)
+    if (folder / MANIFEST).exists():
+        if read_json(folder / MANIFEST, "bundle manifest").get("request") == request:
+            # A run killed after its last file may have left this.
+            shutil.rmtree(folder / _BUILD, ignore_errors=True)
+            print(f"{folder}: is complete already", file=sys.stderr)
+            return load_bundle(folder)
+        raise InputError(
+            f"{folder}: holds a bundle of other samples or settings; choose another "
+            "--out or delete it"
+        )
+    _check_folder(folder, request)
+    proxy, identity = _load_proxy(settings)
+    rows = _encode(data, settings, proxy)
+    _open_build(folder, request)
+    _announce(proxy, rows, settings)
+    build = folder / _BUILD
+    means = mean_gradients(
+        proxy, rows, len(data.capabilities), build / "means.safetensors"
+    )
+    checkpoints = _checkpoints(proxy, rows["pool"], settings, build)
+    projection = CountSketch(settings.k, settings.seed)
+    write_shards(proxy, rows, means, checkpoints, projection, folder)
+    write_manifest(
+        folder,
+        settings,
+        checkpoints,
+        means.norms().tolist(),
+        {
+            "name": data.name,
+            "command": command,
+            "proxy": identity,
+            "sources": data.sources,
+            "capabilities": data.capabilities,
+            "cut": {role: sum(row.encoded.cut for row in rows[role]) for role in ROLES},
+            "request": request,
+        },
+    )
+    shutil.rmtree(build)
+    return load_bundle(folder)
+
+
+def _check(data: DomainData, settings: SketchSettings) -> None:
+    named = _samples_by_role(data)
+    for role, samples in named.items():
+        if not samples:
+            raise InputError(f"{role}: is empty; expected at least one sample")
+    check_disjoint(named)
+    for name in ("k", "layers", "rank", "learning_rate"):
+        if getattr(settings, name) <= 0:
+            raise InputError(
+                f"{name}: is {getattr(settings, name)}; expected a number above 0"
+            )
+    if settings.max_tokens < 16:
+        raise InputError(f"max-tokens: is {settings.max_tokens}; expected 16 or more")
+    steps = settings.checkpoints
+    if list(steps) != sorted(set(steps)) or min(steps, default=1) < 1:
+        raise InputError(
+            f"checkpoints: are {list(steps)}; expected ascending steps from 1 on"
+        )
+    if steps:
+        warm_up_picks(len(data.pool), steps[-1], settings.seed)
+
+
+def _samples_by_role(data: DomainData) -> dict[str, list[Sample]]:
+    groups: dict[str, list[Sample]] = {
+        "pool": data.pool,
+        "dev": data.dev,
+        "test": data.test,
+    }
+    for role in _ROLES_WITH_CAPABILITY:
+        parts = getattr(data, role)
+        groups[role] = [s for name in data.capabilities for s in parts[name]]
+    return groups
+
+
+def _request(data: DomainData, settings: SketchSettings) -> dict[str, Any]:
+    """What was asked for; two equal requests give the same bundle."""
+    ids = {
+        role: hashlib.sha256("".join(s.id for s in samples).encode()).hexdigest()
+        for role, samples in _samples_by_role(data).items()
+    }
+    request = {"name": data.name, **dataclasses.asdict(settings), "ids": ids}
+    if settings.precision == "auto":
+        request["precision"] = default_precision()
+    return json.loads(json.dumps(request))
+
+
+def _check_folder(folder: Path, request: dict[str, Any]) -> None:
+    """Refuse a folder that is in use for something else; change nothing."""
+    note = folder / _BUILD / _NOTE
+    if note.exists():
+        if read_json(note, "note of an unfinished bundle") != request:
+            raise InputError(
+                f"{folder}: holds an unfinished bundle of other samples or settings; "
+                "choose another --out or delete it"
+            )
+    elif folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; choose a folder for --out")
+    # A run killed before its first note leaves an empty build folder.
+    elif folder.exists() and any(path.name != _BUILD for path in folder.iterdir()):
+        raise InputError(
+            f"{folder}: holds files that are no bundle; choose another --out"
+        )
+
+
+def _open_build(folder: Path, request: dict[str, Any]) -> None:
+    note = folder / _BUILD / _NOTE
+    if not note.exists():
+        write_json(note, request)
+        return
+    print(f"{folder}: going on with an unfinished bundle", file=sys.stderr)
+    for torn in folder.glob(".*.part"):  # what a killed run was writing
+        torn.unlink()
+
+
+def _load_proxy(settings: SketchSettings) -> tuple[Proxy, dict[str, Any]]:
+    precision = settings.precision
+    if precision == "auto":
+        precision = default_precision()
+    model, tokenizer = load_model(settings.proxy, getattr(torch, precision))
+    identity = {
+        "id": settings.proxy,
+        "sha256": content_hash(settings.proxy, model),
+        "precision": precision,
+    }
+    proxy = attach_adapter(
+        model,
+        tokenizer,
+        rank=settings.rank,
+        alpha=2 * settings.rank,
+        layers=settings.layers,
+        seed=settings.seed,
+    )
+    return proxy, identity
+
+
+def _encode(
+    data: DomainData, settings: SketchSettings, proxy: Proxy
+) -> dict[str, list[Row]]:
+    sources = {source["name"]: number for number, source in enumerate(data.sources)}
+    rows: dict[str, list[Row]] = {}
+    for role, samples in _samples_by_role(data).items():
+        capabilities = [-1] * len(samples)
+        if role in _ROLES_WITH_CAPABILITY:
+            parts = getattr(data, role)
+            counts = [len(parts[name]) for name in data.capabilities]
+            capabilities = np.repeat(np.arange(len(counts)), counts).tolist()
+        rows[role] = [
+            Row(
+                sample.id,
+                encode(
+                    proxy.tokenizer, sample.prompt, sample.response, settings.max_tokens
+                ),
+                sources[sample.source],
+                capability,
+            )
+            for sample, capability in zip(samples, capabilities, strict=True)
+        ]
+    return rows
+
+
+def _announce(
+    proxy: Proxy, rows: dict[str, list[Row]], settings: SketchSettings
+) -> None:
+    """Say how long the whole will take, measured on one batch of middling length."""
+    every = sorted(
+        (row for role in ROLES for row in rows[role]),
+        key=lambda row: len(row.encoded.input_ids),
+    )
+    middle = max(0, len(every) // 2 - BATCH_ROWS // 2)
+    batch = padded_batch(proxy, every[middle : middle + BATCH_ROWS])
+    first = padded_batch(proxy, every[:1])  # the first pass of a process is slow
+    per_sample_gradients(proxy.model, proxy.b, first, lambda name, values: None)
+    begin = time.perf_counter()
+    per_sample_gradients(proxy.model, proxy.b, batch, lambda name, values: None)
+    rate = batch["input_ids"].numel() / (time.perf_counter() - begin)
+    tokens = sum(len(row.encoded.input_ids) for row in every)
+    # Later passes skip the trunk, but also take the gradient of A.
+    passes = 1 + len(settings.checkpoints)
+    extra = sum(
+        len(row.encoded.input_ids) for r in ("dev", "anchor") for row in rows[r]
+    )
+    minutes = (tokens * passes + extra) / rate / 60
+    print(
+        f"{len(every):,} samples, {tokens:,} tokens, {passes} pass"
+        f"{'es' if passes > 1 else ''}: about {minutes:.1f} min "
+        f"({rate:,.0f} tokens/s on one batch)",
+        file=sys.stderr,
+    )
+
+
+def _checkpoints(
+    proxy: Proxy, pool: list[Row], settings: SketchSettings, build: Path
+) -> list[Checkpoint]:
+    if not settings.checkpoints:
+        return []
+    note = build / "checkpoints.json"
+    if not note.exists():
+        picks = warm_up_picks(len(pool), settings.checkpoints[-1], settings.seed)
+        samples = [pool[row].encoded for row in picks]
+        made = warm_up(proxy, samples, settings.checkpoints, settings.learning_rate)
+        for checkpoint in made:
+            save_tensors(
+                build / f"adapter-{checkpoint.step}.safetensors", checkpoint.state
+            )
+        write_json(
+            note, [{"step": c.step, "learning_rate": c.learning_rate} for c in made]
+        )
+    return [
+        Checkpoint(
+            **entry, state=load_file(build / f"adapter-{entry['step']}.safetensors")
+        )
+        for entry in read_json(note, "note of the warm-up")
+    ]

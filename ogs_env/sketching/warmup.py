@@ -1,0 +1,86 @@
+"""The warm-up path: a short LoRA training whose checkpoints are sketched."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ogs_env.errors import InputError
+from ogs_env.sketching.encoding import Encoded, collate
+from ogs_env.sketching.losses import response_losses
+from ogs_env.sketching.proxy import Proxy
+
+BATCH = 8
+_RISE = 3  # steps in which the learning rate rises to its full value
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The adapter after some steps of the warm-up.
+
+    Attributes:
+        step: Optimizer steps taken.
+        learning_rate: Of the last step.
+        state: The adapter's weights by layer name.
+    """
+
+    step: int
+    learning_rate: float
+    state: dict[str, torch.Tensor]
+
+
+def warm_up_picks(pool_size: int, steps: int, seed: int) -> np.ndarray:
+    """Return the pool rows int64 (steps * 8,) that the warm-up trains on, in order."""
+    needed = steps * BATCH
+    if needed > pool_size:
+        raise InputError(
+            f"checkpoints: {steps} warm-up steps of {BATCH} need {needed} samples, the "
+            f"pool has {pool_size}; use earlier checkpoints or a larger pool"
+        )
+    return np.random.default_rng([seed, 20]).permutation(pool_size)[:needed]
+
+
+def warm_up(
+    proxy: Proxy,
+    samples: Sequence[Encoded],
+    checkpoints: Sequence[int],
+    learning_rate: float,
+) -> list[Checkpoint]:
+    """Train the adapter on samples in order and keep it at some steps.
+
+    AdamW without weight decay, batches of 8, the learning rate rising over the
+    first three steps and constant after, gradients clipped to norm 1. The proxy is
+    left with its fresh adapter.
+
+    Args:
+        proxy: A proxy with a fresh adapter.
+        samples: 8 samples a step, for at least the last checkpoint's steps.
+        checkpoints: Steps after which to keep the weights, ascending.
+        learning_rate: Peak learning rate.
+    """
+    fresh = proxy.state()
+    weights = [layer.weight for layer in [*proxy.a.values(), *proxy.b.values()]]
+    optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.0)
+    kept = []
+    steps = tqdm(range(1, checkpoints[-1] + 1), desc="warm-up", unit="step")
+    for step in steps:
+        rate = learning_rate * min(1.0, step / _RISE)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch = collate(
+            samples[(step - 1) * BATCH : step * BATCH],
+            proxy.tokenizer.pad_token_id,
+        )
+        batch = {name: tensor.to(proxy.device) for name, tensor in batch.items()}
+        loss = response_losses(proxy.model, batch).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        steps.set_postfix(loss=f"{loss.item():.3f}")
+        if step in checkpoints:
+            kept.append(Checkpoint(step, rate, proxy.state()))
+    proxy.load_state(fresh)
+    return kept

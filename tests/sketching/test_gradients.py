@@ -1,0 +1,130 @@
+"""Hooks against the obvious: one sample at a time through autograd."""
+
+import pytest
+import torch
+
+from ogs_env.sketching.encoding import collate, encode
+from ogs_env.sketching.gradients import per_sample_gradients, shared_trunk
+from ogs_env.sketching.losses import response_losses
+from ogs_env.sketching.proxy import Proxy, attach_adapter, load_model
+
+TEXTS = [
+    ("what is a cold?", "an infection of the nose"),
+    ("2+2", "4"),
+    ("a longer question about nothing in particular, with a tail", "yes"),
+    ("why?", "because of a long and winding explanation that goes on and on"),
+    ("", "an answer without a question"),
+]
+
+
+@pytest.fixture(scope="module")
+def proxy(tiny_model_folder) -> Proxy:
+    model, tokenizer = load_model(str(tiny_model_folder))
+    proxy = attach_adapter(model, tokenizer, rank=4, alpha=8, layers=2, seed=3)
+    state = proxy.state()
+    generator = torch.Generator().manual_seed(5)
+    for name in proxy.b:  # a used adapter: with B = 0 the gradient of A is zero
+        state[name].normal_(0, 0.3, generator=generator)
+    proxy.load_state(state)
+    return proxy
+
+
+def batch_of(proxy: Proxy, texts):
+    encoded = [encode(proxy.tokenizer, p, r, 96) for p, r in texts]
+    return collate(encoded, proxy.tokenizer.pad_token_id)
+
+
+def hooked(proxy: Proxy, batch):
+    gradients = {}
+    layers = {**proxy.a, **proxy.b}
+    losses = per_sample_gradients(
+        proxy.model, layers, batch, lambda name, g: gradients.update({name: g.clone()})
+    )
+    return losses, gradients
+
+
+def looped(proxy: Proxy, texts):
+    layers = {**proxy.a, **proxy.b}
+    weights = [layer.weight for layer in layers.values()]
+    losses, gradients = [], {name: [] for name in layers}
+    for text in texts:
+        loss = response_losses(proxy.model, batch_of(proxy, [text]))[0]
+        for name, g in zip(layers, torch.autograd.grad(loss, weights), strict=True):
+            gradients[name].append(g)
+        losses.append(loss.detach())
+    stacked = {name: torch.stack(parts) for name, parts in gradients.items()}
+    return torch.stack(losses), stacked
+
+
+def relative_error(found, expected):
+    flat = torch.cat([found[name].flatten(1) for name in expected], 1)
+    truth = torch.cat([expected[name].flatten(1) for name in expected], 1)
+    return ((flat - truth).norm(dim=1) / truth.norm(dim=1)).max().item()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_hooks_equal_a_loop_over_single_samples(proxy, threads):
+    torch.set_num_threads(threads)
+    try:
+        losses, gradients = hooked(proxy, batch_of(proxy, TEXTS))
+    finally:
+        torch.set_num_threads(1)
+    expected_losses, expected = looped(proxy, TEXTS)
+    torch.testing.assert_close(losses, expected_losses, rtol=1e-4, atol=1e-6)
+    assert relative_error(gradients, expected) < 1e-4
+
+
+def test_a_sample_does_not_depend_on_its_batch(proxy):
+    _, together = hooked(proxy, batch_of(proxy, TEXTS))
+    _, pair = hooked(proxy, batch_of(proxy, [TEXTS[3], TEXTS[1]]))
+    ours = {name: g[[1]] for name, g in together.items()}
+    theirs = {name: g[[1]] for name, g in pair.items()}
+    assert relative_error(theirs, ours) < 1e-4
+
+
+def test_hooks_and_gradients_are_gone_afterwards(proxy):
+    hooked(proxy, batch_of(proxy, TEXTS))
+    for layer in [*proxy.a.values(), *proxy.b.values()]:
+        assert layer.weight.grad is None
+        assert not layer._forward_hooks
+
+
+def test_a_fresh_adapter_has_no_gradient_in_a(tiny_model_folder):
+    model, tokenizer = load_model(str(tiny_model_folder))
+    fresh = attach_adapter(model, tokenizer, rank=4, alpha=8, layers=1, seed=3)
+    _, gradients = hooked(fresh, batch_of(fresh, TEXTS))
+    assert all(gradients[name].abs().max() == 0 for name in fresh.a)
+    assert any(gradients[name].abs().max() > 0 for name in fresh.b)
+
+
+def test_a_shared_trunk_changes_no_number(proxy):
+    batch = batch_of(proxy, TEXTS)
+    _, expected = hooked(proxy, batch)
+    with shared_trunk(proxy.trunk):
+        hooked(proxy, batch)
+        _, again = hooked(proxy, batch)
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
+    other = batch_of(proxy, TEXTS[::-1])
+    _, after = hooked(proxy, other)
+    reversed_rows = {name: g.flip(0) for name, g in after.items()}
+    assert relative_error(reversed_rows, expected) < 1e-4
+
+
+def test_the_adapter_is_on_the_last_layers_alone(proxy):
+    assert len(proxy.trunk) == 1
+    assert all(name.startswith("model.layers.") for name in proxy.b)
+    assert {name.split(".")[2] for name in proxy.b} == {"1", "2"}
+
+
+def test_the_adapter_depends_on_the_seed_alone(tiny_model_folder):
+    def weights(seed):
+        torch.rand(3)  # the global generator must not matter
+        model, tokenizer = load_model(str(tiny_model_folder))
+        return attach_adapter(
+            model, tokenizer, rank=4, alpha=8, layers=2, seed=seed
+        ).state()
+
+    first, second, other = weights(1), weights(1), weights(2)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    name = next(n for n in first if n.endswith("lora_A"))
+    assert not torch.equal(first[name], other[name])
