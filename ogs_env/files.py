@@ -11,6 +11,15 @@ from typing import Any
 
 from ogs_env.errors import InputError
 
+_UNWRITABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,  # a file where a folder should be
+)
+
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -35,7 +44,12 @@ def whole_file(path: Path) -> Iterator[Path]:
                 f"{path}: no space left on the disk; free some and run the same "
                 "command again"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM):
+        if error.errno == errno.EFBIG:
+            raise InputError(
+                f"{path}: is larger than a file may be here (`ulimit -f`, or the file "
+                "system's limit); choose another folder"
+            ) from error
+        if error.errno in _UNWRITABLE:
             raise InputError(
                 f"{path}: cannot be written ({error.strerror}); choose another folder"
             ) from error

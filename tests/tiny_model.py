@@ -12,8 +12,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tiny_model(folder: Path, chat: bool = True) -> Path:
-    """Save a Llama of three layers, width 32; returns the folder."""
+def make_tiny_model(folder: Path, chat: bool = True, width: int = 32) -> Path:
+    """Save a Llama of three layers; returns the folder."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -29,7 +29,7 @@ def make_tiny_model(folder: Path, chat: bool = True) -> Path:
     fast.save_pretrained(folder)
     config = LlamaConfig(
         vocab_size=len(vocabulary),
-        hidden_size=32,
+        hidden_size=width,
         intermediate_size=48,
         num_hidden_layers=3,
         num_attention_heads=4,

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.tiny_model import make_tiny_model
+from tiny_model import make_tiny_model
 
 
 @pytest.fixture(scope="session")
