@@ -1,0 +1,364 @@
+"""Bundles of a tiny model against brute force, sample by sample."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from ogs_env.bundle import ROLES
+from ogs_env.data.domains import DomainData
+from ogs_env.data.samples import Sample
+from ogs_env.errors import InputError
+from ogs_env.learners.surrogate import SurrogateLearner
+from ogs_env.sketching.encoding import encode
+from ogs_env.sketching.projection import CountSketch
+from ogs_env.sketching.proxy import attach_adapter, load_model
+from ogs_env.sketching.settings import SketchSettings
+from ogs_env.sketching.shards import SHARD_ROWS
+from ogs_env.sketching.sketcher import sketch
+from ogs_env.sketching.warmup import BATCH, warm_up, warm_up_picks
+from tiny_model import make_tiny_model
+
+WORDS = "red green blue dark light sky sea grass stone night".split()
+
+
+def samples(count: int, first: int, source: str) -> list[Sample]:
+    rng = np.random.default_rng(first)
+    return [
+        Sample(
+            f"{source} {first + i}: {' '.join(rng.choice(WORDS, rng.integers(1, 6)))}",
+            " ".join(rng.choice(WORDS, rng.integers(1, 8))),
+            source,
+        )
+        for i in range(count)
+    ]
+
+
+def make_data() -> DomainData:
+    pool = samples(SHARD_ROWS, 0, "colours") + samples(7, 100, "nature")
+    # One sample that has to be cut.
+    pool.append(Sample("long " * 40, "an answer " * 20, "nature"))
+    return DomainData(
+        name="words",
+        pool=pool,
+        dev=samples(20, 200, "colours"),
+        test=samples(4, 300, "colours"),
+        anchor={"sums": samples(5, 400, "sums"), "names": samples(6, 500, "names")},
+        retention={"sums": samples(3, 600, "sums"), "names": samples(4, 700, "names")},
+        capabilities=["sums", "names"],
+        sources=[
+            {"name": name, "licence": "CC0", "attribution": "us", "url": "", "pool": n}
+            for name, n in {"colours": 64, "nature": 8, "sums": 0, "names": 0}.items()
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_model_folder):
+    return SketchSettings(
+        proxy=str(tiny_model_folder),
+        precision="float32",
+        k=128,
+        layers=2,
+        rank=4,
+        checkpoints=(2, 5),
+        learning_rate=1e-2,
+        max_tokens=128,
+        seed=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(settings, tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("sketched") / "words"
+    sketch(make_data(), folder, settings, "ogs sketch words")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(folder):
+    from ogs_env.bundle import load_bundle
+
+    return load_bundle(folder)
+
+
+def few() -> DomainData:
+    data = make_data()
+    return replace(data, pool=data.pool[:5], dev=data.dev[:3])
+
+
+def by_role(data: DomainData) -> dict[str, list[Sample]]:
+    groups = {role: getattr(data, role) for role in ROLES}
+    for role in ("anchor", "retention"):
+        groups[role] = [s for name in data.capabilities for s in groups[role][name]]
+    return groups
+
+
+@pytest.fixture(scope="module")
+def oracle(settings):
+    """Losses, gradients and sketches by plain autograd, one sample at a time.
+
+    Returns for each role a list over samples, of one (loss, gradient, sketch) at the
+    start and one for each checkpoint; and the checkpoints' learning rates.
+    """
+    model, tokenizer = load_model(settings.proxy)
+    proxy = attach_adapter(
+        model,
+        tokenizer,
+        rank=settings.rank,
+        alpha=2 * settings.rank,
+        layers=settings.layers,
+        seed=settings.seed,
+    )
+    data = by_role(make_data())
+    encoded = {
+        role: [encode(tokenizer, s.prompt, s.response, settings.max_tokens) for s in own]
+        for role, own in data.items()
+    }
+    steps = settings.checkpoints
+    picks = warm_up_picks(len(data["pool"]), steps[-1], settings.seed)
+    warmed = warm_up(
+        proxy, [encoded["pool"][i] for i in picks], steps, settings.learning_rate
+    )
+    projection = CountSketch(settings.k, settings.seed)
+    places = [(proxy.state(), proxy.b)]
+    places += [(c.state, {**proxy.a, **proxy.b}) for c in warmed]
+    found = {role: [[] for _ in own] for role, own in data.items()}
+    for state, layers in places:
+        proxy.load_state(state)
+        weights = [layer.weight for layer in layers.values()]
+        for role, own in encoded.items():
+            for row, sample in enumerate(own):
+                ids = torch.tensor([sample.input_ids])
+                logits = proxy.model(input_ids=ids).logits[0]
+                start = sample.response_start
+                loss = cross_entropy(logits[start - 1 : -1], ids[0, start:])
+                parts = torch.autograd.grad(loss, weights)
+                sketched = torch.zeros(settings.k, 1)
+                for name, part in zip(layers, parts, strict=True):
+                    projection.add(sketched, name, part.reshape(1, -1))
+                whole = torch.cat([part.flatten() for part in parts])
+                found[role][row].append(
+                    (loss.item(), whole.double().numpy(), sketched[:, 0].numpy())
+                )
+    return found, [c.learning_rate for c in warmed]
+
+
+def largest_row_error(found, expected) -> float:
+    error = np.linalg.norm(found - expected, axis=1)
+    return float((error / np.linalg.norm(expected, axis=1)).max())
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_start_rows_equal_a_loop_over_samples(bundle, oracle, role):
+    truth, _ = oracle
+    expected = np.stack([places[0][2] for places in truth[role]])
+    assert largest_row_error(getattr(bundle, role).sketches("start"), expected) < 1e-3
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_path_rows_equal_a_loop_over_samples_and_checkpoints(bundle, oracle, role):
+    truth, rates = oracle
+    found = getattr(bundle, role).sketches("path")
+    for number, rate in enumerate(rates):
+        expected = [places[number + 1][2] * rate**0.5 for places in truth[role]]
+        columns = slice(number * bundle.k, (number + 1) * bundle.k)
+        assert largest_row_error(found[:, columns], np.stack(expected)) < 1e-3
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_scalars_are_exact(bundle, oracle, role):
+    truth, _ = oracle
+    rows = getattr(bundle, role)
+
+    def gradients(name):
+        return np.stack([places[0][1] for places in truth[name]])
+
+    own = gradients(role)
+    norms = np.linalg.norm(own, axis=1)
+    np.testing.assert_allclose(rows.norms, norms, rtol=1e-4)
+    losses = [places[0][0] for places in truth[role]]
+    np.testing.assert_allclose(rows.losses, losses, rtol=1e-5)
+    domain = gradients("dev").mean(0)
+    scale = norms * np.linalg.norm(domain)
+    assert (abs(rows.domain_dots - own @ domain) / scale).max() < 1e-4
+    assert bundle.manifest["domain_norm"] == pytest.approx(np.linalg.norm(domain), 1e-4)
+    anchor = gradients("anchor")
+    means = np.stack([anchor[:5].mean(0), anchor[5:].mean(0)])
+    lengths = np.linalg.norm(means, axis=1)
+    scale = norms[:, None] * lengths
+    assert (abs(rows.anchor_dots - own @ means.T) / scale).max() < 1e-4
+    np.testing.assert_allclose(bundle.manifest["anchor_norms"], lengths, rtol=1e-4)
+
+
+def test_cosines_are_exact(bundle, oracle):
+    truth, _ = oracle
+    own = np.stack([places[0][1] for places in truth["pool"]])
+    domain = np.stack([places[0][1] for places in truth["dev"]]).mean(0)
+    expected = own @ domain / np.linalg.norm(own, axis=1) / np.linalg.norm(domain)
+    found = bundle.domain_cosines(np.arange(len(own)))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_path_products_are_sums_over_checkpoints_within_the_sketch_error(
+    bundle, oracle
+):
+    truth, rates = oracle
+    pool = bundle.pool.sketches("path").astype(np.float64)
+    dev = bundle.dev.sketches("path").astype(np.float64)
+    exact = np.zeros((len(pool), len(dev)))
+    deviation = np.zeros_like(exact)
+    for number, rate in enumerate(rates, 1):
+        ours = np.stack([places[number][1] for places in truth["pool"]])
+        theirs = np.stack([places[number][1] for places in truth["dev"]])
+        products = ours @ theirs.T
+        lengths = np.outer(
+            np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1)
+        )
+        exact += rate * products
+        # One projection serves all checkpoints, so their errors may add up.
+        deviation += rate * np.sqrt((lengths**2 + products**2) / bundle.k)
+    scores = (pool @ dev.T - exact) / deviation
+    assert np.sqrt(np.square(scores).mean()) < 1.2
+    assert abs(scores).max() < 5
+    assert np.corrcoef((pool @ dev.T).ravel(), exact.ravel())[0, 1] > 0.7
+
+
+def test_the_warm_up_replayed_in_the_learner_ends_at_the_measured_loss(bundle, oracle):
+    truth, _ = oracle
+    learner = bundle.manifest["learner"]
+    before, after = (
+        np.mean([places[place][0] for places in truth["dev"]]) for place in (0, -1)
+    )
+    assert learner["dev_loss_before"] == pytest.approx(before, 1e-4)
+    assert learner["dev_loss_after"] == pytest.approx(after, 1e-4)
+    assert learner["sketches"] == "path"
+    assert learner["step_from"] == "warm-up"
+    assert learner["reached"]
+    surrogate = SurrogateLearner(bundle)
+    for row in warm_up_picks(len(bundle.pool), 5, 3):
+        surrogate.update(row)
+    assert surrogate.domain_loss() == pytest.approx(after, 1e-3)
+
+
+def test_identity_columns_follow_the_samples(bundle):
+    for role, own in by_role(make_data()).items():
+        rows = getattr(bundle, role)
+        assert rows.hex_ids() == [s.id for s in own]
+        assert [bundle.sources[n] for n in rows.sources] == [s.source for s in own]
+        named = [bundle.capabilities[n] if n >= 0 else None for n in rows.capabilities]
+        has = role in ("anchor", "retention")
+        assert named == [s.source if has else None for s in own]
+    long = make_data().pool[-1]
+    assert bundle.pool.tokens[-1] == 96  # three quarters of 128
+    assert bundle.pool.hex_ids()[-1] == long.id
+
+
+def test_the_manifest_says_what_repeats_the_bundle(folder, settings):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["format"] == "ogs-bundle"
+    assert manifest["format_version"] == 1
+    assert manifest["name"] == "words"
+    assert manifest["command"] == "ogs sketch words"
+    assert manifest["proxy"]["id"] == settings.proxy
+    assert manifest["proxy"]["precision"] == "float32"
+    assert len(manifest["proxy"]["sha256"]) == 64
+    adapter = {"kind": "lora", "rank": 4, "alpha": 8, "layers": 2, "seed": 3}
+    assert manifest["adapter"] == adapter
+    assert manifest["projection"] == {"kind": "countsketch", "k": 128, "seed": 3}
+    assert manifest["checkpoints"] == [
+        # The learning rate rises over three steps.
+        {"step": 2, "learning_rate": pytest.approx(1e-2 * 2 / 3)},
+        {"step": 5, "learning_rate": pytest.approx(1e-2)},
+    ]
+    assert manifest["warm_up"] == {"batch": BATCH, "picks": 5 * BATCH}
+    assert manifest["cut"] == {role: int(role == "pool") for role in ROLES}
+    assert manifest["sources"] == make_data().sources
+    counts = {"pool": 72, "dev": 20, "test": 4, "anchor": 11, "retention": 7}
+    assert manifest["roles"] == counts
+    assert manifest["request"]["seed"] == 3
+    assert manifest["request"]["learning_rate"] == 1e-2
+    present = {path.name for path in folder.iterdir()} - {"manifest.json"}
+    assert present == set(manifest["files"])
+    assert "pool-00001.safetensors" in present
+    for name, entry in manifest["files"].items():
+        content = (folder / name).read_bytes()
+        assert entry["sha256"] == hashlib.sha256(content).hexdigest()
+        assert entry["bytes"] == len(content)
+
+
+def test_the_same_request_gives_the_same_bytes(folder, settings, tmp_path):
+    torch.rand(3)  # the global generators must not matter
+    sketch(make_data(), tmp_path / "again", settings, "ogs sketch words")
+    for file in folder.iterdir():
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_without_checkpoints_there_is_no_path(settings, tmp_path):
+    bundle = sketch(few(), tmp_path / "start", replace(settings, checkpoints=()))
+    assert not bundle.has_path
+    assert bundle.manifest["warm_up"] is None
+    assert bundle.manifest["learner"]["sketches"] == "start"
+    assert bundle.manifest["learner"]["step_from"] == "assumed"
+    assert bundle.basis.shape == (128, 32)
+
+
+def test_the_space_is_that_of_proxy_adapter_and_projection(settings, tmp_path):
+    start = replace(settings, checkpoints=())
+    other_model = make_tiny_model(tmp_path / "model", width=16)
+    spaces = {
+        name: sketch(few(), tmp_path / name, replace(start, **changes)).space
+        for name, changes in {
+            "one": {},
+            "same": {"max_tokens": 48},
+            "k": {"k": 64},
+            "rank": {"rank": 2},
+            "layers": {"layers": 1},
+            "seed": {"seed": 4},
+            "proxy": {"proxy": str(other_model)},
+        }.items()
+    }
+    assert spaces["one"] == spaces.pop("same")
+    assert len(set(spaces.values())) == len(spaces)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"k": 0}, "k: is 0; expected a number above 0"),
+        ({"rank": -1}, "rank: is -1; expected a number above 0"),
+        ({"max_tokens": 8}, "max-tokens: is 8; expected 16 or more"),
+        ({"checkpoints": (5, 2)}, r"checkpoints: are \[5, 2\]; expected ascending"),
+        ({"checkpoints": (0, 2)}, r"checkpoints: are \[0, 2\]; expected ascending"),
+        (
+            {"checkpoints": (10,)},
+            "checkpoints: 10 warm-up steps of 8 need 80 samples, the pool has 72",
+        ),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(
+    settings, tmp_path, changes, line
+):
+    with pytest.raises(InputError, match=line):
+        sketch(make_data(), tmp_path / "out", replace(settings, **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sample_in_two_roles_is_refused(settings, tmp_path):
+    data = make_data()
+    data.pool.append(data.test[0])
+    with pytest.raises(InputError, match=r"is in both pool and test; remove it"):
+        sketch(data, tmp_path / "out", settings)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("role", ["dev", "anchor"])
+def test_an_empty_role_is_refused(settings, tmp_path, role):
+    empty = [] if role == "dev" else {"sums": [], "names": []}
+    with pytest.raises(InputError, match=f"{role}: is empty; expected at least one"):
+        sketch(replace(make_data(), **{role: empty}), tmp_path / "out", settings)
