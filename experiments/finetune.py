@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ogs_env.data.domains import domains
+from ogs_env.data.domains import ANCHORS, domains, load_anchor
 from ogs_env.data.samples import Sample, check_disjoint, read_samples
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import read_json, write_json
@@ -170,9 +170,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--test", required=True, metavar="FILE_OR_DOMAIN",
         help="samples of the domain that no one trains on: JSONL, or a domain such "
         "as medical for its test set")  # fmt: skip
-    add("--retention", required=True, metavar="FILE_OR_DOMAIN",
-        help="samples of what should be kept: JSONL, or a domain for its retention "
-        "set")  # fmt: skip
+    add("--retention", required=True, metavar="FILE_OR_NAME",
+        help="samples of what should be kept: JSONL, a domain for its retention set, "
+        f"or the retention part of an anchor: {', '.join(ANCHORS)}")  # fmt: skip
     add("--model", default=default.model,
         help="target: a name, a folder or a Hugging Face id (%(default)s)")  # fmt: skip
     add("--epochs", type=int, default=default.epochs,
@@ -311,10 +311,12 @@ def _evaluate(
 
 
 def _held_out(name_or_file: str, role: str) -> list[Sample]:
-    """Return the samples of a file, or those a domain holds out for `role`."""
+    """Return the samples of a file, or those a name holds out for `role`."""
     path = Path(name_or_file)
     if path.exists() or path.suffix or len(path.parts) > 1:
         return read_samples(path)
+    if role == "retention" and name_or_file in ANCHORS:
+        return load_anchor(name_or_file)[1]
     known = domains()
     if name_or_file not in known:
         raise unknown_name("file or domain", name_or_file, known)

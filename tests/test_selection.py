@@ -3,9 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ogs_env.agents.selector import make_selector
 
 import ogs_env
+from ogs_env.agents.selector import make_selector
 from ogs_env.bundle import Bundle
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError

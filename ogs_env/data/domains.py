@@ -33,7 +33,7 @@ REAL_SHARES = {
 }
 PACKAGE_SHARES = {"icd10cm": 0.55, "icd10cm_short": 0.20, "puzzles": 0.25}
 
-_ANCHORS = ("gsm8k", "gsm_symbolic")
+ANCHORS = ("gsm8k", "gsm_symbolic")
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def load_anchor(
     path = Path(name)
     stem = path.name.split(".")[0]
     if not path.exists() and path.name == name and not path.suffix:
-        raise unknown_name("anchor", name, _ANCHORS)
+        raise unknown_name("anchor", name, ANCHORS)
     samples = read_samples(path, source=stem)
     distinct = _draw(samples, None, set(), rng, distinct=True)
     count = min(count, len(distinct) // 2)

@@ -3,6 +3,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+
 from ogs_env.agents.baselines.oracle import OracleSelector
 from ogs_env.agents.selector import (
     SELECTORS,
@@ -11,7 +12,6 @@ from ogs_env.agents.selector import (
     make_selector,
     selection_env,
 )
-
 from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError
 from ogs_env.rewards import weighted_sum

@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ogs_env.agents.navigator import Navigator, build_policy
 
+from ogs_env.agents.navigator import Navigator, build_policy
 from ogs_env.errors import InputError
 
 ROW, CONTEXT, HAND = 38, 100, 16

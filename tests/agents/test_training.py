@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from make_bundle import edit_manifest, make_bundle
+
 from ogs_env.agents.deployment import AgentSelector, load_selector
 from ogs_env.agents.navigator import Navigator
 from ogs_env.agents.selector import make_policy
@@ -17,7 +18,6 @@ from ogs_env.agents.training import (
     summarise,
     train,
 )
-
 from ogs_env.bundle import load_bundle
 from ogs_env.errors import InputError
 

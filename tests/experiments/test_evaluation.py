@@ -3,11 +3,11 @@ import random
 import pytest
 import torch
 from byte_llama import colours, save_tiny_model, sums
-from ogs_env.experiments import evaluation
-from ogs_env.experiments.evaluation import exact_match, extract_answer, mean_losses
 
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
+from ogs_env.experiments import evaluation
+from ogs_env.experiments.evaluation import exact_match, extract_answer, mean_losses
 from ogs_env.sketching.encoding import encode, encode_prompt
 from ogs_env.sketching.proxy import load_model
 

@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 import torch
 from byte_llama import colours, save_tiny_model, sums
+from peft import PeftModel
+
+from ogs_env.data.samples import write_samples
+from ogs_env.errors import InputError
 from ogs_env.experiments import adapter_training
 from ogs_env.experiments import finetune as module
 from ogs_env.experiments.adapter_training import training_batch, training_order
@@ -24,10 +28,6 @@ from ogs_env.experiments.finetune import (
     run,
     table,
 )
-from peft import PeftModel
-
-from ogs_env.data.samples import write_samples
-from ogs_env.errors import InputError
 from ogs_env.selection import Selection
 from ogs_env.sketching.encoding import encode
 from ogs_env.sketching.proxy import load_model

@@ -2,9 +2,9 @@ import sys
 
 import pytest
 from matplotlib import image
-from ogs_env.experiments.plots import changes, tradeoff
 
 from ogs_env.errors import InputError
+from ogs_env.experiments.plots import changes, tradeoff
 
 
 def result(selector, test, retention):

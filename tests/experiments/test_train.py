@@ -3,10 +3,10 @@ import json
 
 import pytest
 from make_bundle import make_bundle
-from ogs_env.agents.deployment import AgentSelector
-from ogs_env.experiments.train import BASELINES, add_arguments, run
 
+from ogs_env.agents.deployment import AgentSelector
 from ogs_env.errors import InputError
+from ogs_env.experiments.train import BASELINES, add_arguments, run
 
 
 @pytest.fixture(scope="module")

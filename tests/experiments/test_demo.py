@@ -1,0 +1,56 @@
+"""The demo's bookkeeping; the demo itself is `make demo`."""
+
+import pytest
+
+from ogs_env.errors import InputError
+from ogs_env.experiments.demo import Stages, report
+from ogs_env.selection import Selection
+
+
+def selection(sources):
+    n = len(sources)
+    return Selection(
+        ids=[f"{i:016x}" for i in range(n)],
+        indices=list(range(n)),
+        scores=[0.0] * n,
+        sources=sources,
+        agent="agent",
+        bundle="b",
+        space="s",
+        budget=n,
+        split="all",
+        seed=0,
+    )
+
+
+def losses(test, retention):
+    return {"test": {"per_sample": test}, "retention": {"per_sample": retention}}
+
+
+def test_the_table_shows_losses_sources_and_seconds():
+    result = {"samples": 3, "before": losses(3.0, 2.0), "after": losses(2.5, 2.125)}
+    text = report(
+        {"agent": result},
+        {"agent": selection(["icd10cm", "puzzles", "icd10cm"])},
+        {"train": 100.0, "sketch": 20.4},
+    )
+    assert "3.000 -> 2.500" in text
+    assert "2.000 -> 2.125" in text
+    assert "2 icd10cm, 1 puzzles" in text
+    assert "train 100 s, sketch 20 s; total 120 s" in text
+
+
+def test_a_stage_that_is_done_keeps_the_seconds_it_took(tmp_path):
+    (tmp_path / "seconds.json").write_text('{"sketch": 500.0}')
+    stages = Stages(tmp_path)
+    assert stages.do("sketch", "sketch again", lambda: 7) == 7
+    assert stages.seconds == {"sketch": 500.0}
+    stages.do("select", "select", lambda: None)
+    assert Stages(tmp_path).seconds.keys() == {"sketch", "select"}
+
+
+def test_a_stage_that_fails_is_not_noted(tmp_path):
+    stages = Stages(tmp_path)
+    with pytest.raises(InputError):
+        stages.do("train", "train", lambda: (_ for _ in ()).throw(InputError("no")))
+    assert not (tmp_path / "seconds.json").exists()

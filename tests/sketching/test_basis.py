@@ -1,0 +1,76 @@
+"""The observation basis: directions, scale, and sharing with shipped bundles."""
+
+import numpy as np
+import pytest
+import torch
+from make_bundle import edit_manifest, make_bundle
+
+from ogs_env.bundle import load_bundle
+from ogs_env.sketching import basis as module
+from ogs_env.sketching.basis import DIRECTIONS, basis_for
+
+
+@pytest.fixture(autouse=True)
+def shipped(tmp_path, monkeypatch):
+    """A folder of shipped bundles of the test's own."""
+    monkeypatch.setattr(module, "SHIPPED", tmp_path)
+    monkeypatch.setattr("ogs_env.bundle.SHIPPED", tmp_path)
+    return tmp_path
+
+
+def shards(rows: list[int], rank: int, k: int = 80) -> list[dict[str, torch.Tensor]]:
+    rng = np.random.default_rng(rank)
+    directions = rng.normal(size=(rank, k)) * np.geomspace(1, 0.1, rank)[:, None]
+    return [
+        {"start": torch.from_numpy(rng.normal(size=(n, rank)) @ directions).half()}
+        for n in rows
+    ]
+
+
+def units(pool) -> np.ndarray:
+    whole = torch.cat([shard["start"] for shard in pool]).double().numpy()
+    return whole / np.linalg.norm(whole, axis=1, keepdims=True)
+
+
+def test_it_spans_the_top_singular_vectors_of_unit_sketches():
+    pool = shards([100, 64, 30], rank=60)
+    basis, origin = basis_for("new", pool)
+    assert origin == "own pool"
+    assert basis.shape == (80, DIRECTIONS)
+    assert basis.dtype == torch.float32
+    directions = basis.double().numpy()
+    directions /= np.linalg.norm(directions, axis=0)
+    singular = np.linalg.svd(units(pool))[2][:DIRECTIONS]
+    cosines = (singular * directions.T).sum(1)
+    np.testing.assert_allclose(abs(cosines), 1, atol=1e-6)
+
+
+def test_coordinates_are_of_the_order_of_one():
+    pool = shards([200], rank=50)
+    coordinates = units(pool) @ basis_for("new", pool)[0].double().numpy()
+    np.testing.assert_allclose(np.square(coordinates).mean(0), 1, rtol=1e-5)
+
+
+def test_signs_are_settled():
+    basis = basis_for("new", shards([90], rank=40))[0].numpy()
+    largest = np.abs(basis).argmax(axis=0)
+    assert (basis[largest, np.arange(DIRECTIONS)] > 0).all()
+
+
+@pytest.mark.parametrize(("rows", "k"), [(5, 80), (90, 16)])
+def test_directions_that_a_small_pool_lacks_read_as_zero(rows, k):
+    real = min(rows, k)
+    basis = basis_for("new", shards([rows], rank=60, k=k))[0].numpy()
+    assert basis.shape == (k, DIRECTIONS)
+    assert np.isfinite(basis).all()
+    assert (np.abs(basis[:, :real]).max(axis=0) > 0).all()
+    assert not basis[:, real:].any()
+
+
+def test_a_space_that_a_shipped_bundle_has_keeps_its_basis(shipped):
+    made = make_bundle(shipped / "given", pool=50, k=64)
+    edit_manifest(made, space="known")
+    basis, origin = basis_for("known", shards([40], rank=30, k=64))
+    assert origin == "bundle given"
+    np.testing.assert_array_equal(basis.numpy(), load_bundle(made).basis)
+    assert basis_for("other", shards([40], rank=30, k=64))[1] == "own pool"
