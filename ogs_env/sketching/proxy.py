@@ -61,6 +61,7 @@ def load_model(
     Raises:
         InputError: If it cannot be had; the line says what to install or do.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = _default_folder() if name_or_path == DEFAULT_MODEL else Path(name_or_path)
@@ -71,8 +72,9 @@ def load_model(
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(place)
             model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=precision)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    # RuntimeError: the weights do not fit the configuration.
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
             f"model '{name_or_path}': cannot be loaded ({reason}); expected a Hugging "
             f"Face causal LM id, a folder with one, or '{DEFAULT_MODEL}'"

@@ -1,5 +1,4 @@
 import pytest
-
 from tiny_model import make_tiny_model
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_model import make_tiny_model
 from transformers import AutoTokenizer
 
 from ogs_env.sketching.encoding import IGNORED, Encoded, collate, encode
-from tiny_model import make_tiny_model
 
 
 @pytest.fixture(scope="module")

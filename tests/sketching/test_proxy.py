@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from tiny_model import make_tiny_model
 
 from ogs_env.errors import InputError
 from ogs_env.sketching.proxy import (
@@ -17,7 +18,6 @@ from ogs_env.sketching.proxy import (
     content_hash,
     load_model,
 )
-from tiny_model import make_tiny_model
 
 
 def test_the_missing_package_is_named_with_its_command(monkeypatch):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_model import make_tiny_model
 from torch.nn.functional import cross_entropy
 
 from ogs_env.bundle import ROLES
@@ -21,9 +22,19 @@ from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.shards import SHARD_ROWS
 from ogs_env.sketching.sketcher import sketch
 from ogs_env.sketching.warmup import BATCH, warm_up, warm_up_picks
-from tiny_model import make_tiny_model
 
-WORDS = "red green blue dark light sky sea grass stone night".split()
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "dark",
+    "light",
+    "sky",
+    "sea",
+    "grass",
+    "stone",
+    "night",
+]
 
 
 def samples(count: int, first: int, source: str) -> list[Sample]:
@@ -117,7 +128,9 @@ def oracle(settings):
     )
     data = by_role(make_data())
     encoded = {
-        role: [encode(tokenizer, s.prompt, s.response, settings.max_tokens) for s in own]
+        role: [
+            encode(tokenizer, s.prompt, s.response, settings.max_tokens) for s in own
+        ]
         for role, own in data.items()
     }
     steps = settings.checkpoints
@@ -217,9 +230,7 @@ def test_path_products_are_sums_over_checkpoints_within_the_sketch_error(
         ours = np.stack([places[number][1] for places in truth["pool"]])
         theirs = np.stack([places[number][1] for places in truth["dev"]])
         products = ours @ theirs.T
-        lengths = np.outer(
-            np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1)
-        )
+        lengths = np.outer(np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1))
         exact += rate * products
         # One projection serves all checkpoints, so their errors may add up.
         deviation += rate * np.sqrt((lengths**2 + products**2) / bundle.k)

@@ -1,0 +1,204 @@
+"""`ogs sketch` killed at any moment goes on, and ends with the same bytes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ogs_env.cli import main
+
+KILLS = 3
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "dark",
+    "light",
+    "sky",
+    "sea",
+    "grass",
+    "stone",
+    "night",
+]
+
+
+def write_lines(path: Path, count: int, seed: int) -> str:
+    draw = random.Random(seed)
+    lines = [
+        {
+            "prompt": f"{path.stem} {i} {' '.join(draw.choices(WORDS, k=3))}?",
+            "response": " ".join(draw.choices(WORDS, k=draw.randint(1, 9))),
+        }
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory, tiny_model_folder) -> list[str]:
+    """The command line but for --out."""
+    folder = tmp_path_factory.mktemp("texts")
+    return [
+        "sketch",
+        write_lines(folder / "pool.jsonl", 330, 1),
+        "--domain",
+        write_lines(folder / "domain.jsonl", 16, 2),
+        "--anchor",
+        write_lines(folder / "anchor.jsonl", 12, 3),
+        *("--proxy", str(tiny_model_folder), "--precision", "float32"),
+        *("--k", "64", "--rank", "4", "--layers", "2", "--max-tokens", "96"),
+        *("--path", "--checkpoints", "2", "5"),
+    ]
+
+
+def start(words: list[str], folder: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        # Inside `folder`, --out is the same for all: it stands in the manifest.
+        [sys.executable, "-m", "ogs_env.cli", *words, "--out", "bundle"],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(words, tmp_path_factory) -> tuple[Path, float]:
+    """A bundle made in one go, and the seconds from its first note to its end."""
+    folder = tmp_path_factory.mktemp("whole")
+    process = start(words, folder)
+    note = folder / "bundle" / "build" / "request.json"
+    while not note.exists() and process.poll() is None:
+        time.sleep(0.002)
+    begin = time.monotonic()
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return folder / "bundle", time.monotonic() - begin
+
+
+def kill(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def finish(words: list[str], folder: Path) -> str:
+    process = start(words, folder)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return errors
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.001)
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
+    words, whole, tmp_path
+):
+    bundle, seconds = whole
+    expected = contents(bundle)
+    assert sum(name.startswith("pool-") for name in expected) == 6
+    draw = random.Random(7)
+    killed = 0
+    for _ in range(KILLS):
+        process = start(words, tmp_path)
+        wait_for(tmp_path / "bundle" / "build" / "request.json", process)
+        time.sleep(draw.uniform(0, 0.5 * seconds))
+        killed += process.poll() is None
+        kill(process)
+        present = contents(tmp_path / "bundle")
+        # What stands under its final name is whole.
+        assert all(
+            present[name] == expected[name] for name in present if name in expected
+        )
+    assert killed >= 2
+    finish(words, tmp_path)
+    assert contents(tmp_path / "bundle") == expected
+
+
+def test_a_run_killed_right_after_a_shard_keeps_it(words, whole, tmp_path):
+    expected = contents(whole[0])
+    # What a run killed before its first note would leave: this one starts anew.
+    (tmp_path / "bundle" / "build").mkdir(parents=True)
+    (tmp_path / "bundle" / "build" / ".request.json.123.part").write_bytes(b"{")
+    process = start(words, tmp_path)
+    shard = tmp_path / "bundle" / "pool-00002.safetensors"
+    wait_for(shard, process)
+    kill(process)
+    assert not (tmp_path / "bundle" / "manifest.json").exists()
+    written = shard.stat().st_mtime_ns
+    # What a run killed while it wrote would leave beside it.
+    (tmp_path / "bundle" / ".pool-00003.safetensors.123.part").write_bytes(b"torn")
+    assert "going on with an unfinished bundle" in finish(words, tmp_path)
+    assert shard.stat().st_mtime_ns == written
+    assert contents(tmp_path / "bundle") == expected
+
+
+def run_here(words: list[str], out: Path, capsys) -> tuple[int, list[str]]:
+    capsys.readouterr()
+    status = main([*words, "--out", str(out)])
+    return status, capsys.readouterr().err.splitlines()
+
+
+def test_a_finished_bundle_is_left_as_it_is(words, whole, capsys):
+    bundle, _ = whole
+    before = contents(bundle)
+    times = {path: path.stat().st_mtime_ns for path in bundle.iterdir()}
+    # What a run killed after its last file would leave.
+    (bundle / "build").mkdir()
+    (bundle / "build" / "means.safetensors").write_bytes(b"")
+    status, errors = run_here(words, bundle, capsys)
+    assert status == 0
+    assert errors[0] == f"{bundle}: is complete already"
+    assert contents(bundle) == before
+    assert {path: path.stat().st_mtime_ns for path in bundle.iterdir()} == times
+
+
+@pytest.mark.parametrize(
+    "other", [["--seed", "1"], ["--k", "32"], ["--checkpoints", "2", "4"]]
+)
+def test_other_settings_on_a_finished_bundle_are_refused(words, whole, other, capsys):
+    bundle, _ = whole
+    before = contents(bundle)
+    status, errors = run_here([*words, *other], bundle, capsys)
+    assert status == 2
+    assert errors == [
+        f"ogs: error: {bundle}: holds a bundle of other samples or settings; choose "
+        "another --out or delete it"
+    ]
+    assert contents(bundle) == before
+
+
+def test_other_samples_on_an_unfinished_bundle_are_refused(
+    words, whole, tmp_path, capsys
+):
+    bundle = tmp_path / whole[0].name
+    (bundle / "build").mkdir(parents=True)
+    request = json.loads((whole[0] / "manifest.json").read_text())["request"]
+    (bundle / "build" / "request.json").write_text(json.dumps(request))
+    before = contents(bundle)
+    texts = write_lines(tmp_path / "other.jsonl", 60, 4)
+    status, errors = run_here(["sketch", texts, *words[2:]], bundle, capsys)
+    assert status == 2
+    assert errors == [
+        f"ogs: error: {bundle}: holds an unfinished bundle of other samples or "
+        "settings; choose another --out or delete it"
+    ]
+    assert contents(bundle) == before
