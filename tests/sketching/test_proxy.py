@@ -99,7 +99,8 @@ from ogs_env.sketching.losses import response_losses
 from ogs_env.sketching.proxy import DEFAULT_MODEL, content_hash, load_model
 model, tokenizer = load_model()
 pairs = [("What is the capital of France?", a) for a in ("Paris.", " Zebra.")]
-batch = collate([encode(tokenizer, *pair, 64) for pair in pairs], tokenizer.pad_token_id)
+encoded = [encode(tokenizer, *pair, 64) for pair in pairs]
+batch = collate(encoded, tokenizer.pad_token_id)
 with torch.no_grad():
     losses = response_losses(model, batch).tolist()
 total = sum(t.double().sum().item() for t in model.state_dict().values())

@@ -1,0 +1,398 @@
+"""Bad input on the command line: status 2, one line that helps, nothing left behind."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_bundle import edit_manifest, make_bundle
+from safetensors.numpy import load_file, save_file
+from tiny_model import make_tiny_model
+
+from ogs_env.cli import COMMANDS, main
+from ogs_env.files import sha256_of
+
+
+@pytest.fixture
+def ogs(capsys):
+    """Run `ogs` here; returns the status and the lines on stderr."""
+
+    def run(*words: object) -> tuple[int, list[str]]:
+        capsys.readouterr()
+        status = main([str(word) for word in words])
+        return status, capsys.readouterr().err.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def refused(ogs):
+    """Run `ogs`, which must refuse; returns its one line."""
+
+    def run(*words: object) -> str:
+        status, lines = ogs(*words)
+        assert status == 2
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("ogs: error: ")
+        return lines[0].removeprefix("ogs: error: ")
+
+    return run
+
+
+def records(count: int, word: str) -> list[dict]:
+    return [{"prompt": f"{word} {i}?", "response": f"{i}"} for i in range(count)]
+
+
+def write_lines(path: Path, lines: list) -> Path:
+    spelled = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    path.write_text("".join(f"{line}\n" for line in spelled))
+    return path
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """Good files of a user: pool, domain, anchor; and where the bundle goes."""
+    return {
+        "pool": write_lines(tmp_path / "pool.jsonl", records(9, "what is")),
+        "domain": write_lines(tmp_path / "domain.jsonl", records(8, "why is")),
+        "anchor": write_lines(tmp_path / "sums.jsonl", records(6, "how much is")),
+        "out": tmp_path / "out",
+    }
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def sketching(texts: dict[str, Path], *more: object) -> list[object]:
+    return [
+        *("sketch", texts["pool"], "--domain", texts["domain"]),
+        *("--anchor", texts["anchor"], "--out", texts["out"], *more),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{nonsense", "is no JSON"),
+        ("[1, 2]", "expected a JSON object, found list"),
+        ({"prompt": "why?"}, "lacks the field 'response'"),
+        ({"response": "so"}, "lacks the field 'prompt'"),
+        ({"prompt": "why?", "response": "  "}, "field 'response' is empty"),
+        ({"prompt": 3, "response": "so"}, "field 'prompt' should be text, found int"),
+        ({"prompt": "why?", "response": None}, "should be text, found null"),
+    ],
+)
+@pytest.mark.parametrize("role", ["pool", "domain", "anchor"])
+def test_a_bad_line_is_named(refused, texts, role, line, message):
+    write_lines(texts[role], [*records(3, "what is"), line, *records(3, "where is")])
+    told = refused(*sketching(texts))
+    assert told.startswith(f"{texts[role]}:4: ")
+    assert message in told
+    assert not texts["out"].exists()
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_an_empty_file_is_named(refused, texts, content):
+    texts["pool"].write_text(content)
+    assert refused(*sketching(texts)).startswith(f"{texts['pool']}: an empty pool")
+    assert not texts["out"].exists()
+
+
+@pytest.mark.parametrize("role", ["pool", "domain", "anchor"])
+def test_a_missing_file_is_named(refused, texts, role):
+    texts[role].unlink()
+    assert f"{texts[role]}: no such file" in refused(*sketching(texts))
+    assert not texts["out"].exists()
+
+
+def test_a_sample_in_pool_and_test_is_named(refused, texts, tmp_path):
+    test = write_lines(tmp_path / "test.jsonl", records(3, "what is"))
+    told = refused(*sketching(texts, "--test", test))
+    assert "is in both pool and test; remove it from one" in told
+    assert '"what is 0?"' in told
+    assert not texts["out"].exists()
+
+
+def test_a_domain_of_one_sample_is_refused(refused, texts):
+    write_lines(texts["domain"], records(1, "why is"))
+    told = refused(*sketching(texts))
+    assert told.startswith(f"{texts['domain']}: has one sample")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--k", 0], "k: is 0; expected a number above 0"),
+        (["--k", "many"], "argument --k: invalid int value: 'many'; see `ogs sketch"),
+        (["--rank", -4], "rank: is -4"),
+        (["--max-tokens", 3], "max-tokens: is 3; expected 16 or more"),
+        (["--path", "--checkpoints", 5, 2], "expected ascending steps"),
+        (["--path", "--checkpoints", 50], "need 400 samples, the pool has 9"),
+        (["--precision", "float8"], "argument --precision: invalid choice: 'float8'"),
+        (["--proxy", "smollm2-135m"], "did you mean smollm2-135m-instruct"),
+        (["--anchor", "gsm9k"], "unknown anchor 'gsm9k'; did you mean gsm8k"),
+        (["--anchor-samples", 0], "ask for at least one"),
+        (["--domain-samples", 0], "dev: is empty"),
+        (["--nonsense"], "unrecognized arguments: --nonsense; see `ogs sketch --help`"),
+    ],
+)
+def test_a_bad_option_is_named(refused, texts, more, message):
+    assert message in refused(*sketching(texts, *more))
+    assert not texts["out"].exists()
+
+
+def test_a_proxy_that_is_no_model_is_named(refused, texts, tmp_path):
+    (tmp_path / "nothing").mkdir()
+    told = refused(*sketching(texts, "--proxy", tmp_path / "nothing"))
+    assert told.startswith(f"model '{tmp_path / 'nothing'}': cannot be loaded")
+    assert not texts["out"].exists()
+
+
+def test_the_domain_has_to_be_given(refused, texts):
+    told = refused("sketch", texts["pool"], "--out", texts["out"])
+    assert told.startswith("--domain: is missing; give JSON lines")
+
+
+def test_an_unknown_domain_gets_near_ones(refused, texts):
+    told = refused("sketch", "medicl", "--out", texts["out"])
+    assert told.startswith("unknown domain 'medicl'; did you mean medical")
+
+
+def test_an_out_folder_in_use_is_left_alone(refused, texts):
+    texts["out"].mkdir()
+    (texts["out"] / "thesis.txt").write_text("mine")
+    told = refused(*sketching(texts))
+    assert (
+        told == f"{texts['out']}: holds files that are no bundle; choose another --out"
+    )
+    assert [path.name for path in texts["out"].iterdir()] == ["thesis.txt"]
+
+
+def test_an_out_that_is_a_file_is_left_alone(refused, texts):
+    texts["out"].write_text("mine")
+    assert "is a file; choose a folder for --out" in refused(*sketching(texts))
+    assert texts["out"].read_text() == "mine"
+
+
+def test_a_very_long_response_is_cut_and_told(ogs, texts, model):
+    long = {"prompt": "how long is it?", "response": "very " * 20_000}
+    write_lines(texts["pool"], [*records(4, "what is"), long])
+    status, lines = ogs(
+        *sketching(texts, "--proxy", model, "--k", 16, "--rank", 2, "--layers", 1)
+    )
+    assert status == 0
+    notes = [line for line in lines if line.startswith("ogs: note:")]
+    assert notes == [
+        f"ogs: note: {texts['pool']}:5: response of 100,000 characters cut to its "
+        "first 20,000"
+    ]
+    manifest = json.loads((texts["out"] / "manifest.json").read_text())
+    assert manifest["roles"]["pool"] == 5
+    assert manifest["cut"]["pool"] == 1
+
+
+def test_commands(ogs, refused, capsys):
+    assert "unknown command 'skech'; did you mean sketch?" in refused("skech")
+    assert "see `ogs --help`" in refused("xyzzy")
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in COMMANDS)
+    assert main([]) == 2
+    assert main(["--version"]) == 0
+
+
+# ogs select
+
+
+@pytest.fixture
+def made(tmp_path):
+    return make_bundle(tmp_path / "made", pool=90, shards=2)
+
+
+def selecting(made: Path, out: Path, **options: object) -> list[object]:
+    words = {"agent": "random", "bundle": made, "budget": 9, "out": out, **options}
+    return ["select", *(w for name, v in words.items() for w in (f"--{name}", v))]
+
+
+def test_a_selection_is_written(ogs, made, tmp_path):
+    for budget, count in (("9", 9), ("10%", 9), ("100%", 90)):
+        assert ogs(*selecting(made, tmp_path / budget, budget=budget))[0] == 0
+        lines = (tmp_path / budget / "selection.jsonl").read_text().splitlines()
+        assert len({json.loads(line)["id"] for line in lines}) == count
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ("0", "budget '0': is 0 samples; expected 1 to the 90 there are"),
+        ("0%", "budget '0%': is 0 samples"),
+        ("91", "budget '91': is 91 samples; expected 1 to the 90 there are"),
+        ("101%", "expected 1 to the 90"),
+        ("10%%", "budget '10%%': expected a whole number such as 64 or a percentage"),
+        ("ten", "budget 'ten': expected a whole number"),
+        ("1.5", "budget '1.5': expected a whole number"),
+        ("nan%", "budget 'nan%': expected a whole number"),
+        ("", "budget '': expected a whole number"),
+    ],
+)
+def test_a_bad_budget_is_told(refused, made, tmp_path, budget, message):
+    assert message in refused(*selecting(made, tmp_path / "out", budget=budget))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_negative_budget_is_told(refused, made, tmp_path):
+    words = ["select", "--agent", "random", "--bundle", made, "--out", tmp_path / "out"]
+    for budget in (["--budget", "-3"], ["--budget=-3"]):
+        assert "budget '-3': expected a whole number" in refused(*words, *budget)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"agent": "randm"}, "unknown agent 'randm'; did you mean random"),
+        ({"agent": "/nowhere/agent"}, "unknown agent '/nowhere/agent'; known: "),
+        ({"bundle": "medcal"}, "unknown bundle 'medcal'"),
+        ({"bundle": "/nowhere/bundle"}, "/nowhere/bundle: no such folder"),
+        ({"texts": "/nowhere/pool.jsonl"}, "/nowhere/pool.jsonl: no such file"),
+        ({"split": "half"}, "argument --split: invalid choice: 'half'"),
+        ({"seed": "x"}, "argument --seed: invalid int value: 'x'"),
+    ],
+)
+def test_a_bad_choice_is_told(refused, made, tmp_path, options, message):
+    assert message in refused(*selecting(made, tmp_path / "out", **options))
+    assert not (tmp_path / "out").exists()
+
+
+def test_texts_of_another_pool_are_refused(refused, made, tmp_path):
+    other = write_lines(tmp_path / "other.jsonl", records(3, "what is"))
+    told = refused(*selecting(made, tmp_path / "out", texts=other))
+    assert told.startswith(f"{other}: lacks 90 of the pool's 90 samples, such as ")
+    assert not (tmp_path / "out").exists()
+
+
+def flip_byte(made: Path) -> None:
+    file = made / "dev-00000.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def remove_shard(made: Path) -> None:
+    (made / "pool-00001.safetensors").unlink()
+
+
+def change(made: Path, **columns) -> None:
+    """Change a shard, and the manifest's hash with it."""
+    file = made / "pool-00000.safetensors"
+    save_file(load_file(file) | columns, file)
+    files = json.loads((made / "manifest.json").read_text())["files"]
+    files[file.name]["sha256"] = sha256_of(file)
+    edit_manifest(made, files=files)
+
+
+def put_nan(made: Path) -> None:
+    norms = load_file(made / "pool-00000.safetensors")["norms"]
+    norms[5] = np.nan
+    change(made, norms=norms)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip_byte, "dev-00000.safetensors: its bytes are not those"),
+        (remove_shard, "pool-00001.safetensors: is missing from the bundle"),
+        (
+            put_nan,
+            "pool-00000.safetensors: tensor 'norms' holds a NaN or infinity in row 5",
+        ),
+        (
+            lambda made: edit_manifest(made, projection={"k": 32}),
+            "tensor 'start' should have shape (45, 32), found (45, 64)",
+        ),
+        (
+            lambda made: edit_manifest(made, format_version=2),
+            "format version 2, this ogs_env reads version 1; rebuild the bundle",
+        ),
+        (lambda made: edit_manifest(made, format="zip"), "is no manifest"),
+        (lambda made: edit_manifest(made, roles=None), "lacks 'roles'"),
+        (lambda made: (made / "manifest.json").write_text("{"), "is no JSON"),
+        (lambda made: (made / "manifest.json").unlink(), "no such file"),
+    ],
+)
+def test_a_damaged_bundle_is_told(refused, made, tmp_path, damage, message):
+    damage(made)
+    told = refused(*selecting(made, tmp_path / "out"))
+    assert told.startswith(str(made))
+    assert message in told
+    assert not (tmp_path / "out").exists()
+
+
+# In a process of its own: what Python itself would print shows here.
+
+
+def ogs_outside(*words: object, **environment: str) -> subprocess.CompletedProcess:
+    inherited = {name: v for name, v in os.environ.items() if name != "OGS_DATA"}
+    return subprocess.run(
+        [sys.executable, "-m", "ogs_env.cli", *map(str, words)],
+        env={**inherited, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_without_hub_and_data_gsm8k_says_what_to_do(texts, tmp_path):
+    done = ogs_outside(
+        *("sketch", texts["pool"], "--domain", texts["domain"], "--out", texts["out"]),
+        HF_HUB_OFFLINE="1",
+        HF_HOME=str(tmp_path / "empty"),
+    )
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("ogs: error: gsm8k: not in OGS_DATA (unset)")
+    assert "set OGS_DATA to it, or use gsm_symbolic" in line
+    assert not texts["out"].exists()
+
+
+def test_outside_there_is_one_line_too(made, tmp_path):
+    shutil.copytree(made, tmp_path / "copy")
+    flip_byte(tmp_path / "copy")
+    done = ogs_outside(*selecting(tmp_path / "copy", tmp_path / "out"))
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"ogs: error: {tmp_path / 'copy'}")
+    assert done.stdout == ""
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; sys.modules['torch'] = None; from ogs_env.cli import main;"
+        "sys.exit(main(['--help']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "sketch" in done.stdout
+
+
+def test_a_missing_package_is_named_with_its_extra(texts):
+    code = (
+        "import sys; sys.modules['torch'] = None; from ogs_env.cli import main;"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, sketching(texts))],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line == (
+        "ogs: error: the package torch is not installed; run `pip install "
+        "'ogs-env[llm]'`"
+    )

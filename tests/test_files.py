@@ -1,0 +1,118 @@
+"""Files are written whole or not at all, and a full disk is told in one line."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ogs_env.errors import InputError
+from ogs_env.files import read_json, sha256_of, whole_file, write_json, write_text
+
+
+def test_a_file_appears_whole(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with whole_file(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists()
+    assert path.read_text() == "half"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()])
+def test_an_error_leaves_what_was_there(tmp_path, error):
+    path = tmp_path / "file.txt"
+    path.write_text("before")
+
+    def write() -> None:
+        with whole_file(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("where", ["write", "fsync"])
+def test_a_full_disk_is_told(tmp_path, monkeypatch, number, where):
+    def full(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    if where == "write":
+        monkeypatch.setattr(Path, "write_text", full)
+    else:
+        monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"file.json: no space left on the disk"):
+        write_json(tmp_path / "file.json", {"a": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+from ogs_env.data.samples import Sample, write_samples
+from ogs_env.errors import InputError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+try:
+    write_samples(sys.argv[1], [Sample(str(i), "a" * 100) for i in range(500)])
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_file_larger_than_the_limit_is_told(tmp_path):
+    path = tmp_path / "pool.jsonl"
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(path)], capture_output=True, text=True
+    )
+    assert done.stdout.startswith(f"{path}: is larger than a file may be here")
+    assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_a_folder_should_be_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "x.txt", tmp_path / "file" / "y" / "x.txt"):
+        with pytest.raises(InputError, match="cannot be written"):
+            write_text(path, "text")
+
+
+def test_a_folder_where_the_file_should_be_is_told(tmp_path):
+    (tmp_path / "x.txt" / "full").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"x.txt: cannot be written"):
+        write_text(tmp_path / "x.txt", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
+
+
+def test_json_goes_there_and_back(tmp_path):
+    value = {"name": "Müller", "numbers": [1, 2.5, None]}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json", "note") == value
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda path: None, "no such file; expected a note"),
+        (lambda path: path.mkdir(), "is a folder; expected a note"),
+        (lambda path: path.write_text("{"), "is no JSON .*; expected a note"),
+        (lambda path: path.write_bytes(b"\xff{"), "is no JSON .*; expected a note"),
+    ],
+)
+def test_json_that_cannot_be_read_is_told(tmp_path, make, line):
+    path = tmp_path / "a.json"
+    make(path)
+    with pytest.raises(InputError, match=f"{path}: {line}"):
+        read_json(path, "note")
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256_of(tmp_path / "a") == known
