@@ -2,7 +2,8 @@ import random
 
 import pytest
 import torch
-from byte_llama import colours, save_tiny_model, sums
+from easy_samples import colours, sums
+from tiny_model import make_tiny_model
 
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
@@ -15,7 +16,7 @@ from ogs_env.sketching.proxy import load_model
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     torch.set_num_threads(1)
-    return load_model(str(save_tiny_model(tmp_path_factory.mktemp("model"))))
+    return load_model(str(make_tiny_model(tmp_path_factory.mktemp("model"))))
 
 
 def one_by_one(model, tokenizer, samples):

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from byte_llama import colours, save_tiny_model, sums
+from easy_samples import colours, sums
 from peft import PeftModel
+from tiny_model import make_tiny_model
 
 from ogs_env.data.samples import write_samples
 from ogs_env.errors import InputError
@@ -38,7 +39,7 @@ TRAINED, TEST, RETENTION = colours(0, 16), colours(100, 6), sums(5)
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory):
     torch.set_num_threads(1)
-    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+    return make_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture
