@@ -187,4 +187,9 @@ def load_selector(name_or_folder: str | Path) -> Selector:
         return make_selector(name)
     if Path(name).is_dir():
         return AgentSelector(name)
+    if len(Path(name).parts) > 1:
+        raise InputError(
+            f"{name}: no such folder; expected an agent made by `ogs train`, or one of "
+            f"{', '.join(SELECTORS)}"
+        )
     raise unknown_name("agent", name, SELECTORS)

@@ -62,7 +62,11 @@ class Rows:
             mean anchor gradient.
     """
 
-    def __init__(self, shards: Sequence[dict[str, NDArray[Any]]]) -> None:
+    def __init__(
+        self,
+        shards: Sequence[dict[str, NDArray[Any]]],
+        path_scale: NDArray[np.float32],
+    ) -> None:
         def column(name: str) -> NDArray[Any]:
             whole = np.concatenate([np.asarray(shard[name]) for shard in shards])
             whole.flags.writeable = False
@@ -77,6 +81,7 @@ class Rows:
         self.domain_dots = column("domain_dots")
         self.anchor_dots = column("anchor_dots")
         self._shards = shards
+        self._path_scale = path_scale
         self._starts = np.cumsum([0] + [len(shard["ids"]) for shard in shards])
 
     def __len__(self) -> int:
@@ -96,7 +101,8 @@ class Rows:
             indices: Row numbers (m,); all rows when omitted.
 
         Returns:
-            float32 (m, k) for `"start"`, (m, checkpoints * k) for `"path"`.
+            float32 (m, k) for `"start"`, (m, checkpoints * k) for `"path"`, each
+            checkpoint's block times its weight.
         """
         if indices is None:
             indices = np.arange(len(self))
@@ -107,12 +113,14 @@ class Rows:
             here = which == number
             local = np.asarray(indices)[here] - self._starts[number]
             out[here] = self._shards[number][kind][local]
+        if kind == "path":
+            out *= self._path_scale
         return out
 
     def blocks(self, kind: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield (first row number, float32 sketches) shard by shard."""
         for start, shard in zip(self._starts[:-1], self._shards, strict=True):
-            yield int(start), np.asarray(shard[kind], np.float32)
+            yield int(start), self.sketches(kind, start + np.arange(len(shard[kind])))
 
 
 class Bundle:
@@ -237,7 +245,8 @@ class Bundle:
                 f"{self.path}: role '{role}' has {rows} rows, the manifest says "
                 f"{self.manifest['roles'].get(role)}; rebuild the bundle"
             )
-        return Rows(shards)
+        weights = [entry["weight"] for entry in self.manifest["checkpoints"]]
+        return Rows(shards, np.repeat(np.array(weights, np.float32), self.k))
 
     def _check_shard(self, file: Path, shard: dict[str, NDArray[Any]]) -> None:
         checkpoints = len(self.manifest["checkpoints"])
@@ -296,6 +305,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         "learner",
     ]
     missing = [key for key in expected if key not in manifest]
+    if not missing and any("weight" not in c for c in manifest["checkpoints"]):
+        missing = ["weight of a checkpoint"]
     if missing:
         raise InputError(f"{file}: lacks '{missing[0]}'; rebuild the bundle")
     return manifest

@@ -76,7 +76,9 @@ def make_bundle(
         "space": f"made-{k}",
         "projection": {"k": k},
         "proxy": {"id": "made"},
-        "checkpoints": [{"steps": 8 * (n + 1)} for n in range(checkpoints)],
+        "checkpoints": [
+            {"step": 8 * (n + 1), "weight": 1.0} for n in range(checkpoints)
+        ],
         "sources": [{"name": name} for name in SOURCES],
         "capabilities": list(CAPABILITIES),
         "roles": {role: len(columns["ids"]) for role, columns in roles.items()},
@@ -169,8 +171,8 @@ def _step(rng: np.random.Generator, roles: dict[str, Any], kind: str) -> float:
     picks = rng.choice(len(roles["pool"]["ids"]), 32, replace=False)
     dev = roles["dev"]
     step, reached = calibrate_step(
-        roles["pool"][kind][picks].astype(np.float32),
-        roles["pool"]["losses"][picks],
+        roles["pool"][kind][None, picks].astype(np.float32),
+        roles["pool"]["losses"][None, picks],
         dev[kind].astype(np.float32),
         dev["losses"],
         0.92 * float(dev["losses"].mean()),

@@ -257,7 +257,7 @@ def test_a_negative_budget_is_told(refused, made, tmp_path):
     ("options", "message"),
     [
         ({"agent": "randm"}, "unknown agent 'randm'; did you mean random"),
-        ({"agent": "/nowhere/agent"}, "unknown agent '/nowhere/agent'; known: "),
+        ({"agent": "/nowhere/agent"}, "/nowhere/agent: no such folder"),
         ({"bundle": "medcal"}, "unknown bundle 'medcal'"),
         ({"bundle": "/nowhere/bundle"}, "/nowhere/bundle: no such folder"),
         ({"texts": "/nowhere/pool.jsonl"}, "/nowhere/pool.jsonl: no such file"),

@@ -274,14 +274,14 @@ def calibrate_step(
     dev_losses: Floats,
     measured_domain_loss: float,
 ) -> tuple[float, bool]:
-    """Find the step with which the surrogate predicts a measured training run.
+    """Find the step with which the surrogate predicts measured training runs.
 
     Args:
-        picked: Sketches (m, K) of the samples trained on, in order, repeats included.
-        picked_losses: Their losses (m,) before the training.
+        picked: Sketches (runs, m, K) of the samples trained on, in order.
+        picked_losses: Their losses (runs, m) before the training.
         dev: Sketches (n, K) of the dev samples.
         dev_losses: Their losses (n,) before the training.
-        measured_domain_loss: Their mean loss after it.
+        measured_domain_loss: Their mean loss after it, on the mean of the runs.
 
     Returns:
         The smallest positive step that predicts `measured_domain_loss`, and True;
@@ -291,17 +291,20 @@ def calibrate_step(
     chosen, domain = picked.astype(np.float64), dev.astype(np.float64)
     losses = np.maximum(picked_losses.astype(np.float64), _LEAST_LOSS)
     start = np.maximum(dev_losses.astype(np.float64), _LEAST_LOSS)
-    norms = np.maximum(np.linalg.norm(chosen, axis=1), 1e-12)
-    gram = chosen @ chosen.T / (2 * losses[:, None] * norms)
-    cross = chosen @ domain.T / (norms[:, None] * 2 * start)
+    norms = np.maximum(np.linalg.norm(chosen, axis=2), 1e-12)
+    grams = chosen @ chosen.swapaxes(1, 2) / (2 * losses[:, :, None] * norms[:, None])
+    crosses = chosen @ domain.T / (norms[:, :, None] * 2 * start)
 
     def predicted(steps: NDArray[np.float64]) -> NDArray[np.float64]:
-        lengths = np.zeros((len(steps), len(chosen)))
+        results = []
         with np.errstate(over="ignore", invalid="ignore"):
-            for i in range(len(chosen)):
-                factors = 1 - lengths[:, :i] @ gram[i, :i]
-                lengths[:, i] = steps * factors
-            result = np.square(1 - lengths @ cross) @ start / len(start)
+            for gram, cross in zip(grams, crosses, strict=True):
+                lengths = np.zeros((len(steps), len(gram)))
+                for i in range(len(gram)):
+                    factors = 1 - lengths[:, :i] @ gram[i, :i]
+                    lengths[:, i] = steps * factors
+                results.append(np.square(1 - lengths @ cross) @ start / len(start))
+            result = np.mean(results, axis=0)
         return np.where(np.isfinite(result), result, np.inf)
 
     # One step of this length takes as much as first order allows off the loss.

@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors.torch import load_file
 
 from ogs_env.bundle import BASIS, FORMAT, FORMAT_VERSION, MANIFEST, ROLES
 from ogs_env.files import sha256_of, write_json
 from ogs_env.sketching.basis import basis_for
-from ogs_env.sketching.calibration import calibrated_learner
+from ogs_env.sketching.calibration import (
+    calibrated_learner,
+    calibration_picks,
+    checkpoint_weights,
+)
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.shards import save_tensors
-from ogs_env.sketching.warmup import BATCH, Checkpoint, warm_up_picks
+from ogs_env.sketching.warmup import BATCH, Checkpoint
 
 
 def write_manifest(
@@ -23,6 +26,7 @@ def write_manifest(
     settings: SketchSettings,
     checkpoints: Sequence[Checkpoint],
     mean_norms: Sequence[float],
+    measured: Sequence[float],
     known: dict[str, Any],
 ) -> None:
     """Write basis and manifest beside the shards; with it the bundle is complete.
@@ -33,6 +37,7 @@ def write_manifest(
         checkpoints: Of the warm-up; empty without a path.
         mean_norms: Norms of the mean start gradients: the domain's, then each
             capability's.
+        measured: The dev loss after each calibration run; empty without a path.
         known: Further entries; `name`, `command`, `proxy`, `sources` and
             `capabilities` among them.
     """
@@ -52,9 +57,8 @@ def write_manifest(
     basis, basis_from = basis_for(space, shards["pool"])
     save_tensors(folder / BASIS, {"basis": basis})
     roles = {role: sum(len(s["ids"]) for s in shards[role]) for role in ROLES}
-    picks = np.empty(0, np.int64)
-    if checkpoints:
-        picks = warm_up_picks(roles["pool"], checkpoints[-1].step, settings.seed)
+    weights = checkpoint_weights(shards, len(checkpoints))
+    picks = calibration_picks(roles["pool"], settings.seed)
     files = sorted(f for f in folder.glob("*.safetensors") if f.name[0] != ".")
     write_json(
         folder / MANIFEST,
@@ -67,14 +71,15 @@ def write_manifest(
             "projection": projection,
             "basis": basis_from,
             "checkpoints": [
-                {"step": c.step, "learning_rate": c.learning_rate} for c in checkpoints
+                {"step": c.step, "learning_rate": c.learning_rate, "weight": weight}
+                for c, weight in zip(checkpoints, weights, strict=True)
             ],
-            "warm_up": {"batch": BATCH, "picks": len(picks)} if checkpoints else None,
+            "warm_up_batch": BATCH if checkpoints else None,
             "max_tokens": settings.max_tokens,
             "roles": roles,
             "domain_norm": mean_norms[0],
             "anchor_norms": list(mean_norms[1:]),
-            "learner": calibrated_learner(shards, picks),
+            "learner": calibrated_learner(shards, picks, measured, weights),
             "files": {
                 file.name: {"sha256": sha256_of(file), "bytes": file.stat().st_size}
                 for file in files

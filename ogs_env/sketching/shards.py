@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save
 from tqdm import tqdm
 
 from ogs_env.bundle import ROLES
+from ogs_env.errors import InputError
 from ogs_env.files import whole_file
 from ogs_env.sketching.encoding import Encoded, collate
 from ogs_env.sketching.gradients import per_sample_gradients, shared_trunk
@@ -133,6 +134,7 @@ def write_shards(
                         _path(proxy, batch, projection, checkpoints, shard, chosen)
                     proxy.load_state(fresh)
                     bar.update(len(chosen))
+                _check_finite(shard, part)
                 save_tensors(file, shard)
 
 
@@ -219,6 +221,19 @@ def _path(
         columns = slice(number * projection.k, (number + 1) * projection.k)
         shard["path"][chosen, columns] = scaled.half().cpu()
         shard["path_losses"][chosen, number] = losses.cpu()
+
+
+def _check_finite(shard: dict[str, torch.Tensor], part: Sequence[Row]) -> None:
+    """Refuse what the loader would refuse, while the sample's id is at hand."""
+    for name in ("start", "path", "losses"):
+        values = shard.get(name, torch.zeros(len(part))).reshape(len(part), -1)
+        finite = values.isfinite().all(1)
+        if not finite.all():
+            row = int((~finite).nonzero()[0])
+            raise InputError(
+                f"sample {part[row].id}: its {name} is not finite, or too large for "
+                "float16; leave the sample out, or try --precision float32"
+            )
 
 
 def padded_batch(proxy: Proxy, rows: Sequence[Row]) -> dict[str, torch.Tensor]:

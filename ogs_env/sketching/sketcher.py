@@ -18,6 +18,7 @@ from ogs_env.data.domains import DomainData
 from ogs_env.data.samples import Sample, check_disjoint
 from ogs_env.errors import InputError
 from ogs_env.files import read_json, write_json
+from ogs_env.sketching.calibration import measured_losses
 from ogs_env.sketching.encoding import encode
 from ogs_env.sketching.gradients import per_sample_gradients
 from ogs_env.sketching.manifest import write_manifest
@@ -85,6 +86,17 @@ def sketch(
         proxy, rows, len(data.capabilities), build / "means.safetensors"
     )
     checkpoints = _checkpoints(proxy, rows["pool"], settings, build)
+    measured = []
+    if checkpoints:
+        pool, dev = ([row.encoded for row in rows[role]] for role in ("pool", "dev"))
+        measured = measured_losses(
+            proxy,
+            pool,
+            dev,
+            settings.learning_rate,
+            settings.seed,
+            build / "calibration.json",
+        )
     projection = CountSketch(settings.k, settings.seed)
     write_shards(proxy, rows, means, checkpoints, projection, folder)
     write_manifest(
@@ -92,6 +104,7 @@ def sketch(
         settings,
         checkpoints,
         means.norms().tolist(),
+        measured,
         {
             "name": data.name,
             "command": command,

@@ -1,6 +1,6 @@
 """The warm-up path: a short LoRA training whose checkpoints are sketched."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from ogs_env.sketching.losses import response_losses
 from ogs_env.sketching.proxy import Proxy
 
 BATCH = 8
-_RISE = 3  # steps in which the learning rate rises to its full value
+RISE = 3  # steps in which the learning rate rises to its full value
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,8 @@ def warm_up(
 ) -> list[Checkpoint]:
     """Train the adapter on samples in order and keep it at some steps.
 
-    AdamW without weight decay, batches of 8, the learning rate rising over the
-    first three steps and constant after, gradients clipped to norm 1. The proxy is
-    left with its fresh adapter.
+    The learning rate rises over the first three steps and is constant after. The
+    proxy is left with its fresh adapter.
 
     Args:
         proxy: A proxy with a fresh adapter.
@@ -61,26 +60,46 @@ def warm_up(
         learning_rate: Peak learning rate.
     """
     fresh = proxy.state()
+    rates = [learning_rate * min(1.0, s / RISE) for s in range(1, checkpoints[-1] + 1)]
+    kept = [
+        Checkpoint(step, rates[step - 1], proxy.state())
+        for step in train_steps(proxy, samples, rates, "warm-up")
+        if step in checkpoints
+    ]
+    proxy.load_state(fresh)
+    return kept
+
+
+def train_steps(
+    proxy: Proxy, samples: Sequence[Encoded], rates: Sequence[float], title: str
+) -> Iterator[int]:
+    """Train the proxy's adapter, one optimizer step for each learning rate.
+
+    AdamW without weight decay, batches of 8 samples in order, each sample's loss
+    counting the same, gradients clipped to norm 1.
+
+    Args:
+        proxy: Its adapter is trained in place.
+        samples: 8 for each step; the last step may have fewer.
+        rates: The steps' learning rates.
+        title: What the progress bar says.
+
+    Yields:
+        The number of each step, from 1, when it is done.
+    """
     weights = [layer.weight for layer in [*proxy.a.values(), *proxy.b.values()]]
-    optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.0)
-    kept = []
-    steps = tqdm(range(1, checkpoints[-1] + 1), desc="warm-up", unit="step")
-    for step in steps:
-        rate = learning_rate * min(1.0, step / _RISE)
+    optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
+    bar = tqdm(rates, desc=title, unit="step")
+    for number, rate in enumerate(bar):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = collate(
-            samples[(step - 1) * BATCH : step * BATCH],
-            proxy.tokenizer.pad_token_id,
-        )
+        part = samples[number * BATCH : (number + 1) * BATCH]
+        batch = collate(part, proxy.tokenizer.pad_token_id)
         batch = {name: tensor.to(proxy.device) for name, tensor in batch.items()}
         loss = response_losses(proxy.model, batch).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        steps.set_postfix(loss=f"{loss.item():.3f}")
-        if step in checkpoints:
-            kept.append(Checkpoint(step, rate, proxy.state()))
-    proxy.load_state(fresh)
-    return kept
+        bar.set_postfix(loss=f"{loss.item():.3f}")
+        yield number + 1

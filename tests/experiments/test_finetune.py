@@ -247,6 +247,13 @@ def test_command_runs_several_selections(files, tmp_path, capsys, starts):
     assert len(starts) == 2
 
 
+def test_command_takes_the_retention_part_of_an_anchor():
+    held_out = module._held_out("gsm_symbolic", "retention")
+    anchor, retention, _ = module.load_anchor("gsm_symbolic")
+    assert held_out == retention
+    assert not set(held_out) & set(anchor)
+
+
 def test_command_takes_the_held_out_sets_of_a_domain(files, tmp_path, monkeypatch):
     held_out = SimpleNamespace(test=TEST, retention={"a": sums(2), "b": colours(50, 3)})
     monkeypatch.setattr(module, "domains", lambda: {"made": lambda: held_out})

@@ -184,18 +184,26 @@ def test_a_manifest_that_does_not_fit_is_refused(
 
 
 def brute_loss(
-    g: np.ndarray, losses: np.ndarray, dev: np.ndarray, dev_losses: np.ndarray, s: float
+    runs: np.ndarray,
+    losses: np.ndarray,
+    dev: np.ndarray,
+    dev_losses: np.ndarray,
+    s: float,
 ) -> float:
-    d = np.zeros(g.shape[1])
-    for row, loss in zip(g.astype(float), losses.astype(float), strict=True):
-        d -= s * row * (1 + row @ d / (2 * loss)) / np.linalg.norm(row)
-    return float(np.mean(dev_losses * (1 + dev @ d / (2 * dev_losses)) ** 2))
+    """The mean dev loss after each run, by the formulas."""
+    after = []
+    for g, own in zip(runs.astype(float), losses.astype(float), strict=True):
+        d = np.zeros(g.shape[1])
+        for row, loss in zip(g, own, strict=True):
+            d -= s * row * (1 + row @ d / (2 * loss)) / np.linalg.norm(row)
+        after.append(np.mean(dev_losses * (1 + dev @ d / (2 * dev_losses)) ** 2))
+    return float(np.mean(after))
 
 
-def run_of(bundle: Bundle) -> tuple[np.ndarray, ...]:
-    picks = np.random.default_rng(5).integers(len(bundle.pool), size=24)
+def runs_of(bundle: Bundle) -> tuple[np.ndarray, ...]:
+    picks = np.random.default_rng(5).integers(len(bundle.pool), size=(2, 24))
     return (
-        bundle.pool.sketches("path", picks),
+        np.stack([bundle.pool.sketches("path", row) for row in picks]),
         bundle.pool.losses[picks],
         bundle.dev.sketches("path"),
         bundle.dev.losses,
@@ -204,7 +212,7 @@ def run_of(bundle: Bundle) -> tuple[np.ndarray, ...]:
 
 @pytest.mark.parametrize("fall", [0.999, 0.95, 0.8])
 def test_calibrated_step_predicts_the_loss(bundle: Bundle, fall: float) -> None:
-    run = run_of(bundle)
+    run = runs_of(bundle)
     target = fall * float(run[3].mean())
     step, reached = calibrate_step(*run, target)
     assert reached
@@ -215,7 +223,7 @@ def test_calibrated_step_predicts_the_loss(bundle: Bundle, fall: float) -> None:
 
 
 def test_calibration_finds_a_known_step(bundle: Bundle) -> None:
-    run = run_of(bundle)
+    run = runs_of(bundle)
     known = bundle.manifest["learner"]["step"]
     step, reached = calibrate_step(*run, brute_loss(*run, known))
     assert reached
@@ -223,7 +231,7 @@ def test_calibration_finds_a_known_step(bundle: Bundle) -> None:
 
 
 def test_a_loss_out_of_reach_gives_the_best_step_and_says_so(bundle: Bundle) -> None:
-    run = run_of(bundle)
+    run = runs_of(bundle)
     step, reached = calibrate_step(*run, 1e-9)
     assert not reached
     least = brute_loss(*run, step)
@@ -232,7 +240,7 @@ def test_a_loss_out_of_reach_gives_the_best_step_and_says_so(bundle: Bundle) -> 
 
 
 def test_a_training_that_did_not_help_is_said(bundle: Bundle) -> None:
-    run = run_of(bundle)
+    run = runs_of(bundle)
     step, reached = calibrate_step(*run, float(run[3].mean()) * 1.1)
     assert not reached
     assert step > 0

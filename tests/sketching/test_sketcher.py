@@ -15,6 +15,7 @@ from ogs_env.data.domains import DomainData
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.learners.surrogate import SurrogateLearner
+from ogs_env.sketching.calibration import calibration_picks
 from ogs_env.sketching.encoding import encode
 from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.proxy import attach_adapter, load_model
@@ -174,12 +175,22 @@ def test_start_rows_equal_a_loop_over_samples(bundle, oracle, role):
     assert largest_row_error(getattr(bundle, role).sketches("start"), expected) < 1e-3
 
 
+def weights(bundle):
+    return [entry["weight"] for entry in bundle.manifest["checkpoints"]]
+
+
+def test_checkpoints_count_the_same_among_the_dev_samples(bundle):
+    for block in np.split(bundle.dev.sketches("path"), 2, axis=1):
+        assert np.square(block).sum(1).mean() == pytest.approx(1.0, 1e-3)
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_path_rows_equal_a_loop_over_samples_and_checkpoints(bundle, oracle, role):
     truth, rates = oracle
     found = getattr(bundle, role).sketches("path")
-    for number, rate in enumerate(rates):
-        expected = [places[number + 1][2] * rate**0.5 for places in truth[role]]
+    for number, (rate, weight) in enumerate(zip(rates, weights(bundle), strict=True)):
+        scale = weight * rate**0.5
+        expected = [places[number + 1][2] * scale for places in truth[role]]
         columns = slice(number * bundle.k, (number + 1) * bundle.k)
         assert largest_row_error(found[:, columns], np.stack(expected)) < 1e-3
 
@@ -226,7 +237,8 @@ def test_path_products_are_sums_over_checkpoints_within_the_sketch_error(
     dev = bundle.dev.sketches("path").astype(np.float64)
     exact = np.zeros((len(pool), len(dev)))
     deviation = np.zeros_like(exact)
-    for number, rate in enumerate(rates, 1):
+    scales = [r * w**2 for r, w in zip(rates, weights(bundle), strict=True)]
+    for number, rate in enumerate(scales, 1):
         ours = np.stack([places[number][1] for places in truth["pool"]])
         theirs = np.stack([places[number][1] for places in truth["dev"]])
         products = ours @ theirs.T
@@ -240,21 +252,22 @@ def test_path_products_are_sums_over_checkpoints_within_the_sketch_error(
     assert np.corrcoef((pool @ dev.T).ravel(), exact.ravel())[0, 1] > 0.7
 
 
-def test_the_warm_up_replayed_in_the_learner_ends_at_the_measured_loss(bundle, oracle):
+def test_the_learner_ends_the_calibration_runs_at_the_measured_loss(bundle, oracle):
     truth, _ = oracle
     learner = bundle.manifest["learner"]
-    before, after = (
-        np.mean([places[place][0] for places in truth["dev"]]) for place in (0, -1)
-    )
+    before = np.mean([places[0][0] for places in truth["dev"]])
     assert learner["dev_loss_before"] == pytest.approx(before, 1e-4)
-    assert learner["dev_loss_after"] == pytest.approx(after, 1e-4)
     assert learner["sketches"] == "path"
-    assert learner["step_from"] == "warm-up"
+    assert learner["step_from"] == "calibration runs"
     assert learner["reached"]
-    surrogate = SurrogateLearner(bundle)
-    for row in warm_up_picks(len(bundle.pool), 5, 3):
-        surrogate.update(row)
-    assert surrogate.domain_loss() == pytest.approx(after, 1e-3)
+    after = []
+    for run in calibration_picks(len(bundle.pool), 3):
+        surrogate = SurrogateLearner(bundle)
+        for row in run:
+            surrogate.update(row)
+        after.append(surrogate.domain_loss())
+    assert len(after) == len(learner["dev_loss_after"]) == 4
+    assert np.mean(after) == pytest.approx(np.mean(learner["dev_loss_after"]), 1e-3)
 
 
 def test_identity_columns_follow_the_samples(bundle):
@@ -282,12 +295,13 @@ def test_the_manifest_says_what_repeats_the_bundle(folder, settings):
     adapter = {"kind": "lora", "rank": 4, "alpha": 8, "layers": 2, "seed": 3}
     assert manifest["adapter"] == adapter
     assert manifest["projection"] == {"kind": "countsketch", "k": 128, "seed": 3}
+    assert all(entry.pop("weight") > 0 for entry in manifest["checkpoints"])
     assert manifest["checkpoints"] == [
         # The learning rate rises over three steps.
         {"step": 2, "learning_rate": pytest.approx(1e-2 * 2 / 3)},
         {"step": 5, "learning_rate": pytest.approx(1e-2)},
     ]
-    assert manifest["warm_up"] == {"batch": BATCH, "picks": 5 * BATCH}
+    assert manifest["warm_up_batch"] == BATCH
     assert manifest["cut"] == {role: int(role == "pool") for role in ROLES}
     assert manifest["sources"] == make_data().sources
     counts = {"pool": 72, "dev": 20, "test": 4, "anchor": 11, "retention": 7}
@@ -313,7 +327,7 @@ def test_the_same_request_gives_the_same_bytes(folder, settings, tmp_path):
 def test_without_checkpoints_there_is_no_path(settings, tmp_path):
     bundle = sketch(few(), tmp_path / "start", replace(settings, checkpoints=()))
     assert not bundle.has_path
-    assert bundle.manifest["warm_up"] is None
+    assert bundle.manifest["warm_up_batch"] is None
     assert bundle.manifest["learner"]["sketches"] == "start"
     assert bundle.manifest["learner"]["step_from"] == "assumed"
     assert bundle.basis.shape == (128, 32)
