@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ogs_env.agents.navigator import Navigator, choose
+from ogs_env.agents.navigator import Navigator, choose, one_thread
 from ogs_env.agents.selector import SELECTORS, Selector, make_selector, pool_rows
 from ogs_env.bundle import Bundle
 from ogs_env.envs.selection import SelectionEnv
@@ -74,7 +74,8 @@ class AgentSelector:
             last = first + _TABLES
             here = zip(streams[first:last], shares[first:last], strict=True)
             dealt = [(stream, int(share)) for stream, share in here if share]
-            parts += tables.play(dealt)
+            with one_thread():
+                parts += tables.play(dealt)
         chosen = np.concatenate([part[0] for part in parts])
         scores = np.concatenate([part[1] for part in parts])
         ranked = np.argsort(-scores, kind="stable")

@@ -5,8 +5,10 @@ order and number they lie on the table. It is an SB3 policy class, trained by
 sb3-contrib's MaskablePPO, and is saved as plain tensors and JSON.
 """
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -300,6 +302,17 @@ def choose(log_probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
     picks = log_probabilities[:, :-1]
     passes = np.exp(log_probabilities[:, -1]) > 0.5
     return np.where(passes, picks.shape[1], picks.argmax(axis=1))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread: on small tensors two are many times slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def build_policy(row: int, context: int, width: int, hand_size: int) -> NavigatorPolicy:

@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tqdm import tqdm
 
-from ogs_env.agents.navigator import Navigator, NavigatorPolicy
+from ogs_env.agents.navigator import Navigator, NavigatorPolicy, one_thread
 from ogs_env.agents.selector import Policy, episode_return, selection_env
 from ogs_env.errors import InputError, unknown_name
 
@@ -165,7 +165,14 @@ def train(settings: TrainSettings, folder: Path | None = None) -> Navigator:
     Raises:
         InputError: If a setting is out of range or the environment is unknown.
     """
-    torch.set_num_threads(1)
+    with one_thread():
+        agent = _train(settings)
+    if folder is not None:
+        agent.save(folder)
+    return agent
+
+
+def _train(settings: TrainSettings) -> Navigator:
     clock = Clock(settings.seconds, settings.steps)
     test = make(settings.env, {**settings.env_kwargs, "split": "test"})
     kwargs = {**settings.env_kwargs, "split": "train"}
@@ -226,8 +233,6 @@ def train(settings: TrainSettings, folder: Path | None = None) -> Navigator:
     )
     environments.close()
     test.close()
-    if folder is not None:
-        agent.save(folder)
     return agent
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ogs_env.agents.navigator import one_thread
 from ogs_env.agents.selector import make_policy
 from ogs_env.agents.training import (
     REPORT_SEEDS,
@@ -125,7 +126,8 @@ def study(
     for seed in seeds:
         folder = out if len(seeds) == 1 else out / f"seed-{seed}"
         agent = train(replace(settings, seed=seed), folder)
-        runs.append(play(environment, agent, played))
+        with one_thread():
+            runs.append(play(environment, agent, played))
         agents.append(
             {
                 "folder": str(folder),

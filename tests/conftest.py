@@ -1,9 +1,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 from make_bundle import make_bundle
 
 from ogs_env.bundle import Bundle, load_bundle
+
+# Two threads on small tensors are many times slower than one.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

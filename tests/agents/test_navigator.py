@@ -10,7 +10,6 @@ from ogs_env.agents.navigator import Navigator, build_policy
 from ogs_env.errors import InputError
 
 ROW, CONTEXT, HAND = 38, 100, 16
-torch.set_num_threads(1)
 
 
 def make_agent(hand_size=HAND, width=64, seed=0):

@@ -21,8 +21,6 @@ from ogs_env.agents.training import (
 from ogs_env.bundle import load_bundle
 from ogs_env.errors import InputError
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -15,7 +15,6 @@ from ogs_env.sketching.proxy import load_model
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    torch.set_num_threads(1)
     return load_model(str(make_tiny_model(tmp_path_factory.mktemp("model"))))
 
 

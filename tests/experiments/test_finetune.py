@@ -38,7 +38,6 @@ TRAINED, TEST, RETENTION = colours(0, 16), colours(100, 6), sums(5)
 
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory):
-    torch.set_num_threads(1)
     return make_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 

@@ -86,7 +86,6 @@ def settings(tiny_model_folder):
 
 @pytest.fixture(scope="module")
 def folder(settings, tmp_path_factory):
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("sketched") / "words"
     sketch(make_data(), folder, settings, "ogs sketch words")
     return folder
