@@ -1,6 +1,5 @@
 import gzip
 import json
-import re
 import time
 from pathlib import Path
 
@@ -8,10 +7,7 @@ import datasets
 import huggingface_hub
 import pytest
 
-from ogs_env.data import generated, sources
-from ogs_env.data.catalogue import load_source, source_names
-from ogs_env.data.generated import PUZZLE_TASKS, gsm_symbolic, puzzles
-from ogs_env.data.samples import check_disjoint
+from ogs_env.data import generated, icd10, sources
 from ogs_env.data.sources import COLLECTIONS, collection
 from ogs_env.errors import InputError
 
@@ -113,8 +109,6 @@ def test_hub_columns_become_prompt_response_and_decision(
 def test_unknown_names() -> None:
     with pytest.raises(InputError, match="did you mean medquad"):
         collection("medqad")
-    with pytest.raises(InputError, match=r"unknown source 'puzles'; did you.*puzzles"):
-        load_source("puzles", 3)
 
 
 def test_every_source_states_licence_and_home() -> None:
@@ -124,62 +118,21 @@ def test_every_source_states_licence_and_home() -> None:
         assert info["url"].startswith("https://")
 
 
-def test_load_source_draws_without_replacement(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lines = [json.dumps({"prompt": f"Q{i}", "response": "A"}) for i in range(30)]
-    (tmp_path / "tatqa.jsonl").write_text("\n".join([*lines, lines[0]]))
-    monkeypatch.setenv("OGS_DATA", str(tmp_path))
-    samples, info = load_source("tatqa", 30, seed=1)
-    assert len({sample.id for sample in samples}) == 30
-    assert info["name"] == "tatqa"
-    assert load_source("tatqa", 5, seed=1)[0] == samples[:5]
-    assert load_source("tatqa", 5, seed=2)[0] != samples[:5]
-    with pytest.raises(InputError, match="31 samples asked for, it has 30"):
-        load_source("tatqa", 31)
+MADE = {
+    "gsm_symbolic": generated.gsm_symbolic,
+    "puzzles": generated.puzzles,
+    "icd10cm": icd10.icd10cm,
+    "icd10cm_short": icd10.icd10cm_short,
+}
 
 
-@pytest.mark.parametrize(
-    "name", ["gsm_symbolic", "icd10cm", "icd10cm_short", "puzzles"]
-)
+@pytest.mark.parametrize("name", MADE)
 def test_generated_sources_are_deterministic_and_without_repeats(name: str) -> None:
-    samples, info = load_source(name, 200, seed=3)
-    assert samples == load_source(name, 200, seed=3)[0]
+    make = MADE[name]
+    samples = make(200, 3)
+    assert samples == make(200, 3)
     assert len({sample.prompt for sample in samples}) == 200
-    assert {sample.source for sample in samples} == {info["name"]} == {name}
-    assert name in source_names()
+    assert {sample.source for sample in samples} == {name}
     # Neighbouring seeds must not give mostly the same, as they do in reasoning-gym.
-    other, _ = load_source(name, 200, seed=4)
-    shared = {sample.id for sample in samples} & {sample.id for sample in other}
+    shared = {sample.id for sample in samples} & {s.id for s in make(200, 4)}
     assert len(shared) < 20
-
-
-def test_gsm_symbolic_is_stripped_and_ends_in_its_answer() -> None:
-    samples = gsm_symbolic(500, 0)
-    for sample in samples:
-        assert "final answer" not in sample.prompt
-        assert "units" not in sample.prompt.rsplit(".", 1)[-1]
-        assert sample.prompt == sample.prompt.strip()
-        assert re.search(r"\n#### -?\d+(\.\d+)?$", sample.response)
-        assert not re.search(r"\d\.0\b", sample.response)
-    check_disjoint({"anchor": samples[:250], "retention": samples[250:]})
-
-
-def test_puzzles_are_short_mixed_and_right() -> None:
-    samples = puzzles(300, 0)
-    assert {sample.fields["task"] for sample in samples} == set(PUZZLE_TASKS)
-    assert [s.fields["task"] for s in samples[:30]] != ["calendar_arithmetic"] * 30
-    for sample in samples:
-        assert len(sample.prompt.split()) <= 120
-        assert sample.response.strip()
-        if sample.fields["task"] == "spell_backward":
-            assert sample.response == sample.prompt.rsplit(": ", 1)[1][::-1]
-        if sample.fields["task"] == "letter_counting":
-            letter, text = re.findall(r'"(.*?)"', sample.prompt, re.DOTALL)
-            assert int(sample.response) == text.casefold().count(letter)
-
-
-def test_puzzles_that_run_out_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generated, "_PATIENCE", 0)
-    with pytest.raises(InputError, match=r"^puzzles \(\w+\): only 1\d different ques"):
-        puzzles(40 * len(PUZZLE_TASKS), 0)
