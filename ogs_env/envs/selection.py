@@ -20,6 +20,8 @@ from ogs_env.rewards import NO_PICK, Information, Rewards, checked_weights, weig
 Observation = dict[str, Any]
 
 INVALID_ACTION_PENALTY = 0.1
+# A policy that knows no masks and plays without chance can repeat one for ever.
+STALL_LIMIT = 50
 
 
 class SelectionEnv(gymnasium.Env[Observation, np.int64]):
@@ -118,7 +120,8 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     ## Episode End
 
     It terminates when the budget is spent, or when the last hand is passed or used
-    up. It is never truncated.
+    up. It is truncated after 50 invalid actions in a row, by which a policy that knows
+    no masks would otherwise never end.
 
     ## Information
 
@@ -237,6 +240,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self.hand = 0
         self.hands_in_stream = 0
         self._over = True
+        self._stalled = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -263,6 +267,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._context[2 * self._d :] = 0
         self._context[3 * self._d] = 1
         self._over = False
+        self._stalled = 0
         self._deal(0)
         return self.observation(), self._info(NO_PICK, -1)
 
@@ -275,17 +280,21 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         place = int(action)
         if not 0 <= place <= self.hand_size:
             raise InputError(f"action {place}: expected 0 to {self.hand_size}")
-        terms, row, penalty = NO_PICK, -1, 0.0
+        terms, row, invalid = NO_PICK, -1, False
         if place == self.hand_size:
             self._next_hand()
         elif self._mask[place]:
             row = int(self.table[place])
             terms = self._pick(place, row)
         else:
-            penalty = INVALID_ACTION_PENALTY
-        reward = weighted_sum(terms, self.reward_weights) - penalty
-        info = self._info(terms, row, invalid=penalty > 0)
-        return self.observation(), reward, self._over, False, info
+            invalid = True
+        self._stalled = self._stalled + 1 if invalid else 0
+        terminated, truncated = self._over, self._stalled == STALL_LIMIT
+        self._over = terminated or truncated
+        reward = weighted_sum(terms, self.reward_weights)
+        reward -= INVALID_ACTION_PENALTY * invalid
+        info = self._info(terms, row, invalid=invalid)
+        return self.observation(), reward, terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return the valid actions (hand_size + 1,), for sb3-contrib."""

@@ -13,7 +13,11 @@ from make_bundle import make_bundle
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.envs import observations, selection
 from ogs_env.envs.observations import Candidates
-from ogs_env.envs.selection import INVALID_ACTION_PENALTY, SelectionEnv
+from ogs_env.envs.selection import (
+    INVALID_ACTION_PENALTY,
+    STALL_LIMIT,
+    SelectionEnv,
+)
 from ogs_env.errors import InputError
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import DEFAULT_WEIGHTS, weighted_sum
@@ -210,6 +214,24 @@ def test_the_last_hand_used_up_ends(bundle_folder: Path) -> None:
     env.reset(seed=0)
     assert not env.step(0)[2]
     assert env.step(1)[2]
+
+
+def test_a_policy_that_repeats_an_invalid_action_is_cut_off(env: SelectionEnv) -> None:
+    env.reset(seed=0)
+    env.step(0)
+    for _ in range(STALL_LIMIT - 1):
+        assert not any(env.step(0)[2:4])
+    env.step(1)  # a valid one starts the count anew
+    for _ in range(STALL_LIMIT - 1):
+        assert not any(env.step(0)[2:4])
+    _, reward, terminated, truncated, info = env.step(0)
+    assert (terminated, truncated) == (False, True)
+    assert reward == -INVALID_ACTION_PENALTY
+    assert len(info["selection"]) == 2
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(0)
+    env.reset(seed=1)
+    assert not any(env.step(0)[2:4])
 
 
 def test_an_invalid_action_changes_nothing_but_costs(env: SelectionEnv) -> None:
