@@ -1,5 +1,8 @@
 import gzip
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -136,3 +139,24 @@ def test_generated_sources_are_deterministic_and_without_repeats(name: str) -> N
     # Neighbouring seeds must not give mostly the same, as they do in reasoning-gym.
     shared = {sample.id for sample in samples} & {s.id for s in make(200, 4)}
     assert len(shared) < 20
+
+
+def test_made_domains_are_the_same_in_every_process() -> None:
+    code = (
+        "import hashlib\n"
+        "from ogs_env.data.domains import medical_packages\n"
+        "data = medical_packages(3, 120)\n"
+        "ids = [s.id for s in data.pool + data.dev + data.anchor['maths']]\n"
+        "print(hashlib.sha256(''.join(ids).encode()).hexdigest())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
