@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tqdm import tqdm
 
 from ogs_env.agents.navigator import Navigator, NavigatorPolicy, one_thread
+from ogs_env.agents.progress import (
+    FILE,
+    Progress,
+    moments,
+    read_progress,
+    restore_moments,
+)
 from ogs_env.agents.selector import Policy, episode_return, selection_env
 from ogs_env.errors import InputError, unknown_name
 
@@ -82,10 +90,12 @@ class TrainSettings:
 class Clock:
     """How much of a run's limits is spent, from 0 to 1."""
 
-    def __init__(self, seconds: float | None, steps: int | None) -> None:
+    def __init__(
+        self, seconds: float | None, steps: int | None, before: float = 0.0
+    ) -> None:
         self.seconds = seconds
         self.steps = steps
-        self.started = time.monotonic()
+        self.started = time.monotonic() - before
 
     def spent(self, steps: int) -> float:
         """Return the larger spent part of the two limits after `steps` steps."""
@@ -111,11 +121,14 @@ class _Quiet(gym.Wrapper):
 class _Coach(BaseCallback):
     """Keep the time, lower the rates, evaluate now and then, keep the best."""
 
-    def __init__(self, settings: TrainSettings, clock: Clock, test: gym.Env) -> None:
+    def __init__(
+        self, settings: TrainSettings, clock: Clock, test: gym.Env, folder: Path | None
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.clock = clock
         self.test = test
+        self.folder = folder
         self.curve: list[dict[str, float]] = []
         self.best: dict[str, torch.Tensor] = {}
         self.best_at: dict[str, float] = {"steps": 0, "return": -math.inf}
@@ -128,6 +141,7 @@ class _Coach(BaseCallback):
         self.bar.update(round(100 * spent) - self.bar.n)
         if spent * self.settings.evaluations >= len(self.curve) + 1:
             self.evaluate()
+            self._keep()
 
     def _on_step(self) -> bool:
         seconds = self.clock.seconds
@@ -145,13 +159,35 @@ class _Coach(BaseCallback):
             self.best_at = self.curve[-1]
             self.best = copy.deepcopy(policy.state_dict())
 
+    def _keep(self) -> None:
+        """Keep what a stopped run needs to go on from here."""
+        scale = self.model.get_env()
+        if self.folder is None or not isinstance(scale, VecNormalize):
+            return
+        statistics = scale.ret_rms
+        Progress(
+            settings=asdict(self.settings),
+            steps=self.num_timesteps,
+            seconds=time.monotonic() - self.clock.started,
+            curve=self.curve,
+            best_at=self.best_at,
+            reward_scale=[
+                float(x) for x in (statistics.mean, statistics.var, statistics.count)
+            ],
+            policy=self.model.policy.state_dict(),
+            best=self.best,
+            optimizer=moments(self.model.policy.optimizer),
+        ).write(self.folder)
+
 
 def train(settings: TrainSettings, folder: Path | None = None) -> Navigator:
     """Train a Navigator and, given a folder, save it there once it is whole.
 
     PPO (Schulman et al. 2017) with invalid actions masked (Huang and Ontanon
     2022), on the environment's train split. Several times in a run the model plays
-    fixed episodes of the test split; the best one is kept.
+    fixed episodes of the test split; the best one is kept. A run that was stopped goes
+    on from the last of these evaluations when it is called again with the same
+    settings and folder; its episodes are then others.
 
     SB3 seeds the global generators of Python, NumPy and torch with the run's seed.
 
@@ -166,14 +202,16 @@ def train(settings: TrainSettings, folder: Path | None = None) -> Navigator:
         InputError: If a setting is out of range or the environment is unknown.
     """
     with one_thread():
-        agent = _train(settings)
+        agent = _train(settings, folder)
     if folder is not None:
         agent.save(folder)
+        (folder / FILE).unlink(missing_ok=True)
     return agent
 
 
-def _train(settings: TrainSettings) -> Navigator:
-    clock = Clock(settings.seconds, settings.steps)
+def _train(settings: TrainSettings, folder: Path | None) -> Navigator:
+    earlier = read_progress(folder, asdict(settings)) if folder else None
+    clock = Clock(settings.seconds, settings.steps, earlier.seconds if earlier else 0.0)
     test = make(settings.env, {**settings.env_kwargs, "split": "test"})
     kwargs = {**settings.env_kwargs, "split": "train"}
 
@@ -185,7 +223,7 @@ def _train(settings: TrainSettings) -> Navigator:
         norm_obs=False,
         gamma=settings.discount,
     )
-    coach = _Coach(settings, clock, test)
+    coach = _Coach(settings, clock, test, folder)
     model = MaskablePPO(
         NavigatorPolicy,
         environments,
@@ -202,8 +240,21 @@ def _train(settings: TrainSettings) -> Navigator:
         seed=settings.seed,
         device="cpu",
     )
+    if earlier:
+        print(f"{folder}: going on after {earlier.steps:,} steps", file=sys.stderr)
+        model.num_timesteps = coach.num_timesteps = earlier.steps
+        model.policy.load_state_dict(earlier.policy)
+        restore_moments(model.policy.optimizer, earlier.optimizer)
+        scale = environments.ret_rms
+        mean, variance, scale.count = earlier.reward_scale
+        scale.mean, scale.var = np.asarray(mean), np.asarray(variance)
+        coach.curve, coach.best_at = earlier.curve, earlier.best_at
+        coach.best = earlier.best
+    left = (settings.steps or 10**12) - model.num_timesteps
     with coach.bar:
-        model.learn(settings.steps or 10**12, callback=coach, log_interval=10**9)
+        model.learn(
+            left, callback=coach, log_interval=10**9, reset_num_timesteps=not earlier
+        )
         coach.evaluate()
     policy = model.policy
     assert isinstance(policy, NavigatorPolicy)

@@ -1,12 +1,21 @@
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 from make_bundle import edit_manifest, make_bundle
 
+from ogs_env.agents import training
 from ogs_env.agents.deployment import AgentSelector, load_selector
 from ogs_env.agents.navigator import Navigator
+from ogs_env.agents.progress import (
+    FILE,
+    Progress,
+    moments,
+    read_progress,
+    restore_moments,
+)
 from ogs_env.agents.selector import make_policy
 from ogs_env.agents.training import (
     CHOICE_SEEDS,
@@ -100,6 +109,51 @@ def test_same_seed_gives_the_same_weights_another_seed_others(folder):
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_stopped_training_goes_on(folder, tmp_path, monkeypatch, capsys):
+    short = settings(folder, steps=4096, evaluations=4)
+    played = []
+
+    def interrupted(*arguments):
+        if len(played) == 2:
+            raise KeyboardInterrupt
+        played.append(play(*arguments))
+        return played[-1]
+
+    monkeypatch.setattr(training, "play", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(short, tmp_path / "agent")
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "agent").iterdir()] == [FILE]
+    kept = read_progress(tmp_path / "agent", asdict(short))
+    assert 0 < kept.steps < 4096
+    assert [entry["return"] for entry in kept.curve] == [p.mean() for p in played]
+    assert read_progress(tmp_path / "agent", asdict(settings(folder))) is None
+
+    agent = train(short, tmp_path / "agent")
+    assert f"going on after {kept.steps:,} steps" in capsys.readouterr().err
+    summary = agent.description["training"]
+    assert summary["steps"] == 4096
+    assert summary["curve"][:2] == kept.curve
+    assert summary["seconds"] > kept.seconds
+    assert not (tmp_path / "agent" / FILE).exists()
+
+
+def test_progress_holds_the_whole_optimizer(tmp_path):
+    layer = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(layer.parameters())
+    layer(torch.ones(3)).sum().backward()
+    optimizer.step()
+    kept = moments(optimizer)
+    Progress({"a": 1}, 7, 0.5, [], {}, [0.0, 1.0, 2.0], optimizer=kept).write(tmp_path)
+    read = read_progress(tmp_path, {"a": 1})
+    assert (read.steps, read.reward_scale) == (7, [0.0, 1.0, 2.0])
+    other = torch.optim.Adam(layer.parameters())
+    restore_moments(other, read.optimizer)
+    again = moments(other)
+    assert kept.keys() == again.keys() != set()
+    assert all(torch.equal(kept[key], again[key]) for key in kept)
 
 
 def test_time_limit_ends_training(folder):
