@@ -241,7 +241,9 @@ def _train(settings: TrainSettings, folder: Path | None) -> Navigator:
         device="cpu",
     )
     if earlier:
-        print(f"{folder}: going on after {earlier.steps:,} steps", file=sys.stderr)
+        coach.bar.write(
+            f"{folder}: going on after {earlier.steps:,} steps", file=sys.stderr
+        )
         model.num_timesteps = coach.num_timesteps = earlier.steps
         model.policy.load_state_dict(earlier.policy)
         restore_moments(model.policy.optimizer, earlier.optimizer)
