@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ogs_env.files import read_json, write_json
 from ogs_env.learners.surrogate import calibrate_step
-from ogs_env.sketching.encoding import Encoded, collate
+from ogs_env.sketching.encoding import Encoded
 from ogs_env.sketching.losses import response_losses
 from ogs_env.sketching.proxy import Proxy
 from ogs_env.sketching.warmup import BATCH, RISE, train_steps
@@ -79,8 +79,7 @@ def _mean_loss(proxy: Proxy, samples: Sequence[Encoded]) -> float:
     total = 0.0
     for begin in range(0, len(ordered), _EVALUATION_BATCH):
         part = ordered[begin : begin + _EVALUATION_BATCH]
-        batch = collate(part, proxy.tokenizer.pad_token_id)
-        batch = {name: tensor.to(proxy.device) for name, tensor in batch.items()}
+        batch = proxy.batch(part)
         with torch.no_grad():
             total += float(response_losses(proxy.model, batch).double().sum())
     return total / len(samples)

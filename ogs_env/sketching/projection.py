@@ -5,6 +5,12 @@ import hashlib
 import torch
 
 
+def named_generator(seed: int, name: str) -> torch.Generator:
+    """Return a generator that depends on the seed and a name alone."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
 class CountSketch:
     """Projects vectors, given in named parts, to `k` dimensions.
 
@@ -42,10 +48,7 @@ class CountSketch:
         self, name: str, size: int, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if name not in self._parts:
-            digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
-            generator = torch.Generator().manual_seed(
-                int.from_bytes(digest[:8], "little") >> 1
-            )
+            generator = named_generator(self.seed, name)
             buckets = torch.randint(self.k, (size,), generator=generator)
             signs = torch.randint(2, (size,), generator=generator) * 2.0 - 1.0
             self._parts[name] = (buckets.to(device), signs.to(device))

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,9 @@ from torch import nn
 
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import read_json, sha256_of, write_json
+from ogs_env.sketching.encoding import Encoded, collate
 from ogs_env.sketching.losses import has_plain_head
+from ogs_env.sketching.projection import named_generator
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,7 +45,8 @@ def default_precision() -> str:
     """
     if torch.cuda.is_available():
         return "bfloat16"
-    features = torch.cpu.get_capabilities()
+    # Older releases of torch do not tell; float32 is right everywhere.
+    features: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     native = features.get("avx512_bf16") or features.get("amx_bf16")
     return "bfloat16" if native else "float32"
 
@@ -188,6 +191,11 @@ class Proxy:
         """Where the model is."""
         return next(self.model.parameters()).device
 
+    def batch(self, samples: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+        """Return samples as one padded batch, where the model is."""
+        batch = collate(samples, self.tokenizer.pad_token_id)
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
     def state(self) -> dict[str, torch.Tensor]:
         """Return a copy of the adapter's weights by layer name."""
         layers = {**self.a, **self.b}
@@ -250,10 +258,7 @@ def attach_adapter(
         if parts[-1] == "default" and parts[-2] in ("lora_A", "lora_B"):
             (a if parts[-2] == "lora_A" else b)[".".join(parts[:-1])] = module
     for name, module in a.items():
-        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(
-            int.from_bytes(digest[:8], "little") >> 1
-        )
+        generator = named_generator(seed, name)
         weight = torch.empty(module.weight.shape)
         bound = weight.shape[1] ** -0.5
         with torch.no_grad():

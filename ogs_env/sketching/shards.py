@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ogs_env.bundle import ROLES
 from ogs_env.errors import InputError
 from ogs_env.files import whole_file
-from ogs_env.sketching.encoding import Encoded, collate
+from ogs_env.sketching.encoding import Encoded
 from ogs_env.sketching.gradients import per_sample_gradients, shared_trunk
 from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.proxy import Proxy
@@ -91,7 +91,7 @@ def mean_gradients(
 
             for batch in _batches(group):
                 chosen = [group[row] for row in batch]
-                padded = padded_batch(proxy, chosen)
+                padded = proxy.batch([row.encoded for row in chosen])
                 per_sample_gradients(proxy.model, proxy.b, padded, add)
                 bar.update(len(chosen))
     save_tensors(file, stacked)
@@ -129,7 +129,7 @@ def write_shards(
                 shard = _empty_shard(part, means, checkpoints, projection.k)
                 for chosen in _batches(part):
                     with shared_trunk(proxy.trunk):
-                        batch = padded_batch(proxy, [part[row] for row in chosen])
+                        batch = proxy.batch([part[row].encoded for row in chosen])
                         _start(proxy, batch, projection, means, shard, chosen)
                         _path(proxy, batch, projection, checkpoints, shard, chosen)
                     proxy.load_state(fresh)
@@ -234,12 +234,6 @@ def _check_finite(shard: dict[str, torch.Tensor], part: Sequence[Row]) -> None:
                 f"sample {part[row].id}: its {name} is not finite, or too large for "
                 "float16; leave the sample out, or try --precision float32"
             )
-
-
-def padded_batch(proxy: Proxy, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-    """Return samples as one batch on the proxy's device."""
-    batch = collate([row.encoded for row in rows], proxy.tokenizer.pad_token_id)
-    return {name: tensor.to(proxy.device) for name, tensor in batch.items()}
 
 
 def _batches(rows: Sequence[Row]) -> list[NDArray[np.int64]]:

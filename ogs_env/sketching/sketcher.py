@@ -35,7 +35,6 @@ from ogs_env.sketching.shards import (
     BATCH_ROWS,
     Row,
     mean_gradients,
-    padded_batch,
     save_tensors,
     write_shards,
 )
@@ -244,17 +243,17 @@ def _announce(
 ) -> None:
     """Say how long the whole will take, measured on one batch of middling length."""
     every = sorted(
-        (row for role in ROLES for row in rows[role]),
-        key=lambda row: len(row.encoded.input_ids),
+        (row.encoded for role in ROLES for row in rows[role]),
+        key=lambda encoded: len(encoded.input_ids),
     )
     middle = max(0, len(every) // 2 - BATCH_ROWS // 2)
-    batch = padded_batch(proxy, every[middle : middle + BATCH_ROWS])
-    first = padded_batch(proxy, every[:1])  # the first pass of a process is slow
+    batch = proxy.batch(every[middle : middle + BATCH_ROWS])
+    first = proxy.batch(every[:1])  # the first pass of a process is slow
     per_sample_gradients(proxy.model, proxy.b, first, lambda name, values: None)
     begin = time.perf_counter()
     per_sample_gradients(proxy.model, proxy.b, batch, lambda name, values: None)
     rate = batch["input_ids"].numel() / (time.perf_counter() - begin)
-    tokens = sum(len(row.encoded.input_ids) for row in every)
+    tokens = sum(len(encoded.input_ids) for encoded in every)
     # Later passes skip the trunk, but also take the gradient of A.
     passes = 1 + len(settings.checkpoints)
     extra = sum(

@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from ogs_env.errors import InputError
-from ogs_env.sketching.encoding import IGNORED, Encoded, collate
+from ogs_env.sketching.encoding import IGNORED, Encoded
 from ogs_env.sketching.losses import response_losses
 from ogs_env.sketching.proxy import Proxy
 
@@ -96,8 +96,7 @@ def train_steps(
         for group in optimizer.param_groups:
             group["lr"] = rate
         part = samples[number * BATCH : (number + 1) * BATCH]
-        batch = collate(part, proxy.tokenizer.pad_token_id)
-        batch = {name: tensor.to(proxy.device) for name, tensor in batch.items()}
+        batch = proxy.batch(part)
         tokens = (batch["labels"] != IGNORED).sum(1)
         losses = response_losses(proxy.model, batch)
         loss = (losses * tokens).sum() / tokens.sum()

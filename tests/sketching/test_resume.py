@@ -10,22 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from words import WORDS
 
 from ogs_env.cli import main
 
 KILLS = 3
-WORDS = [
-    "red",
-    "green",
-    "blue",
-    "dark",
-    "light",
-    "sky",
-    "sea",
-    "grass",
-    "stone",
-    "night",
-]
 
 
 def write_lines(path: Path, count: int, seed: int) -> str:

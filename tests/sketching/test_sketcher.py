@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_model import make_tiny_model
 from torch.nn.functional import cross_entropy
+from words import WORDS
 
 from ogs_env.bundle import ROLES
 from ogs_env.data.domains import DomainData
@@ -23,19 +24,6 @@ from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.shards import SHARD_ROWS
 from ogs_env.sketching.sketcher import sketch
 from ogs_env.sketching.warmup import BATCH, warm_up, warm_up_picks
-
-WORDS = [
-    "red",
-    "green",
-    "blue",
-    "dark",
-    "light",
-    "sky",
-    "sea",
-    "grass",
-    "stone",
-    "night",
-]
 
 
 def samples(count: int, first: int, source: str) -> list[Sample]:
