@@ -18,8 +18,9 @@ from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import read_json, sha256_of
 
 FORMAT = "ogs-bundle"
-FORMAT_VERSION = 1
-ROLES = ("pool", "dev", "test", "anchor", "retention")
+FORMAT_VERSION = 2
+MEASURED = ("dev", "test", "anchor", "retention")
+ROLES = ("pool", *MEASURED)
 MANIFEST = "manifest.json"
 BASIS = "basis.safetensors"
 SHIPPED = Path(__file__).parent / "bundles"
@@ -65,7 +66,7 @@ class Rows:
     def __init__(
         self,
         shards: Sequence[dict[str, NDArray[Any]]],
-        path_scale: NDArray[np.float32],
+        weights: NDArray[np.float32],
     ) -> None:
         def column(name: str) -> NDArray[Any]:
             whole = np.concatenate([np.asarray(shard[name]) for shard in shards])
@@ -81,7 +82,7 @@ class Rows:
         self.domain_dots = column("domain_dots")
         self.anchor_dots = column("anchor_dots")
         self._shards = shards
-        self._path_scale = path_scale
+        self._weights = weights
         self._starts = np.cumsum([0] + [len(shard["ids"]) for shard in shards])
 
     def __len__(self) -> int:
@@ -104,17 +105,34 @@ class Rows:
             float32 (m, k) for `"start"`, (m, checkpoints * k) for `"path"`, each
             checkpoint's block times its weight.
         """
-        if indices is None:
-            indices = np.arange(len(self))
-        width = self._shards[0][kind].shape[1]
-        out = np.empty((len(indices), width), np.float32)
+        out = self._read(kind, np.arange(len(self)) if indices is None else indices)
+        if kind == "path":
+            out *= np.repeat(self._weights, out.shape[1] // len(self._weights))
+        return out
+
+    def products(self, indices: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Return inner products of pool samples along the path.
+
+        They come from wider sketches than `path`, and hold less noise.
+
+        Args:
+            indices: Row numbers (m,) of the pool; other roles have none.
+
+        Returns:
+            float32 (m, checkpoints, n) with the n samples of dev, test, anchor and
+            retention, in this order, each checkpoint's times its weight squared.
+        """
+        cut = self._read("products", indices)
+        cut = cut.reshape(len(indices), len(self._weights), -1)
+        return cut * np.square(self._weights)[:, None]
+
+    def _read(self, name: str, indices: NDArray[np.integer]) -> NDArray[np.float32]:
+        out = np.empty((len(indices), self._shards[0][name].shape[1]), np.float32)
         which = np.searchsorted(self._starts, indices, side="right") - 1
         for number in np.unique(which):
             here = which == number
             local = np.asarray(indices)[here] - self._starts[number]
-            out[here] = self._shards[number][kind][local]
-        if kind == "path":
-            out *= self._path_scale
+            out[here] = self._shards[number][name][local]
         return out
 
     def blocks(self, kind: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -143,7 +161,8 @@ class Bundle:
         self.path = path
         self.manifest = _read_manifest(path)
         self._check_files()
-        for role in ROLES:
+        # The pool last: its products are as many as the other roles' samples.
+        for role in (*MEASURED, "pool"):
             setattr(self, role, self._read_role(role))
         basis = _map_safetensors(path / BASIS)
         if basis.get("basis") is None or basis["basis"].shape[0] != self.k:
@@ -246,7 +265,7 @@ class Bundle:
                 f"{self.manifest['roles'].get(role)}; rebuild the bundle"
             )
         weights = [entry["weight"] for entry in self.manifest["checkpoints"]]
-        return Rows(shards, np.repeat(np.array(weights, np.float32), self.k))
+        return Rows(shards, np.array(weights, np.float32))
 
     def _check_shard(self, file: Path, shard: dict[str, NDArray[Any]]) -> None:
         checkpoints = len(self.manifest["checkpoints"])
@@ -256,6 +275,9 @@ class Bundle:
         shapes["start"] = (rows, self.k)
         if checkpoints:
             shapes["path"] = (rows, checkpoints * self.k)
+            if file.name.startswith("pool-"):
+                measured = sum(self.manifest["roles"][role] for role in MEASURED)
+                shapes["products"] = (rows, checkpoints * measured)
         for name, shape in shapes.items():
             if name not in shard or shard[name].shape != shape:
                 found = shard[name].shape if name in shard else "nothing"

@@ -18,6 +18,10 @@ COMMANDS = {
     "train": ("ogs_env.experiments.train", "train an agent in an environment"),
     "select": ("ogs_env.agents.command", "let an agent choose samples from a bundle"),
     "finetune": ("ogs_env.experiments.finetune", "fine-tune a model on selections"),
+    "fidelity": (
+        "ogs_env.experiments.fidelity.command",
+        "compare what the environment predicts with real fine-tuning",
+    ),
     "demo": ("ogs_env.experiments.demo", "all of it, end to end, on real input"),
 }
 _EXTRAS = {
@@ -32,6 +36,7 @@ _EXTRAS = {
     "stable_baselines3": "rl",
     "sb3_contrib": "rl",
     "matplotlib": "plots",
+    "scipy": "plots",
 }
 
 

@@ -4,10 +4,15 @@ Every term is about one pick; L_D is the domain loss, L_c a capability's anchor 
 
 - `domain_gain` = 100 (L_D before - L_D after) / L_D at the start: percent; positive
   where the domain gets better.
-- `orthogonality` = 1 - max over capabilities of |cos(update, anchor gradient)|, both
-  taken at the learner's state before the pick; in [0, 1], 1 when the update leaves
-  every capability alone to first order. It enters as weight * (orthogonality - 1),
-  so an orthogonal pick costs nothing.
+- `anchor_gain` = 100 min over capabilities of (L_c before - L_c after) / L_c at the
+  start: percent; negative where a general ability suffers. Over the picks of an episode
+  it adds up, so a pick that undoes the harm of others is worth as much as the harm
+  was: the choice of a set whose updates cancel where the anchor would feel them. It
+  enters as weight * anchor_gain.
+- `orthogonality` = 1 - max over capabilities of |cos(sample's gradient, mean anchor
+  gradient)|, the paper's Orth; in [0, 1], 1 when the update leaves every capability
+  alone to first order. It enters as weight * (orthogonality - 1), so an orthogonal
+  pick costs nothing.
 - `conflict` = 100 max over capabilities of max(0, L_c after - L_c before) / L_c at
   the start: percent, never negative. It is the cost of the constrained problem, and
   enters as -weight * conflict.
@@ -22,22 +27,27 @@ A pass has the terms of `NO_PICK`, which sum to 0 under any weights.
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ogs_env.errors import InputError, unknown_name
+from ogs_env.learners import Learner
 from ogs_env.learners.surrogate import SurrogateLearner
+
+AnyLearner = TypeVar("AnyLearner", bound=Learner)
 
 DEFAULT_WEIGHTS: dict[str, float] = {
     "domain_gain": 1.0,
-    "orthogonality": 0.1,
+    "anchor_gain": 1.0,
+    "orthogonality": 0.0,
     "conflict": 0.0,
     "information": 0.0,
 }
 NO_PICK: dict[str, float] = {
     "domain_gain": 0.0,
+    "anchor_gain": 0.0,
     "orthogonality": 1.0,
     "conflict": 0.0,
     "information": 0.0,
@@ -66,6 +76,7 @@ def weighted_sum(terms: Mapping[str, Any], weights: Mapping[str, float]) -> Any:
     """Return the reward of a pick, or of many picks, whose terms are arrays."""
     return (
         weights["domain_gain"] * terms["domain_gain"]
+        + weights["anchor_gain"] * terms["anchor_gain"]
         + weights["orthogonality"] * (terms["orthogonality"] - 1.0)
         - weights["conflict"] * terms["conflict"]
         + weights["information"] * terms["information"]
@@ -103,7 +114,7 @@ class Information:
         return math.log1p(left)
 
 
-class Rewards:
+class Rewards(Generic[AnyLearner]):
     """The reward terms of one episode.
 
     Args:
@@ -111,7 +122,7 @@ class Rewards:
         information: The log-determinant of the picked unit start sketches.
     """
 
-    def __init__(self, learner: SurrogateLearner, information: Information) -> None:
+    def __init__(self, learner: AnyLearner, information: Information) -> None:
         self._learner = learner
         self._information = information
         self.reset()
@@ -127,26 +138,45 @@ class Rewards:
         """Let the learner learn pool row `index` and return every term of this pick."""
         cosines = self._learner.anchor_cosine(index)
         self._learner.update(index)
-        domain = self._learner.domain_loss()
-        anchor = self._learner.anchor_losses()
-        rise = float(((anchor - self._anchor) / self._initial_anchor).max())
-        terms = {
-            "domain_gain": 100.0 * (self._domain - domain) / self._initial_domain,
+        return {
+            **self._changes(),
             "orthogonality": max(0.0, 1.0 - float(np.abs(cosines).max())),
-            "conflict": 100.0 * max(0.0, rise),
             "information": self._information.pick(unit),
         }
+
+    def finish(self, terms: Mapping[str, float]) -> dict[str, float]:
+        """Let the learner end the episode.
+
+        Args:
+            terms: Those of the episode's last step, a pick or not.
+
+        Returns:
+            The terms, with what the learner still learned or measured.
+        """
+        self._learner.finish()
+        late = self._changes()
+        return {**terms, **{name: terms[name] + late[name] for name in late}}
+
+    def _changes(self) -> dict[str, float]:
+        """Return what the losses have done since the last call."""
+        domain = self._learner.domain_loss()
+        anchor = self._learner.anchor_losses()
+        gain = 100.0 * (self._domain - domain) / self._initial_domain
+        rise = 100.0 * float(((anchor - self._anchor) / self._initial_anchor).max())
         self._domain, self._anchor = domain, anchor
-        return terms
+        return {"domain_gain": gain, "anchor_gain": -rise, "conflict": max(0.0, rise)}
 
     def preview(
-        self, indices: NDArray[np.integer], units: NDArray[np.float32]
+        self: "Rewards[SurrogateLearner]",
+        indices: NDArray[np.integer],
+        units: NDArray[np.float32],
     ) -> dict[str, NDArray[np.float32]]:
         """Return the terms (n,) that `pick` would give for each of many pool rows."""
         domain, anchor, cosines = self._learner.preview(indices)
         rises = ((anchor - self._anchor) / self._initial_anchor).max(axis=1)
         return {
             "domain_gain": 100 * (self._domain - domain) / self._initial_domain,
+            "anchor_gain": -100 * rises,
             "orthogonality": np.maximum(0, 1 - np.abs(cosines).max(axis=1)),
             "conflict": 100 * np.maximum(0, rises),
             "information": self._information.gains(units),

@@ -1,10 +1,14 @@
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from make_bundle import make_bundle
 
 from ogs_env.bundle import Bundle, load_bundle
+
+if TYPE_CHECKING:
+    from live_bundle import LiveFiles
 
 # Two threads on small tensors are many times slower than one.
 torch.set_num_threads(1)
@@ -18,3 +22,10 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(bundle_folder: Path) -> Bundle:
     return load_bundle(bundle_folder)
+
+
+@pytest.fixture(scope="session")
+def live_files(tmp_path_factory: pytest.TempPathFactory) -> "LiveFiles":
+    from live_bundle import make_live_bundle  # loads transformers
+
+    return make_live_bundle(tmp_path_factory.mktemp("live"))

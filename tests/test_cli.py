@@ -314,11 +314,11 @@ def put_nan(made: Path) -> None:
         ),
         (
             lambda made: edit_manifest(made, projection={"k": 32}),
-            "tensor 'start' should have shape (45, 32), found (45, 64)",
+            "tensor 'start' should have shape (40, 32), found (40, 64)",
         ),
         (
-            lambda made: edit_manifest(made, format_version=2),
-            "format version 2, this ogs_env reads version 1; rebuild the bundle",
+            lambda made: edit_manifest(made, format_version=1),
+            "format version 1, this ogs_env reads version 2; rebuild the bundle",
         ),
         (lambda made: edit_manifest(made, format="zip"), "is no manifest"),
         (lambda made: edit_manifest(made, roles=None), "lacks 'roles'"),

@@ -28,10 +28,7 @@ def test_terms_are_those_of_an_independent_learner(bundle: Bundle) -> None:
     start_domain, start_anchor = learner.domain_loss(), learner.anchor_losses()
     rose = 0
     for index in (470, 200, 201, 5, 260):
-        gradient = learner.gradients(np.array([index]))[0]
-        anchors = learner.anchor_gradients()
-        cosines = anchors @ gradient / np.linalg.norm(gradient)
-        cosines /= np.linalg.norm(anchors, axis=1)
+        cosines = learner.anchor_cosine(index)
         domain, anchor = learner.domain_loss(), learner.anchor_losses()
         learner.update(index)
         gain = 100 * (domain - learner.domain_loss()) / start_domain
@@ -39,6 +36,7 @@ def test_terms_are_those_of_an_independent_learner(bundle: Bundle) -> None:
         terms = rewards.pick(index, units[index])
         assert terms["domain_gain"] == pytest.approx(gain, abs=1e-4)
         assert terms["conflict"] == pytest.approx(max(0, rises.max()), abs=1e-4)
+        assert terms["anchor_gain"] == pytest.approx(-rises.max(), abs=1e-4)
         orthogonality = 1 - np.abs(cosines).max()
         assert terms["orthogonality"] == pytest.approx(orthogonality, abs=1e-4)
         rose += terms["conflict"] > 0
@@ -96,6 +94,7 @@ def test_preview_is_what_a_pick_gives(bundle: Bundle) -> None:
 def test_how_each_term_enters() -> None:
     terms = {
         "domain_gain": 3.0,
+        "anchor_gain": -0.5,
         "orthogonality": 0.25,
         "conflict": 2.0,
         "information": 0.5,
@@ -103,13 +102,14 @@ def test_how_each_term_enters() -> None:
     alone = dict.fromkeys(terms, 0.0)
     for name, expected in (
         ("domain_gain", 30.0),
+        ("anchor_gain", -5.0),
         ("orthogonality", -7.5),
         ("conflict", -20.0),
         ("information", 5.0),
     ):
         assert weighted_sum(terms, alone | {name: 10.0}) == expected
     everything = dict.fromkeys(terms, 10.0)
-    assert weighted_sum(terms, everything) == 30 - 7.5 - 20 + 5
+    assert weighted_sum(terms, everything) == 30 - 5 - 7.5 - 20 + 5
     assert weighted_sum(NO_PICK, everything) == 0
 
 

@@ -1,13 +1,16 @@
-"""What is seen of a candidate before anything is picked."""
+"""What is seen of a candidate, whatever was picked before it."""
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle, Rows
 from ogs_env.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from ogs_env.learners.live import LiveLearner
 
 Floats = NDArray[np.float32]
 
@@ -32,10 +35,13 @@ class Candidates:
     Attributes:
         directions: float32 (2 d,), the domain's and the anchor's direction in Q.
         width: Length of a full sketch.
+        state: Changes when what is seen of a row may have changed: never, here.
 
     Raises:
         InputError: For an unknown `observe`, or `"path"` without path sketches.
     """
+
+    state = 0
 
     def __init__(self, bundle: Bundle, observe: str) -> None:
         if observe not in ("start", "path"):
@@ -54,12 +60,9 @@ class Candidates:
                 for number in range(len(bundle.capabilities))
             ]
         )
-        anchor = self._anchors.mean(0)
-        both = np.stack([self._domain, anchor])
-        self.directions = np.clip(self._in_basis(both).ravel(), -BOUND, BOUND)
-        self.width = len(anchor)
-        self._norms = _Standardised(np.log(np.maximum(bundle.pool.norms, 1e-12)))
-        self._losses = _Standardised(bundle.pool.losses)
+        self._columns = _Columns(bundle)
+        self.directions = self._columns.directions(self._domain, self._anchors)
+        self.width = len(self._domain)
         self._prepared: tuple[Floats, Floats] | None = None
         if len(bundle.pool) <= _PREPARED_ROWS:
             self._prepared = self._compute(np.arange(len(bundle.pool)))
@@ -91,27 +94,95 @@ class Candidates:
             anchors = self.bundle.anchor_cosines(indices)
         else:
             domain, anchors = units @ self._domain, units @ self._anchors.T
+        pool = self.bundle.pool
+        scalars = pool.norms[indices], pool.losses[indices]
+        return self._columns.of(units, domain, anchors, *scalars), units
+
+
+class LiveCandidates:
+    """The same at the weights that a live learner has at the moment.
+
+    Norms and losses are standardised as those of `Candidates` are: by the mean and
+    deviation over the pool at the start.
+
+    Args:
+        bundle: Where the samples come from.
+        learner: Takes their gradients.
+
+    Attributes:
+        width: Length of a full sketch.
+    """
+
+    def __init__(self, bundle: Bundle, learner: "LiveLearner") -> None:
+        self.learner = learner
+        self.width = bundle.k
+        self._columns = _Columns(bundle)
+
+    @property
+    def state(self) -> int:
+        """Changes when what is seen of a row may have changed."""
+        return self.learner.state
+
+    @property
+    def directions(self) -> Floats:
+        """As those of `Candidates`, when the learner last measured them."""
+        domain = _unit(self.learner.domain_gradient())
+        anchors = _unit(self.learner.anchor_gradients())
+        return self._columns.directions(domain, anchors)
+
+    def rows(self, indices: NDArray[np.integer]) -> tuple[Floats, Floats]:
+        """Return what is seen of pool rows (n,), and their full unit sketches."""
+        found = self.learner.look(indices)
+        units = _unit(found.sketches)
+        cosines = found.domain_cosines, found.anchor_cosines
+        seen = self._columns.of(units, *cosines, found.norms, found.losses)
+        return seen, units
+
+
+class _Columns:
+    """What is seen, of exact and sketched gradients alike."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        logs = _logs(bundle.pool.norms)
+        losses = bundle.pool.losses
+        self._norm_scale = logs.mean(), max(float(logs.std()), 1e-6)
+        self._loss_scale = losses.mean(), max(float(losses.std()), 1e-6)
+
+    def of(
+        self,
+        units: Floats,
+        domain: Floats,
+        anchors: Floats,
+        norms: Floats,
+        losses: Floats,
+    ) -> Floats:
+        """Return the columns that do not depend on what was picked, (n, d + 4)."""
+        mean, deviation = self._norm_scale
+        mean_loss, loss_deviation = self._loss_scale
         scalars = [
             domain,
             anchors.min(axis=1),
-            self._norms.of(indices),
-            self._losses.of(indices),
+            (_logs(norms) - mean) / deviation,
+            (losses - mean_loss) / loss_deviation,
         ]
         seen = np.column_stack([self._in_basis(units), *scalars])
-        return np.clip(seen, -BOUND, BOUND, dtype=np.float32), units
+        return np.clip(seen, -BOUND, BOUND, dtype=np.float32)
+
+    def directions(self, domain: Floats, anchors: Floats) -> Floats:
+        """Return the domain's and the anchor's direction in Q, (2 d,)."""
+        both = np.stack([domain, anchors.mean(0)])
+        return np.clip(self._in_basis(both).ravel(), -BOUND, BOUND)
 
     def _in_basis(self, sketches: Floats) -> Floats:
         """Unit coordinates (n, d) in Q; of several checkpoints, those of the mean."""
-        blocks = sketches.reshape(len(sketches), -1, self.bundle.k)
-        return _unit(blocks.mean(axis=1)) @ self.bundle.basis
+        k = self._bundle.k
+        blocks = sketches.reshape(len(sketches), sketches.shape[1] // k, k)
+        return _unit(blocks.mean(axis=1)) @ self._bundle.basis
 
 
-class _Standardised:
-    def __init__(self, values: Floats) -> None:
-        self._values = (values - values.mean()) / max(float(values.std()), 1e-6)
-
-    def of(self, indices: NDArray[np.integer]) -> Floats:
-        return self._values[indices]
+def _logs(norms: Floats) -> Floats:
+    return np.log(np.maximum(norms, 1e-12))
 
 
 def _of_capability(rows: Rows, number: int, kind: str) -> Floats:

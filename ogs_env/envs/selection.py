@@ -10,9 +10,15 @@ from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.envs import rendering
-from ogs_env.envs.observations import BOUND, candidates
+from ogs_env.envs.observations import (
+    BOUND,
+    Candidates,
+    LiveCandidates,
+    candidates,
+)
 from ogs_env.envs.streams import ORDERS, check_counts, deal, given_stream
 from ogs_env.errors import InputError, unknown_name
+from ogs_env.learners import Learner
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import NO_PICK, Information, Rewards, checked_weights, weighted_sum
 
@@ -41,6 +47,9 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     at checkpoints of a training run. Every part of the observation comes from the
     start sketches, the losses and the lengths of one pass over the pool, so a
     deployed policy sees exactly what it saw in training.
+
+    With `learner="live"` a real language model is trained instead; see "The Live
+    Learner" below.
 
     ## Observation Space
 
@@ -88,15 +97,18 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     ## Rewards
 
     The weighted sum of the terms in `info["reward_terms"]`:
-    `w["domain_gain"] * domain_gain + w["orthogonality"] * (orthogonality - 1)
-    - w["conflict"] * conflict + w["information"] * information`.
+    `w["domain_gain"] * domain_gain + w["anchor_gain"] * anchor_gain
+    + w["orthogonality"] * (orthogonality - 1) - w["conflict"] * conflict
+    + w["information"] * information`.
 
     | Term            | Default weight | Meaning                                      |
     |-----------------|----------------|----------------------------------------------|
     | `domain_gain`   | 1.0            | fall of the domain loss, percent of its      |
     |                 |                | start                                        |
-    | `orthogonality` | 0.1            | 1 - largest abs(cosine of the update with a  |
-    |                 |                | capability's anchor gradient), in [0, 1]     |
+    | `anchor_gain`   | 1.0            | fall of the worst capability's anchor loss,  |
+    |                 |                | percent of its start; negative: forgetting   |
+    | `orthogonality` | 0.0            | 1 - largest abs(cosine of the sample's with  |
+    |                 |                | a capability's anchor gradient), in [0, 1]   |
     | `conflict`      | 0.0            | largest rise of a capability's anchor loss,  |
     |                 |                | percent of its start, >= 0; also the cost    |
     | `information`   | 0.0            | log-determinant gain of the picked unit      |
@@ -140,9 +152,55 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     | `test_change`      | float, change of the domain test loss, percent of its       |
     |                    | start; negative is better; 0.0 until the end                |
     | `retention_change` | float, the same of the retention loss                       |
-    | `learner_sketches` | str, "path", or "start" where the bundle has no others      |
+    | `learner_sketches` | str, "path", or "start" where the bundle has no others;     |
+    |                    | "live" of the live learner                                  |
 
     No reward sees the test and retention losses.
+
+    ## The Live Learner
+
+    `OGS-Medical-Live-v0`, or `learner="live"` with any bundle made by `ogs sketch`:
+    a LoRA adapter on the last layers of a causal LM is trained inside the episode.
+    Spaces, rewards and info are the same; what differs:
+
+    - A pick joins a batch, and a full batch makes one AdamW step. At the episode's
+      end an incomplete batch is trained on too.
+    - Sketches, losses and norms of the candidates on the table are those at the
+      model's current weights: taken when a hand is dealt, and again after every step
+      and every measurement. Norm and loss are standardised by the pool's at the start.
+      The first observation is that of the surrogate's environment, up to rounding.
+      What was picked counts as it looked when it was picked.
+    - Dev and anchor losses are measured on real passes every `evaluate_every` picks
+      and at the end, on `evaluation_samples` of each. In between the terms that are
+      differences of losses are 0. The last step of an episode, a pass too, is worth
+      what was still unmeasured, so the sum of `domain_gain` is the whole gain.
+    - Cosines, `context` and `orthogonality` are about the mean gradients as last
+      measured. `information` is about the start sketches, as ever.
+    - On a CPU the same seed and actions give the same episode, bit for bit, with the
+      same number of threads. On an accelerator sums have no fixed order.
+
+    It needs the extra `llm`, and the texts: a bundle holds numbers alone. The
+    texts of `"medical"` come from the folder `OGS_DATA` or the Hugging Face hub.
+    `OGS-Medical-Live-v0` has 8 hands of 8 and a budget of 16, four steps of training,
+    so that an episode of SmolLM2-135M takes about a minute of one core.
+
+    | `live`               | Default     | Meaning                                   |
+    |----------------------|-------------|-------------------------------------------|
+    | `model`              | the proxy   | causal LM, a Hugging Face id or a folder; |
+    |                      |             | sketches of another than the bundle's     |
+    |                      |             | proxy lie in another space than Q         |
+    | `texts`              | the domain  | name of a domain, or list of JSON lines   |
+    |                      | of the      | files: where the bundle's texts are, to   |
+    |                      | bundle's    | be found by id                            |
+    |                      | name        |                                           |
+    | `layers`             | the         | decoder layers, from the last, that carry |
+    |                      | bundle's    | the adapter                               |
+    | `batch`              | 4           | samples of an optimizer step              |
+    | `learning_rate`      | 0.001       | after a rise over the first three steps   |
+    | `evaluate_every`     | 8           | picks between two measurements            |
+    | `evaluation_samples` | 32          | how many dev samples, anchor samples of   |
+    |                      |             | each capability, test and retention       |
+    |                      |             | samples are measured                      |
 
     ## Arguments
 
@@ -155,6 +213,8 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     - `observe`: `"start"`; or `"path"`, for oracles and ablations: sketches and
       cosines come from the path sketches (in Q, the mean over checkpoints).
     - `reward_weights`: weights by term; those not named keep their default.
+    - `learner`: `"surrogate"`, in closed form, or `"live"`.
+    - `live`: settings of the live learner by name, those of the table above.
     - `render_mode`: `"ansi"`: the table as text.
 
     Raises `ogs_env.InputError` for any argument that does not fit.
@@ -173,7 +233,8 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
 
     ## Version History
 
-    - v0: first version.
+    - v0: first version; `learner="live"` and `OGS-Medical-Live-v0` came later and
+      change nothing in the others.
 
     ## References
 
@@ -190,10 +251,12 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         split: str = "train",
         hand_size: int = 16,
         hands: int = 16,
-        budget: int = 32,
+        budget: int = 48,
         order: str = "blocks",
         observe: str = "start",
         reward_weights: Mapping[str, float] | None = None,
+        learner: str = "surrogate",
+        live: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
         if not bundle:
@@ -212,9 +275,9 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self.order, self.render_mode = order, render_mode
         self.reward_weights = checked_weights(reward_weights)
 
-        self._candidates = candidates(self.bundle, observe)
         self._start = candidates(self.bundle, "start")
-        self.learner = SurrogateLearner(self.bundle)
+        made = _make_learner(self.bundle, observe, learner, live)
+        self.learner, self._candidates = made
         self._rewards = Rewards(self.learner, Information(self.bundle.k, budget))
         self._initial_test_loss = self.learner.test_loss()
         self._initial_retention_loss = self.learner.retention_loss()
@@ -222,7 +285,6 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         d = self._d = self.bundle.basis.shape[1]
         self._rows = np.zeros((hand_size, d + 6), np.float32)
         self._context = np.zeros(3 * d + 4, np.float32)
-        self._context[: 2 * d] = self._candidates.directions
         self._mask = np.ones(hand_size + 1, np.int8)
         self._picked_units = np.zeros((budget, self._candidates.width), np.float32)
         self._picked_sum = np.zeros(d + 2, np.float32)
@@ -291,6 +353,10 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._stalled = self._stalled + 1 if invalid else 0
         terminated, truncated = self._over, self._stalled == STALL_LIMIT
         self._over = terminated or truncated
+        if self._over:
+            terms = self._rewards.finish(terms)
+        if self._candidates.state != self._state:
+            self._look(np.flatnonzero(self._mask[:-1]))
         reward = weighted_sum(terms, self.reward_weights)
         reward -= INVALID_ACTION_PENALTY * invalid
         info = self._info(terms, row, invalid=invalid)
@@ -315,22 +381,30 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         d = self._d
         self.hand = hand
         rows = self.stream[hand * self.hand_size : (hand + 1) * self.hand_size]
-        seen, self._units = self._candidates.rows(rows)
         size = len(rows)
+        self.table[:size], self.table[size:] = rows, -1
+        self._mask[:size], self._mask[size:-1] = 1, 0
+        self._rows[:] = 0
+        self._rows[:size, d + 5] = 1
+        self._units = np.empty((size, self._candidates.width), np.float32)
+        self._look(np.arange(size))
         self._start_units = self._units
         if self._start is not self._candidates:
             self._start_units = self._start.rows(rows)[1]
-        self._rows[:size, : d + 4] = seen
-        self._rows[:size, d + 4] = 0
-        if self.picked:
-            cosines = self._units @ self._picked_units[: len(self.picked)].T
-            cosines.max(axis=1, out=self._rows[:size, d + 4])
-        self._rows[:size, d + 5] = 1
-        self._rows[size:] = 0
-        self.table[:size], self.table[size:] = rows, -1
-        self._mask[:size], self._mask[size:-1] = 1, 0
         left = self.hands_in_stream - 1 - hand
         self._context[3 * d + 1] = left / self.hands_in_stream
+
+    def _look(self, places: NDArray[np.int64]) -> None:
+        """Write what is seen of the candidates at some places, and the directions."""
+        d = self._d
+        seen, units = self._candidates.rows(self.table[places])
+        self._rows[places, : d + 4] = seen
+        self._units[places] = units
+        if self.picked:
+            cosines = units @ self._picked_units[: len(self.picked)].T
+            self._rows[places, d + 4] = cosines.max(axis=1)
+        self._context[: 2 * d] = self._candidates.directions
+        self._state = self._candidates.state
 
     def _next_hand(self) -> None:
         if self.hand + 1 < self.hands_in_stream:
@@ -389,3 +463,32 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
             "retention_change": retention_change,
             "learner_sketches": self.learner.sketches,
         }
+
+
+def _make_learner(
+    bundle: Bundle, observe: str, learner: str, live: Mapping[str, Any] | None
+) -> tuple[Learner, Candidates | LiveCandidates]:
+    """Make the learner, and what shows the candidates."""
+    if learner == "surrogate":
+        if live is not None:
+            raise InputError(
+                "live: given to the surrogate learner; expected learner='live' with it"
+            )
+        return SurrogateLearner(bundle), candidates(bundle, observe)
+    if learner != "live":
+        raise unknown_name("learner", learner, ("surrogate", "live"))
+    if observe != "start":
+        raise InputError(
+            f"observe: '{observe}' with learner='live'; its gradients are taken at the "
+            "current weights, so leave observe out"
+        )
+    try:
+        from ogs_env.learners.live import LiveLearner, LiveSettings
+
+        made = LiveLearner(bundle, LiveSettings.of(live))
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"learner 'live': the package {error.name} is not installed; run "
+            "`pip install 'ogs-env[llm]'`"
+        ) from None
+    return made, LiveCandidates(bundle, made)

@@ -13,7 +13,7 @@ from ogs_env.data.samples import Sample, read_samples, without_duplicates
 from ogs_env.data.sources import source_info
 from ogs_env.errors import InputError, unknown_name
 
-PATH_CHECKPOINTS = (8, 24)
+PATH_CHECKPOINTS = (0, 6, 24)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

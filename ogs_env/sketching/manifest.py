@@ -2,23 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from ogs_env.bundle import BASIS, FORMAT, FORMAT_VERSION, MANIFEST, ROLES
 from ogs_env.files import sha256_of, write_json
+from ogs_env.learners.surrogate import default_learner
 from ogs_env.sketching.basis import basis_for
-from ogs_env.sketching.calibration import (
-    calibrated_learner,
-    calibration_picks,
-    checkpoint_weights,
-)
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.shards import save_tensors
 from ogs_env.sketching.warmup import BATCH, Checkpoint
+
+Shards = Mapping[str, Sequence[Mapping[str, torch.Tensor]]]
 
 
 def write_manifest(
@@ -26,7 +26,6 @@ def write_manifest(
     settings: SketchSettings,
     checkpoints: Sequence[Checkpoint],
     mean_norms: Sequence[float],
-    measured: Sequence[float],
     known: dict[str, Any],
 ) -> None:
     """Write basis and manifest beside the shards; with it the bundle is complete.
@@ -37,7 +36,6 @@ def write_manifest(
         checkpoints: Of the warm-up; empty without a path.
         mean_norms: Norms of the mean start gradients: the domain's, then each
             capability's.
-        measured: The dev loss after each calibration run; empty without a path.
         known: Further entries; `name`, `command`, `proxy`, `sources` and
             `capabilities` among them.
     """
@@ -57,8 +55,7 @@ def write_manifest(
     basis, basis_from = basis_for(space, shards["pool"])
     save_tensors(folder / BASIS, {"basis": basis})
     roles = {role: sum(len(s["ids"]) for s in shards[role]) for role in ROLES}
-    weights = checkpoint_weights(shards, len(checkpoints))
-    picks = calibration_picks(roles["pool"], settings.seed)
+    weights = _weights(shards, len(checkpoints))
     files = sorted(f for f in folder.glob("*.safetensors") if f.name[0] != ".")
     write_json(
         folder / MANIFEST,
@@ -71,7 +68,7 @@ def write_manifest(
             "projection": projection,
             "basis": basis_from,
             "checkpoints": [
-                {"step": c.step, "learning_rate": c.learning_rate, "weight": weight}
+                {"step": c.step, "weight": weight}
                 for c, weight in zip(checkpoints, weights, strict=True)
             ],
             "warm_up_batch": BATCH if checkpoints else None,
@@ -79,7 +76,7 @@ def write_manifest(
             "roles": roles,
             "domain_norm": mean_norms[0],
             "anchor_norms": list(mean_norms[1:]),
-            "learner": calibrated_learner(shards, picks, measured, weights),
+            "learner": default_learner([c.step for c in checkpoints]),
             "files": {
                 file.name: {"sha256": sha256_of(file), "bytes": file.stat().st_size}
                 for file in files
@@ -92,3 +89,19 @@ def _space(proxy: str, adapter: dict[str, Any], projection: dict[str, Any]) -> s
     """Sketches are comparable where proxy, adapter and projection are the same."""
     what = {"proxy": proxy, "adapter": adapter, "projection": projection}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _weights(shards: Shards, checkpoints: int) -> list[float]:
+    """Return what each checkpoint's path sketches are multiplied by.
+
+    Gradients shrink along the path, by a factor of three from step 8 to 24 on
+    SmolLM2-135M. The weights give the dev samples' sketches a root mean square norm of
+    1 at every checkpoint, so that all count the same.
+    """
+    if not checkpoints:
+        return []
+    dev = torch.cat([shard["path"] for shard in shards["dev"]]).double()
+    squares = [
+        float(block.square().sum(1).mean()) for block in dev.chunk(checkpoints, 1)
+    ]
+    return [1 / math.sqrt(max(square, 1e-24)) for square in squares]

@@ -221,16 +221,13 @@ def attach_adapter(
 ) -> Proxy:
     """Put a fresh LoRA adapter on all linear layers of the last decoder layers.
 
-    A is drawn from U(-1/sqrt(in), 1/sqrt(in)) as PEFT does, but from `seed` and the
-    layer's name, so that sketches of the same seed are comparable; B is zero.
-
     Args:
         model: A causal LM; it is changed in place.
         tokenizer: Its tokenizer.
         rank: Rank of the adapter.
         alpha: The update is scaled by alpha / rank.
         layers: How many decoder layers, counted from the last; all if it has fewer.
-        seed: Seed of the draw.
+        seed: Seed of the adapter; see `draw_adapter`.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -257,13 +254,29 @@ def attach_adapter(
         parts = name.removeprefix("base_model.model.").split(".")
         if parts[-1] == "default" and parts[-2] in ("lora_A", "lora_B"):
             (a if parts[-2] == "lora_A" else b)[".".join(parts[:-1])] = module
-    for name, module in a.items():
-        generator = named_generator(seed, name)
-        weight = torch.empty(module.weight.shape)
-        bound = weight.shape[1] ** -0.5
-        with torch.no_grad():
+    proxy = Proxy(adapted.eval(), tokenizer, list(decoder[:first]), a, b)
+    draw_adapter(proxy, seed)
+    return proxy
+
+
+def draw_adapter(proxy: Proxy, seed: int) -> None:
+    """Make a proxy's adapter fresh: draw A, set B to zero.
+
+    A is drawn from U(-1/sqrt(in), 1/sqrt(in)) as PEFT does, but from the seed and the
+    layer's name, so that sketches of the same seed are comparable.
+
+    Args:
+        proxy: Its adapter is changed in place.
+        seed: Seed of the draw.
+    """
+    with torch.no_grad():
+        for name, module in proxy.a.items():
+            weight = torch.empty(module.weight.shape)
+            bound = weight.shape[1] ** -0.5
+            generator = named_generator(seed, name)
             module.weight.copy_(weight.uniform_(-bound, bound, generator=generator))
-    return Proxy(adapted.eval(), tokenizer, list(decoder[:first]), a, b)
+        for module in proxy.b.values():
+            module.weight.zero_()
 
 
 def _decoder_layers(model: "PreTrainedModel") -> nn.ModuleList:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from tqdm import tqdm
 
-from ogs_env.bundle import ROLES
+from ogs_env.bundle import MEASURED, ROLES
 from ogs_env.errors import InputError
 from ogs_env.files import whole_file
 from ogs_env.sketching.encoding import Encoded
@@ -21,6 +21,10 @@ from ogs_env.sketching.warmup import Checkpoint
 
 SHARD_ROWS = 64
 BATCH_ROWS = 16
+EPSILON = 1e-8  # AdamW's default
+# Dimensions of the sketches that inner products along the path are taken from; they
+# are not kept. Of 512 the noise hides what tells samples apart at the first checkpoint.
+WIDE = 8192
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ def write_shards(
     checkpoints: Sequence[Checkpoint],
     projection: CountSketch,
     folder: Path,
+    build: Path,
 ) -> None:
     """Sketch all samples into shards of 64; those that are there already stay.
 
@@ -115,11 +120,16 @@ def write_shards(
         checkpoints: Of the warm-up; empty for `start` sketches alone.
         projection: To the sketch's dimensions.
         folder: The bundle's.
+        build: Where wide sketches of the measured roles are kept for the pool's turn.
     """
     fresh = proxy.state()
+    wide = CountSketch(WIDE, projection.seed)
     total = sum(len(rows[role]) for role in ROLES)
     with tqdm(total=total, desc="sketches", unit="sample", smoothing=0.1) as bar:
-        for role in ROLES:
+        for role in (*MEASURED, "pool"):
+            measured = None
+            if role == "pool" and checkpoints:
+                measured = _measured(rows, build)
             for number, begin in enumerate(range(0, len(rows[role]), SHARD_ROWS)):
                 part = rows[role][begin : begin + SHARD_ROWS]
                 file = folder / f"{role}-{number:05d}.safetensors"
@@ -127,15 +137,33 @@ def write_shards(
                     bar.update(len(part))
                     continue
                 shard = _empty_shard(part, means, checkpoints, projection.k)
+                kept = torch.zeros(len(part), len(checkpoints), WIDE)
                 for chosen in _batches(part):
                     with shared_trunk(proxy.trunk):
                         batch = proxy.batch([part[row].encoded for row in chosen])
-                        _start(proxy, batch, projection, means, shard, chosen)
-                        _path(proxy, batch, projection, checkpoints, shard, chosen)
+                        path = _Path(checkpoints, projection, wide, shard, chosen)
+                        _start(proxy, batch, projection, means, path, shard, chosen)
+                        path.later(proxy, batch)
                     proxy.load_state(fresh)
+                    kept[chosen] = path.wide_sketches()
                     bar.update(len(chosen))
+                if measured is not None:
+                    products = torch.einsum("ick,mck->icm", kept, measured)
+                    shard["products"] = products.flatten(1).half()
+                elif checkpoints:
+                    save_tensors(build / file.name, {"wide": kept})
                 _check_finite(shard, part)
                 save_tensors(file, shard)
+
+
+def _measured(rows: dict[str, list[Row]], build: Path) -> torch.Tensor:
+    """Return the wide sketches of all measured roles (n, checkpoints, 8192)."""
+    files = [
+        build / f"{role}-{number:05d}.safetensors"
+        for role in MEASURED
+        for number in range(-(-len(rows[role]) // SHARD_ROWS))
+    ]
+    return torch.cat([load_file(file)["wide"] for file in files])
 
 
 def _empty_shard(
@@ -165,25 +193,118 @@ def _empty_shard(
     return shard
 
 
+class _Path:
+    """Sketches of one batch along the path.
+
+    Args:
+        checkpoints: Of the warm-up.
+        projection: To the sketch's dimensions.
+        wide: To more dimensions, for inner products.
+        shard: What the sketches go into.
+        chosen: The batch's places in the shard.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[Checkpoint],
+        projection: CountSketch,
+        wide: CountSketch,
+        shard: dict[str, torch.Tensor],
+        chosen: NDArray[np.int64],
+    ) -> None:
+        self._checkpoints, self._shard, self._chosen = checkpoints, shard, chosen
+        self._projections = (projection, wide)
+        self._wide: list[torch.Tensor] = []
+
+    def at_start(self, device: torch.device) -> "_Consumer | None":
+        """Return what takes gradients where the path begins at the untouched model."""
+        for checkpoint in self._checkpoints:
+            if checkpoint.step == 0:
+                return _Consumer(
+                    checkpoint, self._projections, len(self._chosen), device
+                )
+        return None
+
+    def keep(self, number: int, consumer: "_Consumer", losses: torch.Tensor) -> None:
+        """Put a checkpoint's sketches into the shard."""
+        narrow, wide = consumer.sketches
+        k = len(narrow)
+        columns = slice(number * k, (number + 1) * k)
+        self._shard["path"][self._chosen, columns] = narrow.T.half().cpu()
+        self._shard["path_losses"][self._chosen, number] = losses.cpu()
+        self._wide.append(wide.T.cpu())
+
+    def later(self, proxy: Proxy, batch: dict[str, torch.Tensor]) -> None:
+        """Sketch A's and B's gradients at each checkpoint but that of the start."""
+        layers = {**proxy.a, **proxy.b}
+        for number, checkpoint in enumerate(self._checkpoints):
+            if checkpoint.step == 0:
+                continue
+            proxy.load_state(checkpoint.state)
+            consumer = _Consumer(
+                checkpoint, self._projections, len(self._chosen), proxy.device
+            )
+            losses = per_sample_gradients(proxy.model, layers, batch, consumer.take)
+            self.keep(number, consumer, losses)
+
+    def wide_sketches(self) -> torch.Tensor:
+        """Return the wide sketches (n, checkpoints, 8192)."""
+        if not self._wide:
+            return torch.zeros(len(self._chosen), 0, WIDE)
+        return torch.stack(self._wide, dim=1)
+
+
+class _Consumer:
+    """Adds up the sketches of gradients in a checkpoint's Adam metric.
+
+    A gradient is divided by the root of what Adam divides it by: the inner product of
+    two such rows is that of one gradient with Adam's step on the other (LESS, Xia et
+    al. 2024, divides one of the two by the whole).
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        projections: Sequence[CountSketch],
+        count: int,
+        device: torch.device,
+    ) -> None:
+        self._scales, self._projections = checkpoint.scales, projections
+        self.sketches = [torch.zeros(p.k, count, device=device) for p in projections]
+
+    def take(self, name: str, values: torch.Tensor) -> None:
+        """Add a layer's gradients (n, out, in)."""
+        scaled = values.flatten(1) / (self._scales[name] + EPSILON).sqrt()
+        for projection, sketches in zip(self._projections, self.sketches, strict=True):
+            projection.add(sketches, name, scaled)
+
+
 def _start(
     proxy: Proxy,
     batch: dict[str, torch.Tensor],
     projection: CountSketch,
     means: Means,
+    path: _Path,
     shard: dict[str, torch.Tensor],
     chosen: NDArray[np.int64],
 ) -> None:
-    """Sketch at the untouched model: B's gradients (A's are zero while B is)."""
+    """Sketch at the untouched model: B's gradients (A's are zero while B is).
+
+    A path that begins there is sketched in the same pass.
+    """
     n = len(chosen)
     sketches = torch.zeros(projection.k, n, device=proxy.device)
     squares = torch.zeros(n, device=proxy.device)
     dots = torch.zeros(n, len(means.norms()), device=proxy.device)
+    first = path.at_start(proxy.device)
 
     def consume(name: str, values: torch.Tensor) -> None:
         flat = values.flatten(1)
         projection.add(sketches, name, flat)
         squares.add_(flat.square().sum(1))
         dots.add_(flat @ means.stacked[name].T)
+        if first is not None:
+            first.take(name, values)
 
     losses = per_sample_gradients(proxy.model, proxy.b, batch, consume)
     shard["start"][chosen] = sketches.T.half().cpu()
@@ -191,41 +312,13 @@ def _start(
     shard["norms"][chosen] = squares.sqrt().cpu()
     shard["domain_dots"][chosen] = dots[:, 0].cpu()
     shard["anchor_dots"][chosen] = dots[:, 1:].cpu()
-
-
-def _path(
-    proxy: Proxy,
-    batch: dict[str, torch.Tensor],
-    projection: CountSketch,
-    checkpoints: Sequence[Checkpoint],
-    shard: dict[str, torch.Tensor],
-    chosen: NDArray[np.int64],
-) -> None:
-    """Sketch A's and B's gradients at each checkpoint, times sqrt(learning rate).
-
-    The inner product of two such rows is then the sum over checkpoints of learning
-    rate times gradient inner product (TracIn, Pruthi et al. 2020, eq. 1; LESS).
-    """
-    for number, checkpoint in enumerate(checkpoints):
-        proxy.load_state(checkpoint.state)
-        sketches = torch.zeros(projection.k, len(chosen), device=proxy.device)
-
-        def consume(
-            name: str, values: torch.Tensor, out: torch.Tensor = sketches
-        ) -> None:
-            projection.add(out, name, values.flatten(1))
-
-        layers = {**proxy.a, **proxy.b}
-        losses = per_sample_gradients(proxy.model, layers, batch, consume)
-        scaled = sketches.T * checkpoint.learning_rate**0.5
-        columns = slice(number * projection.k, (number + 1) * projection.k)
-        shard["path"][chosen, columns] = scaled.half().cpu()
-        shard["path_losses"][chosen, number] = losses.cpu()
+    if first is not None:
+        path.keep(0, first, losses)
 
 
 def _check_finite(shard: dict[str, torch.Tensor], part: Sequence[Row]) -> None:
     """Refuse what the loader would refuse, while the sample's id is at hand."""
-    for name in ("start", "path", "losses"):
+    for name in ("start", "path", "losses", "products"):
         values = shard.get(name, torch.zeros(len(part))).reshape(len(part), -1)
         finite = values.isfinite().all(1)
         if not finite.all():

@@ -18,7 +18,6 @@ from ogs_env.data.domains import DomainData
 from ogs_env.data.samples import Sample, check_disjoint
 from ogs_env.errors import InputError
 from ogs_env.files import read_json, write_json
-from ogs_env.sketching.calibration import measured_losses
 from ogs_env.sketching.encoding import encode
 from ogs_env.sketching.gradients import per_sample_gradients
 from ogs_env.sketching.manifest import write_manifest
@@ -38,7 +37,12 @@ from ogs_env.sketching.shards import (
     save_tensors,
     write_shards,
 )
-from ogs_env.sketching.warmup import Checkpoint, warm_up, warm_up_picks
+from ogs_env.sketching.warmup import (
+    Checkpoint,
+    warm_up,
+    warm_up_picks,
+    warm_up_steps,
+)
 
 _BUILD = "build"  # what an unfinished bundle needs to go on; removed at the end
 _NOTE = "request.json"
@@ -85,25 +89,13 @@ def sketch(
         proxy, rows, len(data.capabilities), build / "means.safetensors"
     )
     checkpoints = _checkpoints(proxy, rows["pool"], settings, build)
-    measured = []
-    if checkpoints:
-        pool, dev = ([row.encoded for row in rows[role]] for role in ("pool", "dev"))
-        measured = measured_losses(
-            proxy,
-            pool,
-            dev,
-            settings.learning_rate,
-            settings.seed,
-            build / "calibration.json",
-        )
     projection = CountSketch(settings.k, settings.seed)
-    write_shards(proxy, rows, means, checkpoints, projection, folder)
+    write_shards(proxy, rows, means, checkpoints, projection, folder, build)
     write_manifest(
         folder,
         settings,
         checkpoints,
         means.norms().tolist(),
-        measured,
         {
             "name": data.name,
             "command": command,
@@ -132,12 +124,12 @@ def _check(data: DomainData, settings: SketchSettings) -> None:
     if settings.max_tokens < 16:
         raise InputError(f"max-tokens: is {settings.max_tokens}; expected 16 or more")
     steps = settings.checkpoints
-    if list(steps) != sorted(set(steps)) or min(steps, default=1) < 1:
+    if list(steps) != sorted(set(steps)) or min(steps, default=0) < 0:
         raise InputError(
-            f"checkpoints: are {list(steps)}; expected ascending steps from 1 on"
+            f"checkpoints: are {list(steps)}; expected ascending steps from 0 on"
         )
     if steps:
-        warm_up_picks(len(data.pool), steps[-1], settings.seed)
+        warm_up_picks(len(data.pool), warm_up_steps(steps), settings.seed)
 
 
 def _samples_by_role(data: DomainData) -> dict[str, list[Sample]]:
@@ -255,7 +247,7 @@ def _announce(
     rate = batch["input_ids"].numel() / (time.perf_counter() - begin)
     tokens = sum(len(encoded.input_ids) for encoded in every)
     # Later passes skip the trunk, but also take the gradient of A.
-    passes = 1 + len(settings.checkpoints)
+    passes = 1 + sum(step > 0 for step in settings.checkpoints)
     extra = sum(
         len(row.encoded.input_ids) for r in ("dev", "anchor") for row in rows[r]
     )
@@ -273,21 +265,25 @@ def _checkpoints(
 ) -> list[Checkpoint]:
     if not settings.checkpoints:
         return []
-    note = build / "checkpoints.json"
-    if not note.exists():
-        picks = warm_up_picks(len(pool), settings.checkpoints[-1], settings.seed)
+    file = build / "warm-up.safetensors"
+    if not file.exists():
+        steps = warm_up_steps(settings.checkpoints)
+        picks = warm_up_picks(len(pool), steps, settings.seed)
         samples = [pool[row].encoded for row in picks]
         made = warm_up(proxy, samples, settings.checkpoints, settings.learning_rate)
-        for checkpoint in made:
-            save_tensors(
-                build / f"adapter-{checkpoint.step}.safetensors", checkpoint.state
-            )
-        write_json(
-            note, [{"step": c.step, "learning_rate": c.learning_rate} for c in made]
-        )
+        tensors = {
+            # Early checkpoints share their scales; a file may not.
+            f"{checkpoint.step}/{kind}/{name}": tensor.clone()
+            for checkpoint in made
+            for kind in ("state", "scales")
+            for name, tensor in getattr(checkpoint, kind).items()
+        }
+        save_tensors(file, tensors)
+    kept: dict[tuple[int, str], dict[str, torch.Tensor]] = {}
+    for key, tensor in load_file(file, device=str(proxy.device)).items():
+        step, kind, name = key.split("/")
+        kept.setdefault((int(step), kind), {})[name] = tensor
     return [
-        Checkpoint(
-            **entry, state=load_file(build / f"adapter-{entry['step']}.safetensors")
-        )
-        for entry in read_json(note, "note of the warm-up")
+        Checkpoint(step, kept[step, "state"], kept[step, "scales"])
+        for step in settings.checkpoints
     ]

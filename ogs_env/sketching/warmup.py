@@ -1,6 +1,6 @@
-"""The warm-up path: a short LoRA training whose checkpoints are sketched."""
+"""The warm-up: a short LoRA training along which samples are sketched."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from ogs_env.sketching.proxy import Proxy
 
 BATCH = 8
 RISE = 3  # steps in which the learning rate rises to its full value
+BETA = 0.999  # decay of the second moment, AdamW's default
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,16 @@ class Checkpoint:
     """The adapter after some steps of the warm-up.
 
     Attributes:
-        step: Optimizer steps taken.
-        learning_rate: Of the last step.
+        step: Optimizer steps taken; 0 for the untouched model.
         state: The adapter's weights by layer name.
+        scales: By layer name (weights,), what Adam divides a gradient by: the root of
+            the bias-corrected second moment. It is that of step 3 or later: before,
+            it tells of too few samples.
     """
 
     step: int
-    learning_rate: float
     state: dict[str, torch.Tensor]
+    scales: dict[str, torch.Tensor]
 
 
 def warm_up_picks(pool_size: int, steps: int, seed: int) -> np.ndarray:
@@ -50,53 +53,27 @@ def warm_up(
 ) -> list[Checkpoint]:
     """Train the adapter on samples in order and keep it at some steps.
 
-    The learning rate rises over the first three steps and is constant after. The
-    proxy is left with its fresh adapter.
+    AdamW without weight decay, batches of 8 samples in order, gradients clipped to
+    norm 1; the learning rate rises over the first three steps and is constant after.
+    The loss is the batch's mean over tokens, as in the target's fine-tuning: were each
+    sample to count the same, one-word answers, whose gradients are ten times as long,
+    would decide where the path goes. The proxy is left with its fresh adapter.
 
     Args:
         proxy: A proxy with a fresh adapter.
-        samples: 8 samples a step, for at least the last checkpoint's steps.
+        samples: 8 samples a step, for `warm_up_steps` steps.
         checkpoints: Steps after which to keep the weights, ascending.
         learning_rate: Peak learning rate.
     """
-    fresh = proxy.state()
-    rates = [learning_rate * min(1.0, s / RISE) for s in range(1, checkpoints[-1] + 1)]
-    kept = [
-        Checkpoint(step, rates[step - 1], proxy.state())
-        for step in train_steps(proxy, samples, rates, "warm-up")
-        if step in checkpoints
-    ]
-    proxy.load_state(fresh)
-    return kept
-
-
-def train_steps(
-    proxy: Proxy, samples: Sequence[Encoded], rates: Sequence[float], title: str
-) -> Iterator[int]:
-    """Train the proxy's adapter, one optimizer step for each learning rate.
-
-    AdamW without weight decay, batches of 8 samples in order, gradients clipped to
-    norm 1. The loss is the batch's mean over tokens, as in the target's fine-tuning:
-    were each sample to count the same, one-word answers, whose gradients are ten
-    times as long, would decide where the path goes.
-
-    Args:
-        proxy: Its adapter is trained in place.
-        samples: 8 for each step; the last step may have fewer.
-        rates: The steps' learning rates.
-        title: What the progress bar says.
-
-    Yields:
-        The number of each step, from 1, when it is done.
-    """
-    weights = [layer.weight for layer in [*proxy.a.values(), *proxy.b.values()]]
+    layers = {**proxy.a, **proxy.b}
+    weights = [layer.weight for layer in layers.values()]
     optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
-    bar = tqdm(rates, desc=title, unit="step")
-    for number, rate in enumerate(bar):
+    states, scales = {0: proxy.state()}, {}
+    bar = tqdm(range(1, warm_up_steps(checkpoints) + 1), desc="warm-up", unit="step")
+    for step in bar:
         for group in optimizer.param_groups:
-            group["lr"] = rate
-        part = samples[number * BATCH : (number + 1) * BATCH]
-        batch = proxy.batch(part)
+            group["lr"] = learning_rate * min(1.0, step / RISE)
+        batch = proxy.batch(samples[(step - 1) * BATCH : step * BATCH])
         tokens = (batch["labels"] != IGNORED).sum(1)
         losses = response_losses(proxy.model, batch)
         loss = (losses * tokens).sum() / tokens.sum()
@@ -105,4 +82,19 @@ def train_steps(
         optimizer.step()
         optimizer.zero_grad()
         bar.set_postfix(loss=f"{loss.item():.3f}")
-        yield number + 1
+        states[step] = proxy.state()
+        scales[step] = {
+            name: (optimizer.state[layer.weight]["exp_avg_sq"] / (1 - BETA**step))
+            .sqrt()
+            .flatten()
+            for name, layer in layers.items()
+        }
+    proxy.load_state(states[0])
+    return [
+        Checkpoint(step, states[step], scales[max(step, RISE)]) for step in checkpoints
+    ]
+
+
+def warm_up_steps(checkpoints: Sequence[int]) -> int:
+    """Return how many steps a warm-up with these checkpoints takes."""
+    return max([*checkpoints, RISE])

@@ -10,20 +10,31 @@ import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env, data_equivalence
+from live_bundle import LiveFiles
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 import ogs_env
 from ogs_env.envs.selection import SelectionEnv
 
 
-@pytest.fixture(params=["OGS-Custom-v0", "OGS-Medical-v0"])
-def spec(request: pytest.FixtureRequest, bundle_folder: Path) -> EnvSpec:
+@pytest.fixture(params=["OGS-Custom-v0", "OGS-Medical-v0", "OGS-Medical-Live-v0"])
+def spec(
+    request: pytest.FixtureRequest, bundle_folder: Path, live_files: LiveFiles
+) -> EnvSpec:
     spec = copy.deepcopy(gymnasium.spec(request.param))
+    if request.param == "OGS-Medical-Live-v0":  # on a model of a few weights
+        spec.kwargs |= {
+            "bundle": live_files.bundle,
+            "live": {"texts": live_files.texts, "batch": 2, "evaluate_every": 3},
+            "hands": 4,
+        }
     if request.param == "OGS-Custom-v0":
         spec.kwargs["bundle"] = str(bundle_folder)
     return spec
 
 
+# Of transformers, about a method that peft calls.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 @pytest.mark.filterwarnings("error")
 def test_gymnasium_checker(spec: EnvSpec) -> None:
     check_env(gymnasium.make(spec, disable_env_checker=True).unwrapped)
@@ -31,6 +42,7 @@ def test_gymnasium_checker(spec: EnvSpec) -> None:
 
 # Two-dimensional boxes are what the Navigator's policy takes.
 @pytest.mark.filterwarnings("ignore:Your observation candidates has an unconvent")
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 @pytest.mark.filterwarnings("error")
 def test_stable_baselines3_checker(spec: EnvSpec) -> None:
     check_env_for_sb3(gymnasium.make(spec).unwrapped)
@@ -84,8 +96,8 @@ def test_ansi_frame_shows_the_table(spec: EnvSpec) -> None:
     _, _, _, _, info = env.step(2)
     inner = env.unwrapped
     lines = env.render().splitlines()
-    assert "hand 1 of 16, 1 of 32 picked" in lines[0]
-    assert len(lines) == 2 + 15
+    assert f"hand 1 of {inner.hands}, 1 of {inner.budget} picked" in lines[0]
+    assert len(lines) == 2 + inner.hand_size - 1
     assert info["sample_id"] not in env.render()
     shown = {line.split()[1] for line in lines[2:]}
     on_table = inner.table[inner.table >= 0]

@@ -18,7 +18,7 @@ allowed = set(sys.stdlib_module_names) | {
 class Block:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] not in allowed:
-            raise ImportError(f"{name} is blocked")
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
 sys.meta_path.insert(0, Block())
 for name in ("torch", "transformers", "stable_baselines3"):
     try:
@@ -80,3 +80,23 @@ def test_registration_is_idempotent(recwarn: pytest.WarningsRecorder) -> None:
 def test_custom_needs_a_bundle() -> None:
     with pytest.raises(InputError, match=r"bundle: missing; expected .* bundle='runs"):
         gymnasium.make("OGS-Custom-v0")
+
+
+def test_the_live_id_says_what_it_needs() -> None:
+    out = run_light(
+        """
+import gymnasium, ogs_env
+try:
+    gymnasium.make("OGS-Medical-Live-v0")
+except ogs_env.InputError as error:
+    print(error)
+"""
+    )
+    assert "'live': the package torch is not installed; run `pip install" in out
+
+
+def test_only_the_live_id_is_nondeterministic() -> None:
+    ours = [spec for name, spec in gymnasium.registry.items() if "OGS-" in name]
+    assert len(ours) >= 3
+    found = [spec.id for spec in ours if spec.nondeterministic]
+    assert found == ["OGS-Medical-Live-v0"]

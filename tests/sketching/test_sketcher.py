@@ -7,23 +7,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from tiny_model import make_tiny_model
 from torch.nn.functional import cross_entropy
 from words import WORDS
 
-from ogs_env.bundle import ROLES
+from ogs_env.bundle import MEASURED, ROLES
 from ogs_env.data.domains import DomainData
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
-from ogs_env.learners.surrogate import SurrogateLearner
-from ogs_env.sketching.calibration import calibration_picks
-from ogs_env.sketching.encoding import encode
+from ogs_env.learners.surrogate import SurrogateLearner, default_learner
+from ogs_env.sketching.encoding import Encoded, encode
 from ogs_env.sketching.projection import CountSketch
-from ogs_env.sketching.proxy import attach_adapter, load_model
+from ogs_env.sketching.proxy import Proxy, attach_adapter, load_model
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.shards import SHARD_ROWS
 from ogs_env.sketching.sketcher import sketch
-from ogs_env.sketching.warmup import BATCH, warm_up, warm_up_picks
+from ogs_env.sketching.warmup import BATCH, warm_up_picks, warm_up_steps
 
 
 def samples(count: int, first: int, source: str) -> list[Sample]:
@@ -65,7 +65,7 @@ def settings(tiny_model_folder):
         k=128,
         layers=2,
         rank=4,
-        checkpoints=(2, 5),
+        checkpoints=(0, 2, 5),
         learning_rate=1e-2,
         max_tokens=128,
         seed=3,
@@ -98,12 +98,37 @@ def by_role(data: DomainData) -> dict[str, list[Sample]]:
     return groups
 
 
+def token_losses(proxy: Proxy, sample: Encoded) -> torch.Tensor:
+    ids = torch.tensor([sample.input_ids])
+    logits = proxy.model(input_ids=ids).logits[0]
+    start = sample.response_start
+    return cross_entropy(logits[start - 1 : -1], ids[0, start:], reduction="none")
+
+
+def train(proxy: Proxy, batches: list[list[Encoded]], rate: float):
+    """Train by plain autograd; yields after each step what Adam divides by."""
+    layers = {**proxy.a, **proxy.b}
+    weights = [layer.weight for layer in layers.values()]
+    optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
+    for step, batch in enumerate(batches, 1):
+        optimizer.param_groups[0]["lr"] = rate * min(1, step / 3)
+        optimizer.zero_grad()
+        torch.cat([token_losses(proxy, sample) for sample in batch]).mean().backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        corrected = 1 - 0.999**step
+        yield {
+            name: (optimizer.state[layer.weight]["exp_avg_sq"] / corrected).sqrt()
+            for name, layer in layers.items()
+        }
+
+
 @pytest.fixture(scope="module")
 def oracle(settings):
     """Losses, gradients and sketches by plain autograd, one sample at a time.
 
-    Returns for each role a list over samples, of one (loss, gradient, sketch) at the
-    start and one for each checkpoint; and the checkpoints' learning rates.
+    Returns for each role a list over samples, of one (loss, gradient, sketch) for B
+    at the start and one, in Adam's metric, for A and B at each checkpoint.
     """
     model, tokenizer = load_model(settings.proxy)
     proxy = attach_adapter(
@@ -121,25 +146,33 @@ def oracle(settings):
         ]
         for role, own in data.items()
     }
-    steps = settings.checkpoints
-    picks = warm_up_picks(len(data["pool"]), steps[-1], settings.seed)
-    warmed = warm_up(
-        proxy, [encoded["pool"][i] for i in picks], steps, settings.learning_rate
-    )
+    last = settings.checkpoints[-1]
+    picks = warm_up_picks(len(data["pool"]), last, settings.seed).reshape(last, BATCH)
+    batches = [[encoded["pool"][row] for row in picked] for picked in picks]
+    states, scales = [proxy.state()], [{}]
+    for scale in train(proxy, batches, settings.learning_rate):
+        states.append(proxy.state())
+        scales.append({name: values.clone() for name, values in scale.items()})
+
+    ones = {name: torch.tensor(1.0) for name in proxy.b}
+    places = [(states[0], proxy.b, ones)]
+    for step in settings.checkpoints:
+        # The second moments of the first two steps are of too few samples.
+        divisors = {n: (v + 1e-8).sqrt() for n, v in scales[max(step, 3)].items()}
+        places.append((states[step], {**proxy.a, **proxy.b}, divisors))
     projection = CountSketch(settings.k, settings.seed)
-    places = [(proxy.state(), proxy.b)]
-    places += [(c.state, {**proxy.a, **proxy.b}) for c in warmed]
     found = {role: [[] for _ in own] for role, own in data.items()}
-    for state, layers in places:
+    for state, layers, divisors in places:
         proxy.load_state(state)
         weights = [layer.weight for layer in layers.values()]
         for role, own in encoded.items():
             for row, sample in enumerate(own):
-                ids = torch.tensor([sample.input_ids])
-                logits = proxy.model(input_ids=ids).logits[0]
-                start = sample.response_start
-                loss = cross_entropy(logits[start - 1 : -1], ids[0, start:])
-                parts = torch.autograd.grad(loss, weights)
+                loss = token_losses(proxy, sample).mean()
+                gradients = torch.autograd.grad(loss, weights)
+                parts = [
+                    gradient / divisors[name]
+                    for name, gradient in zip(layers, gradients, strict=True)
+                ]
                 sketched = torch.zeros(settings.k, 1)
                 for name, part in zip(layers, parts, strict=True):
                     projection.add(sketched, name, part.reshape(1, -1))
@@ -147,7 +180,7 @@ def oracle(settings):
                 found[role][row].append(
                     (loss.item(), whole.double().numpy(), sketched[:, 0].numpy())
                 )
-    return found, [c.learning_rate for c in warmed]
+    return found
 
 
 def largest_row_error(found, expected) -> float:
@@ -157,8 +190,7 @@ def largest_row_error(found, expected) -> float:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_start_rows_equal_a_loop_over_samples(bundle, oracle, role):
-    truth, _ = oracle
-    expected = np.stack([places[0][2] for places in truth[role]])
+    expected = np.stack([places[0][2] for places in oracle[role]])
     assert largest_row_error(getattr(bundle, role).sketches("start"), expected) < 1e-3
 
 
@@ -167,33 +199,38 @@ def weights(bundle):
 
 
 def test_checkpoints_count_the_same_among_the_dev_samples(bundle):
-    for block in np.split(bundle.dev.sketches("path"), 2, axis=1):
+    for block in np.split(bundle.dev.sketches("path"), 3, axis=1):
         assert np.square(block).sum(1).mean() == pytest.approx(1.0, 1e-3)
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_path_rows_equal_a_loop_over_samples_and_checkpoints(bundle, oracle, role):
-    truth, rates = oracle
     found = getattr(bundle, role).sketches("path")
-    for number, (rate, weight) in enumerate(zip(rates, weights(bundle), strict=True)):
-        scale = weight * rate**0.5
-        expected = [places[number + 1][2] * scale for places in truth[role]]
+    for number, weight in enumerate(weights(bundle)):
+        expected = [places[number + 1][2] * weight for places in oracle[role]]
         columns = slice(number * bundle.k, (number + 1) * bundle.k)
         assert largest_row_error(found[:, columns], np.stack(expected)) < 1e-3
 
 
 @pytest.mark.parametrize("role", ROLES)
+def test_losses_along_the_path_are_exact(folder, oracle, role):
+    files = sorted(folder.glob(f"{role}-*.safetensors"))
+    found = np.concatenate([load_file(file)["path_losses"] for file in files])
+    expected = [[loss for loss, _, _ in places[1:]] for places in oracle[role]]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_scalars_are_exact(bundle, oracle, role):
-    truth, _ = oracle
     rows = getattr(bundle, role)
 
     def gradients(name):
-        return np.stack([places[0][1] for places in truth[name]])
+        return np.stack([places[0][1] for places in oracle[name]])
 
     own = gradients(role)
     norms = np.linalg.norm(own, axis=1)
     np.testing.assert_allclose(rows.norms, norms, rtol=1e-4)
-    losses = [places[0][0] for places in truth[role]]
+    losses = [places[0][0] for places in oracle[role]]
     np.testing.assert_allclose(rows.losses, losses, rtol=1e-5)
     domain = gradients("dev").mean(0)
     scale = norms * np.linalg.norm(domain)
@@ -208,9 +245,8 @@ def test_scalars_are_exact(bundle, oracle, role):
 
 
 def test_cosines_are_exact(bundle, oracle):
-    truth, _ = oracle
-    own = np.stack([places[0][1] for places in truth["pool"]])
-    domain = np.stack([places[0][1] for places in truth["dev"]]).mean(0)
+    own = np.stack([places[0][1] for places in oracle["pool"]])
+    domain = np.stack([places[0][1] for places in oracle["dev"]]).mean(0)
     expected = own @ domain / np.linalg.norm(own, axis=1) / np.linalg.norm(domain)
     found = bundle.domain_cosines(np.arange(len(own)))
     np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -219,42 +255,39 @@ def test_cosines_are_exact(bundle, oracle):
 def test_path_products_are_sums_over_checkpoints_within_the_sketch_error(
     bundle, oracle
 ):
-    truth, rates = oracle
     pool = bundle.pool.sketches("path").astype(np.float64)
     dev = bundle.dev.sketches("path").astype(np.float64)
     exact = np.zeros((len(pool), len(dev)))
     deviation = np.zeros_like(exact)
-    scales = [r * w**2 for r, w in zip(rates, weights(bundle), strict=True)]
-    for number, rate in enumerate(scales, 1):
-        ours = np.stack([places[number][1] for places in truth["pool"]])
-        theirs = np.stack([places[number][1] for places in truth["dev"]])
+    for number, weight in enumerate(weights(bundle), 1):
+        ours = weight * np.stack([places[number][1] for places in oracle["pool"]])
+        theirs = weight * np.stack([places[number][1] for places in oracle["dev"]])
         products = ours @ theirs.T
         lengths = np.outer(np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1))
-        exact += rate * products
+        exact += products
         # One projection serves all checkpoints, so their errors may add up.
-        deviation += rate * np.sqrt((lengths**2 + products**2) / bundle.k)
+        deviation += np.sqrt((lengths**2 + products**2) / bundle.k)
     scores = (pool @ dev.T - exact) / deviation
     assert np.sqrt(np.square(scores).mean()) < 1.2
     assert abs(scores).max() < 5
     assert np.corrcoef((pool @ dev.T).ravel(), exact.ravel())[0, 1] > 0.7
 
 
-def test_the_learner_ends_the_calibration_runs_at_the_measured_loss(bundle, oracle):
-    truth, _ = oracle
-    learner = bundle.manifest["learner"]
-    before = np.mean([places[0][0] for places in truth["dev"]])
-    assert learner["dev_loss_before"] == pytest.approx(before, 1e-4)
-    assert learner["sketches"] == "path"
-    assert learner["step_from"] == "calibration runs"
-    assert learner["reached"]
-    after = []
-    for run in calibration_picks(len(bundle.pool), 3):
-        surrogate = SurrogateLearner(bundle)
-        for row in run:
-            surrogate.update(row)
-        after.append(surrogate.domain_loss())
-    assert len(after) == len(learner["dev_loss_after"]) == 4
-    assert np.mean(after) == pytest.approx(np.mean(learner["dev_loss_after"]), 1e-3)
+def test_products_with_the_measured_samples(bundle, oracle):
+    pool = np.arange(len(bundle.pool))
+    found = bundle.pool.products(pool)
+    measured = [places for role in MEASURED for places in oracle[role]]
+    assert found.shape == (len(pool), 3, len(measured))
+    for number, weight in enumerate(weights(bundle)):
+        ours = weight * np.stack([p[number + 1][1] for p in oracle["pool"]])
+        theirs = weight * np.stack([p[number + 1][1] for p in measured])
+        exact = ours @ theirs.T
+        lengths = np.outer(np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1))
+        # They come from wider sketches than those that the bundle keeps.
+        scores = (found[:, number] - exact) / np.sqrt((lengths**2 + exact**2) / 8192)
+        assert np.sqrt(np.square(scores).mean()) < 1.2
+        assert abs(scores).max() < 6
+        assert np.corrcoef(found[:, number].ravel(), exact.ravel())[0, 1] > 0.98
 
 
 def test_identity_columns_follow_the_samples(bundle):
@@ -273,7 +306,7 @@ def test_identity_columns_follow_the_samples(bundle):
 def test_the_manifest_says_what_repeats_the_bundle(folder, settings):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["format"] == "ogs-bundle"
-    assert manifest["format_version"] == 1
+    assert manifest["format_version"] == 2
     assert manifest["name"] == "words"
     assert manifest["command"] == "ogs sketch words"
     assert manifest["proxy"]["id"] == settings.proxy
@@ -283,11 +316,7 @@ def test_the_manifest_says_what_repeats_the_bundle(folder, settings):
     assert manifest["adapter"] == adapter
     assert manifest["projection"] == {"kind": "countsketch", "k": 128, "seed": 3}
     assert all(entry.pop("weight") > 0 for entry in manifest["checkpoints"])
-    assert manifest["checkpoints"] == [
-        # The learning rate rises over three steps.
-        {"step": 2, "learning_rate": pytest.approx(1e-2 * 2 / 3)},
-        {"step": 5, "learning_rate": pytest.approx(1e-2)},
-    ]
+    assert manifest["checkpoints"] == [{"step": 0}, {"step": 2}, {"step": 5}]
     assert manifest["warm_up_batch"] == BATCH
     assert manifest["cut"] == {role: int(role == "pool") for role in ROLES}
     assert manifest["sources"] == make_data().sources
@@ -304,6 +333,20 @@ def test_the_manifest_says_what_repeats_the_bundle(folder, settings):
         assert entry["bytes"] == len(content)
 
 
+def test_the_learner_is_the_studys(bundle):
+    assert bundle.manifest["learner"] == default_learner([0, 2, 5])
+    learner = SurrogateLearner(bundle)
+    assert learner.sketches == "path"
+    assert learner.domain_loss() == pytest.approx(bundle.dev.losses.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "steps"), [((0,), 3), ((0, 2), 3), ((4,), 4), ((0, 6, 24), 24)]
+)
+def test_a_warm_up_lasts_until_its_scales_can_be_trusted(checkpoints, steps):
+    assert warm_up_steps(checkpoints) == steps
+
+
 def test_the_same_request_gives_the_same_bytes(folder, settings, tmp_path):
     torch.rand(3)  # the global generators must not matter
     sketch(make_data(), tmp_path / "again", settings, "ogs sketch words")
@@ -315,8 +358,9 @@ def test_without_checkpoints_there_is_no_path(settings, tmp_path):
     bundle = sketch(few(), tmp_path / "start", replace(settings, checkpoints=()))
     assert not bundle.has_path
     assert bundle.manifest["warm_up_batch"] is None
-    assert bundle.manifest["learner"]["sketches"] == "start"
-    assert bundle.manifest["learner"]["step_from"] == "assumed"
+    assert bundle.manifest["checkpoints"] == []
+    assert bundle.manifest["learner"] == default_learner([])
+    assert SurrogateLearner(bundle).sketches == "start"
     assert bundle.basis.shape == (128, 32)
 
 
@@ -346,7 +390,8 @@ def test_the_space_is_that_of_proxy_adapter_and_projection(settings, tmp_path):
         ({"rank": -1}, "rank: is -1; expected a number above 0"),
         ({"max_tokens": 8}, "max-tokens: is 8; expected 16 or more"),
         ({"checkpoints": (5, 2)}, r"checkpoints: are \[5, 2\]; expected ascending"),
-        ({"checkpoints": (0, 2)}, r"checkpoints: are \[0, 2\]; expected ascending"),
+        ({"checkpoints": (2, 2)}, r"checkpoints: are \[2, 2\]; expected ascending"),
+        ({"checkpoints": (-1, 2)}, r"are \[-1, 2\]; expected ascending steps from 0"),
         (
             {"checkpoints": (10,)},
             "checkpoints: 10 warm-up steps of 8 need 80 samples, the pool has 72",
@@ -359,6 +404,12 @@ def test_bad_settings_are_refused_before_anything_is_written(
     with pytest.raises(InputError, match=line):
         sketch(make_data(), tmp_path / "out", replace(settings, **changes))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_path_at_the_start_alone_needs_a_warm_up_too(settings, tmp_path):
+    line = "3 warm-up steps of 8 need 24 samples, the pool has 5"
+    with pytest.raises(InputError, match=line):
+        sketch(few(), tmp_path / "out", replace(settings, checkpoints=(0,)))
 
 
 def test_a_sample_in_two_roles_is_refused(settings, tmp_path):

@@ -1,0 +1,1 @@
+"""Does the environment tell the truth about real fine-tuning? `ogs fidelity`."""

@@ -1,0 +1,179 @@
+"""Subsets of a pool that differ: what the real model is fine-tuned on."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ogs_env.agents.baselines.oracle import OracleSelector
+from ogs_env.agents.deployment import load_selector
+from ogs_env.bundle import Bundle
+from ogs_env.envs.observations import candidates
+from ogs_env.learners.surrogate import SurrogateLearner
+from ogs_env.rewards import Information, Rewards
+
+STREAM = 384
+"""Candidates from which the best and worst, and greedy's picks, are taken."""
+AT_THE_START = ("start_domain_cosine", "start_anchor_cosine")
+_CONCENTRATION = 0.4  # of the Dirichlet distribution of a mixture's shares
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Samples to fine-tune on.
+
+    Attributes:
+        name: Kind and number, such as `random-3`.
+        rows: Pool rows in the order of training.
+    """
+
+    name: str
+    rows: list[int]
+
+    @property
+    def kind(self) -> str:
+        """What the name says before its number."""
+        return self.name.rsplit("-", 1)[0]
+
+
+def development(bundle: Bundle, size: int = 48) -> list[Subset]:
+    """Return the subsets on which settings are chosen.
+
+    None depends on the settings. The committed results also hold what earlier rewards
+    picked (`round1-...` to `round3-...`); their files tell the samples.
+    """
+    make = _Maker(bundle, size, seed=1)
+    return [
+        *make.random(6),
+        *make.sources(2),
+        *make.mixtures(10),
+        *make.extremes(AT_THE_START),
+    ]
+
+
+def held_out(bundle: Bundle, size: int = 48) -> list[Subset]:
+    """Return the subsets on which the chosen settings are judged.
+
+    `greedy-i` and `random-i` are picked from the same candidates.
+    """
+    make = _Maker(bundle, size, seed=2)
+    return [
+        *make.random(8),
+        *make.sources(1),
+        *make.mixtures(12),
+        *make.extremes(("domain_gain", "anchor_gain", "orthogonality", *AT_THE_START)),
+        *make.greedy(8),
+    ]
+
+
+def of_agent(bundle: Bundle, agent: str, name: str, size: int = 48) -> list[Subset]:
+    """Return what a trained agent picks from the candidates of a list's streams.
+
+    Args:
+        bundle: The pool.
+        agent: Name or folder.
+        name: Of the list.
+        size: Samples of a subset.
+    """
+    make = _Maker(bundle, size, seed=2 if name == "held-out" else 1)
+    selector, found = load_selector(agent), []
+    for number in range(4):
+        candidates = make.stream(number)
+        rng = np.random.default_rng([number, 52])
+        rows, _ = selector.select(bundle, size, rng, candidates)
+        found.append(Subset(f"agent-{number}", rows.tolist()))
+    return found
+
+
+def quick(bundle: Bundle, size: int = 16) -> list[Subset]:
+    """Return a few small subsets, for a look at the study in minutes."""
+    make = _Maker(bundle, size, seed=3)
+    return [*make.random(2), *make.sources(1)]
+
+
+class _Maker:
+    """Draws subsets; each kind has randomness of its own, by number."""
+
+    def __init__(self, bundle: Bundle, size: int, seed: int) -> None:
+        self.bundle = bundle
+        self.size = size
+        self.seed = seed
+
+    def _rng(self, kind: int, number: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, 51, kind, number])
+
+    def stream(self, number: int) -> NDArray[np.int64]:
+        """Return the candidates of a pick, in random order."""
+        rng = self._rng(0, number)
+        return rng.permutation(len(self.bundle.pool))[:STREAM]
+
+    def random(self, count: int) -> Iterator[Subset]:
+        """Draw from the whole pool: the first candidates of a stream."""
+        for number in range(count):
+            rows = self.stream(number)[: self.size]
+            yield Subset(f"random-{number}", rows.tolist())
+
+    def sources(self, count: int) -> Iterator[Subset]:
+        """Draw within each source that has enough samples."""
+        of = self.bundle.pool.sources
+        for source, name in enumerate(self.bundle.sources):
+            rows = np.flatnonzero(of == source)
+            if len(rows) < self.size:
+                continue
+            for number in range(count):
+                rng = self._rng(1 + source, number)
+                chosen = rng.permutation(rows)[: self.size]
+                yield Subset(f"source-{name}-{number}", chosen.tolist())
+
+    def mixtures(self, count: int) -> Iterator[Subset]:
+        """Draw with a random share of every source."""
+        of = self.bundle.pool.sources
+        present = np.unique(of)
+        for number in range(count):
+            rng = self._rng(100, number)
+            shares = rng.dirichlet([_CONCENTRATION] * len(present))
+            weight = np.zeros(len(self.bundle.sources))
+            weight[present] = shares / np.bincount(of)[present]
+            chances = weight[of] / weight[of].sum()
+            # A small source may have less than its share: take all it has.
+            enough = np.count_nonzero(chances) >= self.size
+            chances = chances if enough else chances + 1e-9
+            rows = rng.choice(
+                len(of), self.size, replace=False, p=chances / chances.sum()
+            )
+            yield Subset(f"mixture-{number}", rows.tolist())
+
+    def extremes(self, names: Sequence[str]) -> Iterator[Subset]:
+        """Take the best and the worst candidates by each score."""
+        scores, stream = self._scores(), self.stream(1000)
+        for name in names:
+            order = stream[np.argsort(-scores[name](stream), kind="stable")]
+            best, worst = order[: self.size], order[::-1][: self.size]
+            yield Subset(f"best-{name}-0", best.tolist())
+            yield Subset(f"worst-{name}-0", worst.tolist())
+
+    def _scores(self) -> dict[str, Callable[[NDArray[np.int64]], NDArray[np.float32]]]:
+        """Reward terms at the untouched learner, and cosines at the untouched model."""
+        bundle = self.bundle
+        rewards = Rewards(SurrogateLearner(bundle), Information(bundle.k, self.size))
+        seen = candidates(bundle, "start")
+
+        def term(name: str) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
+            return lambda rows: rewards.preview(rows, seen.rows(rows)[1])[name]
+
+        return {
+            "domain_gain": term("domain_gain"),
+            "anchor_gain": term("anchor_gain"),
+            "orthogonality": term("orthogonality"),
+            "start_domain_cosine": bundle.domain_cosines,
+            "start_anchor_cosine": lambda rows: bundle.anchor_cosines(rows).min(axis=1),
+        }
+
+    def greedy(self, count: int) -> Iterator[Subset]:
+        """Pick what raises the default reward most, one after the other."""
+        for number in range(count):
+            rows, _ = OracleSelector().select(
+                self.bundle, self.size, self._rng(101, number), self.stream(number)
+            )
+            yield Subset(f"greedy-{number}", rows.tolist())

@@ -1,0 +1,81 @@
+"""Real fine-tuning of a causal LM on many subsets, at the least honest cost.
+
+One model stays in memory, its adapter is drawn anew for every run, and what the
+frozen layers below the adapter make of a sample is computed once for all runs.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ogs_env.sketching.proxy import Proxy, draw_adapter
+from ogs_env.sketching.steps import train_step
+from ogs_env.sketching.trunk import TrunkStates
+
+WARMUP = 0.15
+"""Part of the steps over which the learning rate rises to its peak."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the target is fine-tuned.
+
+    LoRA of rank 16 and alpha 32 on all linear layers of the last decoder layers,
+    AdamW without weight decay, gradients clipped at norm 1, a learning rate that
+    rises over 15 % of the steps and falls as a cosine, the batch's token mean as loss.
+
+    Attributes:
+        epochs: How often each sample is seen: in the given order first, then in
+            orders drawn from the run's seed.
+        learning_rate: Its peak.
+        batch: Samples of an optimizer step.
+        layers: Decoder layers, counted from the last, that carry the adapter.
+    """
+
+    epochs: int = 1
+    learning_rate: float = 1e-3
+    batch: int = 8
+    layers: int = 10
+
+
+def learning_rates(recipe: Recipe, steps: int) -> list[float]:
+    """Return the learning rate of every step."""
+    rise = max(1, round(WARMUP * steps))
+    return [
+        recipe.learning_rate
+        * min(
+            step / rise,
+            0.5 + 0.5 * math.cos(math.pi * max(0, step - rise) / (steps + 1 - rise)),
+        )
+        for step in range(1, steps + 1)
+    ]
+
+
+def fine_tune(
+    proxy: Proxy, texts: TrunkStates, picks: Sequence[int], recipe: Recipe, seed: int
+) -> None:
+    """Train a freshly drawn adapter on samples; it stays in the model.
+
+    Args:
+        proxy: The model.
+        texts: Holds the samples.
+        picks: Which, in order.
+        recipe: How.
+        seed: Draws the adapter and the order of later epochs.
+    """
+    draw_adapter(proxy, seed)
+    rng = np.random.default_rng([seed, 50])
+    order = list(picks)
+    for _ in range(recipe.epochs - 1):
+        order += rng.permutation(list(picks)).tolist()
+    weights = [layer.weight for layer in [*proxy.a.values(), *proxy.b.values()]]
+    optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
+    rates = learning_rates(recipe, math.ceil(len(order) / recipe.batch))
+    for step, rate in enumerate(rates):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch = order[step * recipe.batch : (step + 1) * recipe.batch]
+        train_step(texts, batch, optimizer, weights)

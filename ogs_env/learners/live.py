@@ -1,0 +1,418 @@
+"""The live learner: a causal LM with LoRA that is fine-tuned inside the episode.
+
+A picked sample joins a batch, and a full batch makes one AdamW step on its token mean
+(no weight decay, gradients clipped at norm 1, a learning rate that rises over three
+steps and then stays). Losses are those of real forward passes, and gradients are taken
+at the current weights, in the bundle's sketch space: before the first step they are
+the bundle's `start` sketches, up to rounding.
+
+A step of training can be paid on a processor because little of the model runs: the
+adapter is on the last layers, what the frozen layers below make of a sample is kept,
+logits are taken at response positions, and samples of like length pass together. What
+is kept is that of one episode, so that an episode does not depend on those before.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ogs_env.bundle import ROLES, Bundle
+from ogs_env.data.domains import domains
+from ogs_env.data.samples import Sample, read_samples
+from ogs_env.errors import InputError, unknown_name
+from ogs_env.learners import Floats
+from ogs_env.sketching.encoding import Encoded, encode
+from ogs_env.sketching.losses import has_plain_head
+from ogs_env.sketching.projection import CountSketch
+from ogs_env.sketching.proxy import (
+    Proxy,
+    attach_adapter,
+    default_precision,
+    draw_adapter,
+    load_model,
+)
+from ogs_env.sketching.shards import Means
+from ogs_env.sketching.steps import add_gradients, measure, parts, train_step
+from ogs_env.sketching.trunk import TrunkStates
+from ogs_env.sketching.warmup import RISE
+
+
+@dataclass(frozen=True)
+class LiveSettings:
+    """How the live learner is trained and measured.
+
+    Attributes:
+        model: Hugging Face causal LM id or folder; by default the bundle's proxy.
+            Another model's gradients lie in another space than the bundle's basis.
+        texts: Where the bundle's texts are: the name of a domain, which is made with
+            the bundle's seed and pool size, or paths of JSON lines files. By default
+            the domain of the bundle's name.
+        layers: Decoder layers, counted from the last, that carry the adapter; by
+            default the bundle's.
+        batch: Samples of an optimizer step.
+        learning_rate: Of every step but the first two, which have a third and two
+            thirds of it.
+        evaluate_every: Picks between two measurements of the dev and anchor losses.
+        evaluation_samples: How many dev samples, anchor samples of each capability,
+            test and retention samples are measured, evenly spread over the bundle's;
+            all where it has fewer.
+
+    Raises:
+        InputError: If a value does not fit.
+    """
+
+    model: str | None = None
+    texts: str | Sequence[str] | None = None
+    layers: int | None = None
+    batch: int = 4
+    learning_rate: float = 1e-3
+    evaluate_every: int = 8
+    evaluation_samples: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "batch", "evaluate_every", "evaluation_samples"):
+            count = getattr(self, name)
+            if count is None and name == "layers":
+                continue
+            whole = isinstance(count, int) and not isinstance(count, bool)
+            if not whole or count < 1:
+                raise InputError(
+                    f"live: {name} is {count!r}; expected a whole number from 1 on"
+                )
+        rate = self.learning_rate
+        if not isinstance(rate, int | float) or not 0 < rate < math.inf:
+            raise InputError(
+                f"live: learning_rate is {rate!r}; expected a number above 0"
+            )
+        if not isinstance(self.model, str | None):
+            raise InputError(
+                f"live: model is {self.model!r}; expected a model id or folder"
+            )
+        files = isinstance(self.texts, list | tuple) and all(
+            isinstance(path, str) for path in self.texts
+        )
+        if not isinstance(self.texts, str | None) and not (files and self.texts):
+            raise InputError(
+                f"live: texts is {self.texts!r}; expected the name of a domain or a "
+                "list of JSON lines files"
+            )
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any] | None) -> "LiveSettings":
+        """Return the settings given by name, defaults for the others."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in given or {}:
+            if name not in known:
+                raise unknown_name("live setting", name, known)
+        return cls(**(given or {}))
+
+
+@dataclass(frozen=True)
+class PoolGradients:
+    """Gradients of pool samples at the model's current weights.
+
+    Attributes:
+        sketches: float32 (n, k).
+        norms: float32 (n,), exact.
+        losses: float32 (n,), nats per response token.
+        domain_cosines: float32 (n,), exact, with the mean dev gradient.
+        anchor_cosines: float32 (n, capabilities), exact, with each capability's mean
+            anchor gradient.
+    """
+
+    sketches: Floats
+    norms: Floats
+    losses: Floats
+    domain_cosines: Floats
+    anchor_cosines: Floats
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """The domain first, then each capability."""
+
+    losses: Floats
+    means: Means
+    sketches: Floats
+
+
+class LiveLearner:
+    """A causal LM with a LoRA adapter that learns what is picked.
+
+    Dev and anchor losses, and the mean gradients that cosines are taken with, are
+    measured every `evaluate_every` picks and at `finish`; between, they are those of
+    the last measurement. Gradients are those of the adapter's B, as in the bundle's
+    `start` sketches. On a CPU everything is a function of the picks alone.
+
+    Args:
+        bundle: Made by `ogs sketch`; its manifest says which model, adapter and
+            projection.
+        settings: How to train and measure.
+
+    Attributes:
+        sketches: `"live"`.
+        proxy: The model and its adapter, as trained so far.
+        state: Changes whenever `look` and the mean gradients may have changed.
+
+    Raises:
+        InputError: If the model or a text of the bundle cannot be had, or the bundle
+            is not one of texts.
+    """
+
+    sketches = "live"
+
+    def __init__(self, bundle: Bundle, settings: LiveSettings | None = None) -> None:
+        self.bundle = bundle
+        self.settings = settings or LiveSettings()
+        manifest = bundle.manifest
+        for name in ("adapter", "max_tokens", "request"):
+            if name not in manifest:
+                raise InputError(
+                    f"{bundle.path}: the manifest lacks '{name}', so its texts cannot "
+                    "be encoded as they were; expected a bundle made by `ogs sketch`"
+                )
+        texts = _texts(bundle, self.settings.texts)
+        self.proxy = _proxy(bundle, self.settings)
+        self._weights = [
+            layer.weight for layer in [*self.proxy.a.values(), *self.proxy.b.values()]
+        ]
+        self._projection = CountSketch(bundle.k, manifest["projection"]["seed"])
+        self._encoded = self._encode(texts, bundle.pool.hex_ids())
+
+        held_out: list[Encoded] = []
+
+        def add(role: str, rows: NDArray[np.integer]) -> list[int]:
+            ids = getattr(bundle, role).hex_ids()
+            chosen = _spread(rows, self.settings.evaluation_samples)
+            held_out.extend(self._encode(texts, [ids[row] for row in chosen]))
+            return list(range(len(held_out) - len(chosen), len(held_out)))
+
+        self._measured = [add("dev", np.arange(len(bundle.dev)))]
+        for number in range(len(bundle.capabilities)):
+            own = np.flatnonzero(bundle.anchor.capabilities == number)
+            self._measured.append(add("anchor", own))
+        self._test = add("test", np.arange(len(bundle.test)))
+        self._retention = add("retention", np.arange(len(bundle.retention)))
+        self._held_out = TrunkStates(self.proxy, held_out)
+        self._start: _Evaluation | None = None
+        self.state = 0
+        self.reset()
+
+    def reset(self, rng: np.random.Generator | None = None) -> None:
+        """Return to a fresh adapter. It is the bundle's own; `rng` is ignored."""
+        draw_adapter(self.proxy, self.bundle.manifest["adapter"]["seed"])
+        self._optimizer = torch.optim.AdamW(self._weights, weight_decay=0.0)
+        self._pool = TrunkStates(self.proxy, self._encoded)
+        self._batch: list[int] = []
+        self._steps = 0
+        self._picks = 0
+        self._moved = False
+        self._looked_at: dict[int, Floats] = {}
+        # The start is always the same, and is measured once.
+        self._start = self._start or self._evaluate()
+        self._evaluation = self._start
+        self.state += 1
+
+    def update(self, index: int) -> None:
+        """Let pool row `index` join the batch; train on it when it is full.
+
+        Every `evaluate_every` picks, dev and anchor are measured after that.
+        """
+        self._batch.append(int(index))
+        self._picks += 1
+        if len(self._batch) == self.settings.batch:
+            self._train()
+        if self._picks % self.settings.evaluate_every == 0:
+            self._measure()
+
+    def finish(self) -> None:
+        """Train on an incomplete batch, and measure what was not measured yet."""
+        if self._batch:
+            self._train()
+        self._measure()
+
+    def look(self, indices: NDArray[np.integer]) -> PoolGradients:
+        """Return losses and gradients of pool rows (n,) at the current weights."""
+        rows = np.asarray(indices).tolist()
+        new = [row for row in dict.fromkeys(rows) if row not in self._looked_at]
+        for part in parts(self._pool, new):
+            self._sketch(part)
+        k = self.bundle.k
+        found = np.empty((len(rows), k + 3 + len(self.bundle.capabilities)), np.float32)
+        for place, row in enumerate(rows):
+            found[place] = self._looked_at[row]
+        return PoolGradients(
+            found[:, :k],
+            found[:, k],
+            found[:, k + 1],
+            found[:, k + 2],
+            found[:, k + 3 :],
+        )
+
+    def gradients(self, indices: NDArray[np.integer]) -> Floats:
+        """Return sketches of pool rows' gradients at the current weights, (n, k)."""
+        return self.look(indices).sketches
+
+    def anchor_cosine(self, index: int) -> Floats:
+        """Return a pool row's cosine with each capability's mean anchor gradient.
+
+        Returns:
+            float32 (capabilities,); positive where a step on the sample helps.
+        """
+        return self.look(np.array([index])).anchor_cosines[0]
+
+    def domain_loss(self) -> float:
+        """Return the mean loss of the dev samples when last measured."""
+        return float(self._evaluation.losses[0])
+
+    def anchor_losses(self) -> Floats:
+        """Return each capability's mean anchor loss when last measured."""
+        return self._evaluation.losses[1:]
+
+    def domain_gradient(self) -> Floats:
+        """Return the sketch of the mean dev gradient when last measured, (k,)."""
+        return self._evaluation.sketches[0]
+
+    def anchor_gradients(self) -> Floats:
+        """Return the same of each capability's anchor samples, (capabilities, k)."""
+        return self._evaluation.sketches[1:]
+
+    def test_loss(self) -> float:
+        """Measure the mean loss of the test samples, which no reward sees."""
+        return float(np.mean(measure(self._held_out, self._test)))
+
+    def retention_loss(self) -> float:
+        """Measure the mean loss of the retention samples, which no reward sees."""
+        return float(np.mean(measure(self._held_out, self._retention)))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # The copied model is another one: asked now, while no trunk is replayed.
+        has_plain_head(self.proxy.model.get_base_model())
+
+    def _train(self) -> None:
+        self._steps += 1
+        rate = self.settings.learning_rate * min(1.0, self._steps / RISE)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        train_step(self._pool, self._batch, self._optimizer, self._weights)
+        self._batch.clear()
+        self._moved = True
+        self._looked_at.clear()
+        self.state += 1
+
+    def _measure(self) -> None:
+        if self._moved:
+            self._evaluation = self._evaluate()
+            self._moved = False
+            self._looked_at.clear()
+            self.state += 1
+
+    def _evaluate(self) -> _Evaluation:
+        """Measure losses and mean gradients of the dev and anchor samples at once."""
+        layers: Mapping[str, Any] = self.proxy.b
+        groups = len(self._measured)
+        means = {
+            name: layer.weight.new_empty(groups, layer.weight.numel())
+            for name, layer in layers.items()
+        }
+        losses = np.empty(groups, np.float32)
+        for number, rows in enumerate(self._measured):
+            shares = dict.fromkeys(rows, 1 / len(rows))
+            losses[number] = np.mean(add_gradients(self._held_out, rows, shares))
+            for name, layer in layers.items():
+                means[name][number] = layer.weight.grad.flatten()
+            self._optimizer.zero_grad()
+        sketches = torch.zeros(self.bundle.k, groups, device=self.proxy.device)
+        for name, mean in means.items():
+            self._projection.add(sketches, name, mean)
+        return _Evaluation(losses, Means(means), sketches.T.cpu().numpy())
+
+    def _sketch(self, rows: list[int]) -> None:
+        """Take the gradients of pool rows in one pass; keep what is seen of them."""
+        means = self._evaluation.means
+        mean_norms = means.norms()
+        n, device = len(rows), self.proxy.device
+        sketches = torch.zeros(self.bundle.k, n, device=device)
+        squares = torch.zeros(n, device=device)
+        dots = torch.zeros(n, len(mean_norms), device=device)
+
+        def consume(name: str, values: torch.Tensor) -> None:
+            flat = values.flatten(1)
+            self._projection.add(sketches, name, flat)
+            squares.add_(flat.square().sum(1))
+            dots.add_(flat @ means.stacked[name].T)
+
+        losses = self._pool.gradients(rows, self.proxy.b, consume)
+        norms = squares.sqrt()
+        cosines = dots / (norms[:, None] * mean_norms).clamp(min=1e-12)
+        found = torch.column_stack([sketches.T, norms, losses, cosines]).cpu().numpy()
+        self._looked_at.update(zip(rows, found, strict=True))
+
+    def _encode(self, texts: Mapping[str, Sample], ids: Iterable[str]) -> list[Encoded]:
+        tokenizer = self.proxy.tokenizer
+        most = self.bundle.manifest["max_tokens"]
+        samples = (texts[id_] for id_ in ids)
+        return [encode(tokenizer, s.prompt, s.response, most) for s in samples]
+
+
+def _proxy(bundle: Bundle, settings: LiveSettings) -> Proxy:
+    """Load the model in the bundle's precision, and put the bundle's adapter on it."""
+    manifest = bundle.manifest
+    precision = manifest["proxy"]["precision"]
+    if precision == "bfloat16":  # or float32, where the processor is faster at it
+        precision = default_precision()
+    model, tokenizer = load_model(
+        settings.model or manifest["proxy"]["id"], getattr(torch, precision)
+    )
+    adapter = manifest["adapter"]
+    return attach_adapter(
+        model,
+        tokenizer,
+        rank=adapter["rank"],
+        alpha=adapter["alpha"],
+        layers=settings.layers or adapter["layers"],
+        seed=adapter["seed"],
+    )
+
+
+def _texts(bundle: Bundle, where: str | Sequence[str] | None) -> dict[str, Sample]:
+    """Find the text of every sample of a bundle, by id."""
+    if where is None or isinstance(where, str):
+        name = where or bundle.name
+        if name not in domains():
+            raise InputError(
+                f"live: texts of bundle '{bundle.name}' are not known; expected the "
+                f"name of a domain ({', '.join(domains())}) or the JSON lines files "
+                "that it was sketched from, as in live={'texts': ['pool.jsonl', ...]}"
+            )
+        data = domains()[name](bundle.manifest["request"]["seed"], len(bundle.pool))
+        groups = [data.pool, data.dev, data.test]
+        groups += [*data.anchor.values(), *data.retention.values()]
+    else:
+        name = ", ".join(where)
+        groups = [read_samples(path) for path in where]
+    found = {sample.id: sample for group in groups for sample in group}
+    for role in ROLES:
+        ids = getattr(bundle, role).hex_ids()
+        missing = [id_ for id_ in ids if id_ not in found]
+        if missing:
+            raise InputError(
+                f"live: {len(missing)} of {len(ids)} {role} samples of bundle "
+                f"'{bundle.name}' are not among the texts of {name} (the first is "
+                f"{missing[0]}); give the texts that it was sketched from: OGS_DATA or "
+                "the hub for a domain, or live={'texts': [JSON lines files]}"
+            )
+    return found
+
+
+def _spread(rows: NDArray[np.integer], count: int) -> list[int]:
+    """Take `count` of rows at even distances: sources lie side by side in a bundle."""
+    count = min(count, len(rows))
+    return rows[np.arange(count) * len(rows) // count].tolist()

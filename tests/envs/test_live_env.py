@@ -1,0 +1,247 @@
+"""Episodes in which a real, tiny model is trained."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import data_equivalence
+from live_bundle import LiveFiles
+
+from ogs_env.envs.selection import STALL_LIMIT, SelectionEnv
+from ogs_env.errors import InputError
+from ogs_env.learners.live import LiveLearner, LiveSettings
+from ogs_env.rewards import DEFAULT_WEIGHTS, weighted_sum
+
+SIZES: dict[str, Any] = {"hand_size": 4, "hands": 5, "budget": 7}
+LIVE: dict[str, Any] = {"batch": 3, "learning_rate": 2e-2, "evaluate_every": 2}
+
+
+def make(files: LiveFiles, **kwargs: Any) -> SelectionEnv:
+    live = {"texts": files.texts, **LIVE}
+    return SelectionEnv(files.bundle, learner="live", live=live, **SIZES | kwargs)
+
+
+@pytest.fixture
+def env(live_files: LiveFiles) -> SelectionEnv:
+    return make(live_files)
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def test_the_first_observation_is_the_surrogates(
+    env: SelectionEnv, live_files: LiveFiles
+) -> None:
+    surrogate = SelectionEnv(live_files.bundle, **SIZES)
+    expected, expected_info = surrogate.reset(seed=0)
+    seen, info = env.reset(seed=0)
+    np.testing.assert_array_equal(env.stream, surrogate.stream)
+    for key in ("candidates", "context"):
+        # The bundle's sketches are rounded to float16.
+        np.testing.assert_allclose(seen[key], expected[key], atol=1e-2)
+    assert np.abs(seen["candidates"]).max() > 1
+    assert info["domain_loss"] == pytest.approx(expected_info["domain_loss"], 1e-4)
+    assert info.keys() == expected_info.keys()
+    assert info["learner_sketches"] == "live"
+
+
+ENDS = {
+    "the budget, in the middle of a batch": [0, 1, 4, 2, 0, 4, 3, 1, 2],
+    "passing": [0, 1, 4, 2, 3, 0, 4, 4, 4, 4],
+    "passing, nothing picked": [4, 4, 4, 4, 4],
+    "the last hand used up": [4, 4, 4, 4, 0, 1, 2, 3],
+    "repeating what is invalid": [0] + [0] * STALL_LIMIT,
+}
+
+
+@pytest.mark.parametrize("actions", ENDS.values(), ids=ENDS)
+def test_the_gains_of_an_episode_sum_to_its_gain(
+    env: SelectionEnv, actions: list[int]
+) -> None:
+    _, info = env.reset(seed=1)
+    before = info["domain_loss"]
+    test, retention = env.learner.test_loss(), env.learner.retention_loss()
+    gains, losses = [], [before]
+    for action in actions:
+        seen, reward, terminated, truncated, info = env.step(action)
+        terms = info["reward_terms"]
+        penalty = 0.1 * info["invalid_action"]
+        assert reward == weighted_sum(terms, DEFAULT_WEIGHTS) - penalty
+        assert info["cost"] == terms["conflict"] >= 0
+        assert env.observation_space.contains(seen)
+        assert (terms["domain_gain"] != 0) == (info["domain_loss"] != losses[-1])
+        gains.append(terms["domain_gain"])
+        losses.append(info["domain_loss"])
+    assert terminated or truncated
+    gain = 100 * (before - losses[-1]) / before
+    assert sum(gains) == pytest.approx(gain, abs=1e-4)
+    # The same picks, given to a learner of our own.
+    learner = LiveLearner(env.bundle, env.learner.settings)
+    for row in env.picked:
+        learner.update(row)
+    learner.finish()
+    assert losses[-1] == pytest.approx(learner.domain_loss(), rel=1e-5)
+    assert (losses[-1] != before) == (len(env.picked) > 0)
+    test_change = 100 * (learner.test_loss() / test - 1)
+    retention_change = 100 * (learner.retention_loss() / retention - 1)
+    assert info["test_change"] == pytest.approx(test_change, abs=1e-2)
+    assert info["retention_change"] == pytest.approx(retention_change, abs=1e-2)
+
+
+def test_what_is_on_the_table_is_seen_at_the_current_weights(
+    env: SelectionEnv,
+) -> None:
+    bundle = env.bundle
+    pool, d = bundle.pool, bundle.basis.shape[1]
+    env.reset(seed=2)
+    learner = LiveLearner(bundle, env.learner.settings)
+    picked: list[np.ndarray] = []
+    for action in (1, 0, 4, 3, 1):
+        if action < 4:
+            row = np.array([env.table[action]])
+            picked.append(unit(learner.gradients(row)))
+            learner.update(int(row[0]))
+        seen, *_ = env.step(action)
+        places = np.flatnonzero(env.table >= 0)
+        found = learner.look(env.table[places])
+        units = unit(found.sketches)
+        logs = np.log(pool.norms)
+        columns = [
+            unit(units) @ bundle.basis,
+            found.domain_cosines,
+            found.anchor_cosines.min(axis=1),
+            (np.log(found.norms) - logs.mean()) / logs.std(),
+            (found.losses - pool.losses.mean()) / pool.losses.std(),
+            (units @ np.concatenate(picked).T).max(axis=1),
+            np.ones(len(places)),
+        ]
+        expected = np.clip(np.column_stack(columns), -10, 10)
+        np.testing.assert_allclose(seen["candidates"][places], expected, atol=5e-3)
+        domain = unit(learner.domain_gradient())
+        anchor = unit(learner.anchor_gradients()).mean(axis=0)
+        directions = unit(np.stack([domain, anchor])) @ bundle.basis
+        np.testing.assert_allclose(
+            seen["context"][: 2 * d], directions.ravel().clip(-10, 10), atol=5e-3
+        )
+
+
+def test_training_moves_what_is_seen(env: SelectionEnv) -> None:
+    d = env.bundle.basis.shape[1]
+    before = env.reset(seed=2)[0]["candidates"]
+    env.step(0)
+    two = env.step(1)[0]["candidates"]
+    np.testing.assert_array_equal(two[2:, : d + 4], before[2:, : d + 4])
+    three = env.step(2)[0]["candidates"]  # a full batch
+    assert np.abs(three[3] - two[3]).max() > 0.05
+
+
+def play(env: SelectionEnv, seed: int) -> list[Any]:
+    rng = np.random.default_rng(seed)
+    results: list[Any] = [env.reset(seed=seed)]
+    over = False
+    while not over:
+        action = rng.choice(np.flatnonzero(env.action_masks()[:-1]))
+        results.append(env.step(action))
+        over = results[-1][2]
+    return results
+
+
+def test_the_same_seed_gives_the_same_episode(
+    env: SelectionEnv, live_files: LiveFiles
+) -> None:
+    other = make(live_files)
+    first = play(env, 3)
+    play(other, 4)
+    assert data_equivalence(play(other, 3), first, exact=True)
+    assert data_equivalence(play(env, 3), first, exact=True)
+
+
+def test_two_environments_in_turns_do_not_disturb_each_other(
+    live_files: LiveFiles,
+) -> None:
+    env, other, alone = (make(live_files, hands=7) for _ in range(3))
+    env.reset(seed=5)
+    alone.reset(seed=5)
+    other.reset(seed=6)
+    for action in (0, 1, 2, 3, 0, 1):
+        other.step((action + 1) % 4)
+        assert data_equivalence(env.step(action), alone.step(action), exact=True)
+        other.step(4)
+
+
+def test_a_custom_bundle_by_its_id(live_files: LiveFiles) -> None:
+    made = gymnasium.make(
+        "OGS-Custom-v0",
+        bundle=live_files.bundle,
+        learner="live",
+        live={"texts": live_files.texts},
+        **SIZES,
+    )
+    made.reset(seed=0)
+    assert made.step(0)[4]["learner_sketches"] == "live"
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "line"),
+    [
+        ({"learner": "alive"}, "unknown learner 'alive'; did you mean live"),
+        ({"live": {}}, "live: given to the surrogate learner; expected learner='live'"),
+        ({"learner": "live", "observe": "path"}, "observe: 'path' with learner='live'"),
+        (
+            {"learner": "live", "live": {"text": "medical"}},
+            "unknown live setting 'text'; did you mean texts",
+        ),
+        (
+            {"learner": "live", "live": {"texts": "medicine"}},
+            "texts of bundle 'tiny' are not known",
+        ),
+    ],
+)
+def test_bad_arguments(
+    live_files: LiveFiles, kwargs: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(InputError, match=line):
+        SelectionEnv(live_files.bundle, **SIZES, **kwargs)
+
+
+def test_missing_texts_are_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OGS_DATA", str(tmp_path))
+    with pytest.raises(InputError, match=r"medquad: not in OGS_DATA .*set OGS_DATA"):
+        gymnasium.make("OGS-Medical-Live-v0")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "OGS_DATA" not in os.environ, reason="OGS_DATA names no folder with the texts"
+)
+def test_a_real_model_on_real_texts() -> None:
+    sizes = {"hand_size": 4, "hands": 2, "budget": 4}
+    settings = LiveSettings(batch=2, evaluate_every=2, evaluation_samples=4)
+    live = {"batch": 2, "evaluate_every": 2, "evaluation_samples": 4}
+    env = gymnasium.make("OGS-Medical-Live-v0", live=live, **sizes).unwrapped
+    assert env.learner.settings == settings
+    surrogate = gymnasium.make("OGS-Medical-v0", **sizes)
+    expected, _ = surrogate.reset(seed=0)
+    seen, info = env.reset(seed=0)
+    before = info["domain_loss"]
+    d = env.bundle.basis.shape[1]
+    # The same gradients, as far as the processor's precision goes.
+    pairs = zip(seen["candidates"][:, :d], expected["candidates"][:, :d], strict=True)
+    assert min(a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in pairs) > 0.98
+    scalars = slice(d + 2, d + 4)
+    np.testing.assert_allclose(
+        seen["candidates"][:, scalars], expected["candidates"][:, scalars], atol=0.1
+    )
+    gain = 0.0
+    for action in (0, 1, 2, 3):
+        seen, _, over, _, info = env.step(action)
+        gain += info["reward_terms"]["domain_gain"]
+    assert over
+    assert gain == pytest.approx(100 * (before - info["domain_loss"]) / before)
+    assert gain != 0 != info["test_change"]

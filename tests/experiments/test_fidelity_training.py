@@ -1,0 +1,92 @@
+"""The study's fine-tuning against a plain loop."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from plain_training import plain_training, rate_of
+from tiny_model import make_tiny_model
+
+from ogs_env.experiments.fidelity.training import Recipe, fine_tune, learning_rates
+from ogs_env.sketching.encoding import encode
+from ogs_env.sketching.proxy import Proxy, attach_adapter, draw_adapter, load_model
+from ogs_env.sketching.trunk import TrunkStates
+
+TEXTS = [
+    ("what is a cold?", "an infection of the nose"),
+    ("2+2", "4"),
+    ("a longer question about nothing in particular, with a tail", "yes"),
+    ("why?", "because of a long and winding explanation that goes on and on"),
+    ("", "an answer without a question"),
+]
+RATE = 1e-2
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+def make_proxy(folder) -> Proxy:
+    model, tokenizer = load_model(str(folder))
+    return attach_adapter(model, tokenizer, rank=4, alpha=8, layers=2, seed=0)
+
+
+@given(steps=st.integers(1, 300), peak=st.floats(1e-6, 1.0))
+def test_the_rate_rises_to_its_peak_and_falls(steps, peak):
+    rates = learning_rates(Recipe(learning_rate=peak), steps)
+    rise = max(1, round(0.15 * steps))
+    assert len(rates) == steps
+    assert rates[0] == pytest.approx(peak / rise)
+    assert rates[rise - 1] == pytest.approx(peak)
+    assert min(rates) > 0
+    assert max(rates) <= peak
+    assert (np.diff(rates[:rise]) > 0).all()
+    assert (np.diff(rates[rise - 1 :]) < 0).all()
+    expected = [rate_of(step, steps, peak) for step in range(1, steps + 1)]
+    assert rates == pytest.approx(expected)
+
+
+def test_the_rates_of_six_steps():
+    # One step up, then the cosine of 0, 30, 60 ... 150 degrees.
+    halves = [1, 0.5 + 0.75**0.5 / 2, 0.75, 0.5, 0.25, 0.5 - 0.75**0.5 / 2]
+    found = learning_rates(Recipe(learning_rate=2.0), 6)
+    assert found == pytest.approx([2 * half for half in halves])
+
+
+@pytest.mark.parametrize(("epochs", "seed"), [(1, 0), (2, 4)])
+def test_fine_tuning_is_that_of_a_plain_loop(model_folder, epochs, seed):
+    ours, plain = make_proxy(model_folder), make_proxy(model_folder)
+    samples = [encode(ours.tokenizer, p, r, 96) for p, r in TEXTS]
+    texts = TrunkStates(ours, samples)
+    picks = [3, 0, 4, 1]
+    recipe = Recipe(epochs=epochs, learning_rate=RATE, batch=3, layers=2)
+    # A run does not depend on those before.
+    fine_tune(ours, texts, [2, 1], recipe, seed=9)
+    fine_tune(ours, texts, picks, recipe, seed)
+
+    order, rng = list(picks), np.random.default_rng([seed, 50])
+    for _ in range(1, epochs):
+        order += rng.permutation(picks).tolist()
+    draw_adapter(plain, seed)
+    before = plain.state()
+    plain_training(plain, [samples[row] for row in order], 3, RATE)
+    found = ours.state()
+    for name, expected in plain.state().items():
+        torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=2e-3 * RATE)
+        assert (expected - before[name]).abs().max() > RATE / 10
+
+
+def test_the_seed_draws_the_adapter_and_the_second_epoch(model_folder):
+    proxy = make_proxy(model_folder)
+    texts = TrunkStates(proxy, [encode(proxy.tokenizer, p, r, 96) for p, r in TEXTS])
+
+    def weights(epochs: int, seed: int) -> dict[str, torch.Tensor]:
+        fine_tune(proxy, texts, range(5), Recipe(epochs, RATE, batch=2), seed)
+        return proxy.state()
+
+    first, again, other = weights(2, 1), weights(2, 1), weights(2, 2)
+    for name in first:
+        assert torch.equal(first[name], again[name])
+        assert not torch.equal(first[name], other[name])

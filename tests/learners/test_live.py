@@ -1,0 +1,328 @@
+"""The live learner against a plain training loop, sample by sample."""
+
+import copy
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from live_bundle import MAX_TOKENS, LiveFiles
+from torch.nn.functional import cross_entropy
+
+from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.data.samples import Sample
+from ogs_env.errors import InputError
+from ogs_env.learners.live import LiveLearner, LiveSettings
+from ogs_env.sketching.encoding import encode
+from ogs_env.sketching.projection import CountSketch
+from ogs_env.sketching.proxy import attach_adapter, load_model
+
+PICKS = [3, 40, 17, 0, 29, 8, 33]
+RATE = 2e-2
+
+
+class Plain:
+    """The whole model, one sample a pass, and torch's AdamW."""
+
+    def __init__(self, files: LiveFiles) -> None:
+        self.bundle = load_bundle(files.bundle)
+        self.data = files.data
+        adapter = self.bundle.manifest["adapter"]
+        model, self.tokenizer = load_model(files.model)
+        self.proxy = attach_adapter(
+            model,
+            self.tokenizer,
+            **{name: adapter[name] for name in ("rank", "alpha", "layers", "seed")},
+        )
+        self.weights = [
+            *(layer.weight for layer in self.proxy.a.values()),
+            *(layer.weight for layer in self.proxy.b.values()),
+        ]
+        self.optimizer = torch.optim.AdamW(self.weights, weight_decay=0.0)
+        self.steps = 0
+
+    def token_losses(self, sample: Sample) -> torch.Tensor:
+        encoded = encode(self.tokenizer, sample.prompt, sample.response, MAX_TOKENS)
+        ids = torch.tensor([encoded.input_ids])
+        logits = self.proxy.model(input_ids=ids).logits[0]
+        start = encoded.response_start
+        return cross_entropy(logits[start - 1 : -1], ids[0, start:], reduction="none")
+
+    def loss(self, samples: list[Sample]) -> float:
+        with torch.no_grad():
+            return float(np.mean([self.token_losses(s).mean() for s in samples]))
+
+    def train(self, rows: list[int]) -> None:
+        self.steps += 1
+        self.optimizer.param_groups[0]["lr"] = RATE * min(1, self.steps / 3)
+        losses = torch.cat([self.token_losses(self.data.pool[row]) for row in rows])
+        self.optimizer.zero_grad()
+        losses.mean().backward()
+        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+        self.optimizer.step()
+
+    def gradient(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
+        """The mean of B's gradients."""
+        loss = sum(self.token_losses(s).mean() for s in samples) / len(samples)
+        layers = [layer.weight for layer in self.proxy.b.values()]
+        found = torch.autograd.grad(loss, layers)
+        return dict(zip(self.proxy.b, found, strict=True))
+
+    def sketch(self, gradient: dict[str, torch.Tensor]) -> np.ndarray:
+        out = torch.zeros(self.bundle.k, 1)
+        projection = CountSketch(self.bundle.k, self.bundle.manifest["adapter"]["seed"])
+        for name, part in gradient.items():
+            projection.add(out, name, part.reshape(1, -1))
+        return out[:, 0].numpy()
+
+
+def flat(gradient: dict[str, torch.Tensor]) -> np.ndarray:
+    return torch.cat([part.flatten() for part in gradient.values()]).double().numpy()
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+@pytest.fixture(scope="module")
+def bundle(live_files: LiveFiles) -> Bundle:
+    return load_bundle(live_files.bundle)
+
+
+@pytest.fixture(scope="module")
+def settings(live_files: LiveFiles) -> LiveSettings:
+    return LiveSettings(
+        texts=live_files.texts, batch=3, learning_rate=RATE, evaluate_every=2
+    )
+
+
+@pytest.fixture
+def learner(bundle: Bundle, settings: LiveSettings) -> LiveLearner:
+    return LiveLearner(bundle, settings)
+
+
+@pytest.fixture
+def plain(live_files: LiveFiles) -> Plain:
+    return Plain(live_files)
+
+
+def test_training_equals_a_plain_loop(learner: LiveLearner, plain: Plain) -> None:
+    for row in PICKS:
+        learner.update(row)
+    learner.finish()
+    for rows in (PICKS[:3], PICKS[3:6], PICKS[6:]):
+        plain.train(rows)
+    state, expected = learner.proxy.state(), plain.proxy.state()
+    assert state.keys() == expected.keys()
+    moved = 0.0
+    fresh = attach_fresh(plain)
+    for name, weights in expected.items():
+        torch.testing.assert_close(state[name], weights, rtol=1e-3, atol=1e-3 * RATE)
+        moved = max(moved, float((weights - fresh[name]).abs().max()))
+    assert moved > RATE
+    data = plain.data
+    retention = [s for group in data.retention.values() for s in group]
+    assert learner.domain_loss() == pytest.approx(plain.loss(data.dev), rel=1e-5)
+    assert learner.test_loss() == pytest.approx(plain.loss(data.test), rel=1e-5)
+    assert learner.retention_loss() == pytest.approx(plain.loss(retention), rel=1e-5)
+    anchors = [plain.loss(group) for group in data.anchor.values()]
+    np.testing.assert_allclose(learner.anchor_losses(), anchors, rtol=1e-5)
+
+
+def attach_fresh(plain: Plain) -> dict[str, torch.Tensor]:
+    trained = plain.proxy.state()
+    from ogs_env.sketching.proxy import draw_adapter
+
+    draw_adapter(plain.proxy, plain.bundle.manifest["adapter"]["seed"])
+    fresh = plain.proxy.state()
+    plain.proxy.load_state(trained)
+    return fresh
+
+
+def test_gradients_are_those_at_the_current_weights(
+    learner: LiveLearner, plain: Plain
+) -> None:
+    rows = np.array([5, 44, 12])
+    for trained in (False, True):
+        if trained:
+            for row in PICKS[:6]:
+                learner.update(row)
+            plain.train(PICKS[:3])
+            plain.train(PICKS[3:6])
+        found = learner.look(rows)
+        data = plain.data
+        domain = plain.gradient(data.dev)
+        anchors = [plain.gradient(group) for group in data.anchor.values()]
+        np.testing.assert_allclose(
+            learner.domain_gradient(), plain.sketch(domain), atol=1e-4
+        )
+        expected = [plain.sketch(anchor) for anchor in anchors]
+        np.testing.assert_allclose(learner.anchor_gradients(), expected, atol=1e-4)
+        for place, row in enumerate(rows):
+            sample = data.pool[row]
+            own = plain.gradient([sample])
+            sketch = plain.sketch(own)
+            np.testing.assert_allclose(
+                found.sketches[place], sketch, atol=1e-3 * abs(sketch).max()
+            )
+            assert found.norms[place] == pytest.approx(np.linalg.norm(flat(own)), 1e-3)
+            assert found.losses[place] == pytest.approx(plain.loss([sample]), 1e-4)
+            expected = cosine(flat(own), flat(domain))
+            assert found.domain_cosines[place] == pytest.approx(expected, abs=1e-3)
+            expected = [cosine(flat(own), flat(anchor)) for anchor in anchors]
+            np.testing.assert_allclose(found.anchor_cosines[place], expected, atol=1e-3)
+            np.testing.assert_array_equal(
+                learner.anchor_cosine(row), found.anchor_cosines[place]
+            )
+        np.testing.assert_array_equal(learner.gradients(rows), found.sketches)
+
+
+def test_the_start_is_the_bundles(learner: LiveLearner, bundle: Bundle) -> None:
+    rows = np.arange(len(bundle.pool))
+    found = learner.look(rows)
+    start = bundle.pool.sketches("start")
+    error = np.linalg.norm(found.sketches - start, axis=1)
+    assert (error / np.linalg.norm(start, axis=1)).max() < 1e-3
+    np.testing.assert_allclose(found.norms, bundle.pool.norms, rtol=1e-4)
+    np.testing.assert_allclose(found.losses, bundle.pool.losses, rtol=1e-5)
+    np.testing.assert_allclose(
+        found.domain_cosines, bundle.domain_cosines(rows), atol=1e-4
+    )
+    np.testing.assert_allclose(
+        found.anchor_cosines, bundle.anchor_cosines(rows), atol=1e-4
+    )
+    assert learner.domain_loss() == pytest.approx(bundle.dev.losses.mean(), 1e-5)
+
+
+def test_losses_are_measured_every_so_many_picks(learner: LiveLearner) -> None:
+    seen = [learner.domain_loss()]
+    states = [learner.state]
+    for row in PICKS:
+        learner.update(row)
+        seen.append(learner.domain_loss())
+        states.append(learner.state)
+    learner.finish()
+    seen.append(learner.domain_loss())
+    # Steps after picks 3 and 6; measured after 4 (2 had no step to measure) and 6.
+    changed = np.flatnonzero(np.diff(seen)).tolist()
+    assert changed == [3, 5, 7]
+    assert np.flatnonzero(np.diff(states)).tolist() == [2, 3, 5]
+    learner.finish()
+    assert learner.domain_loss() == seen[-1]
+
+
+def test_reset_is_a_fresh_start_and_repeats_bit_for_bit(
+    bundle: Bundle, settings: LiveSettings
+) -> None:
+    def episode(learner: LiveLearner, first: int) -> list[object]:
+        learner.reset(np.random.default_rng(first))
+        found: list[object] = [learner.look(np.arange(first, 20)).sketches]
+        for row in PICKS:
+            learner.update(row)
+            found.append(learner.anchor_cosine(2))
+        learner.finish()
+        return [*found, learner.domain_loss(), learner.test_loss()]
+
+    one, two = LiveLearner(bundle, settings), LiveLearner(bundle, settings)
+    first = episode(one, 4)
+    # Another episode before it, other batches of passes, leaves no trace.
+    episode(two, 11)
+    torch.rand(3)
+    for a, b in zip(first, episode(two, 4), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_two_learners_do_not_disturb_each_other(
+    bundle: Bundle, settings: LiveSettings
+) -> None:
+    one, two, alone = (LiveLearner(bundle, settings) for _ in range(3))
+    for row, other in zip(PICKS, PICKS[::-1], strict=True):
+        alone.update(row)
+        one.update(row)
+        two.update(other)
+    for learner in (one, two, alone):
+        learner.finish()
+    rows = np.arange(6)
+    np.testing.assert_array_equal(one.gradients(rows), alone.gradients(rows))
+    assert one.domain_loss() == alone.domain_loss() != two.domain_loss()
+
+
+def test_few_samples_are_spread_over_the_bundles(
+    bundle: Bundle, settings: LiveSettings, plain: Plain
+) -> None:
+    learner = LiveLearner(bundle, replace(settings, evaluation_samples=4))
+    data = plain.data
+    dev = [data.dev[row] for row in (0, 2, 4, 6)]
+    test = [data.test[row] for row in (0, 1, 2, 3)]
+    sums = [data.anchor["sums"][row] for row in (0, 1, 3, 5)]
+    retention = [s for group in data.retention.values() for s in group]
+    retention = [retention[row] for row in (0, 1, 3, 4)]
+    assert learner.domain_loss() == pytest.approx(plain.loss(dev), 1e-5)
+    assert learner.test_loss() == pytest.approx(plain.loss(test), 1e-5)
+    assert learner.anchor_losses()[0] == pytest.approx(plain.loss(sums), 1e-5)
+    assert learner.retention_loss() == pytest.approx(plain.loss(retention), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+def test_a_copy_goes_on_alike(learner: LiveLearner, how: object) -> None:
+    for row in PICKS[:4]:
+        learner.update(row)
+    other = how(learner)
+    for row in PICKS[4:]:
+        learner.update(row)
+    before = learner.domain_loss(), learner.gradients(np.arange(3))
+    for row in PICKS[4:]:
+        other.update(row)
+    assert other.domain_loss() == before[0]
+    np.testing.assert_array_equal(other.gradients(np.arange(3)), before[1])
+
+
+def test_another_model_and_depth(
+    bundle: Bundle, settings: LiveSettings, live_files: LiveFiles
+) -> None:
+    one = LiveLearner(bundle, replace(settings, model=live_files.model, layers=1))
+    assert len(one.proxy.b) == 7
+    assert len(one.proxy.trunk) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"batches": 1}, "unknown live setting 'batches'; did you mean batch"),
+        ({"batch": 0}, "live: batch is 0; expected a whole number from 1 on"),
+        ({"batch": None}, "live: batch is None; expected a whole number"),
+        ({"layers": 1.5}, r"live: layers is 1\.5; expected a whole number"),
+        ({"evaluate_every": True}, "live: evaluate_every is True; expected a whole"),
+        ({"evaluation_samples": "all"}, "live: evaluation_samples is 'all'; expected"),
+        ({"learning_rate": 0}, "live: learning_rate is 0; expected a number above 0"),
+        ({"learning_rate": float("nan")}, "live: learning_rate is nan; expected"),
+        ({"model": 3}, "live: model is 3; expected a model id or folder"),
+        ({"texts": []}, r"live: texts is \[\]; expected the name of a domain or a"),
+        ({"texts": [3]}, r"live: texts is \[3\]; expected the name of a domain or a"),
+    ],
+)
+def test_bad_settings(given: dict[str, object], line: str) -> None:
+    with pytest.raises(InputError, match=line):
+        LiveSettings.of(given)
+
+
+def test_texts_have_to_be_those_of_the_bundle(
+    bundle: Bundle, settings: LiveSettings
+) -> None:
+    with pytest.raises(
+        InputError,
+        match=r"texts of bundle 'tiny' are not known; expected .*medical.*JSON lines",
+    ):
+        LiveLearner(bundle)
+    with pytest.raises(
+        InputError, match=r"9 of 9 dev samples of bundle 'tiny' are not among the texts"
+    ):
+        LiveLearner(bundle, replace(settings, texts=settings.texts[:1]))
+
+
+def test_the_bundle_has_to_be_one_of_texts(bundle_folder: object) -> None:
+    with pytest.raises(InputError, match=r"the manifest lacks 'adapter', .*ogs sketch"):
+        LiveLearner(load_bundle(bundle_folder))
