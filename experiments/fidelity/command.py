@@ -111,7 +111,9 @@ def _fit(bundle: Bundle, folder: Path) -> None:
         write_fidelity,
         write_learner,
     )
+    from ogs_env.experiments.fidelity.foresight import foresight
     from ogs_env.experiments.fidelity.report import markdown, plot, summarise, table
+    from ogs_env.files import write_json, write_text
 
     write_learner(bundle, fitted_learner(bundle, table(bundle, folder / LISTS[0])))
     bundle = load_bundle(bundle.path)
@@ -120,6 +122,7 @@ def _fit(bundle: Bundle, folder: Path) -> None:
     for name in LISTS:
         found = table(bundle, folder / name)
         summary = summarise(bundle, folder / name)
-        (folder / f"{name}.md").write_text(markdown(found) + "\n")
+        write_text(folder / f"{name}.md", markdown(found) + "\n")
         plot(found, summary, folder / f"{name}.png")
         print(json.dumps(summary))
+    write_json(folder / "foresight.json", foresight(bundle))

@@ -24,8 +24,8 @@ def foresight(bundle: Bundle) -> dict[str, Any]:
     Returns:
         For the domain and the anchor, by warm-up step: Spearman's correlation of the
         true cosine at that checkpoint with the predicted one over all the pool
-        (`all`), the mean of its values within the sources (`within_sources`), and that
-        of the cosine at the start with it (`start_cosine`).
+        (`all`), the same within each source (`within_sources`), and that of the cosine
+        at the start with the true one (`start_cosine`).
     """
     rows = np.arange(len(bundle.pool))
     seen, _ = candidates(bundle, "start").rows(rows)
@@ -47,14 +47,17 @@ def foresight(bundle: Bundle) -> dict[str, Any]:
             lengths = np.linalg.norm(pool[number], axis=1) * np.linalg.norm(mean)
             truth = pool[number] @ mean / np.maximum(lengths, 1e-12)
             guess = _cross_validated(seen.astype(np.float64), truth, folds)
-            within = [
-                _spearman(guess[chosen], truth[chosen])
-                for source in np.unique(bundle.pool.sources)
-                if (chosen := bundle.pool.sources == source).sum() > 2 * FOLDS
-            ]
+            of = bundle.pool.sources
+            within = {
+                bundle.sources[source]: _spearman(
+                    guess[of == source], truth[of == source]
+                )
+                for source in np.unique(of)
+                if (of == source).sum() > 2 * FOLDS
+            }
             result[name][str(step)] = {
                 "all": _spearman(guess, truth),
-                "within_sources": round(float(np.mean(within)), 3),
+                "within_sources": within,
                 "start_cosine": _spearman(start[name], truth),
             }
     return result

@@ -44,9 +44,9 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
 
     The agent sees *start* sketches: projections of each sample's gradient at the
     model as it comes. The learner, and so the reward, runs on *path* sketches, taken
-    at checkpoints of a training run. Every part of the observation comes from the
-    start sketches, the losses and the lengths of one pass over the pool, so a
-    deployed policy sees exactly what it saw in training.
+    there and at checkpoints of a training run, in the metric of its Adam. Every part
+    of the observation comes from the start sketches, the losses and the lengths of
+    one pass over the pool, so a deployed policy sees exactly what it saw in training.
 
     With `learner="live"` a real language model is trained instead; see "The Live
     Learner" below.
@@ -116,6 +116,14 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
 
     A pass is worth 0 (its terms are 0, and orthogonality 1). `ogs_env.rewards` has
     the formulas, `ogs_env.learners.surrogate` the learner's.
+
+    Fidelity: on 44 subsets of 48 samples that nothing was chosen by, predicted and
+    real changes of SmolLM2-135M's losses have Spearman correlations of 0.925
+    [0.847, 0.959] for the domain's test loss and 0.906 [0.808, 0.950] for retention
+    (GSM8K); mean cosines at the untouched model have -0.41 and -0.21. What greed by
+    the default reward picks is better than random picks on both. It holds for one
+    epoch at a learning rate of 1e-3; the bundle's manifest has the figures under
+    `fidelity`, experiments/results/fidelity tells how they were measured.
 
     ## Starting State
 
