@@ -77,6 +77,10 @@ def _study(
     chosen = maker(bundle)
     if agent is not None:
         chosen += subsets.of_agent(bundle, agent, name)
+    # What was run once stays in the list, though a learner fitted anew, or another
+    # agent, would pick other samples by now.
+    fixed = subsets.of_results(bundle, folder / name)
+    chosen = [fixed.get(subset.name, subset) for subset in chosen]
     study = Study(bundle, Recipe())
     study.base(folder)
     jobs = [(subset, seed) for seed in seeds for subset in chosen]

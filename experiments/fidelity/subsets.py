@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from ogs_env.agents.baselines.oracle import OracleSelector
 from ogs_env.agents.deployment import load_selector
 from ogs_env.bundle import Bundle
 from ogs_env.envs.observations import candidates
+from ogs_env.experiments.fidelity.results import read_results, rows_of
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import Information, Rewards
 
@@ -84,6 +86,16 @@ def of_agent(bundle: Bundle, agent: str, name: str, size: int = 48) -> list[Subs
         rows, _ = selector.select(bundle, size, rng, candidates)
         found.append(Subset(f"agent-{number}", rows.tolist()))
     return found
+
+
+def of_results(bundle: Bundle, folder: Path) -> dict[str, Subset]:
+    """Return the subsets by name that a folder holds results of; none without one."""
+    if not any(folder.glob("*--s*.json")):
+        return {}
+    return {
+        name: Subset(name, rows_of(bundle, runs[0]["ids"]))
+        for name, runs in read_results(folder).items()
+    }
 
 
 def quick(bundle: Bundle, size: int = 16) -> list[Subset]:

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=int,
         default=list(PATH_CHECKPOINTS),
-        help="warm-up steps at which --path sketches",
+        help="warm-up steps at which --path sketches; 0: the untouched model",
     )
     how.add_argument("--proxy", default=default.proxy, help="model id or folder")
     how.add_argument(

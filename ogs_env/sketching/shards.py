@@ -56,7 +56,9 @@ class Means:
 
     def norms(self) -> torch.Tensor:
         """Return the norm of each mean gradient, (1 + capabilities,)."""
-        squares = [layer.square().sum(1) for layer in self.stacked.values()]
+        # In order of names: read from a file, layers come in another than computed.
+        layers = [self.stacked[name] for name in sorted(self.stacked)]
+        squares = [layer.square().sum(1) for layer in layers]
         return torch.stack(squares).sum(0).sqrt()
 
 
