@@ -185,6 +185,7 @@ def summarise(bundle: Bundle, folder: Path) -> dict[str, Any]:
         "retention_pearson": retention["pearson"],
         "general_text_spearman": general["spearman"],
         "greedy_less_random": paired(found, "greedy", "random"),
+        "agent_less_random": paired(found, "agent", "random"),
     }
 
 

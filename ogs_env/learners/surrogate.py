@@ -48,7 +48,7 @@ FITTED = {
     6: {"domain": (0.07561, 0.22577), "anchor": (0.04015, 0.18744)},
     24: {"domain": (0.09834, 0.0), "anchor": (0.0, 0.24426)},
 }
-FITTED_START = {"domain": (0.1, 0.1), "anchor": (0.1, 0.3)}
+FITTED_START = {"domain": (0.2895, 2.28811), "anchor": (0.18249, 1.07495)}
 
 # Larger tables (256 MB) are not kept; their rows are computed when asked for.
 _TABLE_FLOATS = 2**26
