@@ -9,7 +9,7 @@ STAMP := $(VENV)/installed
 .PHONY: help demo test lint
 
 help: ## list the targets
-	@echo "make demo   train, select and fine-tune end to end (about 12 minutes)"
+	@echo "make demo   train, select and fine-tune end to end (about 10 minutes)"
 	@echo "make test   style, types and tests (under 10 minutes)"
 	@echo "make lint   style and types alone"
 
