@@ -5,9 +5,13 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.errors import InputError
+
+if TYPE_CHECKING:
+    from ogs_env.experiments.fidelity.training import Recipe
 
 RESULTS = Path(__file__).parent.parent / "results" / "fidelity"
 LISTS = ("development", "held-out")
@@ -29,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the subsets to fine-tune on (%(default)s)")  # fmt: skip
     add("--seeds", type=int, nargs="+", default=[0],
         help="seeds of each run (%(default)s)")  # fmt: skip
+    add("--epochs", type=int, default=1,
+        help="of each run; more than one is a list of its own")  # fmt: skip
     add("--agent", metavar="FOLDER",
         help="also fine-tune on what this trained agent picks")  # fmt: skip
     add("--results", type=Path, default=RESULTS, metavar="FOLDER",
@@ -55,22 +61,31 @@ def run(arguments: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as folder:
             _quick(bundle, Path(folder))
         return
+    from ogs_env.experiments.fidelity.training import Recipe
+
+    if arguments.epochs < 1:
+        raise InputError(f"--epochs: is {arguments.epochs}; expected 1 or more")
     folder = arguments.results / bundle.name
     if arguments.fit:
         _fit(bundle, folder)
         return
-    _study(bundle, folder, arguments.list_, arguments.seeds, arguments.agent)
+    recipe = Recipe(epochs=arguments.epochs)
+    _study(bundle, folder, arguments.list_, arguments.seeds, arguments.agent, recipe)
 
 
 def _study(
-    bundle: Bundle, folder: Path, name: str, seeds: list[int], agent: str | None
+    bundle: Bundle,
+    folder: Path,
+    name: str,
+    seeds: list[int],
+    agent: str | None,
+    recipe: "Recipe",
 ) -> None:
     import torch
     from tqdm import tqdm
 
     from ogs_env.experiments.fidelity import subsets
     from ogs_env.experiments.fidelity.runs import Study
-    from ogs_env.experiments.fidelity.training import Recipe
 
     torch.set_num_threads(1)
     maker = subsets.held_out if name == "held-out" else subsets.development
@@ -81,11 +96,12 @@ def _study(
     # agent, would pick other samples by now.
     fixed = subsets.of_results(bundle, folder / name)
     chosen = [fixed.get(subset.name, subset) for subset in chosen]
-    study = Study(bundle, Recipe())
+    study = Study(bundle, recipe)
     study.base(folder)
+    place = folder / (name if recipe.epochs == 1 else f"{name}-{recipe.epochs}-epochs")
     jobs = [(subset, seed) for seed in seeds for subset in chosen]
-    for subset, seed in tqdm(jobs, desc=name, unit="run"):
-        study.run(subset, seed, folder / name)
+    for subset, seed in tqdm(jobs, desc=place.name, unit="run"):
+        study.run(subset, seed, place)
 
 
 def _quick(bundle: Bundle, folder: Path) -> None:

@@ -39,6 +39,7 @@ def test_the_lists_have_subsets_of_48_and_share_none():
     ("options", "message"),
     [
         (["--summary", "--results", "nowhere"], "nowhere: holds no results"),
+        (["--epochs", "0"], "--epochs: is 0; expected 1 or more"),
         (["--list", "heldout"], "invalid choice: 'heldout'"),
         (["--bundle", "medicine"], "unknown bundle 'medicine'; did you mean medical"),
     ],
