@@ -58,7 +58,6 @@ class Study:
             )
         self.bundle, self.recipe = bundle, recipe
         proxy = bundle.manifest["proxy"]
-        # Where a processor has no bfloat16, float32 is as good and faster.
         model, tokenizer = load_model(proxy["id"], getattr(torch, proxy["precision"]))
         if content_hash(proxy["id"], model) != proxy["sha256"]:
             raise InputError(

@@ -255,10 +255,6 @@ class LiveLearner:
             found[:, k + 3 :],
         )
 
-    def gradients(self, indices: NDArray[np.integer]) -> Floats:
-        """Return sketches of pool rows' gradients at the current weights, (n, k)."""
-        return self.look(indices).sketches
-
     def anchor_cosine(self, index: int) -> Floats:
         """Return a pool row's cosine with each capability's mean anchor gradient.
 

@@ -103,7 +103,7 @@ def test_what_is_on_the_table_is_seen_at_the_current_weights(
     for action in (1, 0, 4, 3, 1):
         if action < 4:
             row = np.array([env.table[action]])
-            picked.append(unit(learner.gradients(row)))
+            picked.append(unit(learner.look(row).sketches))
             learner.update(int(row[0]))
         seen, *_ = env.step(action)
         places = np.flatnonzero(env.table >= 0)
