@@ -20,6 +20,7 @@ from ogs_env.sketching.encoding import (
     encode_prompt,
 )
 from ogs_env.sketching.losses import response_losses
+from ogs_env.sketching.trunk import length_batches
 
 BATCH_TOKENS = 2048
 """Tokens, padding included, of an evaluation batch: bounds the memory of logits."""
@@ -75,12 +76,13 @@ def mean_losses(
     if not samples:
         raise InputError(f"{name}: no samples to evaluate on; give at least one")
     encoded = [encode(tokenizer, s.prompt, s.response, max_tokens) for s in samples]
-    encoded.sort(key=lambda item: len(item.input_ids))
     sample_sum = token_sum = 0.0
     tokens = 0
     bar = tqdm(total=len(encoded), desc=f"loss on {name}", unit="sample", leave=False)
     with _evaluating(model), bar:
-        for batch in _length_batches(encoded):
+        sizes = {row: len(item.input_ids) for row, item in enumerate(encoded)}
+        for rows in length_batches(sizes, list(sizes), BATCH_TOKENS):
+            batch = [encoded[row] for row in rows]
             inputs = collate(batch, tokenizer.pad_token_id)
             inputs = {key: value.to(model.device) for key, value in inputs.items()}
             lengths = (inputs["labels"] != IGNORED).sum(1)
@@ -170,18 +172,6 @@ def _answers(model: Any, tokenizer: Any, samples: Sequence[Sample]) -> list[str]
         eos_token_id=tokenizer.eos_token_id,
     )
     return tokenizer.batch_decode(generated[:, length:], skip_special_tokens=True)
-
-
-def _length_batches(encoded: Sequence[Encoded]) -> Iterator[list[Encoded]]:
-    """Part samples, sorted by length, into batches of at most `BATCH_TOKENS`."""
-    batch: list[Encoded] = []
-    for item in encoded:
-        if batch and (len(batch) + 1) * len(item.input_ids) > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch
 
 
 @contextmanager

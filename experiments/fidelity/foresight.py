@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from ogs_env.bundle import Bundle
 from ogs_env.envs.observations import candidates
+from ogs_env.experiments.fidelity.report import spearman
 
 Array = NDArray[np.float64]
 FOLDS = 5
@@ -49,16 +49,16 @@ def foresight(bundle: Bundle) -> dict[str, Any]:
             guess = _cross_validated(seen.astype(np.float64), truth, folds)
             of = bundle.pool.sources
             within = {
-                bundle.sources[source]: _spearman(
+                bundle.sources[source]: _rounded(
                     guess[of == source], truth[of == source]
                 )
                 for source in np.unique(of)
                 if (of == source).sum() > 2 * FOLDS
             }
             result[name][str(step)] = {
-                "all": _spearman(guess, truth),
+                "all": _rounded(guess, truth),
                 "within_sources": within,
-                "start_cosine": _spearman(start[name], truth),
+                "start_cosine": _rounded(start[name], truth),
             }
     return result
 
@@ -77,5 +77,5 @@ def _cross_validated(inputs: Array, truth: Array, folds: NDArray[np.int64]) -> A
     return guess
 
 
-def _spearman(first: Array, second: Array) -> float:
-    return round(float(stats.spearmanr(first, second).statistic), 3)
+def _rounded(first: Array, second: Array) -> float:
+    return round(spearman(first, second), 3)

@@ -95,12 +95,12 @@ def correlation(predicted: Array, real: Array) -> dict[str, Any]:
     """
     rng = np.random.default_rng(0)
     draws = [
-        _spearman(predicted[chosen], real[chosen])
+        spearman(predicted[chosen], real[chosen])
         for chosen in rng.integers(len(real), size=(_RESAMPLES, len(real)))
     ]
     low, high = np.nanpercentile(draws, [2.5, 97.5])
     return {
-        "spearman": round(_spearman(predicted, real), 3),
+        "spearman": round(spearman(predicted, real), 3),
         "interval": [round(float(low), 3), round(float(high), 3)],
         "pearson": round(float(stats.pearsonr(predicted, real).statistic), 3),
     }
@@ -167,7 +167,7 @@ def summarise(bundle: Bundle, folder: Path) -> dict[str, Any]:
     retention = correlation(found.predicted["retention"], found.real["retention"])
     general = correlation(found.predicted["retention"], found.real["prose"])
     naive = {
-        name: round(_spearman(found.naive[name], found.real[real]), 3)
+        name: round(spearman(found.naive[name], found.real[real]), 3)
         for name, real in (("domain", "test"), ("retention", "retention"))
     }
     return {
@@ -258,5 +258,6 @@ def plot(found: Table, summary: Mapping[str, Any], file: Path) -> None:
         figure.savefig(temporary, format="png")
 
 
-def _spearman(first: Array, second: Array) -> float:
+def spearman(first: Array, second: Array) -> float:
+    """Return Spearman's rank correlation."""
     return float(stats.spearmanr(first, second).statistic)

@@ -227,6 +227,7 @@ class SurrogateLearner:
         # By group: dev and test follow the domain's, the others the anchor's.
         others = len(self._shared.weights) - 2
         self._response = np.stack([domain, domain, *[anchor] * others])
+        self._start_losses = self._shared.weights.sum(axis=1)
         self.reset()
 
     def reset(self, rng: np.random.Generator | None = None) -> None:
@@ -328,7 +329,7 @@ class SurrogateLearner:
     def _losses_at(self, shifts: Floats) -> Floats:
         """Return the groups' losses (n, groups) at h (n, checkpoints, measured)."""
         effects = np.einsum("ngtc,gtc->ng", self._terms_at(shifts), self._response)
-        return self._shared.weights.sum(axis=1) + effects
+        return self._start_losses + effects
 
     def _terms_at(self, shifts: Floats) -> Floats:
         """Return mean x and mean x^2 / (4 l), (n, groups, 2, checkpoints)."""

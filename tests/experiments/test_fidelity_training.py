@@ -7,19 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain_training import plain_training, rate_of
 from tiny_model import make_tiny_model
+from words import TEXTS
 
 from ogs_env.experiments.fidelity.training import Recipe, fine_tune, learning_rates
 from ogs_env.sketching.encoding import encode
 from ogs_env.sketching.proxy import Proxy, attach_adapter, draw_adapter, load_model
 from ogs_env.sketching.trunk import TrunkStates
 
-TEXTS = [
-    ("what is a cold?", "an infection of the nose"),
-    ("2+2", "4"),
-    ("a longer question about nothing in particular, with a tail", "yes"),
-    ("why?", "because of a long and winding explanation that goes on and on"),
-    ("", "an answer without a question"),
-]
 RATE = 1e-2
 
 

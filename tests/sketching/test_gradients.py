@@ -2,19 +2,12 @@
 
 import pytest
 import torch
+from words import TEXTS
 
 from ogs_env.sketching.encoding import collate, encode
 from ogs_env.sketching.gradients import per_sample_gradients, shared_trunk
 from ogs_env.sketching.losses import response_losses
 from ogs_env.sketching.proxy import Proxy, attach_adapter, load_model
-
-TEXTS = [
-    ("what is a cold?", "an infection of the nose"),
-    ("2+2", "4"),
-    ("a longer question about nothing in particular, with a tail", "yes"),
-    ("why?", "because of a long and winding explanation that goes on and on"),
-    ("", "an answer without a question"),
-]
 
 
 @pytest.fixture(scope="module")

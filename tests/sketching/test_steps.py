@@ -3,20 +3,14 @@
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from words import TEXTS as SAMPLES
 
 from ogs_env.sketching import steps
 from ogs_env.sketching.encoding import Encoded, encode
 from ogs_env.sketching.proxy import Proxy, attach_adapter, draw_adapter, load_model
 from ogs_env.sketching.trunk import TrunkStates
 
-TEXTS = [
-    ("what is a cold?", "an infection of the nose"),
-    ("2+2", "4"),
-    ("a longer question about nothing in particular, with a tail", "yes"),
-    ("why?", "because of a long and winding explanation that goes on and on"),
-    ("", "an answer without a question"),
-    ("red or blue?", "blue, or rather green"),
-]
+TEXTS = [*SAMPLES, ("red or blue?", "blue, or rather green")]
 RATE = 2e-2
 
 

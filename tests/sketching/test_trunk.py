@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
+from words import TEXTS
 
 from ogs_env.sketching.encoding import Encoded, encode
 from ogs_env.sketching.gradients import per_sample_gradients
@@ -14,13 +15,6 @@ from ogs_env.sketching.losses import response_losses
 from ogs_env.sketching.proxy import Proxy, attach_adapter, load_model
 from ogs_env.sketching.trunk import TrunkStates, length_batches
 
-TEXTS = [
-    ("what is a cold?", "an infection of the nose"),
-    ("2+2", "4"),
-    ("a longer question about nothing in particular, with a tail", "yes"),
-    ("why?", "because of a long and winding explanation that goes on and on"),
-    ("", "an answer without a question"),
-]
 # Rows meet in other batches than those in which they were first seen, so they stand
 # in other paddings; some batches hold both known and new rows.
 BATCHES = [[1], [1, 3], [4, 0], [3, 1, 0, 2], [2], [4, 2, 3, 1, 0], [1, 1]]
