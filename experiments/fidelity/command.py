@@ -120,8 +120,9 @@ def _quick(bundle: Bundle, folder: Path) -> None:
         study.run(subset, 0, folder / "quick")
     found = table(bundle, folder / "quick")
     print(markdown(found))
-    for name, real in (("domain", "test"), ("retention", "retention")):
-        result = correlation(found.predicted[name], found.real[real])
+    for name, predicted in found.predicted.items():
+        real = found.real["test" if name == "domain" else name]
+        result = correlation(predicted, real)
         print(json.dumps({"measure": name, "subsets": len(found.names), **result}))
 
 
@@ -135,11 +136,14 @@ def _fit(bundle: Bundle, folder: Path) -> None:
     from ogs_env.experiments.fidelity.report import markdown, plot, summarise, table
     from ogs_env.files import write_json, write_text
 
-    write_learner(bundle, fitted_learner(bundle, table(bundle, folder / LISTS[0])))
-    bundle = load_bundle(bundle.path)
+    # Without a development list of its own a bundle keeps the response it has.
+    lists = [name for name in LISTS if (folder / name).is_dir()]
+    if LISTS[0] in lists:
+        write_learner(bundle, fitted_learner(bundle, table(bundle, folder / LISTS[0])))
+        bundle = load_bundle(bundle.path)
     print(json.dumps(bundle.manifest["learner"]), file=sys.stderr)
     write_fidelity(bundle, folder / LISTS[1])
-    for name in LISTS:
+    for name in lists:
         found = table(bundle, folder / name)
         summary = summarise(bundle, folder / name)
         write_text(folder / f"{name}.md", markdown(found) + "\n")

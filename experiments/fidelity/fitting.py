@@ -17,7 +17,7 @@ def fitted_learner(bundle: Bundle, found: Table) -> dict[str, Any]:
 
     Non-negative least squares on the real change of each subset, without an
     intercept: for the domain from the dev samples' terms to the test loss, for the
-    anchor from the anchor samples' to the retention loss.
+    anchor from the first capability's anchor samples' to the retention loss.
 
     Args:
         bundle: Its sketches make the terms.
@@ -33,11 +33,11 @@ def fitted_learner(bundle: Bundle, found: Table) -> dict[str, Any]:
     stacked = np.stack(terms).astype(np.float64)
     learner.reset()
     entry: dict[str, Any] = {"sketches": learner.sketches}
-    for role, real, groups, before in (
-        ("domain", "test", slice(0, 1), learner.domain_loss()),
-        ("anchor", "retention", slice(3, None), float(learner.anchor_losses().mean())),
+    for role, real, group, before in (
+        ("domain", "test", 0, learner.domain_loss()),
+        ("anchor", "retention", 3, float(learner.anchor_losses()[0])),
     ):
-        inputs = stacked[:, groups].mean(axis=1)
+        inputs = stacked[:, group]
         solution = nnls(
             inputs.reshape(len(inputs), -1), found.real[real] / 100 * before
         )[0]

@@ -26,10 +26,12 @@ class Table:
     Attributes:
         names: Of the subsets.
         rows: Their pool rows in order.
-        real: By set (`test`, `retention`, `prose`): means over seeds (subsets,).
+        real: By set (`test`, `retention`, `prose` and, where it was measured,
+            `knowledge`): means over seeds (subsets,).
         repeats: By set: the changes of each subset's seeds.
-        predicted: `domain` and `retention`, by the learner from dev and anchor.
-        naive: The same from mean cosines at the untouched model.
+        predicted: `domain`, `retention` and, where the bundle has it, `knowledge`, by
+            the learner from dev and from each capability's anchor.
+        naive: The first two from mean cosines at the untouched model.
     """
 
     names: list[str]
@@ -50,42 +52,55 @@ def table(bundle: Bundle, folder: Path) -> Table:
     results = read_results(folder)
     base = read_json(folder.parent / BASE, "untouched model's losses")["losses"]
     names = list(results)
+    # What the first runs did not measure yet is left out.
+    measured = set(base).intersection(
+        *(run["losses"] for runs in results.values() for run in runs)
+    )
     repeats = {
         name: [
             np.array([100 * (run["losses"][name] / base[name] - 1) for run in runs])
             for runs in results.values()
         ]
         for name in base
+        if name in measured
     }
     rows = [rows_of(bundle, runs[0]["ids"]) for runs in results.values()]
-    predictions = np.array([predict(bundle, subset) for subset in rows])
-    naive = [
-        -cosines(np.array(subset)).mean()
-        for cosines in (bundle.domain_cosines, bundle.anchor_cosines)
-        for subset in rows
-    ]
+    predictions = [predict(bundle, subset) for subset in rows]
+    picks = [np.array(subset) for subset in rows]
+    naive = {
+        "domain": [-bundle.domain_cosines(one).mean() for one in picks],
+        "retention": [-bundle.anchor_cosines(one)[:, 0].mean() for one in picks],
+    }
     return Table(
         names,
         rows,
         {name: np.array([one.mean() for one in v]) for name, v in repeats.items()},
         repeats,
-        dict(zip(("domain", "retention"), predictions.T, strict=True)),
-        dict(zip(("domain", "retention"), np.split(np.array(naive), 2), strict=True)),
+        {
+            name: np.array([one[name] for one in predictions])
+            for name in predictions[0]
+        },
+        {name: np.array(values) for name, values in naive.items()},
     )
 
 
-def predict(bundle: Bundle, rows: Sequence[int]) -> tuple[float, float]:
-    """Return what the learner makes of picks in order.
+def predict(bundle: Bundle, rows: Sequence[int]) -> dict[str, float]:
+    """Return what the learner makes of picks in order, in percent.
 
-    The change of the dev loss, and the mean change of the capabilities' anchor losses,
-    in percent: what rewards are made of. The real ones are of test and retention.
+    The change of the dev loss is called `domain`, that of the first capability's
+    anchor loss (maths in the named domains) `retention`, those of others by their
+    names. The real ones are of test and retention samples.
     """
     learner = SurrogateLearner(bundle)
     domain, anchors = learner.domain_loss(), learner.anchor_losses()
     for row in rows:
         learner.update(row)
-    change = float((learner.anchor_losses() / anchors).mean())
-    return 100 * (learner.domain_loss() / domain - 1), 100 * (change - 1)
+    changes = 100 * (learner.anchor_losses() / anchors - 1)
+    names = ["retention", *bundle.capabilities[1:]]
+    return {
+        "domain": 100 * (learner.domain_loss() / domain - 1),
+        **dict(zip(names, changes.tolist(), strict=True)),
+    }
 
 
 def correlation(predicted: Array, real: Array) -> dict[str, Any]:
@@ -170,7 +185,7 @@ def summarise(bundle: Bundle, folder: Path) -> dict[str, Any]:
         name: round(spearman(found.naive[name], found.real[real]), 3)
         for name, real in (("domain", "test"), ("retention", "retention"))
     }
-    return {
+    summary = {
         "domain": bundle.name,
         "subsets": len(found.names),
         "domain_spearman": domain["spearman"],
@@ -187,6 +202,11 @@ def summarise(bundle: Bundle, folder: Path) -> dict[str, Any]:
         "greedy_less_random": paired(found, "greedy", "random"),
         "agent_less_random": paired(found, "agent", "random"),
     }
+    for name in found.real.keys() & found.predicted.keys() - {"retention"}:
+        of_capability = correlation(found.predicted[name], found.real[name])
+        summary[f"{name}_spearman"] = of_capability["spearman"]
+        summary[f"{name}_interval"] = of_capability["interval"]
+    return summary
 
 
 def markdown(found: Table) -> str:

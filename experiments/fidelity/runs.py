@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ogs_env.bundle import Bundle
-from ogs_env.data.domains import domains, load_anchor
+from ogs_env.data.domains import KNOWLEDGE, domains, load_anchor
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.experiments.fidelity.prose import prose
@@ -73,6 +73,8 @@ class Study:
             "retention": load_anchor("gsm8k", retention)[1],
             "prose": prose(paragraphs),
         }
+        if KNOWLEDGE in data.retention:
+            groups[KNOWLEDGE] = data.retention[KNOWLEDGE]
         every: list[Sample] = []
         self.rows: dict[str, range] = {}
         for name, samples in groups.items():
@@ -84,7 +86,7 @@ class Study:
         )
 
     def measure(self) -> dict[str, float]:
-        """Return the mean loss of test, retention and prose, nats per token."""
+        """Return the mean loss of each measured set, nats per token."""
         return {
             name: float(np.mean(measure(self.texts, rows)))
             for name, rows in self.rows.items()

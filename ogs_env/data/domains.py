@@ -1,5 +1,7 @@
 """Domains: which sources make the pool, the domain set and the anchor."""
 
+import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ogs_env.data import generated, icd10
+from ogs_env.data import generated, icd10, licences, wordnet
 from ogs_env.data.samples import (
     Sample,
     beginning,
@@ -19,21 +21,70 @@ from ogs_env.data.samples import (
 from ogs_env.data.sources import collection, source_info
 from ogs_env.errors import InputError, unknown_name
 
-MATHS = "maths"
+PUBMEDQA_SHORT = "pubmedqa_short"
+MATHS, KNOWLEDGE = "maths", "knowledge"
 DEV_SIZE = TEST_SIZE = 64
 ANCHOR_SIZE = RETENTION_SIZE = 128
+KNOWLEDGE_SIZE = 64
 
-REAL_SHARES = {
-    "medquad": 0.35,
-    "pubmedqa": 0.15,
-    "pubmedqa_short": 0.12,
-    "tatqa": 0.14,
-    "legalbench": 0.12,
-    "fibo": 0.12,
+
+@dataclass(frozen=True)
+class Plan:
+    """What a domain of real texts is made of.
+
+    Attributes:
+        stream: Tells the domain's random draws from the others'.
+        own: The domain's sources, of which dev and test have equal parts.
+        shares: Each source's share of the pool.
+    """
+
+    stream: int
+    own: tuple[str, str]
+    shares: Mapping[str, float]
+
+
+# Half of a pool is of its domain; the rest is other domains', and one-word answers.
+PLANS: dict[str, Plan] = {
+    "medical": Plan(
+        stream=10,
+        own=("medquad", "pubmedqa"),
+        shares={
+            "medquad": 0.35,
+            "pubmedqa": 0.15,
+            PUBMEDQA_SHORT: 0.12,
+            "tatqa": 0.14,
+            "legalbench": 0.12,
+            "fibo": 0.12,
+        },
+    ),
+    "legal": Plan(
+        stream=13,
+        own=(licences.NAME, "legalbench"),
+        shares={
+            licences.NAME: 0.30,
+            "legalbench": 0.20,
+            PUBMEDQA_SHORT: 0.12,
+            "medquad": 0.14,
+            "tatqa": 0.12,
+            "fibo": 0.12,
+        },
+    ),
+    "financial": Plan(
+        stream=14,
+        own=("tatqa", "fibo"),
+        shares={
+            "tatqa": 0.28,
+            "fibo": 0.22,
+            PUBMEDQA_SHORT: 0.12,
+            "medquad": 0.14,
+            "legalbench": 0.12,
+            licences.NAME: 0.12,
+        },
+    ),
 }
 PACKAGE_SHARES = {"icd10cm": 0.55, "icd10cm_short": 0.20, "puzzles": 0.25}
 
-ANCHORS = ("gsm8k", "gsm_symbolic")
+ANCHORS = ("gsm8k", "gsm_symbolic", wordnet.NAME)
 
 
 @dataclass(frozen=True)
@@ -62,32 +113,40 @@ class DomainData:
     sources: list[dict[str, Any]]
 
 
-def medical_real(seed: int = 0, pool_size: int = 1280) -> DomainData:
-    """Make the Medical domain of real texts.
+def real_domain(name: str, seed: int = 0, pool_size: int = 1280) -> DomainData:
+    """Make a domain of real texts.
 
-    The pool mixes MedQuAD, PubMedQA and, off the domain, TAT-QA, LegalBench and FIBO
-    (shares: `REAL_SHARES`); dev and test are half MedQuAD, half PubMedQA; the anchor
-    is GSM8K. Texts come from the folder `OGS_DATA` or the Hugging Face hub.
+    The pool mixes the domain's sources with others (`PLANS`); dev and test are half
+    of one, half of the other source of the domain. The anchor has two capabilities:
+    maths (GSM8K), and general knowledge (WordNet).
+
+    Texts come from the folder `OGS_DATA`, the Hugging Face hub, the package
+    licensedcode-data and an installed WordNet.
+
+    Args:
+        name: `"medical"`, `"legal"` or `"financial"`.
+        seed: Chooses the samples.
+        pool_size: Samples in the pool.
 
     Raises:
         InputError: If a source cannot be had or is smaller than its share.
     """
-    rng = np.random.default_rng([seed, 10])
-    names = ("medquad", "pubmedqa", "tatqa", "legalbench", "fibo")
-    stocks = {name: without_duplicates(collection(name).load())[0] for name in names}
-    stocks["pubmedqa_short"] = _decisions(stocks["pubmedqa"])
+    plan = PLANS[name]
+    rng = np.random.default_rng([seed, plan.stream])
+    stocks = {source: _stock(source) for source in plan.shares}
     held_out, taken = {}, set[str]()
     for role, size in (("dev", DEV_SIZE), ("test", TEST_SIZE)):
         held_out[role] = [
             sample
-            for name in ("medquad", "pubmedqa")
-            for sample in _draw(stocks[name], size // 2, taken, rng, distinct=True)
+            for source in plan.own
+            for sample in _draw(stocks[source], size // 2, taken, rng, distinct=True)
         ]
-    pool = _mix(stocks, _counts(REAL_SHARES, pool_size), taken, rng)
-    anchor, retention, anchor_info = load_anchor("gsm8k", ANCHOR_SIZE, seed)
-    infos = [collection(name).info() for name in names]
-    infos.append(collection("pubmedqa").info() | {"name": "pubmedqa_short"})
-    return _domain("medical", pool, held_out, anchor, retention, [*infos, anchor_info])
+    pool = _mix(stocks, _counts(plan.shares, pool_size), taken, rng)
+    anchors = {
+        MATHS: load_anchor("gsm8k", ANCHOR_SIZE, seed),
+        KNOWLEDGE: load_anchor(wordnet.NAME, KNOWLEDGE_SIZE, seed),
+    }
+    return _domain(name, pool, held_out, anchors, map(_info, plan.shares))
 
 
 def medical_packages(
@@ -121,20 +180,19 @@ def medical_packages(
         for role, size in (("dev", dev_size), ("test", test_size))
     }
     pool = _mix(stocks, counts, taken, rng)
-    anchor, retention, anchor_info = load_anchor("gsm_symbolic", anchor_size, seed)
+    anchors = {MATHS: load_anchor("gsm_symbolic", anchor_size, seed)}
     infos = [
         icd10.info(icd10.NAME),
         icd10.info(icd10.SHORT_NAME),
         generated.info(generated.PUZZLES),
     ]
-    return _domain(
-        "medical-packages", pool, held_out, anchor, retention, [*infos, anchor_info]
-    )
+    return _domain("medical-packages", pool, held_out, anchors, infos)
 
 
 def domains() -> dict[str, Callable[..., DomainData]]:
     """Return the domains by name: what makes each, as `f(seed, pool_size)`."""
-    return {"medical": medical_real, "medical-packages": medical_packages}
+    real = {name: functools.partial(real_domain, name) for name in PLANS}
+    return {**real, "medical-packages": medical_packages}
 
 
 def load_anchor(
@@ -143,7 +201,7 @@ def load_anchor(
     """Load samples of a capability to keep, for steering and for reports.
 
     Args:
-        name_or_path: `"gsm8k"`, `"gsm_symbolic"`, or a JSON lines file.
+        name_or_path: `"gsm8k"`, `"gsm_symbolic"`, `"wordnet"`, or a JSON lines file.
         count: Samples in each part. A file with fewer than twice as many is halved.
         seed: Chooses the samples.
 
@@ -168,6 +226,9 @@ def load_anchor(
     if name == "gsm_symbolic":
         both = generated.gsm_symbolic(2 * count, seed)
         return both[:count], both[count:], generated.info(generated.GSM_SYMBOLIC)
+    if name == wordnet.NAME:
+        both = _draw(wordnet.wordnet(), 2 * count, set(), rng, distinct=True)
+        return both[:count], both[count:], wordnet.info()
     path = Path(name)
     stem = path.name.split(".")[0]
     if not path.exists() and path.name == name and not path.suffix:
@@ -184,6 +245,24 @@ def load_anchor(
     return distinct[:count], distinct[count : 2 * count], info
 
 
+def _stock(source: str) -> list[Sample]:
+    """Return all samples of a pool's source."""
+    if source == licences.NAME:
+        return licences.licence_clauses()
+    if source == PUBMEDQA_SHORT:
+        return _decisions(_stock("pubmedqa"))
+    return without_duplicates(collection(source).load())[0]
+
+
+def _info(source: str) -> dict[str, Any]:
+    """Return what a manifest says about a pool's source."""
+    if source == licences.NAME:
+        return licences.info()
+    if source == PUBMEDQA_SHORT:
+        return collection("pubmedqa").info() | {"name": PUBMEDQA_SHORT}
+    return collection(source).info()
+
+
 def _decisions(samples: Sequence[Sample]) -> list[Sample]:
     """PubMedQA questions whose whole answer is yes, no or maybe."""
     for sample in samples:
@@ -193,7 +272,7 @@ def _decisions(samples: Sequence[Sample]) -> list[Sample]:
                 "field 'decision' of yes, no or maybe"
             )
     return [
-        replace(sample, response=sample.fields["decision"], source="pubmedqa_short")
+        replace(sample, response=sample.fields["decision"], source=PUBMEDQA_SHORT)
         for sample in samples
     ]
 
@@ -201,12 +280,18 @@ def _decisions(samples: Sequence[Sample]) -> list[Sample]:
 def _question(sample: Sample) -> str:
     """What a sample asks: equal for two that would leak into each other.
 
-    For ICD-10-CM this is the code, however the question is worded; otherwise the
-    prompt's words, without case and punctuation.
+    For ICD-10-CM this is the code, however the question is worded; for TAT-QA the
+    paragraph and table, whatever is asked about them; for LegalBench the clause,
+    whatever the task; otherwise the prompt. Case and punctuation do not count.
     """
     if sample.source in (icd10.NAME, icd10.SHORT_NAME):
         return f"{icd10.NAME} {sample.fields['code']}"
-    words = "".join(c if c.isalnum() else " " for c in sample.prompt.casefold())
+    asked = sample.prompt
+    if sample.source == "tatqa":
+        asked = asked.rpartition("\n")[0] or asked
+    if sample.source == "legalbench":
+        asked = asked.rpartition("\n")[2]
+    words = "".join(c if c.isalnum() else " " for c in asked.casefold())
     # A prompt may be nothing but signs (a puzzle): then the signs count.
     return " ".join(words.split()) or sample.prompt
 
@@ -270,19 +355,28 @@ def _domain(
     name: str,
     pool: list[Sample],
     held_out: Mapping[str, list[Sample]],
-    anchor: list[Sample],
-    retention: list[Sample],
+    anchors: Mapping[str, tuple[list[Sample], list[Sample], dict[str, Any]]],
     infos: Iterable[dict[str, Any]],
 ) -> DomainData:
-    check_disjoint({"pool": pool, **held_out, "anchor": anchor, "retention": retention})
+    anchor = {capability: found[0] for capability, found in anchors.items()}
+    retention = {capability: found[1] for capability, found in anchors.items()}
+    check_disjoint(
+        {
+            "pool": pool,
+            **held_out,
+            "anchor": itertools.chain(*anchor.values()),
+            "retention": itertools.chain(*retention.values()),
+        }
+    )
     in_pool = Counter(sample.source for sample in pool)
+    every = [*infos, *(found[2] for found in anchors.values())]
     return DomainData(
         name=name,
         pool=pool,
         dev=held_out["dev"],
         test=held_out["test"],
-        anchor={MATHS: anchor},
-        retention={MATHS: retention},
-        capabilities=[MATHS],
-        sources=[info | {"pool": in_pool[info["name"]]} for info in infos],
+        anchor=anchor,
+        retention=retention,
+        capabilities=list(anchors),
+        sources=[info | {"pool": in_pool[info["name"]]} for info in every],
     )

@@ -1,13 +1,17 @@
 """The observation basis: directions of sketch space that mean the same everywhere."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from ogs_env.bundle import BASIS, MANIFEST, SHIPPED, shipped_bundles
-from ogs_env.files import read_json
+from ogs_env.bundle import BASIS, MANIFEST, SHIPPED, load_bundle, shipped_bundles
+from ogs_env.errors import InputError
+from ogs_env.files import read_json, sha256_of, write_json
+from ogs_env.sketching.shards import save_tensors
 
 DIRECTIONS = 32
 
@@ -33,15 +37,52 @@ def basis_for(
     for name in shipped_bundles():
         if read_json(SHIPPED / name / MANIFEST, "bundle manifest")["space"] == space:
             return load_file(SHIPPED / name / BASIS)["basis"], f"bundle {name}"
-    k = pool[0]["start"].shape[1]
+    pools = [shard["start"].double().numpy() for shard in pool]
+    return _top_directions(pools), "own pool"
+
+
+def share_basis(folders: Sequence[Path]) -> None:
+    """Give bundles of one sketch space the basis of all their pools together.
+
+    For bundles that are shipped together: what a policy learned in one then moves
+    to the others, and none of them is seen worse than the rest.
+
+    Args:
+        folders: Of finished bundles; their basis files and manifests are replaced.
+
+    Raises:
+        InputError: If they are of several sketch spaces.
+    """
+    bundles = [load_bundle(folder) for folder in folders]
+    for bundle in bundles:
+        if bundle.space != bundles[0].space:
+            raise InputError(
+                f"{bundle.path}: is of another sketch space than {bundles[0].path}; a "
+                "basis can be shared by bundles of one proxy, adapter and projection"
+            )
+    pools = [bundle.pool.sketches("start").astype(np.float64) for bundle in bundles]
+    basis = _top_directions(pools)
+    names = ", ".join(bundle.name for bundle in bundles)
+    for bundle in bundles:
+        file = bundle.path / BASIS
+        save_tensors(file, {"basis": basis})
+        entry = {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+        changed = {
+            "basis": f"pools of {names}",
+            "files": bundle.manifest["files"] | {BASIS: entry},
+        }
+        write_json(bundle.path / MANIFEST, bundle.manifest | changed)
+
+
+def _top_directions(pools: Sequence[NDArray[np.float64]]) -> torch.Tensor:
+    """Return the scaled top right singular vectors (k, 32) of unit rows."""
+    k = pools[0].shape[1]
     gram = np.zeros((k, k))
-    rows = 0
-    for shard in pool:
-        sketches = shard["start"].double().numpy()
+    for sketches in pools:
         norms = np.linalg.norm(sketches, axis=1, keepdims=True)
         unit = sketches / np.maximum(norms, 1e-12)
         gram += unit.T @ unit
-        rows += len(unit)
+    rows = sum(map(len, pools))
     values, vectors = np.linalg.eigh(gram)
     top = np.argsort(values)[::-1][:DIRECTIONS]
     spread = np.sqrt(np.maximum(values[top], 0.0) / rows)
@@ -53,4 +94,4 @@ def basis_for(
     # A small pool has fewer directions than 32; those left out read as zero.
     real = spread > 1e-6
     basis[:, : len(top)][:, real] = vectors[:, real] / spread[real]
-    return torch.from_numpy(basis), "own pool"
+    return torch.from_numpy(basis)

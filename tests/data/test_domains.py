@@ -1,47 +1,29 @@
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small_sources import write, write_sources
 
 from ogs_env.data.domains import (
-    REAL_SHARES,
+    PLANS,
     DomainData,
     domains,
     load_anchor,
     medical_packages,
-    medical_real,
+    real_domain,
 )
 from ogs_env.data.samples import Sample, check_disjoint
 from ogs_env.errors import InputError
 
 
-def write(path: Path, records: list[dict[str, str]]) -> None:
-    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
-
-
 @pytest.fixture
 def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Small files in which questions repeat, as MedQuAD's do."""
-
-    def pairs(name: str, count: int, **fields: str) -> list[dict[str, str]]:
-        return [
-            {"prompt": f"{name} {i}?", "response": f"{name} answer {i}", **fields}
-            for i in range(count)
-        ]
-
-    medquad = pairs("medquad", 150)
-    again = [
-        {"prompt": f"  MedQuAD {i} ?", "response": f"another answer {i}"}
-        for i in range(150)
-    ]
-    write(tmp_path / "medquad.jsonl", [*medquad, *again, *medquad[:20]])
-    write(tmp_path / "pubmedqa.jsonl", pairs("pubmedqa", 130, decision="maybe"))
-    for name in ("tatqa", "legalbench", "fibo", "gsm8k_train", "gsm8k_test"):
-        write(tmp_path / f"{name}.jsonl", pairs(name, 140))
+    """Small files in which questions repeat, as the real ones' do."""
+    write_sources(tmp_path)
     monkeypatch.setenv("OGS_DATA", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
 
 
@@ -54,8 +36,8 @@ def roles(data: DomainData) -> dict[str, list[Sample]]:
         "pool": data.pool,
         "dev": data.dev,
         "test": data.test,
-        "anchor": data.anchor["maths"],
-        "retention": data.retention["maths"],
+        "anchor": [s for own in data.anchor.values() for s in own],
+        "retention": [s for own in data.retention.values() for s in own],
     }
 
 
@@ -70,28 +52,57 @@ def assert_no_prompt_in_two_roles(data: DomainData) -> None:
 
 @pytest.mark.usefixtures("data_folder")
 @pytest.mark.parametrize("seed", range(3))
-def test_real_roles_share_no_question(seed: int) -> None:
-    data = medical_real(seed, pool_size=300)
+@pytest.mark.parametrize("name", PLANS)
+def test_real_roles_share_no_question(name: str, seed: int) -> None:
+    data = real_domain(name, seed, pool_size=300)
     assert_no_prompt_in_two_roles(data)
     assert len({sample.id for sample in data.pool}) == len(data.pool) == 300
     for role in (data.dev, data.test):
-        assert Counter(s.source for s in role) == {"medquad": 32, "pubmedqa": 32}
+        assert Counter(s.source for s in role) == dict.fromkeys(PLANS[name].own, 32)
         assert len({words(sample) for sample in role}) == 64
-    assert len(data.anchor["maths"]) == len(data.retention["maths"]) == 128
+    for part in (data.anchor, data.retention):
+        assert {c: len(own) for c, own in part.items()} == {
+            "maths": 128,
+            "knowledge": 64,
+        }
     assert {words(s)[:10] for s in data.retention["maths"]} == {"gsm8k_test"}
-    assert data.capabilities == ["maths"]
+    assert {s.source for s in data.anchor["knowledge"]} == {"wordnet"}
+    assert data.capabilities == ["maths", "knowledge"]
 
 
 @pytest.mark.usefixtures("data_folder")
-def test_real_pool_is_mixed_by_its_shares() -> None:
-    data = medical_real(0, pool_size=300)
+@pytest.mark.parametrize(
+    ("name", "source", "part"), [("financial", "tatqa", 0), ("legal", "legalbench", -1)]
+)
+def test_held_out_tables_and_clauses_are_not_in_the_pool(
+    name: str, source: str, part: int
+) -> None:
+    data = real_domain(name, 0, pool_size=300)
+    asked = {
+        role: [s.prompt.split("\n")[part] for s in some if s.source == source]
+        for role, some in roles(data).items()
+    }
+    assert len(set(asked["dev"])) == len(set(asked["test"])) == 32
+    assert not set(asked["pool"]) & {*asked["dev"], *asked["test"]}
+    assert not set(asked["dev"]) & set(asked["test"])
+
+
+@pytest.mark.usefixtures("data_folder")
+@pytest.mark.parametrize("name", PLANS)
+def test_real_pool_is_mixed_by_its_shares(name: str) -> None:
+    data = real_domain(name, 0, pool_size=300)
     counts = Counter(sample.source for sample in data.pool)
-    for name, share in REAL_SHARES.items():
-        assert abs(counts[name] - 300 * share) <= 1
+    shares = PLANS[name].shares
+    assert sum(shares.values()) == pytest.approx(1)
+    assert sum(shares[own] for own in PLANS[name].own) == pytest.approx(0.5)
+    for source, share in shares.items():
+        assert abs(counts[source] - 300 * share) <= 1
     assert {info["name"]: info["pool"] for info in data.sources} == {
         **counts,
         "gsm8k": 0,
+        "wordnet": 0,
     }
+    assert all(info["licence"] and info["url"] for info in data.sources)
     answers = {s.response for s in data.pool if s.source == "pubmedqa_short"}
     assert answers == {"maybe"}
     # Sources are spread over the pool, not laid one after the other.
@@ -100,7 +111,11 @@ def test_real_pool_is_mixed_by_its_shares() -> None:
 
 @pytest.mark.usefixtures("data_folder")
 @pytest.mark.parametrize(
-    "make", [lambda seed: medical_real(seed, 300), lambda seed: load_domain_small(seed)]
+    "make",
+    [
+        lambda seed: real_domain("legal", seed, 300),
+        lambda seed: load_domain_small(seed),
+    ],
 )
 def test_domains_depend_on_the_seed_alone(make: Callable[[int], DomainData]) -> None:
     state = np.random.get_state()[1].copy()  # noqa: NPY002
@@ -140,16 +155,16 @@ def test_package_sizes_are_parameters() -> None:
 
 def test_a_source_too_small_for_the_pool(data_folder: Path) -> None:
     with pytest.raises(InputError, match="pubmedqa: 72 samples needed, 66 left"):
-        medical_real(0, pool_size=480)
+        real_domain("medical", 0, pool_size=480)
     with pytest.raises(InputError, match="pool_size 3: expected at least 6"):
-        medical_real(0, pool_size=3)
+        real_domain("medical", 0, pool_size=3)
     (data_folder / "pubmedqa.jsonl").write_text('{"prompt": "Q", "response": "A"}')
     with pytest.raises(InputError, match=r'pubmedqa: sample .*"Q".*yes, no or maybe'):
-        medical_real(0, pool_size=300)
+        real_domain("medical", 0, pool_size=300)
 
 
 def test_domain_names_and_unknown_anchors() -> None:
-    assert set(domains()) == {"medical", "medical-packages"}
+    assert set(domains()) == {"medical", "legal", "financial", "medical-packages"}
     with pytest.raises(InputError, match="unknown anchor 'gsm8'; did you mean gsm8k"):
         load_anchor("gsm8")
     with pytest.raises(InputError, match=r"none\.jsonl: no such file"):
@@ -175,7 +190,7 @@ def test_anchor_file_with_one_question(tmp_path: Path) -> None:
         load_anchor(tmp_path / "a.jsonl")
 
 
-@pytest.mark.parametrize("name", ["gsm_symbolic", "gsm8k"])
+@pytest.mark.parametrize("name", ["gsm_symbolic", "gsm8k", "wordnet"])
 @pytest.mark.usefixtures("data_folder")
 def test_named_anchors(name: str) -> None:
     anchor, retention, info = load_anchor(name, 60, seed=0)

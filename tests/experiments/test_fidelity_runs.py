@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from make_bundle import edit_manifest
 from plain_training import mean_loss, plain_training
+from small_sources import write_sources
 from tiny_model import make_tiny_model
 
 from ogs_env.bundle import Bundle, load_bundle
-from ogs_env.data.domains import DomainData, load_anchor, medical_real
+from ogs_env.data.domains import DomainData, load_anchor, real_domain
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.experiments.fidelity.prose import prose
@@ -44,31 +45,14 @@ class Medical:
     model: str
 
 
-def write_texts(folder: Path) -> None:
-    for name, count in {
-        **{"medquad": 150, "pubmedqa": 130, "tatqa": 20, "legalbench": 20},
-        **{"fibo": 20, "gsm8k_train": 140, "gsm8k_test": 140},
-    }.items():
-        records = [
-            {
-                "prompt": f"{name} {i}?",
-                "response": f"answer {i * i} of {name}",
-                "decision": ("yes", "no", "maybe")[i % 3],
-            }
-            for i in range(count)
-        ]
-        lines = "".join(f"{json.dumps(record)}\n" for record in records)
-        (folder / f"{name}.jsonl").write_text(lines)
-
-
 @pytest.fixture(scope="module")
 def medical(tmp_path_factory) -> Iterator[Medical]:
     folder = tmp_path_factory.mktemp("medical")
-    write_texts(folder)
+    write_sources(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OGS_DATA", str(folder))
         model = make_tiny_model(folder / "model")
-        data = medical_real(0, pool_size=POOL)
+        data = real_domain("medical", 0, pool_size=POOL)
         # The study needs the pool's sketches alone; the rest is small.
         small = replace(
             data,
@@ -101,11 +85,12 @@ def plain(medical) -> dict[str, list[Encoded]]:
         "test": tokens(medical.data.test),
         "retention": tokens(load_anchor("gsm8k", RETENTION)[1]),
         "prose": tokens(prose(PROSE)),
+        "knowledge": tokens(medical.data.retention["knowledge"]),
     }
 
 
 def losses_of(model, plain: dict[str, list[Encoded]]) -> dict[str, float]:
-    return {n: mean_loss(model, plain[n]) for n in ("test", "retention", "prose")}
+    return {n: mean_loss(model, own) for n, own in plain.items() if n != "pool"}
 
 
 def test_the_first_losses_are_those_of_the_untouched_model(
@@ -117,7 +102,7 @@ def test_the_first_losses_are_those_of_the_untouched_model(
     model, _ = load_model(medical.model)
     assert base["losses"] == pytest.approx(losses_of(model, plain), rel=1e-4)
     counts = {"pool": POOL, "test": 64, "retention": RETENTION, "prose": PROSE}
-    assert base["samples"] == counts
+    assert base["samples"] == counts | {"knowledge": 64}
     assert base["proxy"]["id"] == medical.model
     assert base["recipe"] == {
         **{"epochs": 1, "learning_rate": 1e-2},

@@ -6,8 +6,9 @@ import torch
 from make_bundle import edit_manifest, make_bundle
 
 from ogs_env.bundle import load_bundle
+from ogs_env.errors import InputError
 from ogs_env.sketching import basis as module
-from ogs_env.sketching.basis import DIRECTIONS, basis_for
+from ogs_env.sketching.basis import DIRECTIONS, basis_for, share_basis
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +75,25 @@ def test_a_space_that_a_shipped_bundle_has_keeps_its_basis(shipped):
     assert origin == "bundle given"
     np.testing.assert_array_equal(basis.numpy(), load_bundle(made).basis)
     assert basis_for("other", shards([40], rank=30, k=64))[1] == "own pool"
+
+
+def test_bundles_share_the_basis_of_all_their_pools(tmp_path):
+    folders = [make_bundle(tmp_path / n, pool=90, seed=s) for s, n in enumerate("ab")]
+    before = [load_bundle(folder) for folder in folders]
+    pools = [
+        {"start": torch.from_numpy(bundle.pool.sketches("start"))} for bundle in before
+    ]
+    expected = basis_for("new", pools)[0].numpy()
+    share_basis(folders)
+    for folder, old in zip(folders, before, strict=True):
+        new = load_bundle(folder)  # verifies the manifest's hashes
+        np.testing.assert_allclose(new.basis, expected, atol=1e-5)
+        assert new.basis.shape == (64, DIRECTIONS) != old.basis.shape
+        assert new.manifest["basis"] == f"pools of {before[0].name}, {before[1].name}"
+
+
+def test_bundles_of_different_spaces_share_no_basis(tmp_path):
+    folders = [make_bundle(tmp_path / name) for name in "ab"]
+    edit_manifest(folders[1], space="other")
+    with pytest.raises(InputError, match=r"b: is of another sketch space than .*a;"):
+        share_basis(folders)

@@ -1,0 +1,54 @@
+"""`ogs domains`: what the shipped bundles are made of."""
+
+import argparse
+from collections.abc import Iterator
+
+import gymnasium
+import numpy as np
+
+from ogs_env.bundle import ROLES, Bundle, load_bundle, shipped_bundles
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`ogs domains` has no options."""
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run `ogs domains`."""
+    print("\n\n".join("\n".join(lines(load_bundle(n))) for n in shipped_bundles()))
+
+
+def lines(bundle: Bundle) -> Iterator[str]:
+    """Yield a bundle's ids, sizes, sources with their licences, and fidelity."""
+    ids = [
+        name
+        for name, spec in gymnasium.registry.items()
+        if spec.kwargs.get("bundle") == bundle.name
+    ]
+    yield f"{bundle.name}: {', '.join(ids)}"
+    sizes = [f"{len(getattr(bundle, role))} {role}" for role in ROLES]
+    yield f"  samples    {', '.join(sizes)}"
+    counts = np.bincount(bundle.anchor.capabilities, minlength=len(bundle.capabilities))
+    anchors = [f"{n} {c}" for c, n in zip(bundle.capabilities, counts, strict=True)]
+    yield f"  anchor     {', '.join(anchors)}"
+    yield f"  fidelity   {_fidelity(bundle)}"
+    rows = [
+        (source["name"], f"{source['pool']:,}", source["licence"], source["url"])
+        for source in bundle.manifest["sources"]
+    ]
+    rows.insert(0, ("source", "in pool", "licence", "from"))
+    name, licence = (max(len(row[column]) for row in rows) for column in (0, 2))
+    for row in rows:
+        yield f"  {row[0]:<{name}}  {row[1]:>7}  {row[2]:<{licence}}  {row[3]}"
+
+
+def _fidelity(bundle: Bundle) -> str:
+    """Say how well predictions rank real fine-tuning runs."""
+    found = bundle.manifest.get("fidelity")
+    if found is None:
+        return "not measured; predicts with the responses fitted on medical"
+    parts = []
+    for name in ("domain", "retention"):
+        low, high = found[f"{name}_interval"]
+        parts.append(f"{name} {found[f'{name}_spearman']:.2f} [{low:.2f}, {high:.2f}]")
+    return f"Spearman {', '.join(parts)}; {found['subsets']} subsets"
