@@ -18,7 +18,7 @@ from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import read_json, sha256_of
 
 FORMAT = "ogs-bundle"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MEASURED = ("dev", "test", "anchor", "retention")
 ROLES = ("pool", *MEASURED)
 MANIFEST = "manifest.json"
@@ -124,7 +124,8 @@ class Rows:
         """
         cut = self._read("products", indices)
         cut = cut.reshape(len(indices), len(self._weights), -1)
-        return cut * np.square(self._weights)[:, None]
+        units = self._read("product_units", indices) * np.square(self._weights)
+        return cut * units[:, :, None]
 
     def _read(self, name: str, indices: NDArray[np.integer]) -> NDArray[np.float32]:
         out = np.empty((len(indices), self._shards[0][name].shape[1]), np.float32)
@@ -278,6 +279,7 @@ class Bundle:
             if file.name.startswith("pool-"):
                 measured = sum(self.manifest["roles"][role] for role in MEASURED)
                 shapes["products"] = (rows, checkpoints * measured)
+                shapes["product_units"] = (rows, checkpoints)
         for name, shape in shapes.items():
             if name not in shard or shard[name].shape != shape:
                 found = shard[name].shape if name in shard else "nothing"

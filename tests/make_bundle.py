@@ -53,6 +53,8 @@ def make_bundle(
     )
     if checkpoints:
         roles["pool"]["products"] = _products(roles, checkpoints)
+        units = np.full((pool, checkpoints), 1, np.float32)
+        roles["pool"]["product_units"] = units
     files = {}
     for role, columns in roles.items():
         start = columns["start"].astype(np.float32)

@@ -20,6 +20,12 @@ from ogs_env.sketching.warmup import BATCH, Checkpoint
 
 Shards = Mapping[str, Sequence[Mapping[str, torch.Tensor]]]
 
+# The response was fitted in units of the studied bundle: the root mean square norms
+# of its dev samples' sketches, by warm-up step and at the start.
+STUDIED_SPACE = "2bf3851c0d43ecc8"
+STUDIED_PATH = {0: 46.2661, 6: 58.7243, 24: 60.5156}
+STUDIED_START = 0.7799
+
 
 def write_manifest(
     folder: Path,
@@ -76,7 +82,7 @@ def write_manifest(
             "roles": roles,
             "domain_norm": mean_norms[0],
             "anchor_norms": list(mean_norms[1:]),
-            "learner": default_learner([c.step for c in checkpoints]),
+            "learner": _learner(space, checkpoints, weights, shards),
             "files": {
                 file.name: {"sha256": sha256_of(file), "bytes": file.stat().st_size}
                 for file in files
@@ -89,6 +95,38 @@ def _space(proxy: str, adapter: dict[str, Any], projection: dict[str, Any]) -> s
     """Sketches are comparable where proxy, adapter and projection are the same."""
     what = {"proxy": proxy, "adapter": adapter, "projection": projection}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _learner(
+    space: str,
+    checkpoints: Sequence[Checkpoint],
+    weights: Sequence[float],
+    shards: Shards,
+) -> dict[str, Any]:
+    """Return the `learner` entry, in the units of this bundle's sketches.
+
+    A step has one length in the metric of Adam, whatever is learned: where gradients
+    are as in the study (the same proxy, adapter and projection), a dev set of one-word
+    answers, whose gradients are five times as long, moves five times as far.
+    """
+    entry = default_learner([c.step for c in checkpoints])
+    if space != STUDIED_SPACE:
+        return entry
+    if checkpoints:
+        steps = [min(STUDIED_PATH, key=lambda s: abs(s - c.step)) for c in checkpoints]
+        ratios = [
+            1 / (w * STUDIED_PATH[s]) for s, w in zip(steps, weights, strict=True)
+        ]
+    else:
+        dev = torch.cat([shard["start"] for shard in shards["dev"]]).double()
+        ratios = [float(dev.square().sum(1).mean().sqrt()) / STUDIED_START]
+    for role in ("domain", "anchor"):
+        for name, power in (("slope", 1), ("curvature", 2)):
+            entry[role][name] = [
+                round(value * ratio**power, 5)
+                for value, ratio in zip(entry[role][name], ratios, strict=True)
+            ]
+    return entry
 
 
 def _weights(shards: Shards, checkpoints: int) -> list[float]:

@@ -151,7 +151,10 @@ def write_shards(
                     bar.update(len(chosen))
                 if measured is not None:
                     products = torch.einsum("ick,mck->icm", kept, measured)
-                    shard["products"] = products.flatten(1).half()
+                    # One-word answers' products are too large for float16.
+                    units = products.abs().amax(dim=2).clamp_min(EPSILON)
+                    shard["products"] = (products / units[..., None]).flatten(1).half()
+                    shard["product_units"] = units
                 elif checkpoints:
                     save_tensors(build / file.name, {"wide": kept})
                 _check_finite(shard, part)
@@ -320,7 +323,7 @@ def _start(
 
 def _check_finite(shard: dict[str, torch.Tensor], part: Sequence[Row]) -> None:
     """Refuse what the loader would refuse, while the sample's id is at hand."""
-    for name in ("start", "path", "losses", "products"):
+    for name in ("start", "path", "losses", "product_units"):
         values = shard.get(name, torch.zeros(len(part))).reshape(len(part), -1)
         finite = values.isfinite().all(1)
         if not finite.all():

@@ -1,0 +1,50 @@
+import pytest
+import torch
+
+from ogs_env.bundle import load_bundle
+from ogs_env.learners.surrogate import default_learner
+from ogs_env.sketching.manifest import (
+    STUDIED_PATH,
+    STUDIED_SPACE,
+    STUDIED_START,
+    _learner,
+)
+from ogs_env.sketching.warmup import Checkpoint
+
+CHECKPOINTS = [Checkpoint(step, {}, {}) for step in STUDIED_PATH]
+
+
+def scaled(entry, factor):
+    """The entry where dev gradients are so many times as long."""
+    return {
+        role: {
+            "slope": pytest.approx(
+                [factor * v for v in entry[role]["slope"]], abs=1e-5
+            ),
+            "curvature": pytest.approx(
+                [factor**2 * v for v in entry[role]["curvature"]], abs=1e-5
+            ),
+        }
+        for role in ("domain", "anchor")
+    }
+
+
+@pytest.mark.parametrize("factor", [1, 3])
+def test_longer_dev_gradients_move_further_in_the_studied_space(factor):
+    weights = [1 / (factor * norm) for norm in STUDIED_PATH.values()]
+    found = _learner(STUDIED_SPACE, CHECKPOINTS, weights, {})
+    known = default_learner(list(STUDIED_PATH))
+    assert found == {"sketches": "path", **scaled(known, factor)}
+    dev = torch.full((5, 4), factor * STUDIED_START / 2)
+    found = _learner(STUDIED_SPACE, [], [], {"dev": [{"start": dev}]})
+    assert found == {"sketches": "start", **scaled(default_learner([]), factor)}
+
+
+def test_in_other_spaces_the_dev_samples_norm_is_the_unit():
+    assert _learner("other", CHECKPOINTS, [0.1, 2, 9], {}) == default_learner(
+        [0, 6, 24]
+    )
+
+
+def test_the_shipped_bundles_are_of_the_studied_space():
+    assert load_bundle("medical").space == STUDIED_SPACE
