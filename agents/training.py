@@ -12,10 +12,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from tqdm import tqdm
 
 from ogs_env.agents.navigator import Navigator, NavigatorPolicy, one_thread
@@ -27,6 +28,7 @@ from ogs_env.agents.progress import (
     restore_moments,
 )
 from ogs_env.agents.selector import Policy, episode_return, selection_env
+from ogs_env.agents.vec_env import SelectionVecEnv
 from ogs_env.errors import InputError, unknown_name
 
 # Episodes that choose the best model and those that report are seeded apart, so a
@@ -215,11 +217,8 @@ def _train(settings: TrainSettings, folder: Path | None) -> Navigator:
     test = make(settings.env, {**settings.env_kwargs, "split": "test"})
     kwargs = {**settings.env_kwargs, "split": "train"}
 
-    def copy_of_environment() -> gym.Env:
-        return _Quiet(make(settings.env, kwargs))
-
     environments = VecNormalize(
-        DummyVecEnv([copy_of_environment] * settings.copies),
+        _copies(settings.env, kwargs, settings.copies),
         norm_obs=False,
         gamma=settings.discount,
     )
@@ -300,6 +299,15 @@ def make(env: str, kwargs: dict[str, Any]) -> gym.Env:
     except gym.error.UnregisteredEnv:
         known = [name for name in gym.registry if name.startswith("OGS-")]
         raise unknown_name("environment", env, known) from None
+
+
+def _copies(env: str, kwargs: dict[str, Any], count: int) -> VecEnv:
+    """Make copies of an environment that play side by side, natively if they can."""
+    live = kwargs.get("learner") == "live"
+    if gym.spec(env).vector_entry_point and not live:
+        mode = AutoresetMode.SAME_STEP.value
+        return SelectionVecEnv(gym.make_vec(env, count, autoreset_mode=mode, **kwargs))
+    return DummyVecEnv([lambda: _Quiet(make(env, kwargs))] * count)
 
 
 def play(

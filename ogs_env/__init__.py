@@ -3,6 +3,7 @@
 Importing registers the environment ids; no environment, bundle or model is loaded.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -14,28 +15,35 @@ from ogs_env.selection import Selection, select
 __all__ = ["Bundle", "InputError", "Selection", "load_bundle", "select"]
 
 _SELECTION_ENV = "ogs_env.envs.selection:SelectionEnv"
-# Episodes end by themselves when the stream is over: there is no time limit.
-_ENVIRONMENTS: dict[str, dict[str, Any]] = {
-    "OGS-Medical-v0": {"bundle": "medical"},
-    "OGS-Medical-Live-v0": {
-        "bundle": "medical",
-        "learner": "live",
-        "hands": 8,
-        "hand_size": 8,
-        "budget": 16,
-    },
-    "OGS-Custom-v0": {"bundle": ""},
-}
+_SELECTION_VECTOR_ENV = "ogs_env.envs.vector:SelectionVectorEnv"
+_MIXTURE_ENV = "ogs_env.envs.mixture:MixtureEnv"
+_DOMAINS = ("medical", "legal")
+# Four optimizer steps of a real model: an episode takes about a minute.
+_LIVE = {"learner": "live", "hands": 8, "hand_size": 8, "budget": 16}
+
+
+def _environments() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each id and its keyword arguments; `""` is a bundle to be given."""
+    for domain in _DOMAINS:
+        bundle = {"bundle": domain}
+        yield f"OGS-{domain.title()}-v0", bundle
+        yield f"OGS-{domain.title()}-Mixture-v0", bundle
+        yield f"OGS-{domain.title()}-Live-v0", bundle | _LIVE
+    yield "OGS-Custom-v0", {"bundle": ""}
+    yield "OGS-Custom-Mixture-v0", {"bundle": ""}
 
 
 def _register() -> None:
-    for name, kwargs in _ENVIRONMENTS.items():
+    # Episodes end by themselves when the stream is over: there is no time limit.
+    for name, kwargs in _environments():
         if name not in gymnasium.registry:
+            mixture, live = "-Mixture-" in name, kwargs.get("learner") == "live"
             gymnasium.register(
                 name,
-                entry_point=_SELECTION_ENV,
+                entry_point=_MIXTURE_ENV if mixture else _SELECTION_ENV,
+                vector_entry_point=None if mixture or live else _SELECTION_VECTOR_ENV,
                 # Sums on an accelerator have no fixed order; on a CPU they have.
-                nondeterministic=kwargs.get("learner") == "live",
+                nondeterministic=live,
                 kwargs=kwargs,
             )
 

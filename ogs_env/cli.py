@@ -14,6 +14,7 @@ from ogs_env.errors import InputError
 # Each module offers add_arguments(parser) and run(arguments); it is imported only
 # when its command is called, so that `ogs --help` needs no torch.
 COMMANDS = {
+    "domains": ("ogs_env.data.listing", "list domains, sources, sizes, licences"),
     "sketch": ("ogs_env.sketching.command", "texts -> a bundle of gradient sketches"),
     "train": ("ogs_env.experiments.train", "train an agent in an environment"),
     "select": ("ogs_env.agents.command", "let an agent choose samples from a bundle"),
@@ -22,6 +23,7 @@ COMMANDS = {
         "ogs_env.experiments.fidelity.command",
         "compare what the environment predicts with real fine-tuning",
     ),
+    "speed": ("ogs_env.experiments.speed", "measure the environments' steps a second"),
     "demo": ("ogs_env.experiments.demo", "all of it, end to end, on real input"),
 }
 _EXTRAS = {

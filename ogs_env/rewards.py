@@ -25,8 +25,9 @@ Every term is about one pick; L_D is the domain loss, L_c a capability's anchor 
 A pass has the terms of `NO_PICK`, which sum to 0 under any weights.
 """
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -34,7 +35,7 @@ from numpy.typing import NDArray
 
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import Learner
-from ogs_env.learners.surrogate import SurrogateLearner
+from ogs_env.learners.surrogate import SurrogateLearner, SurrogateLearners
 
 AnyLearner = TypeVar("AnyLearner", bound=Learner)
 
@@ -119,10 +120,11 @@ class Rewards(Generic[AnyLearner]):
 
     Args:
         learner: Is updated by every pick.
-        information: The log-determinant of the picked unit start sketches.
+        information: The log-determinant of the picked unit start sketches; None where
+            nobody wants to pay for it, which makes the term 0.
     """
 
-    def __init__(self, learner: AnyLearner, information: Information) -> None:
+    def __init__(self, learner: AnyLearner, information: Information | None) -> None:
         self._learner = learner
         self._information = information
         self.reset()
@@ -130,18 +132,29 @@ class Rewards(Generic[AnyLearner]):
     def reset(self, rng: np.random.Generator | None = None) -> None:
         """Start over: reset the learner and forget all picks."""
         self._learner.reset(rng)
-        self._information.reset()
+        if self._information:
+            self._information.reset()
         self._domain = self._initial_domain = self._learner.domain_loss()
-        self._anchor = self._initial_anchor = self._learner.anchor_losses()
+        self._anchor = self._initial_anchor = self._learner.anchor_losses().tolist()
 
-    def pick(self, index: int, unit: NDArray[np.float32]) -> dict[str, float]:
-        """Let the learner learn pool row `index` and return every term of this pick."""
-        cosines = self._learner.anchor_cosine(index)
+    def pick(
+        self, index: int, unit: NDArray[np.float32] | None = None
+    ) -> dict[str, float]:
+        """Let the learner learn pool row `index` and return every term of this pick.
+
+        Args:
+            index: Row of the pool.
+            unit: Its unit start sketch (width,), which `information` is about.
+        """
+        cosines = self._learner.anchor_cosine(index).tolist()
         self._learner.update(index)
+        information = 0.0
+        if self._information and unit is not None:
+            information = self._information.pick(unit)
         return {
             **self._changes(),
-            "orthogonality": max(0.0, 1.0 - float(np.abs(cosines).max())),
-            "information": self._information.pick(unit),
+            "orthogonality": max(0.0, 1.0 - max(map(abs, cosines))),
+            "information": information,
         }
 
     def finish(self, terms: Mapping[str, float]) -> dict[str, float]:
@@ -160,24 +173,84 @@ class Rewards(Generic[AnyLearner]):
     def _changes(self) -> dict[str, float]:
         """Return what the losses have done since the last call."""
         domain = self._learner.domain_loss()
-        anchor = self._learner.anchor_losses()
+        anchor = self._learner.anchor_losses().tolist()
         gain = 100.0 * (self._domain - domain) / self._initial_domain
-        rise = 100.0 * float(((anchor - self._anchor) / self._initial_anchor).max())
+        losses = zip(self._anchor, anchor, self._initial_anchor, strict=True)
+        least = min(100.0 * (before - now) / first for before, now, first in losses)
         self._domain, self._anchor = domain, anchor
-        return {"domain_gain": gain, "anchor_gain": -rise, "conflict": max(0.0, rise)}
+        # Not -least, so that no change is 0 and never -0.
+        conflict = max(0.0, 0.0 - least)
+        return {"domain_gain": gain, "anchor_gain": least, "conflict": conflict}
 
     def preview(
         self: "Rewards[SurrogateLearner]",
         indices: NDArray[np.integer],
         units: NDArray[np.float32],
-    ) -> dict[str, NDArray[np.float32]]:
+    ) -> dict[str, NDArray[np.floating]]:
         """Return the terms (n,) that `pick` would give for each of many pool rows."""
         domain, anchor, cosines = self._learner.preview(indices)
-        rises = ((anchor - self._anchor) / self._initial_anchor).max(axis=1)
+        falls = 100 * (np.array(self._anchor) - anchor) / self._initial_anchor
+        information = np.zeros(len(indices), np.float32)
+        if self._information:
+            information = self._information.gains(units)
         return {
             "domain_gain": 100 * (self._domain - domain) / self._initial_domain,
-            "anchor_gain": -100 * rises,
+            "anchor_gain": falls.min(axis=1),
             "orthogonality": np.maximum(0, 1 - np.abs(cosines).max(axis=1)),
-            "conflict": 100 * np.maximum(0, rises),
-            "information": self._information.gains(units),
+            "conflict": np.maximum(0, -falls.min(axis=1)),
+            "information": information,
+        }
+
+
+class RewardsOfMany:
+    """The reward terms of episodes side by side, the same as those of `Rewards`.
+
+    Args:
+        learners: Are updated by every pick.
+        information: One for each copy, or none at all.
+    """
+
+    def __init__(
+        self, learners: SurrogateLearners, information: Sequence[Information]
+    ) -> None:
+        self._learners = learners
+        self._information = information
+        self._initial = learners.losses[0].copy()
+        cosines = np.abs(learners.tables.anchor_cosines).astype(float)
+        # Row -1 finds the last: no pick.
+        self._orthogonality = np.append(np.maximum(0.0, 1.0 - cosines.max(axis=1)), 1.0)
+
+    def reset(self, which: NDArray[np.integer]) -> None:
+        """Start some copies' episodes (n,) over."""
+        self._learners.reset(which)
+        for copy in which.tolist() if self._information else ():
+            self._information[copy].reset()
+
+    def pick(
+        self,
+        rows: NDArray[np.int64],
+        units: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+    ) -> dict[str, NDArray[np.float64]]:
+        """Let the learners learn and return every term (copies,).
+
+        Args:
+            rows: Pool rows (copies,), -1 for none.
+            units: From pool rows (n,) to their unit start sketches (n, width).
+        """
+        before = self._learners.losses
+        self._learners.update(rows)
+        gains = 100.0 * (before - self._learners.losses) / self._initial
+        least = functools.reduce(np.minimum, gains.T[1:])
+        information = np.zeros(len(rows))
+        if self._information:
+            picking = np.flatnonzero(rows >= 0)
+            found = units(rows[picking])
+            for copy, unit in zip(picking.tolist(), found, strict=True):
+                information[copy] = self._information[copy].pick(unit)
+        return {
+            "domain_gain": gains[:, 0],
+            "anchor_gain": least,
+            "orthogonality": self._orthogonality.take(rows),
+            "conflict": np.maximum(0.0 - least, 0.0),
+            "information": information,
         }

@@ -76,10 +76,7 @@ def table(bundle: Bundle, folder: Path) -> Table:
         rows,
         {name: np.array([one.mean() for one in v]) for name, v in repeats.items()},
         repeats,
-        {
-            name: np.array([one[name] for one in predictions])
-            for name in predictions[0]
-        },
+        {name: np.array([one[name] for one in predictions]) for name in predictions[0]},
         {name: np.array(values) for name, values in naive.items()},
     )
 

@@ -1,6 +1,7 @@
 """What is seen of a candidate, whatever was picked before it."""
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,14 +9,15 @@ from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle, Rows
 from ogs_env.errors import InputError, unknown_name
+from ogs_env.gram import Floats, Gram, Indices, take
 
 if TYPE_CHECKING:
     from ogs_env.learners.live import LiveLearner
 
-Floats = NDArray[np.float32]
-
 # What is seen is clipped to [-BOUND, BOUND].
 BOUND = 10.0
+# Where the largest cosine with a picked sample begins.
+BELOW_ANY_COSINE = -2.0
 # Pools up to this size are prepared once; of larger ones, rows are read as dealt.
 _PREPARED_ROWS = 65_536
 
@@ -63,9 +65,14 @@ class Candidates:
         self._columns = _Columns(bundle)
         self.directions = self._columns.directions(self._domain, self._anchors)
         self.width = len(self._domain)
+        pool = len(bundle.pool)
+        self._gram = Gram(lambda rows: self.rows(rows)[1][:, None], pool, width=1)
         self._prepared: tuple[Floats, Floats] | None = None
-        if len(bundle.pool) <= _PREPARED_ROWS:
-            self._prepared = self._compute(np.arange(len(bundle.pool)))
+        self._places: Floats | None = None
+        if pool <= _PREPARED_ROWS:
+            self._prepared = self._compute(np.arange(pool))
+            every = np.append(np.arange(pool), -1)  # found by -1 too
+            self._places = self._columns.places(every, lambda rows: self.rows(rows)[0])
 
     # Read-only: copies share it, another process builds its own.
     def __reduce__(self) -> tuple[Any, ...]:
@@ -87,13 +94,30 @@ class Candidates:
             return seen[indices], units[indices]
         return self._compute(indices)
 
+    def places(self, rows: Indices) -> Floats:
+        """Return observation rows (..., d + 6) of pool rows (...), -1 for none.
+
+        Column d + 4, the largest cosine with a picked sample, is 0.
+        """
+        if self._places is not None:
+            return take(self._places, rows)
+        return self._columns.places(rows, lambda known: self.rows(known)[0])
+
+    def cosines(self, rows: Indices, others: Indices) -> Floats:
+        """Return cosines (...) between pool rows that broadcast together (...).
+
+        0 where one is -1, for none.
+        """
+        return self._gram.of(rows, others)[..., 0]
+
     def _compute(self, indices: NDArray[np.integer]) -> tuple[Floats, Floats]:
         units = _unit(self.bundle.pool.sketches(self.observe, indices))
         if self.observe == "start":
             domain = self.bundle.domain_cosines(indices)
             anchors = self.bundle.anchor_cosines(indices)
         else:
-            domain, anchors = units @ self._domain, units @ self._anchors.T
+            domain = np.vecdot(units, self._domain)
+            anchors = np.vecdot(units[:, None], self._anchors)
         pool = self.bundle.pool
         scalars = pool.norms[indices], pool.losses[indices]
         return self._columns.of(units, domain, anchors, *scalars), units
@@ -108,15 +132,13 @@ class LiveCandidates:
     Args:
         bundle: Where the samples come from.
         learner: Takes their gradients.
-
-    Attributes:
-        width: Length of a full sketch.
     """
 
     def __init__(self, bundle: Bundle, learner: "LiveLearner") -> None:
         self.learner = learner
-        self.width = bundle.k
         self._columns = _Columns(bundle)
+        # As they looked last, so for good once they are picked.
+        self._units = np.zeros((len(bundle.pool) + 1, bundle.k), np.float32)
 
     @property
     def state(self) -> int:
@@ -130,13 +152,19 @@ class LiveCandidates:
         anchors = _unit(self.learner.anchor_gradients())
         return self._columns.directions(domain, anchors)
 
-    def rows(self, indices: NDArray[np.integer]) -> tuple[Floats, Floats]:
-        """Return what is seen of pool rows (n,), and their full unit sketches."""
-        found = self.learner.look(indices)
-        units = _unit(found.sketches)
+    def places(self, rows: NDArray[np.integer]) -> Floats:
+        """Return observation rows as those of `Candidates`, at the current weights."""
+        return self._columns.places(rows, self._look)
+
+    def cosines(self, rows: Indices, others: Indices) -> Floats:
+        """Return cosines (...) between pool rows (...), each as it looked last."""
+        return (self._units[rows] * self._units[others]).sum(axis=-1)
+
+    def _look(self, rows: NDArray[np.integer]) -> Floats:
+        found = self.learner.look(rows)
+        units = self._units[rows] = _unit(found.sketches)
         cosines = found.domain_cosines, found.anchor_cosines
-        seen = self._columns.of(units, *cosines, found.norms, found.losses)
-        return seen, units
+        return self._columns.of(units, *cosines, found.norms, found.losses)
 
 
 class _Columns:
@@ -169,6 +197,25 @@ class _Columns:
         seen = np.column_stack([self._in_basis(units), *scalars])
         return np.clip(seen, -BOUND, BOUND, dtype=np.float32)
 
+    def places(
+        self,
+        rows: Indices,
+        seen: Callable[[NDArray[np.integer]], Floats],
+    ) -> Floats:
+        """Return observation rows (..., d + 6) of pool rows (...), zeros for -1.
+
+        Args:
+            rows: Pool rows.
+            seen: From known rows (n,) to columns 0 to d + 3.
+        """
+        flat = np.ravel(rows)
+        known = flat >= 0
+        found = np.zeros((len(flat), self._bundle.basis.shape[1] + 6), np.float32)
+        if known.any():
+            found[known, :-2] = seen(flat[known])
+        found[known, -1] = 1
+        return found.reshape(*np.shape(rows), found.shape[1])
+
     def directions(self, domain: Floats, anchors: Floats) -> Floats:
         """Return the domain's and the anchor's direction in Q, (2 d,)."""
         both = np.stack([domain, anchors.mean(0)])
@@ -178,7 +225,9 @@ class _Columns:
         """Unit coordinates (n, d) in Q; of several checkpoints, those of the mean."""
         k = self._bundle.k
         blocks = sketches.reshape(len(sketches), sketches.shape[1] // k, k)
-        return _unit(blocks.mean(axis=1)) @ self._bundle.basis
+        units = _unit(blocks.mean(axis=1))
+        # Sample by sample, whose numbers then are the same in any company.
+        return np.matmul(units[:, None], self._bundle.basis)[:, 0]
 
 
 def _logs(norms: Floats) -> Floats:
@@ -190,6 +239,12 @@ def _of_capability(rows: Rows, number: int, kind: str) -> Floats:
     if len(indices) == 0:
         raise InputError(f"capability number {number} has no anchor samples")
     return rows.sketches(kind, indices)
+
+
+@functools.lru_cache(maxsize=8)
+def sample_names(bundle: Bundle) -> list[str]:
+    """Return the ids of the pool's samples, and "" last: the name of row -1."""
+    return [*bundle.pool.hex_ids(), ""]
 
 
 @functools.lru_cache(maxsize=8)

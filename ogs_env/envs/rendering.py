@@ -1,27 +1,262 @@
-"""Frames that tell an episode's state."""
+"""What frames tell of an episode, and frames as text."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
+    from ogs_env.envs.mixture import MixtureEnv
     from ogs_env.envs.selection import SelectionEnv
 
+RENDER_MODES = ("human", "ansi", "rgb_array")
 
-def ansi(env: "SelectionEnv") -> str:
-    """Return the table as text: one line a place, empty places left out."""
-    bundle, d = env.bundle, env.bundle.basis.shape[1]
-    seen = env.observation()["candidates"]
+# Widths in characters; no line of a frame is longer than 96.
+_BAR = 30
+_SPARK = 44
+_SPARKS = "▁▂▃▄▅▆▇█"
+# A sparkline's scale spans at least this share of the first value.
+_LEAST_SPREAD = 0.005
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A pick as it was made.
+
+    Attributes:
+        row: Pool row.
+        hand: Number of the hand it was picked from, from 0.
+        place: Its place on the table.
+        seen: float32 (5,): domain cosine, anchor cosine, norm, loss, nearest.
+        terms: The reward terms.
+    """
+
+    row: int
+    hand: int
+    place: int
+    seen: NDArray[np.float32]
+    terms: dict[str, float]
+
+
+class History:
+    """What frames need of an episode's steps; kept only where a render mode is set.
+
+    Args:
+        env: Just reset.
+
+    Attributes:
+        losses: float32 (budget + 1, 1 + capabilities), nats per token: the domain's
+            and each capability's anchor loss after so many picks.
+        hand: Pool rows dealt to the hand, -1 where none was.
+        seen: float32 (hand_size, 5), columns as in `Pick`, of the hand as dealt: what
+            was picked from it stays as it looked.
+        picks: All of the episode's.
+        total: The return so far.
+        last_step: What the last step did.
+        over: Whether the episode is.
+    """
+
+    def __init__(self, env: "SelectionEnv") -> None:
+        capabilities = len(env.bundle.capabilities)
+        self.losses = np.zeros((env.budget + 1, 1 + capabilities), np.float32)
+        self.picks: list[Pick] = []
+        self.total, self.over = 0.0, False
+        self.last_step = "last step: none yet"
+        self._deal(env)
+        self._look(env)
+
+    def follow(
+        self,
+        env: "SelectionEnv",
+        place: int,
+        terms: dict[str, float],
+        reward: float,
+        over: bool,
+    ) -> None:
+        """Follow a step that is done, whose action was `place`."""
+        self.total, self.over = self.total + reward, over
+        if len(env.picked) > len(self.picks):
+            seen, row = self.seen[place].copy(), env.picked[-1]
+            self.picks.append(Pick(row, self._number, place, seen, terms))
+            event = f"picked place {place}"
+        elif place == env.hand_size:
+            event = "passed"
+        else:
+            event = f"place {place} is empty: invalid"
+        self.last_step = f"last step: {event} ({reward:+.2f})"
+        if env.hand != self._number:
+            self._deal(env)
+        self._look(env)
+
+    def _deal(self, env: "SelectionEnv") -> None:
+        self._number = env.hand
+        self.hand = env.table.copy()
+        self.seen = np.zeros((env.hand_size, 5), np.float32)
+
+    def _look(self, env: "SelectionEnv") -> None:
+        d = env.bundle.basis.shape[1]
+        there = env.table >= 0
+        self.seen[there] = env.observation()["candidates"][there, d : d + 5]
+        learner = env.learner
+        self.losses[len(self.picks), 0] = learner.domain_loss()
+        self.losses[len(self.picks), 1:] = learner.anchor_losses()
+
+
+def selection_text(env: "SelectionEnv", history: History) -> str:
+    """Return the frame of a `SelectionEnv`, no line longer than 96 characters."""
+    count = len(history.picks)
     lines = [
-        f"{bundle.name}: hand {env.hand + 1} of {env.hands_in_stream}, "
-        f"{len(env.picked)} of {env.budget} picked, "
-        f"domain loss {env.learner.domain_loss():.4f}",
-        "place  sample            domain  anchor    norm    loss  nearest  source",
+        *_header(selection_title(env, history), count / env.budget, history.last_step),
+        "",
+        *_table(env, history),
+        "",
+        *_last_pick(env, history),
+        "",
+        *_losses(history.losses[: count + 1], env.bundle.capabilities, env.budget),
     ]
-    for place, row in enumerate(env.table.tolist()):
-        if row >= 0:
-            domain, anchor, norm, loss, nearest = seen[place, d : d + 5]
-            lines.append(
-                f"{place:5d}  {int(bundle.pool.ids[row]):016x}  {domain:6.3f}  "
-                f"{anchor:6.3f}  {norm:6.2f}  {loss:6.2f}  {nearest:7.3f}  "
-                f"{bundle.sources[bundle.pool.sources[row]]}"
-            )
-    return "\n".join(lines) + "\n"
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def selection_title(env: "SelectionEnv", history: History) -> str:
+    """Return how far the episode is, in one line."""
+    return (
+        f"{short(env.bundle.name, 20)}: hand {env.hand + 1} of {env.hands_in_stream}, "
+        f"{len(history.picks)} of {env.budget} picked, return {history.total:+.2f}"
+        f"{', episode over' if history.over else ''}"
+    )
+
+
+def mixture_text(env: "MixtureEnv") -> str:
+    """Return the frame of a `MixtureEnv`, no line longer than 96 characters."""
+    lines = [
+        *_header(mixture_title(env), env.batches / env.steps, mixture_last_step(env)),
+        "",
+        "   cluster   left  domain cos    Orth    Conf    norm  drawn  share",
+    ]
+    for cluster, row in enumerate(env.observation()["clusters"]):
+        _, orth, conf, norm, domain, share = row[:6]
+        mark = ">" if cluster == env.last_action else " "
+        lines.append(
+            f" {mark} {cluster:7d}  {env.left[cluster]:5d}  {domain:+10.3f}  "
+            f"{orth:6.3f}  {conf:+6.3f}  {norm:+6.2f}  {env.drawn_from[cluster]:5d}  "
+            f"{share:5.0%}  " + "█" * round(share * 20)
+        )
+    lines += [
+        "   (> last action; means over what is left; norm: deviations from the pool's)",
+        "",
+        *_losses(np.stack(env.losses), env.bundle.capabilities, env.steps),
+    ]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def mixture_title(env: "MixtureEnv") -> str:
+    """Return how far the episode is, in one line."""
+    return (
+        f"{short(env.bundle.name, 20)}: batch {env.batches} of {env.steps}, "
+        f"return {sum(env.rewards):+.2f}, cost {sum(env.costs):.2f}"
+        f"{', episode over' if env.over else ''}"
+    )
+
+
+def mixture_last_step(env: "MixtureEnv") -> str:
+    """Return what the last step did."""
+    if not env.rewards:
+        return "last step: none yet"
+    event = f"cluster {env.last_action}"
+    if env._stalled:
+        event += " is empty: invalid"
+    return f"last step: {event} ({env.rewards[-1]:+.2f})"
+
+
+def short(name: str, width: int) -> str:
+    """Return a name in one line of at most `width` characters."""
+    name = " ".join(name.split()) or "?"
+    return name if len(name) <= width else name[: width - 1] + "…"
+
+
+def sparkline(values: NDArray[np.floating], points: int) -> str:
+    """Draw a curve in one line, 44 characters when it has all its points.
+
+    Args:
+        values: The first (n,) of the points, n >= 1, above 0. The least is drawn
+            lowest; the scale spans half a percent of the first at least.
+        points: How many there will be.
+    """
+    places = np.linspace(0, points - 1, _SPARK).round().astype(int)
+    shown = values[places[places < len(values)]]
+    spread = max(float(np.ptp(values)), _LEAST_SPREAD * float(values[0]))
+    levels = (shown - values.min()) / spread * (len(_SPARKS) - 1)
+    return "".join(_SPARKS[level] for level in levels.round().astype(int))
+
+
+def _losses(
+    losses: NDArray[np.floating], capabilities: Sequence[str], budget: int
+) -> list[str]:
+    """Draw each loss as a sparkline over the budget, with its change.
+
+    Args:
+        losses: Nats per token (n, 1 + capabilities), the domain's first, at the start
+            and after each unit of the budget spent.
+        capabilities: Their names.
+        budget: Units that there are.
+    """
+    names = ["domain", *[short(f"anchor: {name}", 22) for name in capabilities]]
+    width = max(map(len, names))
+    title = f"{'':{width}}  {'loss, nats per token':{_SPARK}}"
+    lines = [f"{title}    start     now    change"]
+    for name, values in zip(names, losses.T, strict=True):
+        line = sparkline(values, budget + 1)
+        lines.append(
+            f"{name:{width}}  {line:{_SPARK}}  {values[0]:7.4f}  {values[-1]:7.4f}  "
+            f"{100 * (values[-1] / values[0] - 1):+7.2f}%"
+        )
+    return lines
+
+
+def _header(title: str, spent: float, last_step: str) -> list[str]:
+    full = round(spent * _BAR)
+    return [title, f"budget [{'█' * full}{'░' * (_BAR - full)}]   {last_step}"]
+
+
+def _table(env: "SelectionEnv", history: History) -> list[str]:
+    """Draw the hand: one line a place, so that all frames are of one height."""
+    bundle = env.bundle
+    lines = [
+        "   place  sample            domain cos  anchor cos    norm    loss  nearest  "
+        "source",
+    ]
+    for place, row in enumerate(history.hand.tolist()):
+        if row < 0:
+            lines.append(f"   {place:5d}  (empty)")
+            continue
+        mark = " " if env.table[place] >= 0 else "x"
+        if mark == "x" and place == history.picks[-1].place:
+            mark = ">"
+        domain, anchor, norm, loss, nearest = history.seen[place]
+        source = bundle.sources[bundle.pool.sources[row]]
+        lines.append(
+            f" {mark} {place:5d}  {int(bundle.pool.ids[row]):016x}  {domain:+10.3f}  "
+            f"{anchor:+10.3f}  {norm:+6.2f}  {loss:+6.2f}  {nearest:+7.3f}  "
+            f"{short(source, 19)}"
+        )
+    lines.append(
+        "   (> last pick, x picked before; norm, loss: deviations from the pool's mean)"
+    )
+    return lines
+
+
+def _last_pick(env: "SelectionEnv", history: History) -> list[str]:
+    if not history.picks:
+        return ["last pick: none yet", ""]
+    bundle, pick = env.bundle, history.picks[-1]
+    domain, anchor = pick.seen[:2]
+    source = bundle.sources[bundle.pool.sources[pick.row]]
+    return [
+        f"last pick: {int(bundle.pool.ids[pick.row]):016x} of {short(source, 30)}, "
+        f"hand {pick.hand + 1}, place {pick.place}",
+        f"           cosine with domain {domain:+.3f}, anchor {anchor:+.3f}; "
+        f"gain of domain {pick.terms['domain_gain']:+.3f}%, "
+        f"anchor {pick.terms['anchor_gain']:+.3f}%",
+    ]

@@ -9,12 +9,14 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle, load_bundle
-from ogs_env.envs import rendering
+from ogs_env.envs import figures, rendering
 from ogs_env.envs.observations import (
+    BELOW_ANY_COSINE,
     BOUND,
     Candidates,
     LiveCandidates,
     candidates,
+    sample_names,
 )
 from ogs_env.envs.streams import ORDERS, check_counts, deal, given_stream
 from ogs_env.errors import InputError, unknown_name
@@ -112,7 +114,8 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     | `conflict`      | 0.0            | largest rise of a capability's anchor loss,  |
     |                 |                | percent of its start, >= 0; also the cost    |
     | `information`   | 0.0            | log-determinant gain of the picked unit      |
-    |                 |                | start sketches, nats, in (0, log 2]          |
+    |                 |                | start sketches, nats, in (0, log 2]; not     |
+    |                 |                | computed, and 0, unless it has a weight      |
 
     A pass is worth 0 (its terms are 0, and orthogonality 1). `ogs_env.rewards` has
     the formulas, `ogs_env.learners.surrogate` the learner's.
@@ -223,7 +226,10 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     - `reward_weights`: weights by term; those not named keep their default.
     - `learner`: `"surrogate"`, in closed form, or `"live"`.
     - `live`: settings of the live learner by name, those of the table above.
-    - `render_mode`: `"ansi"`: the table as text.
+    - `render_mode`: `"human"` prints a frame at reset and on every step: the hand,
+      the last pick, the budget, both losses. `render()` returns it as text for
+      `"ansi"`; for `"rgb_array"` as a picture, uint8 (560, 1000, 3), which needs
+      matplotlib.
 
     Raises `ogs_env.InputError` for any argument that does not fit.
 
@@ -249,7 +255,10 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
       sample gradients; selection as a constrained problem for PPO.
     """
 
-    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012
+    metadata = {  # noqa: RUF012
+        "render_modes": list(rendering.RENDER_MODES),
+        "render_fps": 4,
+    }
 
     def __init__(
         self,
@@ -277,15 +286,18 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         if order not in ORDERS:
             raise unknown_name("order", order, ORDERS)
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise unknown_name("render mode", str(render_mode), ("ansi",))
+            modes = self.metadata["render_modes"]
+            raise unknown_name("render mode", str(render_mode), modes)
         self.hand_size, self.hands, self.budget = hand_size, hands, budget
         self.order, self.render_mode = order, render_mode
         self.reward_weights = checked_weights(reward_weights)
 
-        self._start = candidates(self.bundle, "start")
         made = _make_learner(self.bundle, observe, learner, live)
         self.learner, self._candidates = made
-        self._rewards = Rewards(self.learner, Information(self.bundle.k, budget))
+        # It costs a third of a step, which only who weighs it pays.
+        self._informed = self.reward_weights["information"] != 0
+        information = Information(self.bundle.k, budget) if self._informed else None
+        self._rewards = Rewards(self.learner, information)
         self._initial_test_loss = self.learner.test_loss()
         self._initial_retention_loss = self.learner.retention_loss()
 
@@ -293,7 +305,6 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._rows = np.zeros((hand_size, d + 6), np.float32)
         self._context = np.zeros(3 * d + 4, np.float32)
         self._mask = np.ones(hand_size + 1, np.int8)
-        self._picked_units = np.zeros((budget, self._candidates.width), np.float32)
         self._picked_sum = np.zeros(d + 2, np.float32)
         self.action_space = spaces.Discrete(hand_size + 1)
         self.observation_space = spaces.Dict(
@@ -308,27 +319,18 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self.picked: list[int] = []
         self.hand = 0
         self.hands_in_stream = 0
+        self._left = 0
+        self._names = sample_names(self.bundle)
         self._over = True
         self._stalled = 0
+        self._history: rendering.History | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Deal a new stream; `options={"indices": rows}` replays given pool rows."""
         super().reset(seed=seed)
-        capacity = self.hands * self.hand_size
-        if options:
-            self.stream = given_stream(
-                options, len(self.bundle.pool), self.budget, capacity
-            )
-        else:
-            self.stream = deal(
-                self.np_random,
-                self._part,
-                self.bundle.pool.sources,
-                min(capacity, len(self._part)),
-                self.order,
-            )
+        self.stream = self.draw_stream(self.np_random, options)
         self.hands_in_stream = -(-len(self.stream) // self.hand_size)
         self._rewards.reset(self.np_random)
         self.picked = []
@@ -338,7 +340,20 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._over = False
         self._stalled = 0
         self._deal(0)
+        if self.render_mode is not None:
+            self._history = rendering.History(self)
+            self._print_frame()
         return self.observation(), self._info(NO_PICK, -1)
+
+    def draw_stream(
+        self, rng: np.random.Generator, options: dict[str, Any] | None
+    ) -> NDArray[np.int64]:
+        """Return the pool rows that an episode deals, as `options` of `reset` say."""
+        capacity, pool = self.hands * self.hand_size, self.bundle.pool
+        if options:
+            return given_stream(options, len(pool), self.budget, capacity)
+        size = min(capacity, len(self._part))
+        return deal(rng, self._part, pool.sources, size, self.order)
 
     def step(
         self, action: np.int64 | int
@@ -353,7 +368,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         if place == self.hand_size:
             self._next_hand()
         elif self._mask[place]:
-            row = int(self.table[place])
+            row = self.table.item(place)
             terms = self._pick(place, row)
         else:
             invalid = True
@@ -363,10 +378,13 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         if self._over:
             terms = self._rewards.finish(terms)
         if self._candidates.state != self._state:
-            self._look(np.flatnonzero(self._mask[:-1]))
+            self._look()
         reward = weighted_sum(terms, self.reward_weights)
         reward -= INVALID_ACTION_PENALTY * invalid
         info = self._info(terms, row, invalid=invalid)
+        if self._history is not None:
+            self._history.follow(self, place, terms, reward, self._over)
+            self._print_frame()
         return self.observation(), reward, terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -377,39 +395,41 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         """Return the current observation, a copy."""
         return {"candidates": self._rows.copy(), "context": self._context.copy()}
 
-    def render(self) -> str | None:
-        """Return the table as text in mode "ansi"."""
+    def render(self) -> str | NDArray[np.uint8] | None:
+        """Return a frame; None in mode "human", which prints its frames itself."""
         if self.render_mode is None:
             gymnasium.logger.warn("render_mode is None: make(..., render_mode='ansi')")
             return None
-        return rendering.ansi(self)
+        if self._history is None:
+            raise gymnasium.error.ResetNeeded("nothing to render: call reset() first")
+        if self.render_mode == "rgb_array":
+            return figures.selection_picture(self, self._history)
+        if self.render_mode == "ansi":
+            return rendering.selection_text(self, self._history)
+        return None
+
+    def _print_frame(self) -> None:
+        if self.render_mode == "human" and self._history is not None:
+            print(rendering.selection_text(self, self._history))
 
     def _deal(self, hand: int) -> None:
-        d = self._d
         self.hand = hand
         rows = self.stream[hand * self.hand_size : (hand + 1) * self.hand_size]
-        size = len(rows)
+        size = self._left = len(rows)
         self.table[:size], self.table[size:] = rows, -1
         self._mask[:size], self._mask[size:-1] = 1, 0
-        self._rows[:] = 0
-        self._rows[:size, d + 5] = 1
-        self._units = np.empty((size, self._candidates.width), np.float32)
-        self._look(np.arange(size))
-        self._start_units = self._units
-        if self._start is not self._candidates:
-            self._start_units = self._start.rows(rows)[1]
+        self._look()
         left = self.hands_in_stream - 1 - hand
-        self._context[3 * d + 1] = left / self.hands_in_stream
+        self._context[3 * self._d + 1] = left / self.hands_in_stream
 
-    def _look(self, places: NDArray[np.int64]) -> None:
-        """Write what is seen of the candidates at some places, and the directions."""
+    def _look(self) -> None:
+        """Write what is seen of the candidates on the table, and the directions."""
         d = self._d
-        seen, units = self._candidates.rows(self.table[places])
-        self._rows[places, : d + 4] = seen
-        self._units[places] = units
+        self._rows[:] = self._candidates.places(self.table)
         if self.picked:
-            cosines = units @ self._picked_units[: len(self.picked)].T
-            self._rows[places, d + 4] = cosines.max(axis=1)
+            picked = np.array(self.picked)[:, None]
+            cosines = self._candidates.cosines(picked, self.table)
+            np.maximum.reduce(cosines, axis=0, out=self._rows[:, d + 4])
         self._context[: 2 * d] = self._candidates.directions
         self._state = self._candidates.state
 
@@ -421,9 +441,10 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
 
     def _pick(self, place: int, row: int) -> dict[str, float]:
         d = self._d
-        terms = self._rewards.pick(row, self._start_units[place])
-        unit = self._units[place]
-        self._picked_units[len(self.picked)] = unit
+        unit = None
+        if self._informed:
+            unit = candidates(self.bundle, "start").rows(np.array([row]))[1][0]
+        terms = self._rewards.pick(row, unit)
         self.picked.append(row)
         count = len(self.picked)
         self._picked_sum += self._rows[place, : d + 2]
@@ -432,28 +453,28 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._context[3 * d] = 1 - count / self.budget
         self._context[3 * d + 2 :] = mean[d:]
 
-        cosines = self._units @ unit
-        size = len(cosines)
-        if count > 1:
-            np.maximum(cosines, self._rows[:size, d + 4], out=cosines)
+        nearest = self._rows[:, d + 4]
+        if count == 1:
+            nearest[:] = BELOW_ANY_COSINE
+        cosines = self._candidates.cosines(row, self.table)
+        np.maximum(nearest, cosines, out=nearest)
         self._mask[place] = 0
         self.table[place] = -1
         self._rows[place] = 0
-        self._rows[:size, d + 4] = cosines * self._mask[:size]
+        self._left -= 1
         if count == self.budget:
             self._over = True
-        elif not self._mask[:-1].any():
+        elif not self._left:
             self._next_hand()
         return terms
 
     def _info(
         self, terms: dict[str, float], row: int, *, invalid: bool = False
     ) -> dict[str, Any]:
-        ids = self.bundle.pool.ids
         selection: list[str] = []
         test_change = retention_change = 0.0
         if self._over:
-            selection = [f"{int(ids[index]):016x}" for index in self.picked]
+            selection = [self._names[index] for index in self.picked]
             test_change = self.learner.test_loss() / self._initial_test_loss
             retention = self.learner.retention_loss()
             test_change = 100 * (test_change - 1)
@@ -462,7 +483,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
             "action_mask": self._mask.copy(),
             "reward_terms": dict(terms),
             "cost": terms["conflict"],
-            "sample_id": f"{int(ids[row]):016x}" if row >= 0 else "",
+            "sample_id": self._names[row],
             "invalid_action": invalid,
             "domain_loss": self.learner.domain_loss(),
             "selection": selection,

@@ -29,7 +29,7 @@ class Learner(Protocol):
     def domain_loss(self) -> float:
         """Return the mean loss of the dev samples, nats per token."""
 
-    def anchor_losses(self) -> Floats:
+    def anchor_losses(self) -> NDArray[np.floating]:
         """Return the mean loss of each capability's anchor samples, (capabilities,)."""
 
     def test_loss(self) -> float:

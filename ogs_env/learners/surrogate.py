@@ -21,22 +21,21 @@ The form, and the slopes and curvatures, are those that best predict real
 fine-tuning on the development list of `ogs fidelity`; none is negative.
 
 With h_jc = x_jc / (2 l_j) a batch adds a multiple of the sum of its rows
-<t_i g_ic, g_jc> / (2 l_j) to h, so losses take no step in sketch space.
+<t_i g_ic, g_jc> / (2 l_j) to h, so losses take no step in sketch space, and |G|^2
+is a sum over pairs of its samples: see `ogs_env.learners.effects` and `tables`.
 """
 
-import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ogs_env.bundle import Bundle, Rows
-from ogs_env.errors import InputError
+from ogs_env.bundle import Bundle
+from ogs_env.gram import Floats, take
+from ogs_env.learners.tables import tables_of
 
-Floats = NDArray[np.float32]
-Indices = NDArray[np.integer] | int
+Losses = NDArray[np.float64]
 
 BATCH = 8
 """Picks of an optimizer step."""
@@ -50,11 +49,8 @@ FITTED = {
 }
 FITTED_START = {"domain": (0.2895, 2.28811), "anchor": (0.18249, 1.07495)}
 
-# Larger tables (256 MB) are not kept; their rows are computed when asked for.
-_TABLE_FLOATS = 2**26
-# A loss below this (nats) is taken as this: the model is done with the sample.
-_LEAST_LOSS = 1e-4
-_TINY = np.float32(1e-12)
+# From picks in a batch to the length of its step, times sqrt(2).
+_FRACTIONS = -np.arange(BATCH + 1) / BATCH / np.sqrt(2)
 
 
 def default_learner(steps: Sequence[int]) -> dict[str, Any]:
@@ -75,123 +71,116 @@ def default_learner(steps: Sequence[int]) -> dict[str, Any]:
     return entry
 
 
-class CrossGram:
-    """What all learners of one bundle share; read-only.
+class Descent:
+    """The state of one learner, or of several of one bundle side by side.
 
-    The measured samples are those of dev, test, anchor and retention, in this order;
-    they form the groups dev, test, retention and one for each capability's anchor
-    samples. Sketches are cut in checkpoints (one, where there is no path), and each is
-    scaled so that the dev samples' have a root mean square norm of 1.
+    Numbers of a copy are the same, to the last bit, alone and among others.
+
+    Args:
+        bundle: What is learned.
+        copies: (n,), or () for one.
 
     Attributes:
-        weights: float32 (groups, measured), l_j / size of the group where j belongs
-            to the group, else 0.
-        anchor_cosines: float32 (pool, capabilities), cosines of pool samples with the
-            mean anchor gradients over all checkpoints together.
+        tables: What all learners of the bundle share.
+        losses: Of the dev samples and of each capability's anchor samples, nats per
+            token (*copies, 1 + capabilities).
+        lengths: Factor of each pick of the current batch (*copies, checkpoints).
     """
 
-    def __init__(self, bundle: Bundle, kind: str) -> None:
-        self.bundle = bundle
-        self.kind = kind
-        self._count = len(bundle.manifest["checkpoints"]) if kind == "path" else 1
-        dev = bundle.dev.sketches(kind).reshape(len(bundle.dev), self._count, -1)
-        squares = np.square(dev).sum(axis=2).mean(axis=0)
-        self._scale = (1 / np.sqrt(np.maximum(squares, 1e-24)))[:, None]
+    def __init__(self, bundle: Bundle, copies: tuple[int, ...] = ()) -> None:
+        self.tables = tables = tables_of(bundle)
+        self._columns = tuple(np.arange(n) for n in copies)
+        # Of the full batches: scaled rows times lengths, and losses. Of the current
+        # one: scaled rows, the numbers of `BatchSums`, and the samples.
+        self._shifts = np.empty((*copies, *tables.seen.rows(-1).shape), np.float32)
+        self._before = np.empty((*copies, len(tables.seen.start)))
+        self._rows = np.empty_like(self._shifts)
+        self._sums = np.empty((*copies, tables.sums.own.shape[1]))
+        self._batch = np.empty((BATCH, *copies), np.int64)
+        self.losses = np.empty_like(self._before)
+        self.lengths = np.zeros((*copies, tables.checkpoints))
+        self.reset(...)
 
-        roles = [bundle.dev, bundle.test, bundle.anchor, bundle.retention]
-        losses = np.concatenate([rows.losses for rows in roles])
-        self._losses = np.maximum(losses, _LEAST_LOSS)
-        # Where there is a path, products from wider sketches are at hand.
-        self._measured = None
-        if kind == "start":
-            start = [self._cut(rows.sketches(kind)) for rows in roles]
-            self._measured = np.concatenate(start).transpose(1, 2, 0)
-        self.weights, units = self._groups(roles)
+    def reset(self, which: Any) -> None:
+        """Return to d = 0.
 
-        pool = bundle.pool
-        keep = len(pool) * self._count * bundle.k <= _TABLE_FLOATS
-        self._pool = self._weigh(np.arange(len(pool))) if keep else None
-        shape = (len(pool), self._count, len(losses))
-        self._table: Floats | None = None
-        if math.prod(shape) <= _TABLE_FLOATS:
-            self._table = np.empty(shape, np.float32)
-        self.anchor_cosines = np.empty((len(pool), len(units)), np.float32)
-        for begin, block in pool.blocks(kind):
-            rows = np.arange(begin, begin + len(block))
-            flat = self._cut(block).reshape(len(block), -1)
-            self.anchor_cosines[rows] = _unit(flat) @ units.T
-            if self._table is not None:
-                self._table[rows] = self._times_measured(rows)
+        Args:
+            which: Indices of copies; `...` for all of them, or for the only one.
+        """
+        self._shifts[which] = 0
+        self.losses = self.losses.copy()  # the old may be in someone's hands
+        self.losses[which] = self.tables.seen.start
+        self._empty_batch(which)
 
-    # Read-only: copies share it, another process builds its own.
-    def __reduce__(self) -> tuple[Any, ...]:
-        return cross_gram, (self.bundle, self.kind)
+    def update(self, rows: Any, before: Any) -> Any:
+        """Let samples join the batches, and the batches make their steps.
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "CrossGram":
-        return self
+        Args:
+            rows: Pool rows (*copies,), -1 where a copy picks none.
+            before: Picks in the batch so far, less than 8 (*copies,).
 
-    def pool_sketches(self, indices: Indices) -> Floats:
-        """Return t_i g_i (n, checkpoints, k), or (checkpoints, k) for one row."""
-        if self._pool is not None:
-            return self._pool[indices]
-        found = self._weigh(np.atleast_1d(indices))
-        return found.reshape(*np.shape(indices), *found.shape[1:])
+        Returns:
+            Picks in the batch now (*copies,).
+        """
+        picks = before + (rows >= 0)
+        found = self.tables.seen.rows(rows)
+        self._add(self._sums, rows, found, self._batch)
+        self._rows += found
+        self._batch[(before, *self._columns)] = rows
+        self.lengths, self.losses = self._measure(self._sums, picks)
+        return picks
 
-    def rows(self, indices: Indices) -> Floats:
-        """Return <t_i g_i, g_j> / (2 l_j), (n, checkpoints, measured), or one row."""
-        if self._table is not None:
-            return self._table[indices]
-        found = self._times_measured(np.atleast_1d(indices))
-        return found.reshape(*np.shape(indices), *found.shape[1:])
+    def end_batch(self, which: Any) -> None:
+        """Begin a new batch; `which` as in `reset`."""
+        lengths = self.lengths[which].take(self.tables.seen.checkpoints, -1)
+        self._shifts[which] += self._rows[which] * lengths[..., None].astype(np.float32)
+        self._empty_batch(which)
 
-    def _groups(self, roles: Sequence[Rows]) -> tuple[Floats, Floats]:
-        """Return the groups' weights, and each capability's unit anchor gradient."""
-        dev, test, anchor, retention = np.split(
-            np.arange(len(self._losses)), np.cumsum([len(rows) for rows in roles])[:-1]
-        )
-        members, units = [dev, test, retention], []
-        for number, name in enumerate(self.bundle.capabilities):
-            own = np.flatnonzero(self.bundle.anchor.capabilities == number)
-            if len(own) == 0:
-                raise InputError(
-                    f"{self.bundle.path}: capability '{name}' has no anchor samples; "
-                    "rebuild the bundle"
-                )
-            members.append(anchor[own])
-            sketches = self.bundle.anchor.sketches(self.kind, own)
-            units.append(self._cut(sketches).mean(axis=0).ravel())
-        weights = np.zeros((len(members), len(self._losses)), np.float32)
-        for group, places in enumerate(members):
-            weights[group, places] = self._losses[places] / len(places)
-        return weights, _unit(np.stack(units))
+    def preview(self, indices: NDArray[np.integer], before: int) -> Losses:
+        """Return the losses (n, groups) that `update` with each of n rows would give.
 
-    def _cut(self, sketches: Floats) -> Floats:
-        """Cut sketches (n, K) in scaled checkpoints (n, checkpoints, k)."""
-        cut = sketches.reshape(len(sketches), self._count, -1)
-        return np.multiply(cut, self._scale, dtype=np.float32)
+        For a single copy.
+        """
+        sums = np.repeat(self._sums[None], len(indices), axis=0)
+        self._add(sums, indices, self.tables.seen.rows(indices), self._batch[:, None])
+        return self._measure(sums, before + 1)[1]
 
-    def _weigh(self, indices: NDArray[np.integer]) -> Floats:
-        sketches = self._cut(self.bundle.pool.sketches(self.kind, indices))
-        return sketches * self._tokens(indices)
+    def _add(
+        self, sums: Losses, rows: Any, found: Floats, batch: NDArray[np.int64]
+    ) -> None:
+        """Add samples to the sums of batches.
 
-    def _tokens(self, indices: NDArray[np.integer]) -> Floats:
-        return self.bundle.pool.tokens[indices, None, None].astype(np.float32)
+        Args:
+            sums: Numbers of batches (..., numbers).
+            rows: Pool rows (...).
+            found: Their scaled rows (..., segments, width).
+            batch: Pool rows in the batches (8, ...).
+        """
+        tables, of = self.tables, self.tables.sums
+        sums += take(of.own, rows)
+        pairs = np.add.reduce(tables.gram.of(rows, batch), 0).astype(float)
+        # Names, as `sums[...] += ` would write what it has added once more.
+        halves, a, b = sums[..., of.halves], sums[..., of.dots_a], sums[..., of.dots_b]
+        halves += pairs[..., : tables.checkpoints]
+        a += np.vecdot(self._shifts, found).astype(float)
+        b += np.vecdot(self._rows, found).astype(float)
 
-    def _times_measured(self, indices: NDArray[np.integer]) -> Floats:
-        if self._measured is None:
-            products = self.bundle.pool.products(indices) * np.square(self._scale)
-        else:
-            sketches = self._cut(self.bundle.pool.sketches(self.kind, indices))
-            product = np.matmul(sketches.transpose(1, 0, 2), self._measured)
-            products = product.transpose(1, 0, 2)
-        found = products * self._tokens(indices) / (2 * self._losses)
-        return found.astype(np.float32)
+    def _measure(self, sums: Losses, picks: Any) -> tuple[Losses, Losses]:
+        """Return the lengths and the losses that batches make."""
+        of = self.tables.sums
+        lengths = (_FRACTIONS[picks] / np.sqrt(sums[..., of.halves]).T).T
+        spread = lengths.take(of.checkpoints, -1)
+        parts = spread * (sums[..., of.a] + spread * sums[..., of.b])
+        changes = np.add.reduceat(parts, of.first, -1)
+        groups = self._before.shape[-1]
+        losses = self._before + changes[..., :groups] + changes[..., groups:]
+        return lengths, losses
 
-
-@functools.lru_cache(maxsize=8)
-def cross_gram(bundle: Bundle, kind: str) -> CrossGram:
-    """Return the bundle's shared tables, computed on the first call."""
-    return CrossGram(bundle, kind)
+    def _empty_batch(self, which: Any) -> None:
+        self._before[which] = self.losses[which]
+        self._rows[which] = 0
+        self._sums[which] = self.tables.sums.empty
+        self._batch[:, which] = -1
 
 
 class SurrogateLearner:
@@ -209,64 +198,47 @@ class SurrogateLearner:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        settings = bundle.manifest["learner"]
-        self.sketches: str = settings.get("sketches", "")
-        known = ("path", "start") if bundle.has_path else ("start",)
-        if self.sketches not in known:
-            raise InputError(
-                f"{bundle.path}: the manifest's learner has sketches "
-                f"'{self.sketches}'; expected {' or '.join(known)}; rebuild the bundle"
-            )
-        checkpoints = 1
-        if self.sketches == "path":
-            checkpoints = len(bundle.manifest["checkpoints"])
-        domain, anchor = (
-            _response(bundle, role, checkpoints) for role in ("domain", "anchor")
-        )
-        self._shared = cross_gram(bundle, self.sketches)
-        # By group: dev and test follow the domain's, the others the anchor's.
-        others = len(self._shared.weights) - 2
-        self._response = np.stack([domain, domain, *[anchor] * others])
-        self._start_losses = self._shared.weights.sum(axis=1)
+        self._descent = Descent(bundle)
+        self._tables = self._descent.tables
+        self.sketches: str = self._tables.kind
         self.reset()
 
     def reset(self, rng: np.random.Generator | None = None) -> None:
         """Return to d = 0. This learner is deterministic and ignores `rng`."""
-        shape = self._shared.rows(0).shape
-        self._shifts = np.zeros(shape, np.float32)  # h of the full batches
-        self._empty_batch()
-        self._measure(self._shifts)
+        self._descent.reset(...)
+        self._picked: list[int] = []
+        self._picks = 0
+        self._lengths: list[Losses] = []
+        self._held_out: Losses | None = self._tables.held_out.start
 
     def update(self, index: int) -> None:
         """Let pool sample `index` join the batch, and the batch make its step."""
-        self._picks += 1
-        self._gradient += self._shared.pool_sketches(index)
-        self._rows += self._shared.rows(index)
-        norms = np.linalg.norm(self._gradient, axis=1)
-        step = self._step(self._rows, norms, self._picks)
-        self._measure(self._shifts + step)
+        self._picks = self._descent.update(index, self._picks)
+        self._picked.append(index)
+        self._held_out = None
         if self._picks == BATCH:
-            self._shifts += step
-            self._empty_batch()
+            self._lengths.append(self._descent.lengths)
+            self._descent.end_batch(...)
+            self._picks = 0
 
     def finish(self) -> None:
         """Do nothing: every sample is learned and measured at once."""
 
     def domain_loss(self) -> float:
         """Return the mean loss of the dev samples, nats per token."""
-        return float(self._losses[0])
+        return float(self._descent.losses[0])
 
     def test_loss(self) -> float:
         """Return the mean loss of the test samples, which no reward sees."""
-        return float(self._losses[1])
+        return float(self._unseen_losses()[0])
 
     def retention_loss(self) -> float:
         """Return the mean loss of the retention samples, which no reward sees."""
-        return float(self._losses[2])
+        return float(self._unseen_losses()[1])
 
-    def anchor_losses(self) -> Floats:
+    def anchor_losses(self) -> Losses:
         """Return the mean loss of each capability's anchor samples, (capabilities,)."""
-        return self._losses[3:]
+        return self._descent.losses[1:]
 
     def anchor_cosine(self, index: int) -> Floats:
         """Return a pool sample's cosine with each mean anchor gradient.
@@ -276,11 +248,9 @@ class SurrogateLearner:
         Returns:
             float32 (capabilities,).
         """
-        return self._shared.anchor_cosines[index]
+        return self._tables.anchor_cosines[index]
 
-    def preview(
-        self, indices: NDArray[np.integer]
-    ) -> tuple[NDArray[np.float32], Floats, Floats]:
+    def preview(self, indices: NDArray[np.integer]) -> tuple[Losses, Losses, Floats]:
         """Return what `update` would lead to, for each of many pool samples.
 
         Args:
@@ -290,18 +260,8 @@ class SurrogateLearner:
             The domain loss after the update (n,), the anchor losses after it
             (n, capabilities), and each sample's `anchor_cosine` (n, capabilities).
         """
-        shared = self._shared
-        sketches = shared.pool_sketches(np.asarray(indices))
-        # |G + v|^2 without making G + v: the pool's rows may be many.
-        squares = np.einsum("nck,nck->nc", sketches, sketches)
-        squares += 2 * np.einsum("nck,ck->nc", sketches, self._gradient)
-        squares += np.square(self._gradient).sum(axis=1)
-        norms = np.sqrt(np.maximum(squares, 0))
-        rows = shared.rows(np.asarray(indices)) + self._rows
-        losses = self._losses_at(
-            self._shifts + self._step(rows, norms, self._picks + 1)
-        )
-        return losses[:, 0], losses[:, 3:], shared.anchor_cosines[indices]
+        losses = self._descent.preview(np.asarray(indices), self._picks)
+        return losses[:, 0], losses[:, 1:], self._tables.anchor_cosines[indices]
 
     def terms(self) -> Floats:
         """Return what the slopes and curvatures are multiplied by at d.
@@ -310,51 +270,75 @@ class SurrogateLearner:
             float32 (groups, 2, checkpoints): mean x and mean x^2 / (4 l) of dev, test,
             retention and each capability's anchor samples, in nats.
         """
-        return self._terms_at(self._now[None])[0]
+        return self._tables.terms(*self._history())
 
-    def _measure(self, shifts: Floats) -> None:
-        self._now = shifts
-        self._losses = self._losses_at(shifts[None])[0]
+    def _unseen_losses(self) -> Losses:
+        # Measured when asked for: an environment asks at an episode's end alone.
+        if self._held_out is None:
+            self._held_out = self._tables.held_out.losses(*self._history())
+        return self._held_out
 
-    def _empty_batch(self) -> None:
-        self._picks = 0
-        self._rows = np.zeros_like(self._shifts)
-        self._gradient = np.zeros_like(self._shared.pool_sketches(0))
-
-    def _step(self, rows: Floats, norms: Floats, picks: int) -> Floats:
-        """What a batch of so many picks does to h."""
-        lengths = np.float32(-picks / BATCH) / np.maximum(norms, _TINY)
-        return np.multiply(rows, lengths[..., None], dtype=np.float32)
-
-    def _losses_at(self, shifts: Floats) -> Floats:
-        """Return the groups' losses (n, groups) at h (n, checkpoints, measured)."""
-        effects = np.einsum("ngtc,gtc->ng", self._terms_at(shifts), self._response)
-        return self._start_losses + effects
-
-    def _terms_at(self, shifts: Floats) -> Floats:
-        """Return mean x and mean x^2 / (4 l), (n, groups, 2, checkpoints)."""
-        weights = self._shared.weights.T
-        firsts, squares = 2 * (shifts @ weights), np.square(shifts) @ weights
-        return np.stack([firsts, squares], axis=1).transpose(0, 3, 1, 2)
+    def _history(self) -> tuple[NDArray[np.int64], Losses]:
+        """Return the picks (n,) and their lengths (n, checkpoints)."""
+        batches = np.array([*self._lengths, self._descent.lengths])
+        counts = [BATCH] * len(self._lengths) + [self._picks]
+        return np.array(self._picked, np.int64), batches.repeat(counts, axis=0)
 
 
-def _response(bundle: Bundle, role: str, checkpoints: int) -> Floats:
-    """Return slopes and curvatures (2, checkpoints) of the manifest."""
-    found = bundle.manifest["learner"].get(role, {})
-    lists = [found.get("slope"), found.get("curvature")]
-    for values in lists:
-        if (
-            not isinstance(values, list)
-            or len(values) != checkpoints
-            or not all(isinstance(v, int | float) and 0 <= v < np.inf for v in values)
-        ):
-            raise InputError(
-                f"{bundle.path}: the manifest's learner has {found} for the {role}; "
-                f"expected a slope and a curvature of at least 0 for each of "
-                f"{checkpoints} checkpoints; rebuild the bundle"
-            )
-    return np.array(lists, np.float32)
+class SurrogateLearners:
+    """Surrogate learners side by side, each with its own picks.
 
+    Args:
+        bundle: As that of `SurrogateLearner`.
+        copies: Learners.
+        capacity: Most picks of each.
 
-def _unit(vectors: Floats) -> Floats:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _TINY)
+    Attributes:
+        tables: What all learners of the bundle share.
+        picked: int64 (capacity + 1, copies), their picks in order; -1 beyond.
+        counts: int64 (copies,), how many these are.
+    """
+
+    def __init__(self, bundle: Bundle, copies: int, capacity: int) -> None:
+        self._descent = Descent(bundle, (copies,))
+        self.tables = self._descent.tables
+        self._copies = np.arange(copies)
+        self._picks = np.zeros(copies, np.int64)
+        self.counts = np.zeros(copies, np.int64)
+        self.picked = np.full((capacity + 1, copies), -1)
+        checkpoints = self.tables.checkpoints
+        self._lengths = np.zeros((capacity // BATCH + 1, copies, checkpoints))
+
+    @property
+    def losses(self) -> Losses:
+        """Mean losses of dev and of each capability (copies, 1 + capabilities)."""
+        return self._descent.losses
+
+    def reset(self, which: NDArray[np.integer]) -> None:
+        """Let some copies (n,) return to d = 0."""
+        self._descent.reset(which)
+        self._picks[which] = self.counts[which] = 0
+        self.picked[:, which] = -1
+
+    def update(self, rows: NDArray[np.int64]) -> None:
+        """Let each copy learn a pool row (copies,); -1 for none."""
+        self._picks = self._descent.update(rows, self._picks)
+        self.picked[self.counts, self._copies] = rows
+        self.counts += rows >= 0
+        full = np.flatnonzero(self._picks == BATCH)
+        if len(full):
+            self._keep_lengths(self.counts[full] // BATCH - 1, full)
+            self._descent.end_batch(full)
+            self._picks[full] = 0
+
+    def held_out_losses(self, which: NDArray[np.integer]) -> Losses:
+        """Return the mean test and retention losses (n, 2) of some copies (n,)."""
+        self._keep_lengths(self.counts[which] // BATCH, which)
+        lengths = self._lengths[:, which].repeat(BATCH, axis=0)
+        picked = self.picked[:, which]
+        return self.tables.held_out.losses(picked, lengths[: len(picked)])
+
+    def _keep_lengths(
+        self, batches: NDArray[np.integer], which: NDArray[np.integer]
+    ) -> None:
+        self._lengths[batches, which] = self._descent.lengths[which]

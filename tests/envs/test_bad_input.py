@@ -13,7 +13,7 @@ from ogs_env.errors import InputError
         ({"split": "trian"}, "unknown split 'trian'; did you mean train"),
         ({"order": "block"}, "unknown order 'block'; did you mean blocks"),
         ({"observe": "paths"}, "unknown observe 'paths'; did you mean path"),
-        ({"render_mode": "human"}, "unknown render mode 'human'"),
+        ({"render_mode": "rgb"}, "unknown render mode 'rgb'; did you mean rgb_array"),
         ({"reward_weights": {"gain": 1}}, "unknown reward term 'gain'"),
         ({"budget": 0}, "budget: 0; expected at least 1"),
         ({"hands": 2.0}, r"hands: 2\.0; expected a whole number"),

@@ -1,55 +1,67 @@
-"""One battery over every registered id."""
+"""One battery over every registered id; ids that are added are tested too.
+
+What takes long runs on one id of every class: `test_workers.py`, `test_sb3.py`.
+Imports and what they cost are in `test_registration.py`.
+"""
 
 import copy
 import doctest
 import pickle
-from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.utils.env_checker import check_env, data_equivalence
-from live_bundle import LiveFiles
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 import ogs_env
-from ogs_env.envs.selection import SelectionEnv
+from ogs_env.envs.selection import INVALID_ACTION_PENALTY
+from ogs_env.errors import InputError
+from ogs_env.rewards import weighted_sum
+
+pytestmark = pytest.mark.filterwarnings(
+    "error",
+    # Of transformers, about a method that peft calls.
+    "ignore:`is_gradient_checkpointing`:FutureWarning",
+    # Of SB3: two-dimensional boxes are what the Navigator's policy takes.
+    "ignore:Your observation .* has an unconventional shape",
+)
 
 
-@pytest.fixture(params=["OGS-Custom-v0", "OGS-Medical-v0", "OGS-Medical-Live-v0"])
-def spec(
-    request: pytest.FixtureRequest, bundle_folder: Path, live_files: LiveFiles
-) -> EnvSpec:
-    spec = copy.deepcopy(gymnasium.spec(request.param))
-    if request.param == "OGS-Medical-Live-v0":  # on a model of a few weights
-        spec.kwargs |= {
-            "bundle": live_files.bundle,
-            "live": {"texts": live_files.texts, "batch": 2, "evaluate_every": 3},
-            "hands": 4,
-        }
-    if request.param == "OGS-Custom-v0":
-        spec.kwargs["bundle"] = str(bundle_folder)
-    return spec
+def make(spec: EnvSpec, **kwargs: Any) -> Any:
+    return gymnasium.make(spec, **kwargs).unwrapped
 
 
-# Of transformers, about a method that peft calls.
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-@pytest.mark.filterwarnings("error")
+def play(env: Any, actions: list[int], **reset: Any) -> list[Any]:
+    return [env.reset(**reset), *[env.step(action) for action in actions]]
+
+
+def valid_actions(env: Any, count: int) -> list[int]:
+    """Play a random policy that knows the mask; return what it did."""
+    rng = np.random.default_rng(0)
+    env.reset(seed=3)
+    actions: list[int] = []
+    over = False
+    while not over and len(actions) < count:
+        actions.append(int(rng.choice(np.flatnonzero(env.action_masks()))))
+        over = env.step(actions[-1])[2]
+    return actions
+
+
 def test_gymnasium_checker(spec: EnvSpec) -> None:
-    check_env(gymnasium.make(spec, disable_env_checker=True).unwrapped)
+    check_env(make(spec, disable_env_checker=True))
 
 
-# Two-dimensional boxes are what the Navigator's policy takes.
-@pytest.mark.filterwarnings("ignore:Your observation candidates has an unconvent")
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-@pytest.mark.filterwarnings("error")
 def test_stable_baselines3_checker(spec: EnvSpec) -> None:
-    check_env_for_sb3(gymnasium.make(spec).unwrapped)
+    check_env_for_sb3(make(spec))
 
 
 def test_two_copies_play_the_same(spec: EnvSpec) -> None:
-    one, two = gymnasium.make(spec), gymnasium.make(spec)
+    one, two = make(spec), make(spec)
     one.action_space.seed(1)
     start = one.reset(seed=1)
     assert data_equivalence(start, two.reset(seed=1), exact=True)
@@ -62,18 +74,25 @@ def test_two_copies_play_the_same(spec: EnvSpec) -> None:
             assert data_equivalence(one.reset(), two.reset(), exact=True)
 
 
-def test_seeds_make_different_streams(spec: EnvSpec) -> None:
-    env = gymnasium.make(spec)
-    first, second = (env.reset(seed=seed)[0]["candidates"] for seed in (0, 1))
-    assert not np.array_equal(first, second)
+def test_a_seed_starts_the_same_episodes_whatever_went_before(spec: EnvSpec) -> None:
+    env = make(spec)
+    first = env.reset(seed=5), env.reset()
+    valid_actions(env, 5)
+    again = env.reset(seed=5), env.reset()
+    assert data_equivalence(first, again, exact=True)
+    streams = set()
+    for seed in (5, None, 6, None):
+        env.reset(seed=seed)
+        streams.add(tuple(env.stream.tolist()))
+    assert len(streams) == 4
 
 
 def test_pickled_and_copied_envs_go_on_alike(spec: EnvSpec) -> None:
-    env = gymnasium.make(spec).unwrapped
-    env.reset(seed=2)
-    env.step(0)
+    env = make(spec)
+    actions = valid_actions(env, 6)
+    play(env, actions[:3], seed=3)
     others = [pickle.loads(pickle.dumps(env)), copy.deepcopy(env)]
-    for action in (1, env.hand_size, 4):
+    for action in actions[3:]:
         expected = env.step(action)
         for other in others:
             assert data_equivalence(other.step(action), expected, exact=True)
@@ -90,21 +109,152 @@ def test_spec_goes_through_json(spec: EnvSpec) -> None:
     assert again.unwrapped.reward_weights["conflict"] == 0.5
 
 
-def test_ansi_frame_shows_the_table(spec: EnvSpec) -> None:
-    env = gymnasium.make(spec, render_mode="ansi")
+@pytest.mark.parametrize("render_mode", ["human", "ansi", "rgb_array"])
+def test_rendering_changes_nothing(
+    spec: EnvSpec, render_mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = make(spec)
+    actions = valid_actions(plain, 4)
+    expected = play(plain, actions, seed=3)
+    env = make(spec, render_mode=render_mode)
+    if render_mode != "human":
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            env.render()
+    frames = []
+    found = [env.reset(seed=3)]
+    for action in actions:
+        frames.append(env.render())
+        found.append(env.step(action))
+    frames.append(env.render())
+    assert data_equivalence(found, expected, exact=True)
+    if render_mode == "human":
+        assert frames == [None] * len(frames)
+        printed = capsys.readouterr().out
+        ansi = make(spec, render_mode="ansi")
+        texts = []
+        for action in (None, *actions):
+            ansi.reset(seed=3) if action is None else ansi.step(action)
+            texts.append(ansi.render() + "\n")
+        assert printed == "".join(texts)
+    else:
+        assert [type(frame) for frame in frames] == [type(frames[0])] * len(frames)
+        assert len({np.asarray(frame).tobytes() for frame in frames}) == len(frames)
+
+
+@pytest.mark.parametrize("policy", ["first", "last", "random"])
+def test_both_masks_tell_the_valid_actions(spec: EnvSpec, policy: str) -> None:
+    env = make(spec)
+    rng = np.random.default_rng(1)
+    seen, info = env.reset(seed=2)
+    over = False
+    while True:
+        mask = env.action_masks()
+        assert mask.dtype == bool
+        assert info["action_mask"].dtype == np.int8
+        assert mask.shape == (env.action_space.n,)
+        np.testing.assert_array_equal(mask, info["action_mask"])
+        assert mask.any()
+        assert env.action_space.contains(env.action_space.sample(info["action_mask"]))
+        if over:
+            break
+        if not mask.all():  # an invalid action changes nothing but costs
+            wrong = rng.choice(np.flatnonzero(~mask))
+            same, reward, *ends, info = env.step(wrong)
+            assert data_equivalence(same, seen, exact=True)
+            assert (reward, *ends) == (-INVALID_ACTION_PENALTY, False, False)
+            assert info["invalid_action"] is True
+        valid = np.flatnonzero(mask)
+        action = {"first": valid[0], "last": valid[-1], "random": rng.choice(valid)}
+        seen, _, over, truncated, info = env.step(action[policy])
+        assert info["invalid_action"] is False
+        assert not truncated
+
+
+def test_actions_outside_the_space_are_refused(spec: EnvSpec) -> None:
+    env = make(spec)
     env.reset(seed=0)
-    _, _, _, _, info = env.step(2)
-    inner = env.unwrapped
-    lines = env.render().splitlines()
-    assert f"hand 1 of {inner.hands}, 1 of {inner.budget} picked" in lines[0]
-    assert len(lines) == 2 + inner.hand_size - 1
-    assert info["sample_id"] not in env.render()
-    shown = {line.split()[1] for line in lines[2:]}
-    on_table = inner.table[inner.table >= 0]
-    assert shown == {f"{i:016x}" for i in inner.bundle.pool.ids[on_table].tolist()}
+    last = int(env.action_space.n) - 1
+    for action in (-1, last + 1):
+        with pytest.raises(InputError, match=f"action {action}: expected 0 to {last}"):
+            env.step(action)
+    with pytest.raises(InputError, match="unknown reset option 'index'"):
+        env.reset(options={"index": [1]})
 
 
-def test_docstring_example() -> None:
-    test = doctest.DocTestFinder().find(SelectionEnv, globs={"ogs_env": ogs_env})[0]
+def test_an_episode_is_replayed_by_its_stream(spec: EnvSpec) -> None:
+    env, other = make(spec), make(spec)
+    actions = valid_actions(env, 8)
+    first = play(env, actions, seed=3)
+    options = {"indices": env.stream}
+    assert data_equivalence(play(env, actions, options=options), first, exact=True)
+    options = {"indices": env.stream.tolist()}
+    assert data_equivalence(play(other, actions, options=options), first, exact=True)
+
+
+def test_splits_are_disjoint(spec: EnvSpec) -> None:
+    # The test split of a small pool fills no long episode.
+    short = {"hands": 1, "hand_size": 4, "budget": 2}
+    if "Mixture" in spec.id:
+        short = {"steps": 1}
+    met: dict[str, set[int]] = {}
+    for split in ("train", "test"):
+        env = make(spec, split=split, **short)
+        met[split] = set()
+        for seed in range(20):
+            env.reset(seed=seed)
+            met[split] |= set(env.stream.tolist())
+        assert met[split] <= set(env.bundle.split(split).tolist())
+        assert len(met[split]) > 10
+    assert not met["train"] & met["test"]
+
+
+@settings(
+    max_examples=10,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data(), seed=st.integers(0, 2**32 - 1))
+def test_any_sequence_of_actions(spec: EnvSpec, data: st.DataObject, seed: int) -> None:
+    weights = {
+        name: data.draw(st.floats(-2, 2), label=name)
+        for name in ("domain_gain", "anchor_gain", "orthogonality", "conflict")
+    }
+    env = make(spec, reward_weights=weights | {"information": 0.5})
+    seen, info = env.reset(seed=seed)
+    chosen: list[str] = []
+    for _ in range(data.draw(st.integers(1, 30))):
+        assert info["selection"] == []
+        legal = np.flatnonzero(env.action_masks()).tolist()
+        anything = st.integers(0, int(env.action_space.n) - 1)
+        action = data.draw(st.sampled_from(legal) | anything)
+        seen, reward, terminated, truncated, info = env.step(action)
+        assert env.observation_space.contains(seen)
+        terms = info["reward_terms"]
+        expected = weighted_sum(terms, env.reward_weights)
+        assert info["invalid_action"] == (action not in legal)
+        expected -= INVALID_ACTION_PENALTY * info["invalid_action"]
+        assert reward == expected
+        assert type(reward) is float
+        assert np.isfinite([reward, *terms.values()]).all()
+        assert info["cost"] == terms["conflict"] >= 0
+        ids = info["sample_ids"] if "sample_ids" in info else [info["sample_id"]]
+        chosen += [name for name in ids if name]
+        if terminated or truncated:
+            assert info["selection"] == chosen
+            break
+    assert len(set(chosen)) == len(chosen)
+    pool = env.bundle.pool.ids[env.stream].tolist()
+    assert {int(name, 16) for name in chosen} <= set(pool)
+
+
+CREATORS = {
+    gymnasium.spec(name).entry_point for name in gymnasium.registry if "OGS-" in name
+}
+
+
+@pytest.mark.parametrize("entry_point", sorted(map(str, CREATORS)))
+def test_docstring_example(entry_point: str) -> None:
+    creator = load_env_creator(entry_point)
+    test = doctest.DocTestFinder().find(creator, globs={"ogs_env": ogs_env})[0]
     assert len(test.examples) >= 4
     assert doctest.DocTestRunner().run(test).failed == 0

@@ -388,3 +388,17 @@ def test_a_pool_read_as_dealt_looks_the_same(
         for key in ("candidates", "context"):
             a, b = (result[0][key] for result in results)
             np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_information_is_computed_where_it_has_a_weight(bundle_folder: Path) -> None:
+    plain = make(bundle_folder)
+    weighted = make(bundle_folder, reward_weights={"information": 0.5})
+    for env in (plain, weighted):
+        env.reset(seed=0)
+    for action in (0, 3, 5):
+        _, without, _, _, plain_info = plain.step(action)
+        _, reward, _, _, info = weighted.step(action)
+        assert plain_info["reward_terms"]["information"] == 0
+        gain = info["reward_terms"].pop("information")
+        assert 0 < gain <= np.log(2) + 1e-6
+        assert reward == pytest.approx(without + 0.5 * gain)

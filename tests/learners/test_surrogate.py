@@ -6,14 +6,10 @@ import numpy as np
 import pytest
 from make_bundle import edit_manifest, make_bundle
 
+from ogs_env import gram
 from ogs_env.bundle import Bundle, Rows, load_bundle
 from ogs_env.errors import InputError
-from ogs_env.learners import surrogate
-from ogs_env.learners.surrogate import (
-    CrossGram,
-    SurrogateLearner,
-    default_learner,
-)
+from ogs_env.learners.surrogate import SurrogateLearner, default_learner
 
 PICKS = [3, 100, 251, 7, 479, 12, 30, 31, 8, 300, 301, 302]
 
@@ -56,11 +52,20 @@ class Oracle:
         return after
 
 
-@pytest.fixture(params=["path", "start"])
+@pytest.fixture(params=["path", "start", "partly linear"])
 def made(request: pytest.FixtureRequest, tmp_path: Path, bundle: Bundle) -> Bundle:
     if request.param == "path":
         return bundle
-    return load_bundle(make_bundle(tmp_path / "start", checkpoints=0, seed=3))
+    if request.param == "start":
+        return load_bundle(make_bundle(tmp_path / "start", checkpoints=0, seed=3))
+    folder = make_bundle(tmp_path / "linear", checkpoints=3, seed=4, held_out=33)
+    learner = {
+        "sketches": "path",
+        "domain": {"slope": [0.1, 0.0, 0.2], "curvature": [0, 0, 0]},
+        "anchor": {"slope": [0.0, 0.1, 0.05], "curvature": [0.3, 0, 0.1]},
+    }
+    edit_manifest(folder, learner=learner)
+    return load_bundle(folder)
 
 
 def test_losses_follow_the_formulas(made: Bundle) -> None:
@@ -105,8 +110,8 @@ def test_preview_is_what_update_gives(made: Bundle, before: int) -> None:
         np.testing.assert_array_equal(learner.anchor_cosine(row), cosines[place])
         after = copy.deepcopy(learner)
         after.update(row)
-        np.testing.assert_allclose(domain[place], after.domain_loss(), rtol=1e-6)
-        np.testing.assert_allclose(anchors[place], after.anchor_losses(), rtol=1e-6)
+        assert domain[place] == after.domain_loss()
+        np.testing.assert_array_equal(anchors[place], after.anchor_losses())
 
 
 def test_a_batch_has_the_length_of_one_step(bundle: Bundle) -> None:
@@ -136,25 +141,29 @@ def test_reset_forgets(bundle: Bundle) -> None:
 def test_copies_share_the_tables_but_not_the_state(bundle_folder: Path) -> None:
     learner = SurrogateLearner(load_bundle(bundle_folder))
     for other in (copy.deepcopy(learner), pickle.loads(pickle.dumps(learner))):
-        assert other._shared is learner._shared
+        assert other._tables is learner._tables
         before = learner.domain_loss()
         other.update(4)
         assert learner.domain_loss() == before != other.domain_loss()
 
 
 def test_a_pool_too_large_for_tables_gives_the_same_numbers(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    made: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_tables = CrossGram(bundle, "path")
-    monkeypatch.setattr(surrogate, "_TABLE_FLOATS", 0)
-    without = CrossGram(bundle, "path")
-    assert without._table is None
-    assert without._pool is None
-    for indices in (np.array([1, 400]), 17):
-        for name in ("rows", "pool_sketches"):
-            a, b = (getattr(s, name)(indices) for s in (with_tables, without))
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-            assert a.shape == b.shape
+    with_tables = SurrogateLearner(made)
+    monkeypatch.setattr(gram, "TABLE_FLOATS", 0)
+    without = SurrogateLearner(Bundle(made.path))
+    assert without._tables is not with_tables._tables
+    assert without._tables.seen._table is None
+    for index in PICKS:
+        for learner in (with_tables, without):
+            learner.update(index)
+        for name in ("domain_loss", "anchor_losses", "test_loss", "retention_loss"):
+            a, b = (getattr(of, name)() for of in (with_tables, without))
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+    rows = np.array([1, 400])
+    for a, b in zip(with_tables.preview(rows), without.preview(rows), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,176 @@
+"""The native vector environment as Stable-Baselines3 wants it."""
+
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import (
+    VecEnvIndices,
+    VecEnvObs,
+    VecEnvStepReturn,
+)
+
+from ogs_env.envs.vector import SelectionVectorEnv
+from ogs_env.errors import InputError
+
+# What is the same for all copies; they have no objects of their own to ask.
+_SHARED = (
+    "action_space",
+    "budget",
+    "bundle",
+    "hand_size",
+    "hands",
+    "observation_space",
+    "order",
+    "render_mode",
+    "reward_weights",
+)
+
+
+class SelectionVecEnv(VecEnv):
+    """A `SelectionVectorEnv` as a `VecEnv`, whose copies begin anew at once.
+
+    It gives what `DummyVecEnv` over as many `Monitor(SelectionEnv)` gives: an episode's
+    last info has `terminal_observation`, `TimeLimit.truncated` and `episode`. Masks for
+    MaskablePPO come by `env_method("action_masks")`.
+
+    ```python
+    envs = gymnasium.make_vec("OGS-Medical-v0", 32, autoreset_mode="SameStep")
+    MaskablePPO("MultiInputPolicy", SelectionVecEnv(envs)).learn(100_000)
+    ```
+
+    Args:
+        envs: Made with `autoreset_mode="SameStep"`.
+
+    Raises:
+        InputError: If it is another environment, or has another autoreset mode.
+    """
+
+    def __init__(self, envs: gym.vector.VectorEnv) -> None:
+        if (
+            not isinstance(envs, SelectionVectorEnv)
+            or envs.autoreset_mode != AutoresetMode.SAME_STEP
+        ):
+            raise InputError(
+                f"envs: {envs}; expected gymnasium.make_vec(ID, COPIES, "
+                "vectorization_mode='vector_entry_point', autoreset_mode='SameStep')"
+            )
+        self.envs = envs
+        self._actions = np.zeros(envs.num_envs, np.int64)
+        self._returns = np.zeros(envs.num_envs)
+        self._steps = np.zeros(envs.num_envs, np.int64)
+        self._began = time.time()
+        super().__init__(
+            envs.num_envs, envs.single_observation_space, envs.single_action_space
+        )
+
+    def reset(self) -> VecEnvObs:
+        """Reset all copies, with the seeds and options set before."""
+        plain = np.array([not options for options in self._options])
+        masks = [plain, *np.eye(self.num_envs, dtype=np.bool_)[~plain]]
+        for mask in masks:
+            if mask.any():
+                options = {**self._options[mask.argmax()], "reset_mask": mask}
+                observations, infos = self.envs.reset(seed=self._seeds, options=options)
+                copies = np.flatnonzero(mask).tolist()
+                for copy, info in zip(copies, _each(infos, mask), strict=True):
+                    self.reset_infos[copy] = info
+        self._returns[:] = self._steps[:] = 0
+        self._reset_seeds()
+        self._reset_options()
+        return observations
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Take the actions (copies,) that `step_wait` plays."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Play the actions; copies whose episodes end begin the next."""
+        observations, rewards, terminated, truncated, found = self.envs.step(
+            self._actions
+        )
+        self._returns += rewards
+        self._steps += 1
+        dones = terminated | truncated
+        infos = _each(found, np.ones(self.num_envs, np.bool_))
+        if dones.any():
+            ended = np.flatnonzero(dones).tolist()
+            lasts = _each(found["final_info"], dones)
+            for copy, last in zip(ended, lasts, strict=True):
+                self.reset_infos[copy], infos[copy] = infos[copy], last
+                last["terminal_observation"] = found["final_obs"][copy]
+                last["episode"] = {
+                    "r": round(float(self._returns[copy]), 6),
+                    "l": int(self._steps[copy]),
+                    "t": round(time.time() - self._began, 6),
+                }
+            self._returns[ended] = self._steps[ended] = 0
+        for info, cut in zip(infos, (truncated & ~terminated).tolist(), strict=True):
+            info["TimeLimit.truncated"] = cut
+        return observations, rewards.astype(np.float32), dones, infos
+
+    def env_method(
+        self,
+        method_name: str,
+        *method_args: Any,
+        indices: VecEnvIndices = None,
+        **method_kwargs: Any,
+    ) -> list[Any]:
+        """Return the masks (hand_size + 1,) of copies, the one method they have."""
+        if method_name != "action_masks":
+            raise AttributeError(f"{method_name}: copies have action_masks alone")
+        masks = self.envs.action_masks()
+        return [masks[copy] for copy in self._get_indices(indices)]
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Return what copies have in common, once for each."""
+        copies = list(self._get_indices(indices))
+        if attr_name == "action_masks":
+            return [functools.partial(self._mask, copy) for copy in copies]
+        if attr_name not in _SHARED:
+            raise AttributeError(f"{attr_name}: copies have {', '.join(_SHARED)} alone")
+        return [getattr(self.envs.single, attr_name)] * len(copies)
+
+    def _mask(self, copy: int) -> np.ndarray:
+        return self.envs.action_masks()[copy]
+
+    def set_attr(
+        self, attr_name: str, value: Any, indices: VecEnvIndices = None
+    ) -> None:
+        """Refuse: copies have no attributes of their own."""
+        raise AttributeError(f"{attr_name}: copies have no attributes of their own")
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        """Return whether copies are monitored, as they are, or otherwise wrapped."""
+        return [wrapper_class is Monitor for _ in self._get_indices(indices)]
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """Return a frame of each copy."""
+        return self.envs.render() or [None] * self.num_envs
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.envs.close()
+
+
+def _each(infos: dict[str, Any], which: np.ndarray) -> list[dict[str, Any]]:
+    """Return the info of each of some copies, from those of a vector environment."""
+    names = [name for name in infos if name[0] != "_" and not name.startswith("final_")]
+    columns: list[Any] = []
+    for name in names:
+        values = infos[name]
+        if isinstance(values, dict):
+            columns.append(_each(values, which))
+        elif values.ndim == 1:
+            columns.append(values[which].tolist())
+        else:
+            columns.append(list(values[which]))
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

@@ -1,0 +1,195 @@
+"""How fast the environments are, against CartPole-v1 in the same run: `ogs speed`.
+
+On a busy machine rates mean little and ratios much: what is compared takes turns, some
+rounds of a fraction of a second each, and a ratio is the median of the rounds'.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.utils import performance
+
+import ogs_env  # noqa: F401  (registers the ids)
+from ogs_env.files import write_json
+
+RESULT = Path(__file__).parent / "results" / "speed.json"
+REFERENCE = "CartPole-v1"
+# Whose native vectors are measured; those of other ids are the same class.
+VECTOR_ID = "OGS-Medical-v0"
+COPIES = (1, 16, 256, 1024)
+SYNC_COPIES = (1, 16, 256)
+STEP_BAR = 1 / 3
+NATIVE_BAR_COPIES, NATIVE_BAR = 256, 1.0
+ROUNDS = 7
+# Of measuring, all ratios together; making environments comes on top. A ratio with a
+# bar has so many times the share of one without.
+SECONDS = {"quick": 30.0, "full": 240.0}
+BAR_SHARES = 4
+
+# From seconds to a rate: how often a second.
+Rate = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two rates to be measured in turns.
+
+    Attributes:
+        name: What is compared.
+        ours, theirs: The rates.
+        bar: The least ratio that the project wants; None where there is none.
+    """
+
+    name: str
+    ours: Rate
+    theirs: Rate
+    bar: float | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ogs speed` to a parser."""
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="in less than 45 seconds; prints the ratios and writes no file",
+    )
+    parser.add_argument("--result", type=Path, default=RESULT, help="result file")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, and print one JSON line a ratio: name, ratio, bar."""
+    total = SECONDS["quick" if arguments.quick else "full"]
+    barred = 1 + sum("Mixture" not in name for name in ids())
+    share = total / (count() + (BAR_SHARES - 1) * barred) / ROUNDS / 2
+    found = []
+    for comparison in comparisons():
+        seconds = share * (BAR_SHARES if comparison.bar else 1)
+        rounds = [
+            (comparison.ours(seconds), comparison.theirs(seconds))
+            for _ in range(ROUNDS)
+        ]
+        ratios = sorted(ours / theirs for ours, theirs in rounds)
+        line = {
+            "name": comparison.name,
+            "ratio": round(median(ratios), 4),
+            "bar": comparison.bar and round(comparison.bar, 4),
+        }
+        print(json.dumps(line), flush=True)
+        rates = [round(median(rates)) for rates in zip(*rounds, strict=True)]
+        found.append({**line, "rounds": [round(r, 4) for r in ratios], "rates": rates})
+        print(
+            f"ogs speed: {len(found)} of {count()}: {rates[0]:,} against {rates[1]:,} "
+            f"a second, rounds from {ratios[0]:.3f} to {ratios[-1]:.3f}",
+            file=sys.stderr,
+        )
+    if not arguments.quick:
+        result = {"ratios": found, "reference": REFERENCE, "machine": _machine()}
+        write_json(arguments.result, result)
+        print(f"ogs speed: {arguments.result}", file=sys.stderr)
+
+
+def ids() -> list[str]:
+    """Return the registered ids but those that train a language model."""
+    return [
+        name
+        for name, spec in gym.registry.items()
+        if name.startswith("OGS-") and spec.kwargs.get("learner") != "live"
+    ]
+
+
+def count() -> int:
+    """Return how many `comparisons` there are."""
+    return 3 * len(ids()) + len(COPIES) + len(SYNC_COPIES)
+
+
+def comparisons() -> Iterator[Comparison]:
+    """Make the environments and yield what is compared, one after the other."""
+
+    def cartpole() -> gym.Env:
+        return gym.make(REFERENCE)
+
+    for name in ids():
+        # The ids without a bundle of their own play Medical's.
+        bundle = gym.spec(name).kwargs["bundle"] or "medical"
+
+        def ours(name: str = name, bundle: str = bundle) -> gym.Env:
+            return gym.make(name, bundle=bundle)
+
+        # Not measured: reading the bundle, and the tables that the first pick makes.
+        envs = ours(), cartpole()
+        for env in envs:
+            env.reset(seed=0)
+            env.step(0)
+        bar = STEP_BAR if "Mixture" not in name else None
+        pair = f"{name} / {REFERENCE}"
+        yield Comparison(f"make {pair}", _makes(ours), _makes(cartpole))
+        yield Comparison(f"reset {pair}", _resets(envs[0]), _resets(envs[1]))
+        yield Comparison(f"step {pair}", _steps(envs[0]), _steps(envs[1]), bar)
+    for copies in COPIES:
+        native = _vector(VECTOR_ID, copies, "vector_entry_point")
+        theirs = _vector(REFERENCE, copies, "vector_entry_point")
+        bar = NATIVE_BAR if copies == NATIVE_BAR_COPIES else None
+        pair = f"{copies} copies of {VECTOR_ID} / {REFERENCE}"
+        yield Comparison(f"native step {pair}", native, theirs, bar)
+        if copies in SYNC_COPIES:
+            theirs = _vector(VECTOR_ID, copies, "sync")
+            pair = f"{copies} copies of {VECTOR_ID}"
+            yield Comparison(f"native / sync step {pair}", native, theirs)
+
+
+def _makes(make: Callable[[], gym.Env]) -> Rate:
+    """Return how often a second an environment is made and reset."""
+    benchmark: Any = performance.benchmark_init  # typed as if seconds were whole
+    return lambda seconds: benchmark(make, seconds, seed=0)
+
+
+def _resets(env: gym.Env) -> Rate:
+    def rate(seconds: float) -> float:
+        env.reset(seed=0)
+        resets, began = 0, time.perf_counter()
+        while (spent := time.perf_counter() - began) < seconds:
+            env.reset()
+            resets += 1
+        return resets / spent
+
+    return rate
+
+
+def _steps(env: gym.Env) -> Rate:
+    benchmark: Any = performance.benchmark_step
+    return lambda seconds: benchmark(env, seconds, seed=0)
+
+
+def _vector(name: str, copies: int, mode: str) -> Rate:
+    envs = gym.make_vec(name, copies, vectorization_mode=mode)
+    benchmark: Any = performance.benchmark_vector_step
+    return lambda seconds: benchmark(envs, seconds, seed=0)
+
+
+def _machine() -> dict[str, str]:
+    names = ("gymnasium", "numpy")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {
+        "processor": _processor(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **found,
+    }
+
+
+def _processor() -> str:
+    """Return the processor's name, where the system tells it."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,469 @@
+"""The cluster-level environment: choose where the next batch is drawn from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.envs import figures, rendering
+from ogs_env.envs.clusters import clusters as clusters_of
+from ogs_env.envs.observations import BOUND, candidates
+from ogs_env.envs.selection import INVALID_ACTION_PENALTY, STALL_LIMIT
+from ogs_env.envs.streams import given_stream
+from ogs_env.errors import InputError, unknown_name
+from ogs_env.learners.surrogate import SurrogateLearner
+from ogs_env.rewards import NO_PICK, Information, checked_weights, weighted_sum
+
+# Keys clusters and context: float32 arrays.
+Observation = dict[str, Any]
+
+# The constrained problem's reward; what it does to general abilities is the cost.
+DEFAULT_WEIGHTS = {"domain_gain": 1.0, "anchor_gain": 0.0}
+
+
+class MixtureEnv(gymnasium.Env[Observation, np.int64]):
+    """Mix the data of a fine-tuning run batch by batch, with a limit on forgetting.
+
+    ## Description
+
+    The constrained Markov decision process of Orthogonal Gradient Selection: a pool
+    is parted in clusters of samples whose gradients agree, and the agent says from
+    which one the next batch is drawn. A learner is trained on the batch: the reward
+    is what the domain gained, the cost what general abilities lost. The agent should
+    gain as much as it can while the cost of an episode stays below a limit of its
+    own (`info["cost"]`, for constrained algorithms), or weigh the two in
+    `reward_weights`.
+
+    Clusters are found by k-means on the unit *start* sketches of the whole pool. They
+    do not depend on any seed, and all splits share them. They are numbered by their
+    mean cosine with the domain: cluster 0 agrees most with it. Greed does not do: that
+    cosine is of the untouched model, while the learner follows *path* sketches of a
+    training run; and a cluster's tenth batch is worth less than its first.
+
+    The learner is always the surrogate, in closed form: `ogs_env.learners.surrogate`.
+
+    ## Observation Space
+
+    A `Dict` of float32 boxes, every value in [-10, 10]. All of it comes from the start
+    sketches, so a deployed policy sees exactly what it saw in training. d is the width
+    of the bundle's observation basis Q, 32 in the shipped bundles; `cos` is the exact
+    cosine of a sample's gradient at the start with a mean gradient there.
+
+    `clusters`, shape (clusters, 6 + d). Means are over the samples *left*, that is the
+    expectation of the next one drawn; without any, they are 0:
+
+    | Column | Value                                                       | Range     |
+    |--------|-------------------------------------------------------------|-----------|
+    | 0      | samples left, share of all candidates of the episode        | [0, 1]    |
+    | 1      | mean Orth, 1 - largest abs(cos) with a capability's anchor  | [0, 1]    |
+    |        | gradient; 1: to first order no ability feels it             |           |
+    | 2      | mean Conf, largest -cos with a capability's anchor          | [-1, 1]   |
+    |        | gradient; positive: to first order it harms that ability    |           |
+    | 3      | mean log of the gradient norm, standardised over the pool   | [-10, 10] |
+    | 4      | mean cos with the domain gradient; positive: it helps       | [-1, 1]   |
+    | 5      | share of the samples drawn so far that came from here, 0    | [0, 1]    |
+    |        | before the first: the mixture                               |           |
+    | 6..d+5 | mean of the unit sketches in Q, by which a cluster is known | [-10, 10] |
+    |        | in any pool                                                 |           |
+
+    `context`, shape (3 d + 3,):
+
+    | Index       | Value                                                  | Range     |
+    |-------------|--------------------------------------------------------|-----------|
+    | 0..d-1      | direction of the domain's mean gradient, in Q          | [-10, 10] |
+    | d..2d-1     | direction of the anchor's gradient (the mean of the    | [-10, 10] |
+    |             | capabilities' unit mean gradients), in Q               |           |
+    | 2d..3d-1    | mean of the drawn samples' unit sketches in Q          | [-10, 10] |
+    | 3d          | batches left, share of the episode's                   | [0, 1]    |
+    | 3d + 1      | mean cos of the drawn with the domain gradient         | [-1, 1]   |
+    | 3d + 2      | mean of their least cos with a capability's anchor     | [-1, 1]   |
+    |             | gradient, minus their mean Conf                        |           |
+
+    Means of the drawn are 0 before the first.
+
+    ## Action Space
+
+    `Discrete(clusters)`: draw the next `batch` samples of that cluster, or as many as
+    it has left, be they fewer. An empty cluster is an invalid action: it changes
+    nothing, costs 0.1 and sets `info["invalid_action"]`. `action_masks()` tells the
+    valid actions (bool, for sb3-contrib), as does `info["action_mask"]` (int8). Some
+    action is always valid: when nothing is left the episode is over, and the mask is
+    all ones.
+
+    ## Rewards
+
+    The weighted sum of the terms in `info["reward_terms"]`:
+    `w["domain_gain"] * domain_gain + w["anchor_gain"] * anchor_gain
+    + w["orthogonality"] * (orthogonality - 1) - w["conflict"] * conflict
+    + w["information"] * information`, as in `SelectionEnv`, but each is about a batch:
+
+    | Term            | Default weight | Meaning                                      |
+    |-----------------|----------------|----------------------------------------------|
+    | `domain_gain`   | 1.0            | fall of the domain loss over the batch,      |
+    |                 |                | percent of its start                         |
+    | `anchor_gain`   | 0.0            | fall of the worst capability's anchor loss   |
+    |                 |                | over the batch, percent of its start;        |
+    |                 |                | negative: forgetting                         |
+    | `orthogonality` | 0.0            | mean over the batch of 1 - largest           |
+    |                 |                | abs(cosine of the learner's with a           |
+    |                 |                | capability's anchor gradient), in [0, 1]     |
+    | `conflict`      | 0.0            | largest rise of a capability's anchor loss   |
+    |                 |                | over the batch, percent of its start, >= 0;  |
+    |                 |                | also the cost                                |
+    | `information`   | 0.0            | log-determinant gain of the batch's unit     |
+    |                 |                | start sketches, nats, in (0, batch * log 2]  |
+
+    The cost is the general degradation: losses are measured before and after the whole
+    batch, so a sample that mends what another of its batch did costs nothing. The sum
+    of `domain_gain` over an episode is the whole gain; the sum of costs is at least
+    the whole degradation, for a batch that mends earns nothing back.
+
+    Eight samples make an optimizer step of the learner. With `batch=8` an action is a
+    step, until a cluster runs short; samples that fill no step count as a part of one,
+    and the next draw goes on with it.
+
+    Six batches are 48 samples of one epoch, for which the learner's forecasts have been
+    tested (`SelectionEnv`, Fidelity). So few hardly harm: a limit on the cost binds in
+    longer episodes, from about 24 batches on, and there they are untested.
+
+    ## Starting State
+
+    The split's part of the pool, each cluster's samples in an order drawn by
+    `self.np_random`; the learner is reset. A cluster may have no samples in a split.
+
+    `reset(options={"indices": rows})` takes the given pool rows instead, whatever
+    their split, all different: each cluster's are drawn in the order given. `stream`,
+    an attribute, is what to give to meet the same samples again.
+
+    ## Episode End
+
+    It terminates when `steps` batches have been drawn, or when nothing is left. It is
+    truncated after 50 invalid actions in a row, by which a policy that knows no masks
+    would otherwise never end.
+
+    ## Information
+
+    The same keys at reset and on every step:
+
+    | Key                | Value                                                       |
+    |--------------------|-------------------------------------------------------------|
+    | `action_mask`      | int8 (clusters,), 1 = valid                                 |
+    | `reward_terms`     | dict, the five terms above                                  |
+    | `cost`             | float, the conflict: the constrained problem's cost, >= 0   |
+    | `sample_ids`       | list of str, 16 hex digits of each sample drawn, in order;  |
+    |                    | empty if none was                                           |
+    | `invalid_action`   | bool                                                        |
+    | `domain_loss`      | float, the learner's mean dev loss, nats per token          |
+    | `selection`        | list of all drawn samples' ids in order; empty until the    |
+    |                    | episode's end                                               |
+    | `test_change`      | float, change of the domain test loss, percent of its       |
+    |                    | start; negative is better; 0.0 until the end                |
+    | `retention_change` | float, the same of the retention loss                       |
+    | `learner_sketches` | str, "path", or "start" where the bundle has no others      |
+
+    No reward sees the test and retention losses.
+
+    ## Arguments
+
+    - `bundle`: name of a shipped bundle, or the folder of one
+      (`OGS-Custom-Mixture-v0` needs it).
+    - `split`: the candidates' part of the pool: `"train"`, `"test"` or `"all"`.
+    - `clusters`: how many the pool is parted in.
+    - `batch`: samples drawn by an action. `steps`: batches in an episode.
+    - `reward_weights`: weights by term; those not named keep their default.
+    - `render_mode`: `"human"` prints a frame at reset and on every step: the clusters,
+      the mixture, return and cost, the losses. `render()` returns it as text for
+      `"ansi"`; for `"rgb_array"` as a picture, uint8 (560, 1000, 3), which needs
+      matplotlib.
+
+    Raises `ogs_env.InputError` for any argument that does not fit.
+
+    ```python
+    >>> import gymnasium, ogs_env
+    >>> env = gymnasium.make("OGS-Medical-Mixture-v0")
+    >>> observation, info = env.reset(seed=0)
+    >>> observation["clusters"].shape, observation["context"].shape
+    ((16, 38), (99,))
+    >>> largest = observation["clusters"][:, 0].argmax()
+    >>> observation, reward, terminated, truncated, info = env.step(largest)
+    >>> len(info["sample_ids"]), reward == info["reward_terms"]["domain_gain"]
+    (8, True)
+    >>> float(observation["clusters"][largest, 5]), info["cost"] >= 0
+    (1.0, True)
+
+    ```
+
+    ## Version History
+
+    - v0: first version.
+
+    ## References
+
+    - Zhang, Tian, Wang, Song 2026, arXiv 2602.06359: Orth and Conf; clusters as
+      actions, domain improvement as reward, general degradation as cost.
+    - Altman 1999, Constrained Markov Decision Processes.
+    - Arthur, Vassilvitskii 2007, k-means++: The Advantages of Careful Seeding.
+    """
+
+    metadata = {  # noqa: RUF012
+        "render_modes": list(rendering.RENDER_MODES),
+        "render_fps": 4,
+    }
+
+    def __init__(
+        self,
+        bundle: str = "medical",
+        *,
+        split: str = "train",
+        clusters: int = 16,
+        batch: int = 8,
+        steps: int = 6,
+        reward_weights: Mapping[str, float] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if not bundle:
+            raise InputError(
+                "bundle: missing; expected the name of a shipped bundle or a folder "
+                "made by `ogs sketch`, as in make('OGS-Custom-Mixture-v0', "
+                "bundle='runs/mine')"
+            )
+        self.bundle: Bundle = load_bundle(bundle)
+        self._part = self.bundle.split(split)
+        counts = clusters, batch, steps
+        _check_counts(*counts, split, len(self._part), len(self.bundle.pool))
+        modes = self.metadata["render_modes"]
+        if render_mode not in (None, *modes):
+            raise unknown_name("render mode", str(render_mode), modes)
+        self.batch, self.steps, self.render_mode = batch, steps, render_mode
+        self.reward_weights = checked_weights(
+            {**DEFAULT_WEIGHTS, **(reward_weights or {})}
+        )
+
+        self._clusters = clusters_of(self.bundle, clusters)
+        self._candidates = candidates(self.bundle, "start")
+        self._information = Information(self.bundle.k, batch * steps)
+        self.learner = SurrogateLearner(self.bundle)
+        self._initial_domain = self.learner.domain_loss()
+        self._initial_anchor = self.learner.anchor_losses()
+        self._initial_test_loss = self.learner.test_loss()
+        self._initial_retention_loss = self.learner.retention_loss()
+
+        d = self._d = self.bundle.basis.shape[1]
+        self._rows = np.zeros((clusters, 6 + d), np.float32)
+        self._context = np.zeros(3 * d + 3, np.float32)
+        self._context[: 2 * d] = self._candidates.directions
+        self.action_space = spaces.Discrete(clusters)
+        self.observation_space = spaces.Dict(
+            {
+                "clusters": spaces.Box(-BOUND, BOUND, self._rows.shape, np.float32),
+                "context": spaces.Box(-BOUND, BOUND, self._context.shape, np.float32),
+            }
+        )
+        # Read-only for whoever looks on: policies with hindsight, rendering.
+        self.stream = np.empty(0, np.int64)
+        self.left = np.zeros(clusters, np.int64)
+        self.drawn: list[int] = []
+        self.drawn_from = np.zeros(clusters, np.int64)
+        self.batches = 0
+        self.last_action: int | None = None
+        self.over = True
+        # What frames need of the steps before, kept only where a render mode is set:
+        # losses (nats per token, the domain's and each capability's) at the start and
+        # after every batch, costs of every batch, rewards of every step.
+        self.losses: list[NDArray[np.float32]] = []
+        self.costs: list[float] = []
+        self.rewards: list[float] = []
+        self._stalled = 0
+
+    @property
+    def clusters(self) -> NDArray[np.int64]:
+        """The cluster of every row of the pool (pool,)."""
+        return self._clusters.labels
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Shuffle every cluster; `options={"indices": rows}` replays pool rows."""
+        super().reset(seed=seed)
+        if options:
+            rows = _given_rows(options, len(self.bundle.pool))
+        else:
+            rows = self.np_random.permutation(self._part)
+        labels = self.clusters[rows]
+        self.stream = rows[np.argsort(labels, kind="stable")]
+        self.left = np.bincount(labels, minlength=len(self.left))
+        self._ends = np.cumsum(self.left)
+        self.learner.reset(self.np_random)
+        self._information.reset()
+        self._domain, self._anchor = self._initial_domain, self._initial_anchor
+        self.drawn = []
+        self.drawn_from[:] = 0
+        self.batches = self._stalled = 0
+        self.last_action = None
+        self.over = False
+        self._context[2 * self._d :] = 0
+        self._context[3 * self._d] = 1
+        self._rows[:, 5] = 0
+        for cluster in range(len(self.left)):
+            self._look(cluster)
+        if self.render_mode:
+            self.losses, self.costs, self.rewards = [self._now()], [], []
+            self._show()
+        return self.observation(), self._info(NO_PICK, [])
+
+    def step(
+        self, action: np.int64 | int
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Draw a batch from cluster `action`, and let the learner learn it."""
+        if self.over:
+            raise gymnasium.error.ResetNeeded("the episode is over: call reset()")
+        cluster = int(action)
+        if not 0 <= cluster < len(self.left):
+            raise InputError(f"action {cluster}: expected 0 to {len(self.left) - 1}")
+        invalid = bool(self.left[cluster] == 0)
+        rows = [] if invalid else self._draw(cluster)
+        terms = NO_PICK if invalid else self._learn(rows)
+        reward = weighted_sum(terms, self.reward_weights)
+        reward -= INVALID_ACTION_PENALTY * invalid
+        self._stalled = self._stalled + 1 if invalid else 0
+        terminated = self.batches == self.steps or not self.left.any()
+        truncated = self._stalled == STALL_LIMIT
+        self.over = terminated or truncated
+        self.last_action = cluster
+        if self.render_mode:
+            self.rewards.append(reward)
+            if not invalid:
+                self.losses.append(self._now())
+                self.costs.append(terms["conflict"])
+            self._show()
+        info = self._info(terms, rows, invalid=invalid)
+        return self.observation(), reward, terminated, truncated, info
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return the valid actions (clusters,), for sb3-contrib; never none."""
+        return (self.left > 0) | (not self.left.any())
+
+    def observation(self) -> Observation:
+        """Return the current observation, a copy."""
+        return {"clusters": self._rows.copy(), "context": self._context.copy()}
+
+    def render(self) -> str | NDArray[np.uint8] | None:
+        """Return a frame; None in mode "human", which prints its frames itself."""
+        if self.render_mode is None:
+            gymnasium.logger.warn("render_mode is None: make(..., render_mode='ansi')")
+            return None
+        if not self.losses:
+            raise gymnasium.error.ResetNeeded("nothing to render: call reset() first")
+        if self.render_mode == "rgb_array":
+            return figures.mixture_picture(self)
+        return rendering.mixture_text(self) if self.render_mode == "ansi" else None
+
+    def _draw(self, cluster: int) -> list[int]:
+        """Take the next batch of a cluster that has some left."""
+        start = self._ends[cluster] - self.left[cluster]
+        count = min(self.batch, int(self.left[cluster]))
+        rows = self.stream[start : start + count].tolist()
+        self.left[cluster] -= count
+        self.drawn += rows
+        self.drawn_from[cluster] += count
+        self.batches += 1
+        self._look(cluster)
+        self._rows[:, 5] = self.drawn_from / len(self.drawn)
+        d = self._d
+        mean = self._clusters.seen[self.drawn].mean(axis=0)
+        self._context[2 * d : 3 * d] = mean[4:]
+        self._context[3 * d :] = 1 - self.batches / self.steps, mean[3], -mean[1]
+        return rows
+
+    def _learn(self, rows: list[int]) -> dict[str, float]:
+        """Learn a batch; return its terms, those of `ogs_env.rewards` over it all."""
+        units = self._candidates.rows(np.array(rows))[1]
+        for row in rows:
+            self.learner.update(row)
+        domain, anchor = self.learner.domain_loss(), self.learner.anchor_losses()
+        gain = 100.0 * (self._domain - domain) / self._initial_domain
+        rise = 100.0 * float(((anchor - self._anchor) / self._initial_anchor).max())
+        self._domain, self._anchor = domain, anchor
+        cosines = np.abs([self.learner.anchor_cosine(row) for row in rows])
+        return {
+            "domain_gain": gain,
+            "anchor_gain": -rise,
+            "orthogonality": float(np.maximum(0, 1 - cosines.max(axis=1)).mean()),
+            "conflict": max(0.0, rise),
+            "information": sum(self._information.pick(unit) for unit in units),
+        }
+
+    def _look(self, cluster: int) -> None:
+        """Write what is seen of the samples that a cluster has left."""
+        end, left = self._ends[cluster], self.left[cluster]
+        row = self._rows[cluster]
+        row[0] = left / len(self.stream)
+        mean = self._clusters.seen[self.stream[end - left : end]].sum(axis=0)
+        mean /= max(left, 1)
+        row[1:5], row[6:] = mean[:4], mean[4:]
+
+    def _now(self) -> NDArray[np.float32]:
+        return np.array([self._domain, *self._anchor], np.float32)
+
+    def _show(self) -> None:
+        if self.render_mode == "human":
+            print(rendering.mixture_text(self))
+
+    def _info(
+        self, terms: dict[str, float], rows: list[int], *, invalid: bool = False
+    ) -> dict[str, Any]:
+        selection: list[str] = []
+        test_change = retention_change = 0.0
+        if self.over:
+            selection = self._names(self.drawn)
+            test = self.learner.test_loss() / self._initial_test_loss
+            retention = self.learner.retention_loss() / self._initial_retention_loss
+            test_change, retention_change = 100 * (test - 1), 100 * (retention - 1)
+        return {
+            "action_mask": self.action_masks().astype(np.int8),
+            "reward_terms": dict(terms),
+            "cost": terms["conflict"],
+            "sample_ids": self._names(rows),
+            "invalid_action": invalid,
+            "domain_loss": self._domain,
+            "selection": selection,
+            "test_change": test_change,
+            "retention_change": retention_change,
+            "learner_sketches": self.learner.sketches,
+        }
+
+    def _names(self, rows: list[int]) -> list[str]:
+        return [f"{number:016x}" for number in self.bundle.pool.ids[rows].tolist()]
+
+
+def _check_counts(
+    clusters: int, batch: int, steps: int, split: str, part: int, pool: int
+) -> None:
+    counts = {"clusters": clusters, "batch": batch, "steps": steps}
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int | np.integer):
+            raise InputError(f"{name}: {count!r}; expected a whole number")
+        if count < 1:
+            raise InputError(f"{name}: {count}; expected at least 1")
+    if clusters > pool:
+        raise InputError(
+            f"clusters: {clusters}, but the pool has {pool} samples; expected at most "
+            "that"
+        )
+    if steps * batch > part:
+        raise InputError(
+            f"{steps} steps of a batch of {batch} are {steps * batch} samples, but "
+            f"split '{split}' has {part}; use fewer steps or a smaller batch"
+        )
+
+
+def _given_rows(options: dict[str, Any], pool: int) -> NDArray[np.int64]:
+    """Return the pool rows that `reset(options={"indices": ...})` asks for."""
+    count = np.size(options.get("indices", 0))
+    if count == 0:
+        raise InputError("reset option 'indices': none; expected at least one pool row")
+    return given_stream(options, pool, 1, count)

@@ -1,0 +1,329 @@
+"""Many sample-level environments side by side, without Python for each."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from ogs_env.envs.hands import Copies, Hands
+from ogs_env.envs.observations import Candidates, candidates, sample_names
+from ogs_env.envs.selection import (
+    INVALID_ACTION_PENALTY,
+    STALL_LIMIT,
+    Observation,
+    SelectionEnv,
+)
+from ogs_env.errors import InputError, unknown_name
+from ogs_env.learners.surrogate import SurrogateLearners
+from ogs_env.rewards import NO_PICK, Information, RewardsOfMany, weighted_sum
+
+
+class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
+    """Copies of `SelectionEnv` that play side by side, each its own episodes.
+
+    Observations, rewards and infos are those of `gymnasium.vector.SyncVectorEnv` over
+    as many `SelectionEnv`, to the last bit, for the same seeds and actions: an int
+    seed of `reset` seeds copy i with seed + i, a list each copy.
+
+    ```python
+    >>> import gymnasium, ogs_env
+    >>> envs = gymnasium.make_vec("OGS-Medical-v0", num_envs=4)
+    >>> observations, infos = envs.reset(seed=0)
+    >>> observations["candidates"].shape, infos["action_mask"].shape
+    ((4, 16, 38), (4, 17))
+
+    ```
+
+    Args:
+        num_envs: Copies.
+        autoreset_mode: What follows the end of an episode, as of `SyncVectorEnv`:
+            `"NextStep"`, the next step resets; `"SameStep"`, the same step does, and
+            `infos` has `final_obs` and `final_info`; `"Disabled"`, the caller does,
+            by `reset(options={"reset_mask": which})`.
+        render_mode: `"ansi"` or `"rgb_array"`; a frame replays the episode so far.
+        **kwargs: Those of `SelectionEnv`, whose learner is the surrogate. A weight
+            for `information` costs time: that term is computed copy by copy.
+
+    Raises:
+        InputError: For an argument that does not fit.
+    """
+
+    metadata = {  # noqa: RUF012
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 4,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if kwargs.get("learner", "surrogate") != "surrogate":
+            raise InputError(
+                f"learner: '{kwargs['learner']}' has no vector environment of its own; "
+                "use make_vec(..., vectorization_mode='sync')"
+            )
+        if num_envs < 1:
+            raise InputError(f"num_envs: {num_envs}; expected at least 1")
+        modes = self.metadata["render_modes"]
+        if render_mode not in (None, *modes):
+            raise unknown_name("render mode", str(render_mode), modes)
+        known = {mode.value: mode for mode in AutoresetMode}
+        if not isinstance(autoreset_mode, AutoresetMode):
+            if autoreset_mode not in known:
+                raise unknown_name("autoreset mode", str(autoreset_mode), known)
+            autoreset_mode = known[autoreset_mode]
+        self.num_envs, self.render_mode = num_envs, render_mode
+        self.single = single = SelectionEnv(render_mode=render_mode, **kwargs)
+        self.autoreset_mode = autoreset_mode
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.single_action_space = single.action_space
+        self.action_space = batch_space(single.action_space, num_envs)
+        self.single_observation_space = single.observation_space
+        self.observation_space = batch_space(single.observation_space, num_envs)
+
+        bundle, budget = single.bundle, single.budget
+        seen = single._candidates
+        assert isinstance(seen, Candidates)
+        self._learners = SurrogateLearners(bundle, num_envs, budget)
+        size = num_envs, single.hands, single.hand_size
+        self._hands = Hands(seen, self._learners, *size, budget)
+        informed = single.reward_weights["information"] != 0
+        self._rewards = RewardsOfMany(
+            self._learners,
+            [Information(bundle.k, budget) for _ in range(num_envs * informed)],
+        )
+        self._names = np.array(sample_names(bundle), object)
+        self._generators: list[np.random.Generator | None] = [None] * num_envs
+        self._stalled = np.zeros(num_envs, np.int64)
+        self._over = np.zeros(num_envs, np.bool_)
+        self._started = np.zeros(num_envs, np.bool_)
+
+    def reset(
+        self,
+        *,
+        seed: int | list[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin new episodes, of all copies or of those of `reset_mask`.
+
+        Args:
+            seed: Seeds copy i with seed + i; a list seeds each copy.
+            options: Those of `SelectionEnv`, for each copy; `reset_mask`, bool
+                (copies,), tells which copies are reset, the others go on.
+        """
+        n = self.num_envs
+        if seed is None or isinstance(seed, int):
+            seed = [None if seed is None else seed + copy for copy in range(n)]
+        if len(seed) != n:
+            raise InputError(f"seed: {len(seed)} seeds for {n} copies; expected {n}")
+        options = dict(options or {})
+        mask = options.pop("reset_mask", np.ones(n, np.bool_))
+        right = isinstance(mask, np.ndarray) and mask.dtype == np.bool_
+        if not right or mask.shape != (n,) or not mask.any():
+            raise InputError(
+                f"reset option 'reset_mask': expected a bool array of shape ({n},), "
+                "True at least once"
+            )
+        for copy in np.flatnonzero(mask):
+            if seed[copy] is not None:
+                self._generators[copy] = seeding.np_random(seed[copy])[0]
+        which = np.flatnonzero(mask)
+        self._begin(which, options)
+        self._hands.deal(which)
+        self._started |= mask
+        terms = {name: np.full(n, value) for name, value in NO_PICK.items()}
+        values = self._info(terms, np.full(n, -1), np.zeros(n, np.bool_))
+        return self._hands.observation(), _infos(values, mask.copy())
+
+    def step(
+        self, actions: NDArray[np.int64]
+    ) -> tuple[
+        Observation,
+        NDArray[np.float64],
+        NDArray[np.bool_],
+        NDArray[np.bool_],
+        dict[str, Any],
+    ]:
+        """Let every copy take its action, or begin its next episode."""
+        if not self._started.all():
+            raise gymnasium.error.ResetNeeded("call reset() before the first step()")
+        beginning = np.flatnonzero(self._over)
+        if len(beginning) and self.autoreset_mode == AutoresetMode.DISABLED:
+            raise gymnasium.error.ResetNeeded(
+                f"the episodes of copies {beginning.tolist()} are over: call "
+                "reset(options={'reset_mask': ...})"
+            )
+        places = self._places(actions, beginning)
+        if len(beginning):
+            self._begin(beginning)
+        rows = self._hands.at(places)
+        picking, passing = rows >= 0, places == self.single.hand_size
+        invalid = ~(picking | passing)
+        passing[beginning] = False
+
+        terms = self._rewards.pick(rows, self._units)
+        self._hands.pick(rows, places)
+        terminated, dealing = self._follow(picking, passing)
+        dealing = np.concatenate([beginning, dealing])
+        if len(dealing):
+            self._hands.deal(dealing)
+        self._stalled = (self._stalled + 1) * invalid
+        truncated = self._stalled == STALL_LIMIT
+        rewards = weighted_sum(terms, self.single.reward_weights)
+        rewards -= INVALID_ACTION_PENALTY * invalid
+        self._over = terminated | truncated
+
+        ended, infos = np.flatnonzero(self._over), {}
+        values = self._info(terms, rows, invalid, ended)
+        if len(ended) and self.autoreset_mode == AutoresetMode.SAME_STEP:
+            infos, over = self._final(values, ended), self._over.copy()
+            self._begin(ended)
+            self._hands.deal(ended)
+            values = self._info(
+                {n: np.where(over, NO_PICK[n], term) for n, term in terms.items()},
+                np.where(over, -1, rows),
+                invalid & ~over,
+            )
+        infos |= _infos(values, np.ones(self.num_envs, np.bool_))
+        return self._hands.observation(), rewards, terminated, truncated, infos
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return the valid actions (copies, hand_size + 1)."""
+        return self._hands.mask.astype(np.bool_)
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Return a frame of each copy."""
+        if self.render_mode is None:
+            gymnasium.logger.warn("render_mode is None: make_vec(..., render_mode=...)")
+            return None
+        return tuple(self._replayed(copy).render() for copy in range(self.num_envs))
+
+    def _places(self, actions: NDArray[np.int64], beginning: Copies) -> NDArray[Any]:
+        """Check actions, but for copies that begin an episode: these pass."""
+        places = np.array(actions)
+        last = self.single.hand_size
+        if places.shape != (self.num_envs,) or places.dtype.kind not in "iu":
+            raise InputError(
+                f"actions: {places.dtype} of shape {places.shape}; expected whole "
+                f"numbers of shape ({self.num_envs},)"
+            )
+        places[beginning] = last
+        if places.min() < 0 or places.max() > last:
+            wrong = places[(places < 0) | (places > last)][0]
+            raise InputError(f"action {wrong}: expected 0 to {last}")
+        return places
+
+    def _begin(self, which: Copies, options: dict[str, Any] | None = None) -> None:
+        """Begin episodes of some copies; their hands are not dealt yet."""
+        for copy in which.tolist():
+            generator = self._generators[copy]
+            if generator is None:
+                generator = self._generators[copy] = seeding.np_random()[0]
+            self._hands.start(copy, self.single.draw_stream(generator, options))
+        self._rewards.reset(which)
+        self._stalled[which] = 0
+        self._over[which] = False
+
+    def _follow(
+        self, picking: NDArray[np.bool_], passing: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.bool_], Copies]:
+        """Turn to the next hands; return whose episode is over, and who has a hand."""
+        hands = self._hands
+        spent = picking & (self._learners.counts == self.single.budget)
+        leaving = passing | (picking & (hands.left == 0) & ~spent)
+        last = hands.hand + 1 == hands.hands_in_stream
+        dealing = np.flatnonzero(leaving & ~last)
+        hands.hand[dealing] += 1
+        return spent | (leaving & last), dealing
+
+    def _units(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return candidates(self.single.bundle, "start").rows(rows)[1]
+
+    def _info(
+        self,
+        terms: dict[str, NDArray[np.float64]],
+        rows: NDArray[np.int64],
+        invalid: NDArray[np.bool_],
+        ended: Copies | None = None,
+    ) -> dict[str, Any]:
+        """Return infos as `SelectionEnv` has them, each of all copies."""
+        n, learners = self.num_envs, self._learners
+        selection, changes = np.empty(n, object), np.zeros((2, n))
+        selection.fill([])
+        if ended is not None and len(ended):
+            for copy in ended.tolist():
+                picked = learners.picked[: learners.counts[copy], copy]
+                selection[copy] = self._names[picked].tolist()
+            start = learners.tables.held_out.start
+            losses = learners.held_out_losses(ended)
+            changes[:, ended] = 100 * (losses / start - 1).T
+        return {
+            "action_mask": self._hands.mask.copy(),
+            "reward_terms": dict(terms),
+            "cost": terms["conflict"].copy(),
+            "sample_id": self._names.take(rows),
+            "invalid_action": invalid,
+            "domain_loss": learners.losses[:, 0].copy(),
+            "selection": selection,
+            "test_change": changes[0],
+            "retention_change": changes[1],
+            "learner_sketches": np.full(n, learners.tables.kind, object),
+        }
+
+    def _final(self, values: dict[str, Any], ended: Copies) -> dict[str, Any]:
+        """Return the infos that a reset in the same step would hide."""
+        which = np.zeros(self.num_envs, np.bool_)
+        which[ended] = True
+        observations = np.full(self.num_envs, None, object)
+        for copy in ended.tolist():
+            observations[copy] = self._hands.observation(copy)
+        return {
+            "final_obs": observations,
+            "_final_obs": which,
+            "final_info": _infos(values, which),
+            "_final_info": which,
+        }
+
+    def _replayed(self, copy: int) -> SelectionEnv:
+        """Return an environment where a copy's episode was played, without stalls."""
+        env, rows = self.single, self._hands.streams[copy].ravel()
+        counts = self._learners.counts
+        env.reset(options={"indices": rows[rows >= 0]})
+        for row in self._learners.picked[: counts[copy], copy].tolist():
+            while row not in env.table:
+                env.step(env.hand_size)
+            env.step(int(np.flatnonzero(env.table == row)[0]))
+        while env.hand < self._hands.hand[copy]:
+            env.step(env.hand_size)
+        return env
+
+
+def _infos(values: dict[str, Any], which: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return infos as Gymnasium's vector environments do.
+
+    Args:
+        values: Arrays over copies by name, or dicts of such.
+        which: The copies that have infos; the values of the others are blank.
+    """
+    infos: dict[str, Any] = {}
+    every = which.all()
+    for name, value in values.items():
+        if isinstance(value, dict):
+            infos[name] = _infos(value, which)
+        elif every:
+            infos[name] = value
+        else:
+            blank = None if value.dtype == object else 0
+            infos[name] = np.full(value.shape, blank, value.dtype)
+            infos[name][which] = value[which]
+        infos[f"_{name}"] = which
+    return infos

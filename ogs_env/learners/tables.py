@@ -1,0 +1,255 @@
+"""What all surrogate learners of one bundle share."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ogs_env import gram
+from ogs_env.bundle import MEASURED, Bundle
+from ogs_env.errors import InputError
+from ogs_env.gram import Floats, Gram
+from ogs_env.learners.effects import Effects
+
+# A loss below this (nats) is taken as this: the model is done with the sample.
+_LEAST_LOSS = 1e-4
+_TINY = 1e-12
+# Rounding of |G|^2 is less than this share of the sum of |t_i g_i|^2.
+_ROUNDING = 1e-6
+# Rows whose products are in memory at a time.
+_BLOCK = 4096
+
+
+class Tables:
+    """The tables of one bundle; read-only.
+
+    The measured samples are those of dev, test, anchor and retention, in this order.
+    Sketches are cut in checkpoints (one, where there is no path), and each is scaled so
+    that the dev samples' have a root mean square norm of 1.
+
+    Attributes:
+        kind: `"path"`, or `"start"` for a bundle without path sketches.
+        checkpoints: How many.
+        losses: float32 (measured,), l_j.
+        members: Of dev, test, retention and each capability's anchor samples: places
+            among the measured samples.
+        seen: `Effects` on what rewards see: dev and each capability's anchor samples.
+        held_out: `Effects` on the test and the retention samples.
+        gram: <t_i g_ic, t_j g_jc> of pool samples, one for each checkpoint.
+        sums: What samples add to the sums of a batch.
+        anchor_cosines: float32 (pool, capabilities), cosines of pool samples with the
+            mean anchor gradients over all checkpoints together.
+
+    Raises:
+        InputError: If the manifest's `learner` entry does not fit the bundle.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle, self.kind = bundle, _kind(bundle)
+        count = len(bundle.manifest["checkpoints"]) if self.kind == "path" else 1
+        domain, anchor = (
+            _response(bundle, role, count) for role in ("domain", "anchor")
+        )
+        self.checkpoints = count
+        of_dev = bundle.dev.sketches(self.kind).reshape(len(bundle.dev), count, -1)
+        squares = np.square(of_dev).sum(axis=2).mean(axis=0)
+        self._scale = (1 / np.sqrt(np.maximum(squares, 1e-24)))[:, None]
+
+        roles = [getattr(bundle, role) for role in MEASURED]
+        losses = np.concatenate([rows.losses for rows in roles])
+        self.losses = np.maximum(losses, _LEAST_LOSS)
+        # Where there is a path, products from wider sketches are at hand.
+        self._measured = None
+        if self.kind == "start":
+            start = [self._cut(rows.sketches(self.kind)) for rows in roles]
+            self._measured = np.concatenate(start).transpose(1, 2, 0)
+        ends = np.cumsum([len(rows) for rows in roles])[:-1]
+        dev, test, anchors, retention = np.split(np.arange(len(losses)), ends)
+        own = [_of_capability(bundle, n) for n in range(len(bundle.capabilities))]
+        capabilities = [anchors[rows] for rows in own]
+        self.members = [dev, test, retention, *capabilities]
+        pool = len(bundle.pool)
+        self.seen, self.held_out = (
+            Effects(self.products, pool, self.losses, groups)
+            for groups in (
+                [(dev, *domain), *[(places, *anchor) for places in capabilities]],
+                [(test, *domain), (retention, *anchor)],
+            )
+        )
+
+        keep = pool * count * bundle.k <= gram.TABLE_FLOATS
+        self._sketches = self._weigh(np.arange(pool)) if keep else None
+        # Two numbers a pair at least, else NumPy adds in another order for one learner.
+        self.gram = Gram(self.sketches, pool, 4 * -(-count // 4))
+        gradients = np.zeros((pool + 1, count))
+        self.anchor_cosines = np.empty((pool, len(own)), np.float32)
+        anchor_sketches = [self._cut(bundle.anchor.sketches(self.kind, r)) for r in own]
+        units = _unit(np.stack([found.mean(0).ravel() for found in anchor_sketches]))
+        for rows in _blocks(pool):
+            products, sketches = self.products(rows), self.sketches(rows)
+            self.seen.fill(rows, products)
+            self.held_out.fill(rows, products)
+            gradients[rows] = np.vecdot(sketches, sketches)
+            flat = sketches.reshape(len(rows), -1)
+            self.anchor_cosines[rows] = _unit(flat) @ units.T
+        self.sums = BatchSums(self.seen, gradients)
+
+    # Read-only: copies share it, another process builds its own.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tables_of, (self.bundle,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Tables":
+        return self
+
+    def sketches(self, indices: NDArray[np.integer]) -> Floats:
+        """Return t_i g_i of pool rows (n,), (n, checkpoints, k)."""
+        if self._sketches is not None:
+            return self._sketches[indices]
+        return self._weigh(indices)
+
+    def products(self, indices: NDArray[np.integer]) -> Floats:
+        """Return t_i <g_ic, g_jc> of pool rows (n,), (n, checkpoints, measured)."""
+        if self._measured is None:
+            products = self.bundle.pool.products(indices) * np.square(self._scale)
+        else:
+            sketches = self._cut(self.bundle.pool.sketches(self.kind, indices))
+            # Sample by sample, whose numbers then are the same in any company.
+            products = np.matmul(sketches[:, :, None], self._measured)[:, :, 0]
+        return np.multiply(products, self._tokens(indices), dtype=np.float32)
+
+    def terms(
+        self, picked: NDArray[np.integer], lengths: NDArray[np.float64]
+    ) -> Floats:
+        """Return what slopes and curvatures are multiplied by.
+
+        Args:
+            picked: Pool rows (picks,).
+            lengths: Factor of each pick in its update (picks, checkpoints).
+
+        Returns:
+            float32 (groups, 2, checkpoints): mean x and mean x^2 / (4 l) of `members`.
+        """
+        x = np.einsum("pc,pcj->cj", lengths, self.products(picked))
+        both: NDArray[Any] = np.stack([x, np.square(x) / (4 * self.losses)])
+        means = [both[..., places].mean(axis=-1) for places in self.members]
+        return np.stack(means).astype(np.float32)
+
+    def _cut(self, sketches: Floats) -> Floats:
+        """Cut sketches (n, K) in scaled checkpoints (n, checkpoints, k)."""
+        cut = sketches.reshape(len(sketches), self.checkpoints, -1)
+        return np.multiply(cut, self._scale, dtype=np.float32)
+
+    def _weigh(self, indices: NDArray[np.integer]) -> Floats:
+        sketches = self._cut(self.bundle.pool.sketches(self.kind, indices))
+        return sketches * self._tokens(indices)
+
+    def _tokens(self, indices: NDArray[np.integer]) -> Floats:
+        return self.bundle.pool.tokens[indices, None, None].astype(np.float32)
+
+
+class BatchSums:
+    """The numbers of a batch that are sums over its samples; read-only.
+
+    With l_c the length of the batch's step at checkpoint c, B the sum of its scaled
+    rows and S that of the batches before it, each times its length, a segment's part of
+    the loss changes by |S + l_c B|^2 / 2 - |S|^2 / 2 = l_c (<S, B> + l_c |B|^2 / 2);
+    the linear part of a group and checkpoint is l_c times a sum. So every part is
+    l_c (a + l_c b), and the numbers are in this order: the linear parts' and the
+    segments' a, their b, and for each checkpoint |G|^2 / 2.
+
+    |G|^2 has a millionth of the sum of |t_i g_i|^2 added: where gradients cancel,
+    rounding cannot make it 0 or less.
+
+    Args:
+        seen: The effects on what rewards see.
+        squares: |t_i g_ic|^2 of pool samples (pool + 1, checkpoints).
+
+    Attributes:
+        own: float64 (pool + 1, numbers), what each sample adds; products with other
+            samples come to the segments' a and b, and to |G|^2 / 2.
+        empty: float64 (numbers,), those of a batch without samples.
+        checkpoints: The checkpoint of each part.
+        first: Where the linear parts and where the segments of each group begin.
+        a, b, halves: Where these numbers are.
+        dots_a, dots_b: Where the a and b of segments are.
+    """
+
+    def __init__(self, seen: Effects, squares: NDArray[np.float64]) -> None:
+        rows, groups, count = seen.linear.shape
+        linear, segments = groups * count, len(seen.checkpoints)
+        parts = linear + segments
+        of_linear = np.tile(np.arange(count), groups)
+        self.checkpoints = np.append(of_linear, seen.checkpoints)
+        self.first = np.append(count * np.arange(groups), linear + seen.first)
+        self.a, self.b = slice(0, parts), slice(parts, 2 * parts)
+        self.dots_a = slice(linear, parts)
+        self.dots_b = slice(parts + linear, 2 * parts)
+        self.halves = slice(2 * parts, 2 * parts + count)
+        self.own = np.zeros((rows, 2 * parts + count))
+        self.own[:, :linear] = seen.linear.reshape(rows, -1)
+        for block in _blocks(rows - 1):
+            found = seen.rows(block)
+            self.own[block, self.dots_b] = np.vecdot(found, found) / 2
+        self.own[:, self.halves] = (1 + _ROUNDING) * squares / 2
+        self.empty = np.zeros(self.own.shape[1])
+        self.empty[self.halves] = _TINY  # which can be divided by
+
+
+@functools.lru_cache(maxsize=8)
+def tables_of(bundle: Bundle) -> Tables:
+    """Return the bundle's tables, computed on the first call."""
+    return Tables(bundle)
+
+
+def _kind(bundle: Bundle) -> str:
+    """Return which sketches the manifest's learner uses."""
+    kind: str = bundle.manifest["learner"].get("sketches", "")
+    known = ("path", "start") if bundle.has_path else ("start",)
+    if kind not in known:
+        raise InputError(
+            f"{bundle.path}: the manifest's learner has sketches '{kind}'; expected "
+            f"{' or '.join(known)}; rebuild the bundle"
+        )
+    return kind
+
+
+def _response(bundle: Bundle, role: str, checkpoints: int) -> Floats:
+    """Return slopes and curvatures (2, checkpoints) of the manifest."""
+    found = bundle.manifest["learner"].get(role, {})
+    lists = [found.get("slope"), found.get("curvature")]
+    for values in lists:
+        if (
+            not isinstance(values, list)
+            or len(values) != checkpoints
+            or not all(isinstance(v, int | float) and 0 <= v < np.inf for v in values)
+        ):
+            raise InputError(
+                f"{bundle.path}: the manifest's learner has {found} for the {role}; "
+                f"expected a slope and a curvature of at least 0 for each of "
+                f"{checkpoints} checkpoints; rebuild the bundle"
+            )
+    return np.array(lists)
+
+
+def _of_capability(bundle: Bundle, number: int) -> NDArray[np.int64]:
+    """Return the rows of a capability's anchor samples."""
+    own = np.flatnonzero(bundle.anchor.capabilities == number)
+    if len(own) == 0:
+        raise InputError(
+            f"{bundle.path}: capability '{bundle.capabilities[number]}' has no anchor "
+            "samples; rebuild the bundle"
+        )
+    return own
+
+
+def _blocks(count: int) -> Iterator[NDArray[np.int64]]:
+    """Cut row numbers in blocks whose products fit into memory."""
+    for begin in range(0, count, _BLOCK):
+        yield np.arange(begin, min(begin + _BLOCK, count))
+
+
+def _unit(vectors: Floats) -> Floats:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(norms, np.float32(_TINY))

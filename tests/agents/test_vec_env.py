@@ -1,0 +1,171 @@
+"""The native vector environment under Stable-Baselines3."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import data_equivalence
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
+from stable_baselines3 import PPO
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from ogs_env.agents.vec_env import SelectionVecEnv
+from ogs_env.errors import InputError
+
+KWARGS = {"hand_size": 4, "hands": 6, "budget": 7}
+
+
+def native(bundle_folder: Path, copies: int, **kwargs: Any) -> SelectionVecEnv:
+    envs = gymnasium.make_vec(
+        "OGS-Custom-v0",
+        copies,
+        bundle=str(bundle_folder),
+        autoreset_mode="SameStep",
+        **KWARGS,
+        **kwargs,
+    )
+    return SelectionVecEnv(envs)
+
+
+def dummy(bundle_folder: Path, copies: int) -> DummyVecEnv:
+    def make() -> gymnasium.Env:
+        env = gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder), **KWARGS)
+        return Monitor(env)
+
+    return DummyVecEnv([make] * copies)
+
+
+def untimed(infos: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Take the one thing away that depends on the clock."""
+    for info in infos:
+        if "episode" in info:
+            assert info["episode"].pop("t") > 0
+    return infos
+
+
+@pytest.mark.parametrize("copies", [1, 5])
+def test_episodes_are_those_of_dummy_vec_env(bundle_folder: Path, copies: int) -> None:
+    ours, theirs = native(bundle_folder, copies), dummy(bundle_folder, copies)
+    for env in (ours, theirs):
+        env.seed(7)
+    assert data_equivalence(ours.reset(), dict(theirs.reset()), exact=True)
+    assert data_equivalence(ours.reset_infos, theirs.reset_infos, exact=True)
+    rng = np.random.default_rng(0)
+    episodes = truncated = 0
+    for step in range(400):
+        actions = rng.integers(5, size=copies)
+        if step > 250:
+            actions[0] = 2  # until it is cut off
+        found, expected = ours.step(actions), theirs.step(actions)
+        assert data_equivalence(found[0], dict(expected[0]), exact=True)
+        for a, b in zip(found[1:3], expected[1:3], strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert a.dtype == b.dtype
+        assert data_equivalence(untimed(found[3]), untimed(expected[3]), exact=True)
+        assert data_equivalence(ours.reset_infos, theirs.reset_infos, exact=True)
+        masks = [get_action_masks(env) for env in (ours, theirs)]
+        np.testing.assert_array_equal(*masks)
+        episodes += found[2].sum()
+        truncated += sum(info["TimeLimit.truncated"] for info in found[3])
+    assert episodes > 10 * copies
+    assert truncated
+
+
+def test_options_and_seeds_are_each_copys_and_used_once(
+    bundle_folder: Path, bundle: Any
+) -> None:
+    ours, theirs = native(bundle_folder, 3), dummy(bundle_folder, 3)
+    for env in (ours, theirs):
+        env.seed(1)
+        env.set_options([{"indices": range(9)}, {}, {"indices": range(20, 40)}])
+    assert data_equivalence(ours.reset(), dict(theirs.reset()), exact=True)
+    assert data_equivalence(ours.reset(), dict(theirs.reset()), exact=True)
+
+
+def test_masks_are_found_through_wrappers(bundle_folder: Path) -> None:
+    ours = native(bundle_folder, 3)
+    wrapped = VecNormalize(ours, norm_obs=False)
+    wrapped.reset()
+    wrapped.step(np.array([0, 1, 4]))
+    assert is_masking_supported(wrapped)
+    masks = get_action_masks(wrapped)
+    assert masks.dtype == bool
+    assert (~masks).nonzero()[0].tolist() == [0, 1]
+    assert (~masks).nonzero()[1].tolist() == [0, 1]
+    np.testing.assert_array_equal(wrapped.get_attr("action_masks", 1)[0](), masks[1])
+    one = ours.env_method("action_masks", indices=[1])
+    np.testing.assert_array_equal(one, masks[1:2])
+
+
+@pytest.mark.parametrize("algorithm", [PPO, MaskablePPO])
+@pytest.mark.filterwarnings("error")
+def test_algorithms_learn_on_it(bundle_folder: Path, algorithm: type) -> None:
+    ours = native(bundle_folder, 4)
+    model = algorithm(
+        "MultiInputPolicy", ours, n_steps=64, batch_size=64, device="cpu", seed=0
+    )
+    before = [p.detach().clone() for p in model.policy.parameters()]
+    model.learn(512)
+    after = model.policy.parameters()
+    assert any((a != b).any() for a, b in zip(before, after, strict=True))
+    # The algorithm reads the episodes' infos.
+    assert len(model.ep_info_buffer) > 4
+    assert all(episode["l"] > 1 for episode in model.ep_info_buffer)
+    returns, lengths = evaluate_policy(
+        model, ours, n_eval_episodes=8, return_episode_rewards=True
+    )
+    assert len(returns) == len(lengths) == 8
+
+
+def test_it_says_what_copies_have(bundle_folder: Path) -> None:
+    ours = native(bundle_folder, 2)
+    assert ours.get_attr("budget") == [7, 7]
+    assert ours.get_attr("hand_size", indices=0) == [4]
+    assert ours.env_is_wrapped(Monitor) == [True, True]
+    assert ours.env_is_wrapped(gymnasium.wrappers.TimeLimit) == [False, False]
+    assert not ours.has_attr("picked")
+    with pytest.raises(AttributeError, match="picked: copies have action_space, "):
+        ours.get_attr("picked")
+    with pytest.raises(AttributeError, match="no attributes of their own"):
+        ours.set_attr("budget", 3)
+    with pytest.raises(AttributeError, match="render: copies have action_masks alone"):
+        ours.env_method("render")
+
+
+def test_images_are_tiled(bundle_folder: Path) -> None:
+    ours = native(bundle_folder, 2, render_mode="rgb_array")
+    ours.reset()
+    ours.step(np.array([0, 4]))
+    frames = ours.get_images()
+    assert [frame.dtype for frame in frames] == [np.uint8, np.uint8]
+    assert (frames[0] != frames[1]).any()
+    assert ours.render().size >= 2 * frames[0].size
+
+
+def test_a_pickled_one_goes_on_alike(bundle_folder: Path) -> None:
+    ours = native(bundle_folder, 2)
+    ours.seed(0)
+    ours.reset()
+    other = pickle.loads(pickle.dumps(ours))
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        actions = rng.integers(5, size=2)
+        found, expected = ours.step(actions), other.step(actions)
+        untimed(found[3])
+        untimed(expected[3])
+        assert data_equivalence(found, expected, exact=True)
+
+
+def test_other_environments_are_refused(bundle_folder: Path) -> None:
+    for envs in (
+        gymnasium.make_vec("OGS-Custom-v0", 2, bundle=str(bundle_folder)),
+        gymnasium.make_vec("CartPole-v1", 2),
+    ):
+        with pytest.raises(InputError, match=r"expected gymnasium\.make_vec"):
+            SelectionVecEnv(envs)

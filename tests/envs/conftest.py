@@ -1,0 +1,51 @@
+import copy
+from collections.abc import Callable
+
+import gymnasium
+import pytest
+from gymnasium.envs.registration import EnvSpec
+
+import ogs_env  # noqa: F401
+
+IDS = sorted(name for name in gymnasium.registry if name.startswith("OGS-"))
+# One id of every environment class, on the bundle that tests make: for what is the
+# same with all bundles and takes long.
+CLASSES = sorted(
+    {
+        gymnasium.spec(name).entry_point: name for name in IDS if "Custom" in name
+    }.values()
+)
+
+
+@pytest.fixture
+def spec_of(request: pytest.FixtureRequest) -> Callable[[str], EnvSpec]:
+    """Give the spec of an id, with what it needs to be made."""
+
+    def find(name: str) -> EnvSpec:
+        spec = copy.deepcopy(gymnasium.spec(name))
+        if spec.kwargs.get("learner") == "live":  # on a model of a few weights
+            files = request.getfixturevalue("live_files")
+            spec.kwargs |= {
+                "bundle": files.bundle,
+                "live": {"texts": files.texts, "batch": 2, "evaluate_every": 3},
+                "hands": 4,
+            }
+        elif not spec.kwargs["bundle"]:
+            spec.kwargs["bundle"] = str(request.getfixturevalue("bundle_folder"))
+        return spec
+
+    return find
+
+
+@pytest.fixture(params=IDS)
+def spec(request: pytest.FixtureRequest, spec_of: Callable[[str], EnvSpec]) -> EnvSpec:
+    """Every registered id."""
+    return spec_of(request.param)
+
+
+@pytest.fixture(params=CLASSES)
+def class_spec(
+    request: pytest.FixtureRequest, spec_of: Callable[[str], EnvSpec]
+) -> EnvSpec:
+    """One id of every environment class."""
+    return spec_of(request.param)

@@ -1,0 +1,176 @@
+import copy
+import itertools
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from make_bundle import make_bundle
+
+from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.envs import clusters as module
+from ogs_env.envs.clusters import Clusters, clusters, k_means, lloyd, nearest
+from ogs_env.errors import InputError
+
+
+def spread(points: np.ndarray, labels: np.ndarray) -> float:
+    """Sum of squared distances from the own cluster's mean, by a plain loop."""
+    groups = [points[labels == label] for label in np.unique(labels)]
+    return sum(float(np.square(group - group.mean(0)).sum()) for group in groups)
+
+
+def best_partition(points: np.ndarray, count: int) -> float:
+    """The least spread over all ways to part the points."""
+    ways = itertools.product(range(count), repeat=len(points))
+    return min(spread(points, np.array(way)) for way in ways if len(set(way)) == count)
+
+
+def units(bundle: Bundle) -> np.ndarray:
+    sketches = bundle.pool.sketches("start")
+    return sketches / np.linalg.norm(sketches, axis=1, keepdims=True)
+
+
+# The algorithm.
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    size=st.integers(4, 60),
+    count=st.integers(1, 4),
+    k=st.integers(1, 5),
+    copies=st.integers(1, 3),
+)
+def test_centres_are_the_means_of_their_nearest(
+    seed: int, size: int, count: int, k: int, copies: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    points = np.repeat(rng.normal(size=(size, k)), copies, axis=0)
+    centres = k_means(points, count, np.random.default_rng(seed))
+    again = k_means(points, count, np.random.default_rng(seed))
+    np.testing.assert_array_equal(centres, again)
+    labels, squares = nearest(points, centres)
+    assert set(labels) == set(range(count))
+    means = [points[labels == label].mean(0) for label in range(count)]
+    np.testing.assert_allclose(centres, means, atol=1e-12)
+    distances = np.linalg.norm(points[:, None] - centres, axis=2)
+    np.testing.assert_array_equal(labels, distances.argmin(axis=1))
+    np.testing.assert_allclose(squares, distances.min(axis=1) ** 2, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("count", [2, 3])
+def test_no_way_to_part_a_few_points_is_better(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    middles = rng.normal(size=(count, 2))
+    points = middles[np.arange(8) % count] + 0.3 * rng.normal(size=(8, 2))
+    # The best of a few starts: one alone may end in a local optimum.
+    found = min(
+        spread(points, nearest(points, k_means(points, count, rng))[0])
+        for _ in range(10)
+    )
+    assert found == pytest.approx(best_partition(points, count))
+
+
+def test_groups_that_lie_apart_are_found() -> None:
+    rng = np.random.default_rng(0)
+    middles = 10 * np.eye(12)
+    of = np.repeat(np.arange(12), rng.integers(1, 30, size=12))
+    points = middles[of] + 0.5 * rng.normal(size=(len(of), 12))
+    labels, _ = nearest(points, k_means(points, 12, rng))
+    assert len(set(zip(of.tolist(), labels.tolist(), strict=True))) == 12
+
+
+def test_a_centre_without_points_goes_where_it_is_missing() -> None:
+    points = np.array([[0.0], [0.1], [5.0], [5.1], [9.0]])
+    centres = lloyd(points, np.array([[2.5], [100.0], [-100.0]]))
+    assert sorted(centres.ravel()) == pytest.approx([0.05, 5.05, 9.0])
+
+
+def test_more_clusters_than_different_points() -> None:
+    points = np.repeat(np.eye(3), 4, axis=0)
+    rng = np.random.default_rng(0)
+    assert len(np.unique(k_means(points, 3, rng), axis=0)) == 3
+    with pytest.raises(InputError, match=r"4, but the pool has 3 different sketches"):
+        k_means(points, 4, rng)
+
+
+# The clusters of a pool.
+
+
+@pytest.mark.parametrize("count", [1, 5, 16])
+def test_every_sample_is_in_the_nearest_cluster(bundle: Bundle, count: int) -> None:
+    found = clusters(bundle, count)
+    assert found.labels.shape == (len(bundle.pool),)
+    assert set(found.labels) == set(range(count))
+    points = units(bundle).astype(np.float64)
+    means = np.stack([points[found.labels == n].mean(0) for n in range(count)])
+    distances = np.linalg.norm(points[:, None] - means, axis=2)
+    np.testing.assert_array_equal(found.labels, distances.argmin(axis=1))
+
+
+def test_cluster_0_agrees_most_with_the_domain(bundle: Bundle) -> None:
+    cosines = bundle.domain_cosines(np.arange(len(bundle.pool)))
+    for count in (2, 16):
+        labels = clusters(bundle, count).labels
+        means = [cosines[labels == n].mean() for n in range(count)]
+        assert means == sorted(means, reverse=True)
+
+
+def test_what_is_seen_of_a_sample(bundle: Bundle) -> None:
+    seen = clusters(bundle, 4).seen
+    start = bundle.pool.sketches("start")
+    of = bundle.anchor.capabilities
+    anchors = bundle.anchor.sketches("start")
+    domain = bundle.dev.sketches("start").mean(0)
+
+    def cosine(x: np.ndarray, y: np.ndarray) -> float:
+        return float(x @ y) / float(np.linalg.norm(x) * np.linalg.norm(y))
+
+    logs = np.log(np.linalg.norm(start, axis=1))
+    for row in range(0, len(start), 37):
+        anchor = [cosine(start[row], anchors[of == n].mean(0)) for n in range(2)]
+        expected = [
+            1 - max(abs(value) for value in anchor),
+            max(-value for value in anchor),
+            (logs[row] - logs.mean()) / logs.std(),
+            cosine(start[row], domain),
+            *(units(bundle)[row] @ bundle.basis),
+        ]
+        np.testing.assert_allclose(seen[row], expected, atol=1e-4)
+
+
+def test_copies_share_the_clusters(bundle: Bundle) -> None:
+    found = clusters(bundle, 6)
+    assert clusters(bundle, 6) is found
+    assert copy.deepcopy(found) is found
+    assert pickle.loads(pickle.dumps(found)) is found
+    again = Clusters(bundle, 6)
+    np.testing.assert_array_equal(again.labels, found.labels)
+    np.testing.assert_array_equal(again.seen, found.seen)
+    with pytest.raises(ValueError, match="read-only"):
+        found.labels[0] = 1
+
+
+def test_a_large_pool_is_fitted_on_a_part_and_read_in_blocks(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Clusters(bundle, 8)
+    monkeypatch.setattr(module, "_BLOCK_ROWS", 64)
+    blocks = Clusters(bundle, 8)
+    np.testing.assert_array_equal(blocks.labels, whole.labels)
+    np.testing.assert_allclose(blocks.seen, whole.seen, atol=1e-6)
+    monkeypatch.setattr(module, "_FITTED_ROWS", 160)
+    part = Clusters(bundle, 8)
+    assert set(part.labels) == set(range(8))
+    points = units(bundle)
+    assert spread(points, part.labels) < 1.1 * spread(points, whole.labels)
+
+
+def test_at_most_a_cluster_for_every_sample(tmp_path: Path) -> None:
+    bundle = load_bundle(make_bundle(tmp_path / "tiny", pool=6))
+    assert sorted(Clusters(bundle, 6).labels) == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(InputError, match="clusters: 7, but the pool has 6 different"):
+        Clusters(bundle, 7)

@@ -1,0 +1,436 @@
+import copy
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import data_equivalence
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from make_bundle import make_bundle
+
+from ogs_env.bundle import Bundle
+from ogs_env.envs.mixture import MixtureEnv
+from ogs_env.envs.selection import INVALID_ACTION_PENALTY, STALL_LIMIT
+from ogs_env.errors import InputError
+from ogs_env.learners.surrogate import SurrogateLearner
+
+INFO_KEYS = {
+    "action_mask",
+    "reward_terms",
+    "cost",
+    "sample_ids",
+    "invalid_action",
+    "domain_loss",
+    "selection",
+    "test_change",
+    "retention_change",
+    "learner_sketches",
+}
+
+
+@pytest.fixture
+def env(bundle_folder: Path) -> MixtureEnv:
+    return MixtureEnv(str(bundle_folder), clusters=5, batch=4, steps=6)
+
+
+@pytest.fixture(params=["OGS-Custom-Mixture-v0", "OGS-Medical-Mixture-v0"])
+def spec(request: pytest.FixtureRequest, bundle_folder: Path) -> EnvSpec:
+    spec = copy.deepcopy(gymnasium.spec(request.param))
+    if "Custom" in request.param:
+        spec.kwargs["bundle"] = str(bundle_folder)
+    return spec
+
+
+def rows_of(bundle: Bundle, names: list[str]) -> list[int]:
+    places = {name: row for row, name in enumerate(bundle.pool.hex_ids())}
+    return [places[name] for name in names]
+
+
+def test_seeds_make_different_orders(spec: EnvSpec) -> None:
+    env = gymnasium.make(spec).unwrapped
+    drawn = []
+    for seed in (0, 1):
+        env.reset(seed=seed)
+        drawn.append(env.step(env.left.argmax())[4]["sample_ids"])
+    assert drawn[0] != drawn[1]
+
+
+def test_frames_have_what_came_before(
+    bundle_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [*range(0, 480, 2)]
+    env = MixtureEnv(str(bundle_folder), steps=4, render_mode="human")
+    with pytest.raises(gymnasium.error.ResetNeeded, match="nothing to render"):
+        env.render()
+    for _ in range(2):  # nothing is left of the first episode
+        env.reset(options={"indices": rows})
+        results = [env.step(env.left.argmax()) for _ in range(4)]
+        assert env.over
+        assert len(env.losses) == 5
+        assert env.losses[-1][0] == np.float32(results[-1][4]["domain_loss"])
+        assert env.rewards == [result[1] for result in results]
+        assert env.costs == [result[4]["cost"] for result in results]
+    assert env.render() is None
+    frames = capsys.readouterr().out
+    assert frames.count("batch 0 of 4") == frames.count("batch 4 of 4") == 2
+
+
+# What an episode is.
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.data(),
+    seed=st.integers(0, 1000),
+    clusters=st.integers(1, 20),
+    batch=st.integers(1, 12),
+    steps=st.integers(1, 6),
+    split=st.sampled_from(["train", "test", "all"]),
+)
+def test_any_episode(
+    bundle_folder: Path,
+    data: st.DataObject,
+    seed: int,
+    clusters: int,
+    batch: int,
+    steps: int,
+    split: str,
+) -> None:
+    weights = {"conflict": 2.0, "information": 0.3, "anchor_gain": 0.7}
+    env = MixtureEnv(
+        str(bundle_folder),
+        split=split,
+        clusters=clusters,
+        batch=batch,
+        steps=steps,
+        reward_weights=weights,
+    )
+    part = set(env.bundle.split(split).tolist())
+    observation, info = env.reset(seed=seed)
+    left = {n: {r for r in part if env.clusters[r] == n} for n in range(clusters)}
+    assert info["sample_ids"] == []
+    drawn: list[str] = []
+    over, batches = False, 0
+    while not over:
+        assert env.observation_space.contains(observation)
+        assert set(info) == INFO_KEYS
+        assert info["selection"] == []
+        assert info["test_change"] == info["retention_change"] == 0
+        mask = env.action_masks()
+        assert mask.dtype == bool
+        assert info["action_mask"].dtype == np.int8
+        np.testing.assert_array_equal(mask, info["action_mask"])
+        assert mask.tolist() == [bool(left[n]) for n in range(clusters)]
+        action = data.draw(st.integers(0, clusters - 1))
+        observation, reward, over, truncated, info = env.step(action)
+        terms = info["reward_terms"]
+        expected = (
+            terms["domain_gain"]
+            + 0.7 * terms["anchor_gain"]
+            - 2 * terms["conflict"]
+            + 0.3 * terms["information"]
+            - 0.1 * info["invalid_action"]
+        )
+        assert reward == pytest.approx(expected, abs=1e-12)
+        assert info["cost"] == terms["conflict"] >= 0
+        assert 0 <= terms["orthogonality"] <= 1
+        assert np.isfinite([reward, *terms.values()]).all()
+        assert not truncated
+        assert info["invalid_action"] == (not left[action])
+        rows = rows_of(env.bundle, info["sample_ids"])
+        assert len(rows) == len(set(rows)) == min(batch, len(left[action]))
+        assert set(rows) <= left[action]
+        left[action] -= set(rows)
+        drawn += info["sample_ids"]
+        batches += not info["invalid_action"]
+    assert env.observation_space.contains(observation)
+    assert batches == steps or not any(left.values())
+    assert info["selection"] == drawn
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
+    env = gymnasium.make(spec, clusters=6, batch=5).unwrapped
+    learner = SurrogateLearner(env.bundle)
+    env.action_space.seed(0)
+    for episode in range(4):
+        env.reset(seed=episode)
+        learner.reset()
+        domain, anchors = learner.domain_loss(), learner.anchor_losses().copy()
+        test, retention = learner.test_loss(), learner.retention_loss()
+        before, before_anchors = domain, anchors
+        picked: list[np.ndarray] = []
+        over = False
+        while not over:
+            _, reward, over, _, info = env.step(env.action_space.sample())
+            cosines = []
+            for row in rows_of(env.bundle, info["sample_ids"]):
+                learner.update(row)
+                cosines.append(np.abs(learner.anchor_cosine(row)).max())
+                picked.append(env.bundle.pool.sketches("start", np.array([row]))[0])
+            now, anchors_now = learner.domain_loss(), learner.anchor_losses().copy()
+            rises = 100 * (anchors_now - before_anchors) / anchors
+            terms = info["reward_terms"]
+            gain = 100 * (before - now) / domain
+            assert reward == terms["domain_gain"] == pytest.approx(gain)
+            assert info["cost"] == pytest.approx(max(0, rises.max()))
+            assert terms["anchor_gain"] == pytest.approx(-rises.max())
+            assert terms["orthogonality"] == pytest.approx(1 - np.mean(cosines))
+            assert info["domain_loss"] == now
+            before, before_anchors = now, anchors_now
+        units = np.stack(picked) / np.linalg.norm(picked, axis=1, keepdims=True)
+        before_last = units[: -len(info["sample_ids"])]
+        information = [
+            np.linalg.slogdet(np.eye(env.bundle.k) + u.T @ u)[1]
+            for u in (before_last, units)
+        ]
+        assert terms["information"] == pytest.approx(np.diff(information)[0], abs=1e-3)
+        test_change = 100 * (learner.test_loss() / test - 1)
+        retention_change = 100 * (learner.retention_loss() / retention - 1)
+        assert info["test_change"] == pytest.approx(test_change)
+        assert info["retention_change"] == pytest.approx(retention_change)
+
+
+def test_the_default_reward_is_the_domains_gain(env: MixtureEnv) -> None:
+    env.reset(seed=0)
+    at_start = env.learner.domain_loss()
+    results = [env.step(n % 5) for n in range(6)]
+    gain = 100 * (1 - results[-1][4]["domain_loss"] / at_start)
+    assert sum(result[1] for result in results) == pytest.approx(gain)
+    assert env.reward_weights == {
+        "domain_gain": 1,
+        "anchor_gain": 0,
+        "orthogonality": 0,
+        "conflict": 0,
+        "information": 0,
+    }
+
+
+def test_cost_is_of_the_batch_not_of_its_samples(bundle_folder: Path) -> None:
+    """A batch costs no more than its samples drawn one by one, and often less."""
+    kwargs = {"split": "all", "clusters": 1}
+    whole = MixtureEnv(str(bundle_folder), batch=40, steps=1, **kwargs)
+    single = MixtureEnv(str(bundle_folder), batch=1, steps=40, **kwargs)
+    cheaper = 0
+    for seed in range(5):
+        whole.reset(seed=seed)
+        single.reset(options={"indices": whole.stream})
+        cost = whole.step(0)[4]["cost"]
+        costs = sum(single.step(0)[4]["cost"] for _ in range(40))
+        assert single.drawn == whole.drawn
+        assert cost <= costs + 1e-9
+        cheaper += cost < 0.9 * costs
+    assert cheaper > 0
+
+
+def test_observation_against_plain_formulas(env: MixtureEnv, bundle: Bundle) -> None:
+    d = bundle.basis.shape[1]
+    start, _ = env.reset(seed=3)
+    assert (start["clusters"][:, 5] == 0).all()
+    assert start["context"][2 * d :].tolist() == [0] * d + [1, 0, 0]
+    for action in (0, 2, 2, 4):
+        seen, *_ = env.step(action)
+    part, drawn = bundle.split("train"), env.drawn
+
+    def unit(x: np.ndarray) -> np.ndarray:
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+    units = unit(bundle.pool.sketches("start"))
+    domain = unit(bundle.dev.sketches("start").mean(0))
+    anchor = bundle.anchor.sketches("start")
+    of = bundle.anchor.capabilities
+    anchors = np.stack([unit(anchor[of == n].mean(0)) for n in range(2)])
+    cosines = units @ anchors.T
+    logs = np.log(bundle.pool.norms)
+    samples = np.column_stack(
+        [
+            1 - np.abs(cosines).max(axis=1),
+            (-cosines).max(axis=1),
+            (logs - logs.mean()) / logs.std(),
+            units @ domain,
+            units @ bundle.basis,
+        ]
+    )
+    for cluster in range(5):
+        members = [row for row in part if env.clusters[row] == cluster]
+        left = [row for row in members if row not in drawn]
+        means = samples[left].mean(0)
+        share = {0: 0.25, 2: 0.5, 4: 0.25}.get(cluster, 0)
+        expected = [len(left) / len(part), *means[:4], share, *means[4:]]
+        np.testing.assert_allclose(seen["clusters"][cluster], expected, atol=2e-4)
+        assert env.left[cluster] == len(left)
+    directions = unit(np.stack([domain, anchors.mean(0)])) @ bundle.basis
+    context = np.concatenate(
+        [
+            directions.ravel(),
+            samples[drawn, 4:].mean(0),
+            [2 / 6, samples[drawn, 3].mean(), cosines[drawn].min(axis=1).mean()],
+        ]
+    )
+    np.testing.assert_allclose(seen["context"], context, atol=2e-4)
+
+
+# Ends.
+
+
+def test_an_empty_cluster_is_masked_and_invalid(bundle_folder: Path) -> None:
+    env = MixtureEnv(str(bundle_folder), clusters=12, batch=8, steps=40)
+    env.reset(seed=0)
+    cluster = int(env.left.argmin())
+    size = int(env.left[cluster])
+    sizes = []
+    while env.left[cluster]:
+        before, _, _, _, info_before = env.step(cluster)
+        sizes.append(len(info_before["sample_ids"]))
+    assert sum(sizes) == size
+    assert set(sizes[:-1]) <= {8}
+    assert sizes[-1] == (size % 8 or 8)
+    assert (before["clusters"][cluster, [0, 1, 2, 3, 4, 6, 7]] == 0).all()
+    assert before["clusters"][cluster, 5] == 1
+    assert not info_before["action_mask"][cluster]
+    assert info_before["action_mask"].sum() == 11
+
+    seen, reward, terminated, truncated, info = env.step(cluster)
+    assert reward == -INVALID_ACTION_PENALTY
+    assert (terminated, truncated) == (False, False)
+    assert info["invalid_action"] is True
+    assert info["sample_ids"] == []
+    assert info["cost"] == 0
+    assert info["domain_loss"] == info_before["domain_loss"]
+    assert data_equivalence(seen, before, exact=True)
+    assert env.step((cluster + 1) % 12)[4]["invalid_action"] is False
+
+
+def test_a_policy_that_repeats_an_invalid_action_is_cut_off(
+    bundle_folder: Path,
+) -> None:
+    env = MixtureEnv(str(bundle_folder), clusters=2, steps=2)
+    rows = np.flatnonzero(env.clusters == 1)[:20]
+    env.reset(options={"indices": rows})
+    for _ in range(STALL_LIMIT - 1):
+        assert not any(env.step(0)[2:4])
+    env.step(1)  # a valid one starts the count anew
+    for _ in range(STALL_LIMIT - 1):
+        assert not any(env.step(0)[2:4])
+    _, reward, terminated, truncated, info = env.step(0)
+    assert (terminated, truncated) == (False, True)
+    assert reward == -INVALID_ACTION_PENALTY
+    assert len(info["selection"]) == 8
+    assert info["action_mask"].tolist() == [0, 1]
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(1)
+    env.reset(options={"indices": rows})
+    assert not any(env.step(0)[2:4])
+
+
+def test_nothing_left_ends_with_a_mask_of_ones(env: MixtureEnv) -> None:
+    rows = np.flatnonzero(env.clusters == 2)[:6]
+    _, info = env.reset(options={"indices": rows})
+    assert info["action_mask"].tolist() == [0, 0, 1, 0, 0]
+    assert not env.step(2)[2]
+    seen, _, terminated, truncated, info = env.step(2)
+    assert (terminated, truncated) == (True, False)
+    assert len(info["sample_ids"]) == 2
+    assert info["action_mask"].tolist() == [1] * 5
+    assert env.action_masks().all()
+    assert (seen["clusters"][:, 0] == 0).all()
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(2)
+
+
+def test_stepping_needs_a_running_episode(env: MixtureEnv) -> None:
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(0)
+
+
+def test_actions_outside_the_space_are_refused(env: MixtureEnv) -> None:
+    env.reset(seed=0)
+    for action in (-1, 5):
+        with pytest.raises(InputError, match=f"action {action}: expected 0 to 4"):
+            env.step(action)
+
+
+def test_observations_are_copies(env: MixtureEnv) -> None:
+    seen, info = env.reset(seed=0)
+    kept = copy.deepcopy((seen, info))
+    env.step(0)
+    assert data_equivalence((seen, info), kept, exact=True)
+
+
+# Given rows, and what fits.
+
+
+def test_given_rows_are_drawn_in_order(env: MixtureEnv) -> None:
+    of = env.clusters
+    rows = np.random.default_rng(0).permutation(len(of))[:60]
+    env.reset(options={"indices": rows})
+    expected = [row for row in rows.tolist() if of[row] == 1][:4]
+    assert rows_of(env.bundle, env.step(1)[4]["sample_ids"]) == expected
+    assert env.drawn == expected
+
+
+def test_an_episode_is_replayed_by_its_stream(env: MixtureEnv) -> None:
+    actions = [0, 4, 2, 4, 1, 3]
+    first = [env.reset(seed=9)[0], *[env.step(a) for a in actions]]
+    options = {"indices": env.stream.tolist()}
+    again = [env.reset(options=options)[0], *[env.step(a) for a in actions]]
+    assert data_equivalence(first, again, exact=True)
+
+
+def test_both_splits_share_the_clusters(bundle_folder: Path) -> None:
+    train, test = (
+        MixtureEnv(str(bundle_folder), split=split) for split in ("train", "test")
+    )
+    assert train.clusters is test.clusters
+    train.reset(seed=0)
+    test.reset(seed=0)
+    assert not set(train.stream) & set(test.stream)
+    assert train.left.sum() + test.left.sum() == len(train.clusters)
+
+
+def test_a_bundle_without_path_plays_on_start(tmp_path: Path) -> None:
+    env = MixtureEnv(str(make_bundle(tmp_path / "start", checkpoints=0)))
+    _, info = env.reset(seed=0)
+    assert info["learner_sketches"] == "start"
+    assert env.step(0)[1] != 0
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"bundle": ""}, r"bundle: missing; .* make\('OGS-Custom-Mixture-v0'"),
+        ({"split": "trian"}, "unknown split 'trian'; did you mean train"),
+        ({"render_mode": "rgb"}, "unknown render mode 'rgb'; did you mean rgb_array"),
+        ({"reward_weights": {"gain": 1}}, "unknown reward term 'gain'"),
+        ({"reward_weights": {"conflict": "1"}}, "'conflict' is '1'; expected a fin"),
+        ({"clusters": 0}, "clusters: 0; expected at least 1"),
+        ({"clusters": 481}, "clusters: 481, but the pool has 480 samples; expected"),
+        ({"batch": 2.0}, r"batch: 2\.0; expected a whole number"),
+        ({"steps": True}, "steps: True; expected a whole number"),
+        ({"steps": 60}, r"60 steps of a batch of 8 are 480 samples, .* has \d+; use"),
+    ],
+)
+def test_bad_arguments(
+    bundle_folder: Path, kwargs: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        MixtureEnv(**{"bundle": str(bundle_folder), **kwargs})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"indices": []}, "reset option 'indices': none; expected at least one pool"),
+        ({"indices": [0, 480]}, "480 is no row of the pool; expected 0 to 479"),
+        ({"indices": [-1]}, "-1 is no row of the pool"),
+        ({"indices": [3, 3]}, "row 3 is given 2 times"),
+        ({"indices": [0.5]}, "expected a list of whole numbers, found float64"),
+        ({"index": [1]}, "unknown reset option 'index'; did you mean indices"),
+    ],
+)
+def test_bad_options(env: MixtureEnv, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        env.reset(options=options)

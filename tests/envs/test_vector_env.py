@@ -1,0 +1,316 @@
+"""The native vector environment gives SyncVectorEnv's numbers, to the last bit."""
+
+import copy
+import doctest
+import pickle
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from make_bundle import make_bundle
+
+import ogs_env
+from ogs_env import gram
+from ogs_env.envs import observations
+from ogs_env.envs.selection import STALL_LIMIT, SelectionEnv
+from ogs_env.envs.vector import SelectionVectorEnv
+from ogs_env.errors import InputError
+
+MODES = [mode.value for mode in AutoresetMode]
+SMALL = {"hand_size": 4, "hands": 6, "budget": 9}
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Assert equal types, keys, dtypes, shapes and bytes."""
+    assert type(a) is type(b), (where, type(a), type(b))
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, tuple | list):
+        assert len(a) == len(b), where
+        for place, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{place}]")
+    elif isinstance(a, np.ndarray) and a.dtype != object:
+        assert (a.dtype, a.shape) == (b.dtype, b.shape), where
+        assert a.tobytes() == b.tobytes(), (where, a[a != b], b[a != b])
+    elif isinstance(a, np.ndarray):
+        assert_same(a.tolist(), b.tolist(), where)
+    else:
+        assert a == b, where
+
+
+def both(
+    bundle: Path, copies: int, mode: str = "NextStep", **kwargs: Any
+) -> tuple[SelectionVectorEnv, SyncVectorEnv]:
+    kwargs = {**kwargs, "bundle": str(bundle)}
+    native = gymnasium.make_vec("OGS-Custom-v0", copies, autoreset_mode=mode, **kwargs)
+    sync = gymnasium.make_vec(
+        "OGS-Custom-v0",
+        copies,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": mode},
+        **kwargs,
+    )
+    assert isinstance(native, SelectionVectorEnv)
+    assert native.metadata["autoreset_mode"] is sync.metadata["autoreset_mode"]
+    assert native.observation_space == sync.observation_space
+    assert native.action_space == sync.action_space
+    assert native.single_observation_space == sync.single_observation_space
+    return native, sync
+
+
+def play(
+    native: SelectionVectorEnv, sync: SyncVectorEnv, steps: int, seed: int = 0
+) -> np.ndarray:
+    """Play the same in both; return how many copies ended or were cut off."""
+    assert_same(native.reset(seed=seed), sync.reset(seed=seed))
+    rng = np.random.default_rng(seed)
+    places = native.single_action_space.n
+    ends = np.zeros(2, np.int64)
+    for step in range(steps):
+        actions = rng.integers(places, size=native.num_envs)
+        if step > steps / 2:
+            actions[0] = 0  # for ever: invalid until it is cut off
+        results = native.step(actions), sync.step(actions)
+        assert_same(*results, where=f"step {step}")
+        observation, _, terminated, truncated, _ = results[0]
+        assert native.observation_space.contains(observation)
+        np.testing.assert_array_equal(native.action_masks(), sync.call("action_masks"))
+        ends += terminated.sum(), truncated.sum()
+        over = terminated | truncated
+        if native.autoreset_mode is AutoresetMode.DISABLED and over.any():
+            options = [{"reset_mask": over.copy()} for _ in range(2)]
+            resets = [
+                env.reset(options=option)
+                for env, option in zip((native, sync), options, strict=True)
+            ]
+            assert_same(*resets, where=f"reset {step}")
+    return ends
+
+
+@pytest.mark.parametrize("copies", [1, 3, 16])
+@pytest.mark.parametrize("mode", MODES)
+def test_it_plays_as_sync_does(bundle_folder: Path, copies: int, mode: str) -> None:
+    native, sync = both(bundle_folder, copies, mode, **SMALL)
+    terminated, truncated = play(native, sync, 400)
+    assert terminated > 8 * copies
+    assert truncated > 1
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"order": "mixed", "split": "all", "hands": 30},
+        {"observe": "path", "split": "test", "hand_size": 7, "hands": 9},
+        {
+            **SMALL,
+            "reward_weights": {
+                "domain_gain": -1.5,
+                "anchor_gain": 0.7,
+                "orthogonality": 0.4,
+                "conflict": 2.0,
+                "information": 0.3,
+            },
+        },
+    ],
+)
+def test_any_arguments(bundle_folder: Path, kwargs: dict[str, Any]) -> None:
+    native, sync = both(bundle_folder, 3, **kwargs)
+    assert play(native, sync, 300).sum() > 3
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    hand_size=st.integers(1, 5),
+    hands=st.integers(1, 5),
+    share=st.floats(0, 1),
+    mode=st.sampled_from(MODES),
+    seed=st.integers(0, 1000),
+)
+def test_any_shape(
+    bundle_folder: Path, hand_size: int, hands: int, share: float, mode: str, seed: int
+) -> None:
+    budget = 1 + round(share * (hand_size * hands - 1))
+    shape = {"hand_size": hand_size, "hands": hands, "budget": budget}
+    play(*both(bundle_folder, 4, mode, **shape), steps=60, seed=seed)
+
+
+def test_the_shipped_bundle() -> None:
+    native, sync = both(Path("medical"), 3)
+    assert play(native, sync, 250)[0] > 3
+
+
+@pytest.mark.parametrize("checkpoints", [0, 3])
+def test_a_pool_too_large_for_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoints: int
+) -> None:
+    folder = make_bundle(
+        tmp_path / "b", pool=80, checkpoints=checkpoints, held_out=16, k=32
+    )
+    monkeypatch.setattr(gram, "TABLE_FLOATS", 0)
+    monkeypatch.setattr(observations, "_PREPARED_ROWS", 0)
+    native, sync = both(folder, 3, hand_size=3, hands=8, budget=11)
+    assert play(native, sync, 80)[0] > 3
+
+
+@pytest.mark.parametrize("checkpoints", [0, 1])
+def test_bundles_of_one_checkpoint(tmp_path: Path, checkpoints: int) -> None:
+    folder = make_bundle(tmp_path / "b", pool=200, checkpoints=checkpoints, held_out=12)
+    play(*both(folder, 3, hand_size=5, hands=9, budget=30), steps=150)
+
+
+def test_make_vec_has_three_modes_that_agree(bundle_folder: Path) -> None:
+    kwargs = {**SMALL, "bundle": str(bundle_folder)}
+    made: list[VectorEnv] = [
+        gymnasium.make_vec("OGS-Custom-v0", 2, vectorization_mode=mode, **kwargs)
+        for mode in ("vector_entry_point", "sync", "async")
+    ]
+    resets = [envs.reset(seed=3) for envs in made]
+    assert_same(resets[0], resets[1])
+    assert_same(resets[0], resets[2])
+    for action in (0, 0, 4, 2, 3, 1):
+        steps = [envs.step(np.array([action, 1])) for envs in made]
+        assert_same(steps[0], steps[1])
+        assert_same(steps[0], steps[2])
+    for envs in made:
+        envs.close()
+
+
+def test_seeds_and_options_of_reset(bundle_folder: Path) -> None:
+    native, sync = both(bundle_folder, 3, **SMALL)
+    for seed in (5, [9, 8, 9], None, [1, None, 2]):
+        if seed is None:  # goes on with the copies' generators
+            assert_same(native.reset(), sync.reset())
+        assert_same(native.reset(seed=seed), sync.reset(seed=seed))
+        step = np.array([1, 2, 4])
+        assert_same(native.step(step), sync.step(step))
+    stream = np.arange(40, 29, -1)  # a last hand of three
+    assert_same(*[e.reset(seed=1, options={"indices": stream}) for e in (native, sync)])
+    for action in (4, 0, 4, 1, 3, 4, 0):
+        actions = np.array([action, 4, 0])
+        assert_same(native.step(actions), sync.step(actions))
+    mask = np.array([False, True, True])
+    options = {"indices": stream, "reset_mask": mask}
+    assert_same(*[e.reset(seed=4, options=dict(options)) for e in (native, sync)])
+    assert_same(native.step(actions), sync.step(actions))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"learner": "live"}, "learner: 'live' has no vector environment .*'sync'"),
+        ({"render_mode": "human"}, "unknown render mode 'human'; known: ansi, rgb"),
+        ({"num_envs": 0}, "num_envs: 0; expected at least 1"),
+        ({"autoreset_mode": "Same"}, "unknown autoreset mode 'Same'; did you mean Sam"),
+        ({"budget": 0}, "budget: 0; expected at least 1"),
+    ],
+)
+def test_bad_arguments(
+    bundle_folder: Path, kwargs: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        SelectionVectorEnv(bundle=str(bundle_folder), **kwargs)
+
+
+def test_bad_calls(bundle_folder: Path) -> None:
+    native, _ = both(bundle_folder, 3, "Disabled", **SMALL)
+    with pytest.raises(gymnasium.error.ResetNeeded, match="before the first step"):
+        native.step(np.zeros(3, int))
+    native.reset(options={"reset_mask": np.array([True, True, False])})
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        native.step(np.zeros(3, int))
+    with pytest.raises(InputError, match="seed: 2 seeds for 3 copies; expected 3"):
+        native.reset(seed=[1, 2])
+    for mask in (np.ones(2, bool), np.ones(3), np.zeros(3, bool), [True] * 3):
+        with pytest.raises(InputError, match=r"a bool array of shape \(3,\)"):
+            native.reset(options={"reset_mask": mask})
+    with pytest.raises(InputError, match="unknown reset option 'index'"):
+        native.reset(options={"index": [1]})
+    native.reset(seed=0)
+    for actions, message in (
+        (np.array([0, 5, 0]), "action 5: expected 0 to 4"),
+        (np.array([0, -1, 0]), "action -1: expected 0 to 4"),
+        (np.zeros(2, int), r"expected whole numbers of shape \(3,\)"),
+        (np.zeros(3), r"actions: float64 of shape \(3,\); expected whole"),
+    ):
+        with pytest.raises(InputError, match=message):
+            native.step(actions)
+    for _ in range(6):
+        native.step(np.array([4, 0, 0]))
+    with pytest.raises(gymnasium.error.ResetNeeded, match=r"copies \[0\] are over"):
+        native.step(np.zeros(3, int))
+
+
+def test_what_is_returned_stays_as_it_was(bundle_folder: Path) -> None:
+    native, _ = both(bundle_folder, 3, "SameStep", **SMALL)
+    returned = [native.reset(seed=0)]
+    kept = copy.deepcopy(returned)
+    rng = np.random.default_rng(0)
+    actions = np.zeros(3, np.int64)
+    for _ in range(60):
+        actions[:] = rng.integers(5, size=3)
+        returned.append(native.step(actions))
+        kept.append(copy.deepcopy(returned[-1]))
+    assert_same(returned, kept)
+
+
+@pytest.mark.parametrize("render_mode", ["ansi", "rgb_array"])
+def test_frames_are_those_of_each_copy(bundle_folder: Path, render_mode: str) -> None:
+    native, sync = both(bundle_folder, 2, render_mode=render_mode, **SMALL)
+    for envs in (native, sync):
+        envs.reset(seed=2)
+    assert_same(native.render(), sync.render())
+    for actions in ([1, 4], [0, 2], [4, 3], [4, 0], [3, 1]):
+        for envs in (native, sync):
+            envs.step(np.array(actions))
+    for mine, theirs in zip(native.render(), sync.render(), strict=True):
+        assert_same(mine, theirs)
+
+
+def test_pickled_and_copied_ones_go_on_alike(bundle_folder: Path) -> None:
+    native, _ = both(bundle_folder, 3, **SMALL)
+    native.reset(seed=0)
+    native.step(np.array([0, 1, 4]))
+    others = [pickle.loads(pickle.dumps(native)), copy.deepcopy(native)]
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        actions = rng.integers(5, size=3)
+        expected = native.step(actions)
+        for other in others:
+            assert_same(other.step(actions), expected)
+
+
+def test_gymnasiums_wrappers_count_its_episodes(bundle_folder: Path) -> None:
+    native, _ = both(bundle_folder, 2, **SMALL)
+    envs = RecordEpisodeStatistics(native)
+    envs.reset(seed=0)
+    for _ in range(6):
+        *_, terminated, truncated, infos = envs.step(np.array([4, 0]))
+        assert not truncated.any()
+    assert terminated.tolist() == [True, False]
+    assert infos["episode"]["l"].tolist() == [6, 0]
+    for _ in range(STALL_LIMIT - 5):
+        *_, terminated, truncated, infos = envs.step(np.array([4, 0]))
+    assert truncated.tolist() == [False, True]
+    assert infos["episode"]["l"][1] == STALL_LIMIT + 1
+
+
+def test_docstring_example() -> None:
+    finder = doctest.DocTestFinder()
+    test = finder.find(SelectionVectorEnv, globs={"ogs_env": ogs_env})[0]
+    assert len(test.examples) >= 4
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_a_bundles_tables_are_made_once(bundle_folder: Path) -> None:
+    native, _ = both(bundle_folder, 2)
+    single = SelectionEnv(str(bundle_folder))
+    assert native._learners.tables is single.learner._tables

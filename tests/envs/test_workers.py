@@ -1,0 +1,33 @@
+"""Environments in processes of their own, found by `ogs_env:ID`.
+
+A process takes seconds to start: one id of every environment class is enough.
+"""
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import data_equivalence
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("context", ["spawn", "forkserver"])
+def test_workers_play_as_one_process_does(class_spec: EnvSpec, context: str) -> None:
+    def make() -> gymnasium.Env:
+        return gymnasium.make(f"ogs_env:{class_spec.id}", **class_spec.kwargs)
+
+    workers = AsyncVectorEnv([make, make], context=context)
+    here = SyncVectorEnv([make, make])
+    try:
+        found, expected = workers.reset(seed=7), here.reset(seed=7)
+        assert data_equivalence(found, expected, exact=True)
+        rng = np.random.default_rng(0)
+        for _ in range(20):
+            masks = here.call("action_masks")
+            actions = np.array([rng.choice(np.flatnonzero(mask)) for mask in masks])
+            found, expected = workers.step(actions), here.step(actions)
+            assert data_equivalence(found, expected, exact=True)
+        assert data_equivalence(workers.call("action_masks"), here.call("action_masks"))
+    finally:
+        workers.close()

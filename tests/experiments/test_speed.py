@@ -1,0 +1,61 @@
+"""`ogs speed`: what it compares and prints; how fast anything is, no test asks."""
+
+import json
+from pathlib import Path
+
+import gymnasium
+import pytest
+
+from ogs_env.cli import main
+from ogs_env.experiments import speed
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "SECONDS", {"quick": 0.01, "full": 0.01})
+    monkeypatch.setattr(speed, "COPIES", (1, 2, 3))
+    monkeypatch.setattr(speed, "SYNC_COPIES", (1, 2))
+    monkeypatch.setattr(speed, "NATIVE_BAR_COPIES", 3)
+
+
+def test_every_id_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["speed", "--quick"]) == 0
+    out, err = capsys.readouterr()
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert len(lines) == speed.count() == len(err.splitlines())
+    assert all(list(line) == ["name", "ratio", "bar"] for line in lines)
+    assert all(line["ratio"] > 0 for line in lines)
+    bars = {line["name"]: line["bar"] for line in lines}
+    assert len(bars) == len(lines)
+    live = 0
+    for name in gymnasium.registry:
+        if name.startswith("OGS-"):
+            live += "Live" in name
+            for what in ("make", "reset", "step"):
+                assert (f"{what} {name} / CartPole-v1" in bars) is ("Live" not in name)
+    assert live
+    assert {bar for name, bar in bars.items() if name.startswith("step OGS")} == {
+        0.3333,
+        None,
+    }
+    assert bars["step OGS-Medical-v0 / CartPole-v1"] == 0.3333
+    assert bars["native step 3 copies of OGS-Medical-v0 / CartPole-v1"] == 1.0
+    assert bars["native step 2 copies of OGS-Medical-v0 / CartPole-v1"] is None
+    assert bars["native / sync step 2 copies of OGS-Medical-v0"] is None
+
+
+def test_only_the_full_run_writes_its_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "speed.json"
+    assert main(["speed", "--quick", "--result", str(file)]) == 0
+    assert not file.exists()
+    capsys.readouterr()
+    assert main(["speed", "--result", str(file)]) == 0
+    result = json.loads(file.read_text())
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for entry, line in zip(result["ratios"], printed, strict=True):
+        assert {name: entry[name] for name in line} == line
+        assert min(entry["rounds"]) <= entry["ratio"] <= max(entry["rounds"])
+    assert result["reference"] == "CartPole-v1"
+    assert result["machine"]["numpy"]
