@@ -4,11 +4,12 @@ Every term is about one pick; L_D is the domain loss, L_c a capability's anchor 
 
 - `domain_gain` = 100 (L_D before - L_D after) / L_D at the start: percent; positive
   where the domain gets better.
-- `anchor_gain` = 100 min over capabilities of (L_c before - L_c after) / L_c at the
-  start: percent; negative where a general ability suffers. Over the picks of an episode
-  it adds up, so a pick that undoes the harm of others is worth as much as the harm
-  was: the choice of a set whose updates cancel where the anchor would feel them. It
-  enters as weight * anchor_gain.
+- `anchor_gain` = W after - W before, W = 100 min over capabilities of (L_c at the
+  start - L_c) / L_c at the start: percent; W is how the worst capability stands,
+  negative where it suffers. Over the picks of an episode it adds up to the last W, so
+  a pick that undoes the harm of others is worth as much as the harm was: the choice
+  of a set whose updates cancel where the anchor would feel them. It enters as
+  weight * anchor_gain.
 - `orthogonality` = 1 - max over capabilities of |cos(sample's gradient, mean anchor
   gradient)|, the paper's Orth; in [0, 1], 1 when the update leaves every capability
   alone to first order. It enters as weight * (orthogonality - 1), so an orthogonal
@@ -136,6 +137,7 @@ class Rewards(Generic[AnyLearner]):
             self._information.reset()
         self._domain = self._initial_domain = self._learner.domain_loss()
         self._anchor = self._initial_anchor = self._learner.anchor_losses().tolist()
+        self._worst = 0.0
 
     def pick(
         self, index: int, unit: NDArray[np.float32] | None = None
@@ -152,7 +154,7 @@ class Rewards(Generic[AnyLearner]):
         if self._information and unit is not None:
             information = self._information.pick(unit)
         return {
-            **self._changes(),
+            **self.changes(),
             "orthogonality": max(0.0, 1.0 - max(map(abs, cosines))),
             "information": information,
         }
@@ -167,20 +169,24 @@ class Rewards(Generic[AnyLearner]):
             The terms, with what the learner still learned or measured.
         """
         self._learner.finish()
-        late = self._changes()
+        late = self.changes()
         return {**terms, **{name: terms[name] + late[name] for name in late}}
 
-    def _changes(self) -> dict[str, float]:
-        """Return what the losses have done since the last call."""
+    def changes(self) -> dict[str, float]:
+        """Return the terms that tell what the losses have done since the last call."""
         domain = self._learner.domain_loss()
         anchor = self._learner.anchor_losses().tolist()
         gain = 100.0 * (self._domain - domain) / self._initial_domain
+        least = worst = math.inf
         losses = zip(self._anchor, anchor, self._initial_anchor, strict=True)
-        least = min(100.0 * (before - now) / first for before, now, first in losses)
-        self._domain, self._anchor = domain, anchor
+        for before, now, first in losses:
+            least = min(least, 100.0 * (before - now) / first)
+            worst = min(worst, 100.0 * (first - now) / first)
+        anchor_gain = worst - self._worst
+        self._domain, self._anchor, self._worst = domain, anchor, worst
         # Not -least, so that no change is 0 and never -0.
         conflict = max(0.0, 0.0 - least)
-        return {"domain_gain": gain, "anchor_gain": least, "conflict": conflict}
+        return {"domain_gain": gain, "anchor_gain": anchor_gain, "conflict": conflict}
 
     def preview(
         self: "Rewards[SurrogateLearner]",
@@ -190,12 +196,13 @@ class Rewards(Generic[AnyLearner]):
         """Return the terms (n,) that `pick` would give for each of many pool rows."""
         domain, anchor, cosines = self._learner.preview(indices)
         falls = 100 * (np.array(self._anchor) - anchor) / self._initial_anchor
+        stands = 100 * (np.array(self._initial_anchor) - anchor) / self._initial_anchor
         information = np.zeros(len(indices), np.float32)
         if self._information:
             information = self._information.gains(units)
         return {
             "domain_gain": 100 * (self._domain - domain) / self._initial_domain,
-            "anchor_gain": falls.min(axis=1),
+            "anchor_gain": stands.min(axis=1) - self._worst,
             "orthogonality": np.maximum(0, 1 - np.abs(cosines).max(axis=1)),
             "conflict": np.maximum(0, -falls.min(axis=1)),
             "information": information,
@@ -239,8 +246,10 @@ class RewardsOfMany:
         """
         before = self._learners.losses
         self._learners.update(rows)
-        gains = 100.0 * (before - self._learners.losses) / self._initial
+        after = self._learners.losses
+        gains = 100.0 * (before - after) / self._initial
         least = functools.reduce(np.minimum, gains.T[1:])
+        stood, stands = self._worst(before), self._worst(after)
         information = np.zeros(len(rows))
         if self._information:
             picking = np.flatnonzero(rows >= 0)
@@ -249,8 +258,13 @@ class RewardsOfMany:
                 information[copy] = self._information[copy].pick(unit)
         return {
             "domain_gain": gains[:, 0],
-            "anchor_gain": least,
+            "anchor_gain": stands - stood,
             "orthogonality": self._orthogonality.take(rows),
             "conflict": np.maximum(0.0 - least, 0.0),
             "information": information,
         }
+
+    def _worst(self, losses: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how the worst capability of each copy stands, percent (copies,)."""
+        falls = 100.0 * (self._initial - losses) / self._initial
+        return functools.reduce(np.minimum, falls.T[1:])

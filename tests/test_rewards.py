@@ -26,7 +26,7 @@ def test_terms_are_those_of_an_independent_learner(bundle: Bundle) -> None:
     learner = SurrogateLearner(bundle)
     units = units_of(bundle)
     start_domain, start_anchor = learner.domain_loss(), learner.anchor_losses()
-    rose = 0
+    rose, stood = 0, 0.0
     for index in (470, 200, 201, 5, 260):
         cosines = learner.anchor_cosine(index)
         domain, anchor = learner.domain_loss(), learner.anchor_losses()
@@ -36,20 +36,25 @@ def test_terms_are_those_of_an_independent_learner(bundle: Bundle) -> None:
         terms = rewards.pick(index, units[index])
         assert terms["domain_gain"] == pytest.approx(gain, abs=1e-4)
         assert terms["conflict"] == pytest.approx(max(0, rises.max()), abs=1e-4)
-        assert terms["anchor_gain"] == pytest.approx(-rises.max(), abs=1e-4)
+        falls = 100 * (start_anchor - learner.anchor_losses()) / start_anchor
+        assert terms["anchor_gain"] == pytest.approx(falls.min() - stood, abs=1e-4)
+        stood = falls.min()
         orthogonality = 1 - np.abs(cosines).max()
         assert terms["orthogonality"] == pytest.approx(orthogonality, abs=1e-4)
         rose += terms["conflict"] > 0
     assert rose  # else the conflict above was never looked at
 
 
-def test_domain_gains_add_up_to_the_whole_fall(bundle: Bundle) -> None:
+def test_gains_add_up_to_the_whole_fall(bundle: Bundle) -> None:
     learner = SurrogateLearner(bundle)
     rewards = Rewards(learner, Information(bundle.k, 20))
     start, units = learner.domain_loss(), units_of(bundle)
-    gains = [rewards.pick(i, units[i])["domain_gain"] for i in range(0, 480, 24)]
+    anchors = learner.anchor_losses().copy()
+    terms = [rewards.pick(i, units[i]) for i in range(0, 480, 24)]
     fall = 100 * (start - learner.domain_loss()) / start
-    assert sum(gains) == pytest.approx(fall, abs=1e-4)
+    assert sum(one["domain_gain"] for one in terms) == pytest.approx(fall, abs=1e-4)
+    worst = 100 * ((anchors - learner.anchor_losses()) / anchors).min()
+    assert sum(one["anchor_gain"] for one in terms) == pytest.approx(worst, abs=1e-4)
 
 
 def test_information_is_the_log_determinant(bundle: Bundle) -> None:

@@ -16,7 +16,13 @@ from ogs_env.envs.selection import INVALID_ACTION_PENALTY, STALL_LIMIT
 from ogs_env.envs.streams import given_stream
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners.surrogate import SurrogateLearner
-from ogs_env.rewards import NO_PICK, Information, checked_weights, weighted_sum
+from ogs_env.rewards import (
+    NO_PICK,
+    Information,
+    Rewards,
+    checked_weights,
+    weighted_sum,
+)
 
 # Keys clusters and context: float32 arrays.
 Observation = dict[str, Any]
@@ -105,9 +111,9 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     |-----------------|----------------|----------------------------------------------|
     | `domain_gain`   | 1.0            | fall of the domain loss over the batch,      |
     |                 |                | percent of its start                         |
-    | `anchor_gain`   | 0.0            | fall of the worst capability's anchor loss   |
-    |                 |                | over the batch, percent of its start;        |
-    |                 |                | negative: forgetting                         |
+    | `anchor_gain`   | 0.0            | change over the batch of how the worst       |
+    |                 |                | capability stands: the fall of its anchor    |
+    |                 |                | loss since the start, percent of its start   |
     | `orthogonality` | 0.0            | mean over the batch of 1 - largest           |
     |                 |                | abs(cosine of the learner's with a           |
     |                 |                | capability's anchor gradient), in [0, 1]     |
@@ -247,8 +253,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self._candidates = candidates(self.bundle, "start")
         self._information = Information(self.bundle.k, batch * steps)
         self.learner = SurrogateLearner(self.bundle)
-        self._initial_domain = self.learner.domain_loss()
-        self._initial_anchor = self.learner.anchor_losses()
+        self._rewards = Rewards(self.learner, self._information)
         self._initial_test_loss = self.learner.test_loss()
         self._initial_retention_loss = self.learner.retention_loss()
 
@@ -297,9 +302,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self.stream = rows[np.argsort(labels, kind="stable")]
         self.left = np.bincount(labels, minlength=len(self.left))
         self._ends = np.cumsum(self.left)
-        self.learner.reset(self.np_random)
-        self._information.reset()
-        self._domain, self._anchor = self._initial_domain, self._initial_anchor
+        self._rewards.reset(self.np_random)
         self.drawn = []
         self.drawn_from[:] = 0
         self.batches = self._stalled = 0
@@ -384,16 +387,10 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         units = self._candidates.rows(np.array(rows))[1]
         for row in rows:
             self.learner.update(row)
-        domain, anchor = self.learner.domain_loss(), self.learner.anchor_losses()
-        gain = 100.0 * (self._domain - domain) / self._initial_domain
-        rise = 100.0 * float(((anchor - self._anchor) / self._initial_anchor).max())
-        self._domain, self._anchor = domain, anchor
         cosines = np.abs([self.learner.anchor_cosine(row) for row in rows])
         return {
-            "domain_gain": gain,
-            "anchor_gain": -rise,
+            **self._rewards.changes(),
             "orthogonality": float(np.maximum(0, 1 - cosines.max(axis=1)).mean()),
-            "conflict": max(0.0, rise),
             "information": sum(self._information.pick(unit) for unit in units),
         }
 
@@ -407,7 +404,8 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         row[1:5], row[6:] = mean[:4], mean[4:]
 
     def _now(self) -> NDArray[np.float32]:
-        return np.array([self._domain, *self._anchor], np.float32)
+        losses = [self.learner.domain_loss(), *self.learner.anchor_losses()]
+        return np.array(losses, np.float32)
 
     def _show(self) -> None:
         if self.render_mode == "human":
@@ -429,7 +427,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
             "cost": terms["conflict"],
             "sample_ids": self._names(rows),
             "invalid_action": invalid,
-            "domain_loss": self._domain,
+            "domain_loss": self.learner.domain_loss(),
             "selection": selection,
             "test_change": test_change,
             "retention_change": retention_change,

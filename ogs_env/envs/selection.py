@@ -107,7 +107,8 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     |-----------------|----------------|----------------------------------------------|
     | `domain_gain`   | 1.0            | fall of the domain loss, percent of its      |
     |                 |                | start                                        |
-    | `anchor_gain`   | 1.0            | fall of the worst capability's anchor loss,  |
+    | `anchor_gain`   | 1.0            | change of how the worst capability stands:   |
+    |                 |                | the fall of its anchor loss since the start, |
     |                 |                | percent of its start; negative: forgetting   |
     | `orthogonality` | 0.0            | 1 - largest abs(cosine of the sample's with  |
     |                 |                | a capability's anchor gradient), in [0, 1]   |

@@ -163,7 +163,7 @@ def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
         test, retention = learner.test_loss(), learner.retention_loss()
         before, before_anchors = domain, anchors
         picked: list[np.ndarray] = []
-        over = False
+        over, stood = False, 0.0
         while not over:
             _, reward, over, _, info = env.step(env.action_space.sample())
             cosines = []
@@ -177,7 +177,9 @@ def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
             gain = 100 * (before - now) / domain
             assert reward == terms["domain_gain"] == pytest.approx(gain)
             assert info["cost"] == pytest.approx(max(0, rises.max()))
-            assert terms["anchor_gain"] == pytest.approx(-rises.max())
+            falls = 100 * (anchors - anchors_now) / anchors
+            assert terms["anchor_gain"] == pytest.approx(falls.min() - stood)
+            stood = falls.min()
             assert terms["orthogonality"] == pytest.approx(1 - np.mean(cosines))
             assert info["domain_loss"] == now
             before, before_anchors = now, anchors_now
