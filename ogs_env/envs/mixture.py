@@ -121,7 +121,8 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     |                 |                | over the batch, percent of its start, >= 0;  |
     |                 |                | also the cost                                |
     | `information`   | 0.0            | log-determinant gain of the batch's unit     |
-    |                 |                | start sketches, nats, in (0, batch * log 2]  |
+    |                 |                | start sketches, nats, in (0, batch * log 2]; |
+    |                 |                | not computed, and 0, unless it has a weight  |
 
     The cost is the general degradation: losses are measured before and after the whole
     batch, so a sample that mends what another of its batch did costs nothing. The sum
@@ -251,7 +252,10 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
 
         self._clusters = clusters_of(self.bundle, clusters)
         self._candidates = candidates(self.bundle, "start")
-        self._information = Information(self.bundle.k, batch * steps)
+        # It costs much of a step, which only who weighs it pays.
+        self._information: Information | None = None
+        if self.reward_weights["information"] != 0:
+            self._information = Information(self.bundle.k, batch * steps)
         self.learner = SurrogateLearner(self.bundle)
         self._rewards = Rewards(self.learner, self._information)
         self._initial_test_loss = self.learner.test_loss()
@@ -384,14 +388,17 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
 
     def _learn(self, rows: list[int]) -> dict[str, float]:
         """Learn a batch; return its terms, those of `ogs_env.rewards` over it all."""
-        units = self._candidates.rows(np.array(rows))[1]
         for row in rows:
             self.learner.update(row)
+        information = 0.0
+        if self._information:
+            units = self._candidates.rows(np.array(rows))[1]
+            information = sum(map(self._information.pick, units))
         cosines = np.abs([self.learner.anchor_cosine(row) for row in rows])
         return {
             **self._rewards.changes(),
             "orthogonality": float(np.maximum(0, 1 - cosines.max(axis=1)).mean()),
-            "information": sum(self._information.pick(unit) for unit in units),
+            "information": information,
         }
 
     def _look(self, cluster: int) -> None:
