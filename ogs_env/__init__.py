@@ -17,7 +17,7 @@ __all__ = ["Bundle", "InputError", "Selection", "load_bundle", "select"]
 _SELECTION_ENV = "ogs_env.envs.selection:SelectionEnv"
 _SELECTION_VECTOR_ENV = "ogs_env.envs.vector:SelectionVectorEnv"
 _MIXTURE_ENV = "ogs_env.envs.mixture:MixtureEnv"
-_DOMAINS = ("medical", "legal")
+_DOMAINS = ("medical", "legal", "financial")
 # Four optimizer steps of a real model: an episode takes about a minute.
 _LIVE = {"learner": "live", "hands": 8, "hand_size": 8, "budget": 16}
 
