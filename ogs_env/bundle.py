@@ -227,6 +227,16 @@ class Bundle:
         scale = rows.norms[indices, None] * norms
         return rows.anchor_dots[indices] / np.maximum(scale, 1e-12, dtype=np.float32)
 
+    def anchor_rows(self, capability: int) -> NDArray[np.int64]:
+        """Return the rows (n,) of a capability's anchor samples, by its number."""
+        rows = np.flatnonzero(self.anchor.capabilities == capability)
+        if len(rows) == 0:
+            raise InputError(
+                f"{self.path}: capability '{self.capabilities[capability]}' has no "
+                "anchor samples; rebuild the bundle"
+            )
+        return rows
+
     def split(self, name: str) -> NDArray[np.int64]:
         """Return the row numbers of a part of the pool.
 

@@ -8,13 +8,14 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.envs import figures, rendering
+from ogs_env.envs.arguments import check_render_mode, check_whole, given_bundle
 from ogs_env.envs.clusters import clusters as clusters_of
-from ogs_env.envs.observations import BOUND, candidates
+from ogs_env.envs.observations import BOUND, candidates, sample_names
 from ogs_env.envs.selection import INVALID_ACTION_PENALTY, STALL_LIMIT
 from ogs_env.envs.streams import given_stream
-from ogs_env.errors import InputError, unknown_name
+from ogs_env.errors import InputError
+from ogs_env.learners import HeldOut
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import (
     NO_PICK,
@@ -232,19 +233,11 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         reward_weights: Mapping[str, float] | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if not bundle:
-            raise InputError(
-                "bundle: missing; expected the name of a shipped bundle or a folder "
-                "made by `ogs sketch`, as in make('OGS-Custom-Mixture-v0', "
-                "bundle='runs/mine')"
-            )
-        self.bundle: Bundle = load_bundle(bundle)
+        self.bundle = given_bundle(bundle, "OGS-Custom-Mixture-v0")
         self._part = self.bundle.split(split)
         counts = clusters, batch, steps
         _check_counts(*counts, split, len(self._part), len(self.bundle.pool))
-        modes = self.metadata["render_modes"]
-        if render_mode not in (None, *modes):
-            raise unknown_name("render mode", str(render_mode), modes)
+        check_render_mode(render_mode, self.metadata["render_modes"])
         self.batch, self.steps, self.render_mode = batch, steps, render_mode
         self.reward_weights = checked_weights(
             {**DEFAULT_WEIGHTS, **(reward_weights or {})}
@@ -258,8 +251,8 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
             self._information = Information(self.bundle.k, batch * steps)
         self.learner = SurrogateLearner(self.bundle)
         self._rewards = Rewards(self.learner, self._information)
-        self._initial_test_loss = self.learner.test_loss()
-        self._initial_retention_loss = self.learner.retention_loss()
+        self._held_out = HeldOut(self.learner)
+        self._names = sample_names(self.bundle)
 
         d = self._d = self.bundle.basis.shape[1]
         self._rows = np.zeros((clusters, 6 + d), np.float32)
@@ -424,15 +417,13 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         selection: list[str] = []
         test_change = retention_change = 0.0
         if self.over:
-            selection = self._names(self.drawn)
-            test = self.learner.test_loss() / self._initial_test_loss
-            retention = self.learner.retention_loss() / self._initial_retention_loss
-            test_change, retention_change = 100 * (test - 1), 100 * (retention - 1)
+            selection = [self._names[row] for row in self.drawn]
+            test_change, retention_change = self._held_out.changes()
         return {
             "action_mask": self.action_masks().astype(np.int8),
             "reward_terms": dict(terms),
             "cost": terms["conflict"],
-            "sample_ids": self._names(rows),
+            "sample_ids": [self._names[row] for row in rows],
             "invalid_action": invalid,
             "domain_loss": self.learner.domain_loss(),
             "selection": selection,
@@ -441,19 +432,11 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
             "learner_sketches": self.learner.sketches,
         }
 
-    def _names(self, rows: list[int]) -> list[str]:
-        return [f"{number:016x}" for number in self.bundle.pool.ids[rows].tolist()]
-
 
 def _check_counts(
     clusters: int, batch: int, steps: int, split: str, part: int, pool: int
 ) -> None:
-    counts = {"clusters": clusters, "batch": batch, "steps": steps}
-    for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int | np.integer):
-            raise InputError(f"{name}: {count!r}; expected a whole number")
-        if count < 1:
-            raise InputError(f"{name}: {count}; expected at least 1")
+    check_whole({"clusters": clusters, "batch": batch, "steps": steps})
     if clusters > pool:
         raise InputError(
             f"clusters: {clusters}, but the pool has {pool} samples; expected at most "

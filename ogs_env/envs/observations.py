@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ogs_env.bundle import Bundle, Rows
+from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.gram import Floats, Gram, Indices, take
 
@@ -58,7 +58,9 @@ class Candidates:
         self._domain = _unit(bundle.dev.sketches(observe).mean(0))
         self._anchors = np.stack(
             [
-                _unit(_of_capability(bundle.anchor, number, observe).mean(0))
+                _unit(
+                    bundle.anchor.sketches(observe, bundle.anchor_rows(number)).mean(0)
+                )
                 for number in range(len(bundle.capabilities))
             ]
         )
@@ -232,13 +234,6 @@ class _Columns:
 
 def _logs(norms: Floats) -> Floats:
     return np.log(np.maximum(norms, 1e-12))
-
-
-def _of_capability(rows: Rows, number: int, kind: str) -> Floats:
-    indices = np.flatnonzero(rows.capabilities == number)
-    if len(indices) == 0:
-        raise InputError(f"capability number {number} has no anchor samples")
-    return rows.sketches(kind, indices)
 
 
 @functools.lru_cache(maxsize=8)

@@ -8,8 +8,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.bundle import Bundle
 from ogs_env.envs import figures, rendering
+from ogs_env.envs.arguments import check_render_mode, given_bundle
 from ogs_env.envs.observations import (
     BELOW_ANY_COSINE,
     BOUND,
@@ -20,7 +21,7 @@ from ogs_env.envs.observations import (
 )
 from ogs_env.envs.streams import ORDERS, check_counts, deal, given_stream
 from ogs_env.errors import InputError, unknown_name
-from ogs_env.learners import Learner
+from ogs_env.learners import HeldOut, Learner
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import NO_PICK, Information, Rewards, checked_weights, weighted_sum
 
@@ -276,19 +277,12 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         live: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if not bundle:
-            raise InputError(
-                "bundle: missing; expected the name of a shipped bundle or a folder "
-                "made by `ogs sketch`, as in make('OGS-Custom-v0', bundle='runs/mine')"
-            )
-        self.bundle: Bundle = load_bundle(bundle)
+        self.bundle = given_bundle(bundle, "OGS-Custom-v0")
         self._part = self.bundle.split(split)
         check_counts(hand_size, hands, budget, split, len(self._part))
         if order not in ORDERS:
             raise unknown_name("order", order, ORDERS)
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            modes = self.metadata["render_modes"]
-            raise unknown_name("render mode", str(render_mode), modes)
+        check_render_mode(render_mode, self.metadata["render_modes"])
         self.hand_size, self.hands, self.budget = hand_size, hands, budget
         self.order, self.render_mode = order, render_mode
         self.reward_weights = checked_weights(reward_weights)
@@ -299,8 +293,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._informed = self.reward_weights["information"] != 0
         information = Information(self.bundle.k, budget) if self._informed else None
         self._rewards = Rewards(self.learner, information)
-        self._initial_test_loss = self.learner.test_loss()
-        self._initial_retention_loss = self.learner.retention_loss()
+        self._held_out = HeldOut(self.learner)
 
         d = self._d = self.bundle.basis.shape[1]
         self._rows = np.zeros((hand_size, d + 6), np.float32)
@@ -476,10 +469,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         test_change = retention_change = 0.0
         if self._over:
             selection = [self._names[index] for index in self.picked]
-            test_change = self.learner.test_loss() / self._initial_test_loss
-            retention = self.learner.retention_loss()
-            test_change = 100 * (test_change - 1)
-            retention_change = 100 * (retention / self._initial_retention_loss - 1)
+            test_change, retention_change = self._held_out.changes()
         return {
             "action_mask": self._mask.copy(),
             "reward_terms": dict(terms),

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ogs_env.envs.arguments import check_whole
 from ogs_env.errors import InputError, unknown_name
 
 ORDERS = ("blocks", "mixed")
@@ -28,12 +29,7 @@ def check_counts(
         InputError: For a number that is not whole and positive, a stream longer
             than the part, or a budget greater than the stream.
     """
-    counts = {"hand_size": hand_size, "hands": hands, "budget": budget}
-    for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int | np.integer):
-            raise InputError(f"{name}: {count!r}; expected a whole number")
-        if count < 1:
-            raise InputError(f"{name}: {count}; expected at least 1")
+    check_whole({"hand_size": hand_size, "hands": hands, "budget": budget})
     if (hands - 1) * hand_size >= part:
         raise InputError(
             f"a stream of {hands} hands of {hand_size} is {hands * hand_size} "

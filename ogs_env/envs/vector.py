@@ -9,6 +9,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from ogs_env.envs.arguments import check_render_mode
 from ogs_env.envs.hands import Copies, Hands
 from ogs_env.envs.observations import Candidates, candidates, sample_names
 from ogs_env.envs.selection import (
@@ -73,9 +74,7 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
             )
         if num_envs < 1:
             raise InputError(f"num_envs: {num_envs}; expected at least 1")
-        modes = self.metadata["render_modes"]
-        if render_mode not in (None, *modes):
-            raise unknown_name("render mode", str(render_mode), modes)
+        check_render_mode(render_mode, self.metadata["render_modes"])
         known = {mode.value: mode for mode in AutoresetMode}
         if not isinstance(autoreset_mode, AutoresetMode):
             if autoreset_mode not in known:

@@ -40,3 +40,21 @@ class Learner(Protocol):
 
     def anchor_cosine(self, index: int) -> Floats:
         """Return a pool row's cosine with each anchor gradient, (capabilities,)."""
+
+
+class HeldOut:
+    """What an episode does to the losses that no reward sees.
+
+    Args:
+        learner: Before its first update.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        self._test, self._retention = learner.test_loss(), learner.retention_loss()
+
+    def changes(self) -> tuple[float, float]:
+        """Return the changes of test and retention loss, percent of the first."""
+        test = self._learner.test_loss() / self._test
+        retention = self._learner.retention_loss() / self._retention
+        return 100 * (test - 1), 100 * (retention - 1)

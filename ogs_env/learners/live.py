@@ -195,8 +195,7 @@ class LiveLearner:
 
         self._measured = [add("dev", np.arange(len(bundle.dev)))]
         for number in range(len(bundle.capabilities)):
-            own = np.flatnonzero(bundle.anchor.capabilities == number)
-            self._measured.append(add("anchor", own))
+            self._measured.append(add("anchor", bundle.anchor_rows(number)))
         self._test = add("test", np.arange(len(bundle.test)))
         self._retention = add("retention", np.arange(len(bundle.retention)))
         self._held_out = TrunkStates(self.proxy, held_out)

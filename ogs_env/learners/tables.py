@@ -67,7 +67,7 @@ class Tables:
             self._measured = np.concatenate(start).transpose(1, 2, 0)
         ends = np.cumsum([len(rows) for rows in roles])[:-1]
         dev, test, anchors, retention = np.split(np.arange(len(losses)), ends)
-        own = [_of_capability(bundle, n) for n in range(len(bundle.capabilities))]
+        own = [bundle.anchor_rows(n) for n in range(len(bundle.capabilities))]
         capabilities = [anchors[rows] for rows in own]
         self.members = [dev, test, retention, *capabilities]
         pool = len(bundle.pool)
@@ -231,17 +231,6 @@ def _response(bundle: Bundle, role: str, checkpoints: int) -> Floats:
                 f"{checkpoints} checkpoints; rebuild the bundle"
             )
     return np.array(lists)
-
-
-def _of_capability(bundle: Bundle, number: int) -> NDArray[np.int64]:
-    """Return the rows of a capability's anchor samples."""
-    own = np.flatnonzero(bundle.anchor.capabilities == number)
-    if len(own) == 0:
-        raise InputError(
-            f"{bundle.path}: capability '{bundle.capabilities[number]}' has no anchor "
-            "samples; rebuild the bundle"
-        )
-    return own
 
 
 def _blocks(count: int) -> Iterator[NDArray[np.int64]]:

@@ -12,19 +12,13 @@ from safetensors.torch import load_file
 
 from ogs_env.bundle import BASIS, FORMAT, FORMAT_VERSION, MANIFEST, ROLES
 from ogs_env.files import sha256_of, write_json
-from ogs_env.learners.surrogate import default_learner
+from ogs_env.learners.surrogate import FITTED_SPACE, default_learner
 from ogs_env.sketching.basis import basis_for
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.shards import save_tensors
 from ogs_env.sketching.warmup import BATCH, Checkpoint
 
 Shards = Mapping[str, Sequence[Mapping[str, torch.Tensor]]]
-
-# The response was fitted in units of the studied bundle: the root mean square norms
-# of its dev samples' sketches, by warm-up step and at the start.
-STUDIED_SPACE = "2bf3851c0d43ecc8"
-STUDIED_PATH = {0: 46.2661, 6: 58.7243, 24: 60.5156}
-STUDIED_START = 0.7799
 
 
 def write_manifest(
@@ -103,30 +97,14 @@ def _learner(
     weights: Sequence[float],
     shards: Shards,
 ) -> dict[str, Any]:
-    """Return the `learner` entry, in the units of this bundle's sketches.
-
-    A step has one length in the metric of Adam, whatever is learned: where gradients
-    are as in the study (the same proxy, adapter and projection), a dev set of one-word
-    answers, whose gradients are five times as long, moves five times as far.
-    """
-    entry = default_learner([c.step for c in checkpoints])
-    if space != STUDIED_SPACE:
-        return entry
-    if checkpoints:
-        steps = [min(STUDIED_PATH, key=lambda s: abs(s - c.step)) for c in checkpoints]
-        ratios = [
-            1 / (w * STUDIED_PATH[s]) for s, w in zip(steps, weights, strict=True)
-        ]
-    else:
-        dev = torch.cat([shard["start"] for shard in shards["dev"]]).double()
-        ratios = [float(dev.square().sum(1).mean().sqrt()) / STUDIED_START]
-    for role in ("domain", "anchor"):
-        for name, power in (("slope", 1), ("curvature", 2)):
-            entry[role][name] = [
-                round(value * ratio**power, 5)
-                for value, ratio in zip(entry[role][name], ratios, strict=True)
-            ]
-    return entry
+    """Return the `learner` entry, in the units of this bundle's sketches."""
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    if space != FITTED_SPACE:
+        return default_learner(steps)
+    if steps:
+        return default_learner(steps, [1 / weight for weight in weights])
+    dev = torch.cat([shard["start"] for shard in shards["dev"]]).double()
+    return default_learner([], [float(dev.square().sum(1).mean().sqrt())])
 
 
 def _weights(shards: Shards, checkpoints: int) -> list[float]:

@@ -2,16 +2,16 @@ import pytest
 import torch
 
 from ogs_env.bundle import load_bundle
-from ogs_env.learners.surrogate import default_learner
-from ogs_env.sketching.manifest import (
-    STUDIED_PATH,
-    STUDIED_SPACE,
-    STUDIED_START,
-    _learner,
+from ogs_env.learners.surrogate import (
+    FITTED,
+    FITTED_SPACE,
+    FITTED_START,
+    default_learner,
 )
+from ogs_env.sketching.manifest import _learner
 from ogs_env.sketching.warmup import Checkpoint
 
-CHECKPOINTS = [Checkpoint(step, {}, {}) for step in STUDIED_PATH]
+CHECKPOINTS = [Checkpoint(step, {}, {}) for step in FITTED]
 
 
 def scaled(entry, factor):
@@ -31,12 +31,12 @@ def scaled(entry, factor):
 
 @pytest.mark.parametrize("factor", [1, 3])
 def test_longer_dev_gradients_move_further_in_the_studied_space(factor):
-    weights = [1 / (factor * norm) for norm in STUDIED_PATH.values()]
-    found = _learner(STUDIED_SPACE, CHECKPOINTS, weights, {})
-    known = default_learner(list(STUDIED_PATH))
+    weights = [1 / (factor * one["norm"]) for one in FITTED.values()]
+    found = _learner(FITTED_SPACE, CHECKPOINTS, weights, {})
+    known = default_learner(list(FITTED))
     assert found == {"sketches": "path", **scaled(known, factor)}
-    dev = torch.full((5, 4), factor * STUDIED_START / 2)
-    found = _learner(STUDIED_SPACE, [], [], {"dev": [{"start": dev}]})
+    dev = torch.full((5, 4), factor * FITTED_START["norm"] / 2)
+    found = _learner(FITTED_SPACE, [], [], {"dev": [{"start": dev}]})
     assert found == {"sketches": "start", **scaled(default_learner([]), factor)}
 
 
@@ -47,4 +47,4 @@ def test_in_other_spaces_the_dev_samples_norm_is_the_unit():
 
 
 def test_the_shipped_bundles_are_of_the_studied_space():
-    assert load_bundle("medical").space == STUDIED_SPACE
+    assert load_bundle("medical").space == FITTED_SPACE
