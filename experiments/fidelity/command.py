@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ogs_env.experiments.fidelity.training import Recipe
 
 RESULTS = Path(__file__).parent.parent / "results" / "fidelity"
-LISTS = ("development", "held-out")
+LISTS = ("development", "held-out", "rewarded")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,8 +88,8 @@ def _study(
     from ogs_env.experiments.fidelity.runs import Study
 
     torch.set_num_threads(1)
-    maker = subsets.held_out if name == "held-out" else subsets.development
-    chosen = maker(bundle)
+    makers = (subsets.development, subsets.held_out, subsets.rewarded)
+    chosen = dict(zip(LISTS, makers, strict=True))[name](bundle)
     if agent is not None:
         chosen += subsets.of_agent(bundle, agent, name)
     # What was run once stays in the list, though a learner fitted anew, or another
@@ -137,7 +137,7 @@ def _fit(bundle: Bundle, folder: Path) -> None:
     from ogs_env.files import write_json, write_text
 
     # Without a development list of its own a bundle keeps the response it has.
-    lists = [name for name in LISTS if (folder / name).is_dir()]
+    lists = [name for name in LISTS[:2] if (folder / name).is_dir()]
     if LISTS[0] in lists:
         write_learner(bundle, fitted_learner(bundle, table(bundle, folder / LISTS[0])))
         bundle = load_bundle(bundle.path)

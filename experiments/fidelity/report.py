@@ -173,8 +173,14 @@ def paired(found: Table, first: str, second: str) -> dict[str, Any]:
 
 
 def summarise(bundle: Bundle, folder: Path) -> dict[str, Any]:
-    """Return what one line of `ogs fidelity --summary` says about a domain."""
+    """Return what one line of `ogs fidelity --summary` says about a domain.
+
+    Greedy picks are compared with random ones on the list `rewarded`, where that was
+    run: it has the picks of the reward as it is now.
+    """
     found = table(bundle, folder)
+    rewarded = folder.parent / "rewarded"
+    greedy = table(bundle, rewarded) if rewarded.is_dir() else found
     domain = correlation(found.predicted["domain"], found.real["test"])
     retention = correlation(found.predicted["retention"], found.real["retention"])
     general = correlation(found.predicted["retention"], found.real["prose"])
@@ -196,7 +202,7 @@ def summarise(bundle: Bundle, folder: Path) -> dict[str, Any]:
         "domain_pearson": domain["pearson"],
         "retention_pearson": retention["pearson"],
         "general_text_spearman": general["spearman"],
-        "greedy_less_random": paired(found, "greedy", "random"),
+        "greedy_less_random": paired(greedy, "greedy", "random"),
         "agent_less_random": paired(found, "agent", "random"),
     }
     for name in found.real.keys() & found.predicted.keys() - {"retention"}:

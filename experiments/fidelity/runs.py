@@ -138,18 +138,22 @@ class Study:
         write_json(file, result)
 
     def base(self, folder: Path) -> None:
-        """Measure the untouched model, unless that is there."""
-        if not (folder / BASE).exists():
-            draw_adapter(self.proxy, 0)
-            counts = {name: len(rows) for name, rows in self.rows.items()}
-            write_json(
-                folder / BASE,
-                {
-                    "losses": self.measure(),
-                    "samples": counts,
-                    "proxy": self.bundle.manifest["proxy"],
-                    "recipe": dataclasses.asdict(self.recipe),
-                    "python": sys.version.split()[0],
-                    "torch": torch.__version__,
-                },
-            )
+        """Measure the untouched model, but for what is measured already."""
+        file = folder / BASE
+        known: dict[str, float] = {}
+        if file.exists():
+            known = read_json(file, "untouched model's losses")["losses"]
+        if known.keys() >= self.rows.keys() - {"pool"}:
+            return
+        draw_adapter(self.proxy, 0)
+        write_json(
+            file,
+            {
+                "losses": self.measure() | known,
+                "samples": {name: len(rows) for name, rows in self.rows.items()},
+                "proxy": self.bundle.manifest["proxy"],
+                "recipe": dataclasses.asdict(self.recipe),
+                "python": sys.version.split()[0],
+                "torch": torch.__version__,
+            },
+        )

@@ -69,6 +69,15 @@ def held_out(bundle: Bundle, size: int = 48) -> list[Subset]:
     ]
 
 
+def rewarded(bundle: Bundle, size: int = 48) -> list[Subset]:
+    """Return what the default reward of the day picks, and random picks beside it.
+
+    From the candidates of the held-out list, `greedy-i` and `random-i` from the same.
+    """
+    make = _Maker(bundle, size, seed=2)
+    return [*make.random(8), *make.greedy(8)]
+
+
 def of_agent(bundle: Bundle, agent: str, name: str, size: int = 48) -> list[Subset]:
     """Return what a trained agent picks from the candidates of a list's streams.
 
@@ -78,7 +87,7 @@ def of_agent(bundle: Bundle, agent: str, name: str, size: int = 48) -> list[Subs
         name: Of the list.
         size: Samples of a subset.
     """
-    make = _Maker(bundle, size, seed=2 if name == "held-out" else 1)
+    make = _Maker(bundle, size, seed=1 if name == "development" else 2)
     selector, found = load_selector(agent), []
     for number in range(4):
         candidates = make.stream(number)

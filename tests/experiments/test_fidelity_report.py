@@ -1,6 +1,7 @@
 """The study's numbers by hand, on results written by hand."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +229,22 @@ def test_the_summary_is_of_these_parts(bundle, found, summary):
     assert summary["ceiling_retention"] == ceiling(found.repeats["retention"])
     assert summary["greedy_less_random"] == paired(found, "greedy", "random")
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_greedy_is_that_of_the_rewarded_list_where_there_is_one(
+    bundle, folder, summary, tmp_path
+):
+    shutil.copytree(folder.parent, tmp_path / "results")
+    own = tmp_path / "results" / "rewarded"
+    shutil.copytree(folder, own)
+    for file in own.glob("greedy-*.json"):
+        result = json.loads(file.read_text())
+        result["losses"]["test"] *= 0.5
+        file.write_text(json.dumps(result))
+    found = summarise(bundle, tmp_path / "results" / folder.name)
+    expected = paired(table(bundle, own), "greedy", "random")
+    assert found["greedy_less_random"] == expected != summary["greedy_less_random"]
+    assert found["domain_spearman"] == summary["domain_spearman"]
 
 
 def test_the_markdown_table_has_a_row_a_kind(found):

@@ -142,6 +142,16 @@ def test_what_is_there_is_not_made_again(study, tmp_path):
     assert [read_json(f, "file")["losses"]["test"] for f in files] == [123.0, 123.0]
 
 
+def test_what_the_first_losses_lack_is_added(study, tmp_path):
+    study.base(tmp_path)
+    whole = read_json(tmp_path / BASE, "base")
+    older = {"test": 123.0, "retention": 1.0, "prose": 2.0}
+    (tmp_path / BASE).write_text(json.dumps({"losses": older}))
+    study.base(tmp_path)
+    added = {"knowledge": pytest.approx(whole["losses"]["knowledge"], rel=1e-6)}
+    assert read_json(tmp_path / BASE, "base")["losses"] == older | added
+
+
 def test_a_result_of_other_samples_is_refused(study, tmp_path):
     study.run(SUBSET, 0, tmp_path)
     before = result_file(tmp_path, SUBSET.name, 0).read_bytes()

@@ -15,6 +15,7 @@ from ogs_env.experiments.fidelity.subsets import (
     held_out,
     of_agent,
     quick,
+    rewarded,
 )
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import Information, Rewards, checked_weights, weighted_sum
@@ -110,6 +111,12 @@ def test_kinds_that_are_compared_share_their_candidates(bundle, monkeypatch):
         assert by_name[f"agent-{number}"] == by_name[f"random-{number}"]
     other = of_agent(bundle, "random", "development", SIZE)
     assert set(other[0].rows) != by_name["agent-0"]
+
+
+def test_the_rewarded_list_is_of_the_held_out_lists_candidates(bundle):
+    kinds = [s for s in held_out(bundle, SIZE) if s.kind in ("random", "greedy")]
+    assert rewarded(bundle, SIZE) == kinds
+    assert len(kinds) == 16
 
 
 def scores_of_the_pool(bundle: Bundle) -> dict[str, np.ndarray]:
