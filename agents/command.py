@@ -4,10 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from ogs_env.agents.baselines.metadata import MetadataSelector
 from ogs_env.agents.deployment import load_selector
-from ogs_env.agents.selector import SELECTORS
+from ogs_env.agents.selector import READERS, SELECTORS
 from ogs_env.bundle import load_bundle, shipped_bundles
-from ogs_env.data.samples import read_samples
+from ogs_env.data.texts import bundle_texts, numbers
 from ogs_env.errors import InputError
 from ogs_env.selection import SUMMARY, parse_budget, select
 
@@ -25,14 +26,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a folder made by `ogs sketch`, or one of {', '.join(shipped_bundles())}",
     )
     # A raw % in argparse's help is a format character.
-    parser.add_argument("--budget", required=True, help="how many: 64, or 10%%")
+    parser.add_argument(
+        "--budget", help="how many: 64, or 10%%; needed but for the agent 'all'"
+    )
     parser.add_argument(
         "--out", type=Path, required=True, help="the selection's folder"
     )
     parser.add_argument(
         "--texts",
         type=Path,
-        help="JSON lines the pool was sketched from; `ogs finetune` needs them",
+        nargs="+",
+        help="JSON lines the pool was sketched from, which `ogs finetune` needs; and "
+        "the domain's, which dsir and rds need (a shipped bundle's are found)",
+    )
+    parser.add_argument(
+        "--rank-by", help="numeric field of the texts, for the agent 'metadata'"
     )
     parser.add_argument("--prompt-field", default="prompt")
     parser.add_argument("--response-field", default="response")
@@ -45,34 +53,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run `ogs select`."""
     bundle = load_bundle(arguments.bundle)
-    selector = load_selector(arguments.agent)
-    parse_budget(arguments.budget, len(bundle.split(arguments.split)))
-    if (arguments.out / SUMMARY).exists():
-        print(f"{arguments.out}: its selection is replaced", file=sys.stderr)
+    agent = arguments.agent
+    budget = arguments.budget
+    if budget is None and agent != "all":
+        raise InputError("--budget: is missing; say how many, such as 64 or 10%")
+    budget = "100%" if budget is None else budget
+    parse_budget(budget, len(bundle.split(arguments.split)))
+    if arguments.rank_by is not None:
+        _check_rank_by(arguments)
+    fields = {
+        "prompt_field": arguments.prompt_field,
+        "response_field": arguments.response_field,
+    }
     texts = None
     if arguments.texts is not None:
-        samples = read_samples(
-            arguments.texts,
-            prompt_field=arguments.prompt_field,
-            response_field=arguments.response_field,
+        roles = READERS.get(agent, ("pool",))
+        texts = bundle_texts(bundle, arguments.texts, roles, **fields)
+    selector = load_selector(agent, texts)
+    if arguments.rank_by is not None and texts is not None:
+        ids = bundle.pool.hex_ids()
+        selector = MetadataSelector(
+            numbers(texts, arguments.rank_by, ids, arguments.texts, **fields)
         )
-        texts = {sample.id: sample for sample in samples}
-        missing = set(bundle.pool.hex_ids()) - set(texts)
-        if missing:
-            raise InputError(
-                f"{arguments.texts}: lacks {len(missing)} of the pool's "
-                f"{len(bundle.pool)} samples, such as {min(missing)}; give the file "
-                "that the bundle was sketched from"
-            )
+        agent = f"metadata by {arguments.rank_by}"
+    if (arguments.out / SUMMARY).exists():
+        print(f"{arguments.out}: its selection is replaced", file=sys.stderr)
     selection = select(
         selector,
         bundle,
-        arguments.budget,
+        budget,
         seed=arguments.seed,
         split=arguments.split,
-        agent=arguments.agent,
+        agent=agent,
     )
     selection.save(arguments.out, texts)
     counts = {name: selection.sources.count(name) for name in bundle.sources}
     shown = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    print(f"{arguments.out}: {len(selection)} samples by {arguments.agent}: {shown}")
+    print(f"{arguments.out}: {len(selection)} samples by {agent}: {shown}")
+
+
+def _check_rank_by(arguments: argparse.Namespace) -> None:
+    if arguments.agent != "metadata":
+        raise InputError(
+            f"--rank-by: agent '{arguments.agent}' ranks by no field; expected "
+            "--agent metadata with it"
+        )
+    if arguments.texts is None:
+        raise InputError(
+            f"--rank-by: no texts to read the field '{arguments.rank_by}' from; give "
+            "the pool's JSON lines with --texts"
+        )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ogs_env.agents.navigator import Navigator, choose, one_thread
 from ogs_env.agents.selector import SELECTORS, Selector, make_selector, pool_rows
 from ogs_env.bundle import Bundle
+from ogs_env.data.texts import Texts
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.errors import InputError, unknown_name
 
@@ -37,6 +38,14 @@ class AgentSelector:
         self.folder = Path(folder)
         self.navigator = Navigator.load(self.folder)
         self._played: dict[str, Any] = self.navigator.description["environment"]
+        for name in ("hand_size", "hands"):
+            value = self._played.get(name)
+            if not isinstance(value, int) or not 1 <= value <= 1_000_000:
+                raise InputError(
+                    f"{self.folder}: 'environment.{name}' is {value!r}, expected a "
+                    "positive whole number; a selection needs an agent that was "
+                    "trained in a SelectionEnv, such as OGS-Medical-v0"
+                )
 
     def select(
         self,
@@ -89,7 +98,7 @@ class AgentSelector:
                 f"bundle '{bundle.name}' is in '{bundle.space}'; sketch with the "
                 "agent's proxy and projection, or train an agent on this bundle"
             )
-        row, columns = bundle.basis.shape[1] + 6, self.navigator.policy.shape[1]
+        row, columns = bundle.basis.shape[1] + 6, self.navigator.network.shape["row"]
         if row != columns:
             raise InputError(
                 f"{self.folder}: the agent reads {columns} columns a candidate, bundle "
@@ -174,18 +183,19 @@ def _filled(
     return np.array(rows, np.int64), np.array([seen[row] for row in rows])
 
 
-def load_selector(name_or_folder: str | Path) -> Selector:
+def load_selector(name_or_folder: str | Path, texts: Texts | None = None) -> Selector:
     """Return the selector of a name, or of a folder that holds a trained agent.
 
     Args:
         name_or_folder: A baseline's name, or where `ogs train` saved an agent.
+        texts: For baselines that read texts, as for `make_selector`.
 
     Raises:
         InputError: If it is neither, or the folder's agent is damaged.
     """
     name = str(name_or_folder)
     if name in SELECTORS:
-        return make_selector(name)
+        return make_selector(name, texts)
     if Path(name).is_dir():
         return AgentSelector(name)
     if len(Path(name).parts) > 1:

@@ -27,6 +27,7 @@ class Progress:
         curve: Evaluations so far.
         best_at: The best of them.
         reward_scale: Mean, variance and count behind the scaling of rewards.
+        multiplier: Of the cost, where it is limited.
         policy: The policy's tensors.
         best: Those of the best evaluation.
         optimizer: Adam's moments and steps, `INDEX.NAME`.
@@ -38,6 +39,7 @@ class Progress:
     curve: list[dict[str, float]]
     best_at: dict[str, float]
     reward_scale: list[float]
+    multiplier: float = 0.0
     policy: dict[str, Tensor] = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[str, Tensor] = field(default_factory=dict)

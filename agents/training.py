@@ -1,7 +1,6 @@
-"""Train a Navigator with MaskablePPO, and measure policies on paired episodes."""
+"""Train a Navigator with PPO, and measure policies on paired episodes."""
 
 import copy
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -15,11 +14,15 @@ import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from tqdm import tqdm
 
-from ogs_env.agents.navigator import Navigator, NavigatorPolicy, one_thread
+from ogs_env.agents.lagrangian import CostLimit
+from ogs_env.agents.navigator import Navigator, one_thread
+from ogs_env.agents.network import MaskableNavigatorPolicy, NavigatorPolicy
+from ogs_env.agents.policies import Policy, episode_return
 from ogs_env.agents.progress import (
     FILE,
     Progress,
@@ -27,14 +30,22 @@ from ogs_env.agents.progress import (
     read_progress,
     restore_moments,
 )
-from ogs_env.agents.selector import Policy, episode_return, selection_env
 from ogs_env.agents.vec_env import SelectionVecEnv
+from ogs_env.envs.mixture import MixtureEnv
+from ogs_env.envs.selection import SelectionEnv
 from ogs_env.errors import InputError, unknown_name
 
 # Episodes that choose the best model and those that report are seeded apart, so a
 # reported return is not the best of several draws of the same episodes.
 CHOICE_SEEDS = range(1_000_000, 1_000_000 + 10_000)
 REPORT_SEEDS = range(2_000_000, 2_000_000 + 10_000)
+
+ALGORITHMS = {
+    "maskable-ppo": (MaskablePPO, MaskableNavigatorPolicy),
+    "ppo": (PPO, NavigatorPolicy),
+}
+# How far above its limit the mean cost of evaluated episodes may be.
+_COST_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,8 @@ class TrainSettings:
     Attributes:
         env: Id of the environment.
         env_kwargs: Its arguments, without `split`.
+        algorithm: `"maskable-ppo"` (sb3-contrib) or `"ppo"` (Stable-Baselines3); the
+            Navigator knows the empty places from the observation too.
         seed: Of everything random: weights, exploration, episodes.
         seconds: Train at most this long, evaluations included; None: no limit.
         steps: Train at most this many environment steps; None: no limit. With
@@ -58,12 +71,16 @@ class TrainSettings:
         clip: PPO's clip range.
         entropy: Weight of the entropy bonus at the start; falls as the rate does.
         width: Units of the network's hidden layers.
+        cost_limit: Of an episode's mean cost, the sum of `info["cost"]`: see
+            `ogs_env.agents.lagrangian`; None: no limit.
+        multiplier_rate: What the multiplier of the cost gains at most by a rollout.
         evaluations: Times that the model is evaluated; the best one is kept.
         evaluation_episodes: Episodes of each of these evaluations.
     """
 
     env: str = "OGS-Medical-v0"
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    algorithm: str = "maskable-ppo"
     seed: int = 0
     seconds: float | None = 150.0
     steps: int | None = None
@@ -77,6 +94,8 @@ class TrainSettings:
     clip: float = 0.2
     entropy: float = 0.01
     width: int = 64
+    cost_limit: float | None = None
+    multiplier_rate: float = 0.05
     evaluations: int = 8
     evaluation_episodes: int = 48
 
@@ -87,6 +106,10 @@ class TrainSettings:
             raise InputError(f"seconds is {self.seconds}, expected a positive number")
         if self.steps is not None and self.steps < 1:
             raise InputError(f"steps is {self.steps}, expected at least 1")
+        if self.algorithm not in ALGORITHMS:
+            raise unknown_name("algorithm", self.algorithm, ALGORITHMS)
+        if self.cost_limit is not None and not self.cost_limit > 0:
+            raise InputError(f"cost_limit is {self.cost_limit}, expected more than 0")
 
 
 class Clock:
@@ -110,11 +133,11 @@ class Clock:
 
 
 class _Quiet(gym.Wrapper):
-    """Drop info, which SB3's vector environment would copy deeply at every step."""
+    """Drop most of info, which SB3's vector environment would copy at every step."""
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, _ = self.env.step(int(action))
-        return observation, reward, terminated, truncated, {}
+        observation, reward, terminated, truncated, info = self.env.step(int(action))
+        return observation, reward, terminated, truncated, {"cost": info["cost"]}
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         return self.env.reset(**kwargs)[0], {}
@@ -124,26 +147,34 @@ class _Coach(BaseCallback):
     """Keep the time, lower the rates, evaluate now and then, keep the best."""
 
     def __init__(
-        self, settings: TrainSettings, clock: Clock, test: gym.Env, folder: Path | None
+        self,
+        settings: TrainSettings,
+        clock: Clock,
+        limit: CostLimit | None,
+        folder: Path | None,
     ) -> None:
         super().__init__()
         self.settings = settings
         self.clock = clock
-        self.test = test
+        self.limit = limit
         self.folder = folder
         self.curve: list[dict[str, float]] = []
         self.best: dict[str, torch.Tensor] = {}
-        self.best_at: dict[str, float] = {"steps": 0, "return": -math.inf}
+        self.best_at: dict[str, float] = {}
         self.bar = tqdm(total=100, unit="%", desc="training", leave=False)
 
     def _on_rollout_start(self) -> None:
         spent = self.clock.spent(self.num_timesteps)
-        assert isinstance(self.model, MaskablePPO)
-        self.model.ent_coef = self.settings.entropy * (1 - spent)
+        model: Any = self.model
+        model.ent_coef = self.settings.entropy * (1 - spent)
         self.bar.update(round(100 * spent) - self.bar.n)
         if spent * self.settings.evaluations >= len(self.curve) + 1:
             self.evaluate()
             self._keep()
+
+    def _on_rollout_end(self) -> None:
+        if self.limit:
+            self.limit.ascend()
 
     def _on_step(self) -> bool:
         seconds = self.clock.seconds
@@ -151,15 +182,34 @@ class _Coach(BaseCallback):
 
     def evaluate(self) -> None:
         """Play the choosing episodes; remember the weights if they are the best."""
-        policy = self.model.policy
-        assert isinstance(policy, NavigatorPolicy)
-        seeds = CHOICE_SEEDS[: self.settings.evaluation_episodes]
-        mean = float(play(self.test, Navigator(policy, {}), seeds).mean())
-        self.curve.append({"steps": self.num_timesteps, "return": mean})
-        self.bar.set_postfix({"steps": self.num_timesteps, "return": f"{mean:.2f}"})
-        if mean > self.best_at["return"]:
-            self.best_at = self.curve[-1]
-            self.best = copy.deepcopy(policy.state_dict())
+        settings = self.settings
+        network: Any = self.model.policy.mlp_extractor
+        returns, costs = play_together(
+            settings.env,
+            {**settings.env_kwargs, "split": "test"},
+            Navigator(network, {}),
+            CHOICE_SEEDS[: settings.evaluation_episodes],
+        )
+        point = {
+            "steps": self.num_timesteps,
+            "return": float(returns.mean()),
+            "cost": float(costs.mean()),
+        }
+        if self.limit:
+            point["multiplier"] = self.limit.multiplier
+            point["training_cost"] = self.limit.mean_cost
+        self.curve.append(point)
+        shown = {name: f"{value:.3g}" for name, value in point.items()}
+        self.bar.set_postfix({**shown, "steps": self.num_timesteps})
+        if not self.best or self._rank(point) > self._rank(self.best_at):
+            self.best_at = point
+            self.best = copy.deepcopy(network.state_dict())
+
+    def _rank(self, point: dict[str, float]) -> tuple[bool, float]:
+        """Return what is higher for a better model: one that keeps the limit first."""
+        limit = self.settings.cost_limit
+        kept = limit is None or point["cost"] <= limit * (1 + _COST_TOLERANCE)
+        return kept, point["return"] if kept else -point["cost"]
 
     def _keep(self) -> None:
         """Keep what a stopped run needs to go on from here."""
@@ -176,26 +226,35 @@ class _Coach(BaseCallback):
             reward_scale=[
                 float(x) for x in (statistics.mean, statistics.var, statistics.count)
             ],
+            multiplier=self.limit.multiplier if self.limit else 0.0,
             policy=self.model.policy.state_dict(),
             best=self.best,
             optimizer=moments(self.model.policy.optimizer),
         ).write(self.folder)
 
 
-def train(settings: TrainSettings, folder: Path | None = None) -> Navigator:
+def train(
+    settings: TrainSettings,
+    folder: Path | None = None,
+    callbacks: Sequence[BaseCallback] = (),
+    tensorboard: Path | None = None,
+) -> Navigator:
     """Train a Navigator and, given a folder, save it there once it is whole.
 
     PPO (Schulman et al. 2017) with invalid actions masked (Huang and Ontanon
     2022), on the environment's train split. Several times in a run the model plays
-    fixed episodes of the test split; the best one is kept. A run that was stopped goes
-    on from the last of these evaluations when it is called again with the same
-    settings and folder; its episodes are then others.
+    fixed episodes of the test split; the best one is kept, under a cost limit the
+    best of those that keep it. A run that was stopped goes on from the last of these
+    evaluations when it is called again with the same settings and folder; its episodes
+    are then others.
 
     SB3 seeds the global generators of Python, NumPy and torch with the run's seed.
 
     Args:
         settings: See `TrainSettings`.
         folder: Where to save; an agent there is replaced at the end of the run.
+        callbacks: SB3's, called beside the trainer's own; it evaluates before them.
+        tensorboard: Folder for SB3's tensorboard log; none is written without.
 
     Returns:
         The trained agent; `description["training"]` sums the run up.
@@ -204,27 +263,34 @@ def train(settings: TrainSettings, folder: Path | None = None) -> Navigator:
         InputError: If a setting is out of range or the environment is unknown.
     """
     with one_thread():
-        agent = _train(settings, folder)
+        agent = _train(settings, folder, callbacks, tensorboard)
     if folder is not None:
         agent.save(folder)
         (folder / FILE).unlink(missing_ok=True)
     return agent
 
 
-def _train(settings: TrainSettings, folder: Path | None) -> Navigator:
+def _train(
+    settings: TrainSettings,
+    folder: Path | None,
+    callbacks: Sequence[BaseCallback],
+    tensorboard: Path | None,
+) -> Navigator:
     earlier = read_progress(folder, asdict(settings)) if folder else None
     clock = Clock(settings.seconds, settings.steps, earlier.seconds if earlier else 0.0)
-    test = make(settings.env, {**settings.env_kwargs, "split": "test"})
     kwargs = {**settings.env_kwargs, "split": "train"}
-
+    single = make(settings.env, kwargs)
+    copies = _copies(settings.env, kwargs, settings.copies)
+    limit = None
+    if settings.cost_limit is not None:
+        limit = CostLimit(copies, settings.cost_limit, settings.multiplier_rate)
     environments = VecNormalize(
-        _copies(settings.env, kwargs, settings.copies),
-        norm_obs=False,
-        gamma=settings.discount,
+        limit or copies, norm_obs=False, gamma=settings.discount
     )
-    coach = _Coach(settings, clock, test, folder)
-    model = MaskablePPO(
-        NavigatorPolicy,
+    coach = _Coach(settings, clock, limit, folder)
+    algorithm, policy_class = ALGORITHMS[settings.algorithm]
+    model: Any = algorithm(
+        policy_class,
         environments,
         learning_rate=lambda _: (
             settings.learning_rate * max(1 - clock.spent(coach.num_timesteps), 0.05)
@@ -236,6 +302,7 @@ def _train(settings: TrainSettings, folder: Path | None) -> Navigator:
         gae_lambda=settings.gae,
         clip_range=settings.clip,
         policy_kwargs={"width": settings.width},
+        tensorboard_log=None if tensorboard is None else str(tensorboard),
         seed=settings.seed,
         device="cpu",
     )
@@ -251,29 +318,23 @@ def _train(settings: TrainSettings, folder: Path | None) -> Navigator:
         scale.mean, scale.var = np.asarray(mean), np.asarray(variance)
         coach.curve, coach.best_at = earlier.curve, earlier.best_at
         coach.best = earlier.best
+        if limit:
+            limit.multiplier = earlier.multiplier
     left = (settings.steps or 10**12) - model.num_timesteps
     with coach.bar:
         model.learn(
-            left, callback=coach, log_interval=10**9, reset_num_timesteps=not earlier
+            left,
+            callback=[coach, *callbacks],
+            log_interval=1 if tensorboard else 10**9,
+            reset_num_timesteps=not earlier,
         )
         coach.evaluate()
-    policy = model.policy
-    assert isinstance(policy, NavigatorPolicy)
-    policy.load_state_dict(coach.best)
-    policy.set_training_mode(False)
-    played = selection_env(test)
+    network = model.policy.mlp_extractor
+    network.load_state_dict(coach.best)
     agent = Navigator(
-        policy,
+        network,
         {
-            "bundle": played.bundle.name,
-            "space": played.bundle.space,
-            "environment": {
-                "id": settings.env,
-                "hand_size": played.hand_size,
-                "hands": played.hands,
-                "budget": played.budget,
-            },
-            "reward_weights": played.reward_weights,
+            **described(single),
             "settings": asdict(settings),
             "training": {
                 "steps": model.num_timesteps,
@@ -284,8 +345,35 @@ def _train(settings: TrainSettings, folder: Path | None) -> Navigator:
         },
     )
     environments.close()
-    test.close()
+    single.close()
     return agent
+
+
+def described(environment: gym.Env) -> dict[str, Any]:
+    """Return what an agent's description says of its environment.
+
+    Raises:
+        InputError: If it is neither a `SelectionEnv` nor a `MixtureEnv`.
+    """
+    inner = environment.unwrapped
+    counts: dict[str, int]
+    if isinstance(inner, SelectionEnv):
+        counts = {
+            "hand_size": inner.hand_size,
+            "hands": inner.hands,
+            "budget": inner.budget,
+        }
+    elif isinstance(inner, MixtureEnv):
+        clusters = len(inner.left)
+        counts = {"clusters": clusters, "batch": inner.batch, "steps": inner.steps}
+    else:
+        raise InputError(f"{environment}: expected a SelectionEnv or a MixtureEnv")
+    return {
+        "bundle": inner.bundle.name,
+        "space": inner.bundle.space,
+        "environment": {"id": inner.spec.id if inner.spec else "", **counts},
+        "reward_weights": inner.reward_weights,
+    }
 
 
 def make(env: str, kwargs: dict[str, Any]) -> gym.Env:
@@ -303,11 +391,54 @@ def make(env: str, kwargs: dict[str, Any]) -> gym.Env:
 
 def _copies(env: str, kwargs: dict[str, Any], count: int) -> VecEnv:
     """Make copies of an environment that play side by side, natively if they can."""
-    live = kwargs.get("learner") == "live"
-    if gym.spec(env).vector_entry_point and not live:
+    if _is_native(env, kwargs):
         mode = AutoresetMode.SAME_STEP.value
         return SelectionVecEnv(gym.make_vec(env, count, autoreset_mode=mode, **kwargs))
     return DummyVecEnv([lambda: _Quiet(make(env, kwargs))] * count)
+
+
+def _is_native(env: str, kwargs: dict[str, Any]) -> bool:
+    live = kwargs.get("learner") == "live"
+    return gym.spec(env).vector_entry_point is not None and not live
+
+
+def play_together(
+    env: str, kwargs: dict[str, Any], agent: Navigator, seeds: Sequence[int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Play one episode per seed, side by side, an agent's best actions.
+
+    Args:
+        env: Id of the environment.
+        kwargs: Its arguments.
+        agent: Who plays.
+        seeds: One for each episode.
+
+    Returns:
+        float64 (episodes,), undiscounted returns, and sums of `info["cost"]`.
+    """
+    mode = AutoresetMode.SAME_STEP
+    envs: gym.vector.VectorEnv
+    if _is_native(env, kwargs):
+        envs = gym.make_vec(env, len(seeds), autoreset_mode=mode.value, **kwargs)
+    else:
+        envs = gym.vector.SyncVectorEnv(
+            [lambda: make(env, kwargs)] * len(seeds), autoreset_mode=mode
+        )
+    observations, infos = envs.reset(seed=list(seeds))  # type: ignore[arg-type]
+    playing = np.ones(len(seeds), np.bool_)
+    returns, costs = np.zeros(len(seeds)), np.zeros(len(seeds))
+    while playing.any():
+        actions = agent.act(observations, infos["action_mask"].astype(np.bool_))
+        observations, rewards, terminated, truncated, infos = envs.step(actions)
+        over = terminated | truncated
+        found = infos["cost"]
+        if over.any():  # the infos of those are about their next episodes
+            found = np.where(over, infos["final_info"]["cost"], found)
+        returns += rewards * playing
+        costs += found * playing
+        playing &= ~over
+    envs.close()
+    return returns, costs
 
 
 def play(

@@ -13,47 +13,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ogs_env.agents.navigator import one_thread
-from ogs_env.agents.selector import make_policy
+from ogs_env.agents.policies import make_policy
 from ogs_env.agents.training import (
     REPORT_SEEDS,
     TrainSettings,
     make,
     play,
+    play_together,
     summarise,
     train,
 )
+from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.errors import InputError
+from ogs_env.experiments.curves import plot_training
+from ogs_env.experiments.settings import add_settings, read_settings
 from ogs_env.files import write_json
 
-BASELINES = ("random", "conflict", "orth", "greedy", "domain-cosine", "oracle")
+BASELINES = ("random", "conflict", "orth", "greedy", "less", "oracle")
+MIXTURE_BASELINES = ("random",)
 AGENT = "agent"
 RESULT = "train.json"
+CURVES = "curves.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ogs train` to a parser."""
-    defaults = TrainSettings()
     parser.add_argument(
-        "--env",
-        help=f"environment id (default {defaults.env}, or OGS-Custom-v0 with --bundle)",
+        "--out", type=Path, default=Path("trained"), help="folder (default trained)"
     )
-    parser.add_argument("--bundle", help="shipped bundle's name, or a bundle's folder")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
     parser.add_argument(
         "--seeds",
         type=int,
         nargs="+",
         help="train once per seed, each in its own folder, and report over all",
-    )
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        help=f"train at most so long (default {defaults.seconds:.0f}; no limit with "
-        "--steps, which makes runs repeatable)",
-    )
-    parser.add_argument("--steps", type=int, help="train at most so many steps")
-    parser.add_argument(
-        "--out", type=Path, default=Path("trained"), help="folder (default trained)"
     )
     parser.add_argument(
         "--result", type=Path, help=f"result file (default {RESULT} in the folder)"
@@ -64,10 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=100,
         help="test episodes of the comparison (default 100)",
     )
+    add_settings(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train, compare, print the table, and write agents and result.
+    """Train, compare, print the table, and write agents, curves and result.
 
     Raises:
         InputError: For a wrong option, or a folder that cannot be written.
@@ -76,17 +69,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"--episodes {arguments.episodes}: expected 2 to {len(REPORT_SEEDS)}"
         )
-    seconds = arguments.seconds
-    if seconds is None and arguments.steps is None:
-        seconds = TrainSettings().seconds
-    custom = "OGS-Custom-v0" if arguments.bundle else TrainSettings().env
-    settings = TrainSettings(
-        env=arguments.env or custom,
-        env_kwargs={"bundle": arguments.bundle} if arguments.bundle else {},
-        seconds=seconds,
-        steps=arguments.steps,
-    )
-    seeds = arguments.seeds or [arguments.seed]
+    settings = read_settings(arguments)
+    seeds = arguments.seeds or [settings.seed]
     if len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds {seeds}: a seed is given twice")
     # Made before the training, so that a bad folder does not cost minutes.
@@ -95,6 +79,8 @@ def run(arguments: argparse.Namespace) -> None:
         _check_writable(folder)
     result = study(settings, seeds, arguments.out, arguments.episodes)
     write_json(result_file, result)
+    levels = {name: result["returns"][name]["mean"] for name in result["agent_minus"]}
+    plot_training(result["agents"], levels, settings.cost_limit, arguments.out / CURVES)
     print(table(result))
     for agent in result["agents"]:
         print(f"agent: {agent['folder']}")
@@ -116,10 +102,13 @@ def study(
         JSON-able: returns with 95 % intervals, the agent's margin over each
         baseline on the same episodes, the runs' settings and summaries.
     """
-    environment = make(settings.env, {**settings.env_kwargs, "split": "test"})
+    kwargs = {**settings.env_kwargs, "split": "test"}
+    environment = make(settings.env, kwargs)
     played = REPORT_SEEDS[:episodes]
     returns: dict[str, NDArray[np.float64]] = {}
-    for name in BASELINES:
+    mixture = isinstance(environment.unwrapped, MixtureEnv)
+    baselines = MIXTURE_BASELINES if mixture else BASELINES
+    for name in baselines:
         policy = make_policy(name, environment, np.random.default_rng(0))
         returns[name] = play(environment, policy, played)
     agents, runs = [], []
@@ -127,12 +116,14 @@ def study(
         folder = out if len(seeds) == 1 else out / f"seed-{seed}"
         agent = train(replace(settings, seed=seed), folder)
         with one_thread():
-            runs.append(play(environment, agent, played))
+            found, costs = play_together(settings.env, kwargs, agent, played)
+        runs.append(found)
         agents.append(
             {
                 "folder": str(folder),
                 "seed": seed,
-                "return": summarise(runs[-1]),
+                "return": summarise(found),
+                "cost": summarise(costs),
                 "training": agent.description["training"],
             }
         )
@@ -146,7 +137,7 @@ def study(
         "split": "test",
         "returns": {name: summarise(values) for name, values in returns.items()},
         "agent_minus": {
-            name: summarise(returns[AGENT] - returns[name]) for name in BASELINES
+            name: summarise(returns[AGENT] - returns[name]) for name in baselines
         },
         "agents": agents,
         "versions": _versions(),

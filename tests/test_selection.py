@@ -42,7 +42,7 @@ def test_bad_budgets(text: str, message: str) -> None:
 
 
 def test_selection_names_the_rows_it_holds(bundle: Bundle) -> None:
-    chosen = select(make_selector("domain-cosine"), bundle, "5%", split="test")
+    chosen = select(make_selector("less"), bundle, "5%", split="test")
     part = bundle.split("test")
     assert len(chosen) == chosen.budget == round(0.05 * len(part))
     assert set(chosen.indices) <= set(part.tolist())
@@ -53,7 +53,7 @@ def test_selection_names_the_rows_it_holds(bundle: Bundle) -> None:
     assert cosines.min() >= np.sort(bundle.domain_cosines(part))[-len(chosen)]
     assert chosen.sources[0] == bundle.sources[bundle.pool.sources[chosen.indices[0]]]
     assert (chosen.bundle, chosen.space) == (bundle.name, bundle.space)
-    assert chosen.agent == "DomainCosineSelector"
+    assert chosen.agent == "LessSelector"
 
 
 def test_select_is_the_packages(bundle_folder: Path) -> None:

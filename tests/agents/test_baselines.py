@@ -5,13 +5,8 @@ import numpy as np
 import pytest
 
 from ogs_env.agents.baselines.oracle import OracleSelector
-from ogs_env.agents.selector import (
-    SELECTORS,
-    episode_return,
-    make_policy,
-    make_selector,
-    selection_env,
-)
+from ogs_env.agents.policies import episode_return, make_policy, selection_env
+from ogs_env.agents.selector import SELECTORS, make_selector
 from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError
 from ogs_env.rewards import weighted_sum

@@ -1,27 +1,31 @@
+import copy
 import json
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sb3_contrib import MaskablePPO
+from stable_baselines3 import PPO
 
-from ogs_env.agents.navigator import Navigator, build_policy
+from ogs_env.agents.navigator import Navigator, build_network
+from ogs_env.agents.network import MaskableNavigatorPolicy, NavigatorPolicy
 from ogs_env.errors import InputError
 
 ROW, CONTEXT, HAND = 38, 100, 16
 
 
-def make_agent(hand_size=HAND, width=64, seed=0):
-    policy = build_policy(ROW, CONTEXT, width, hand_size)
+def make_agent(seed=0, passes=True):
+    network = build_network(ROW, CONTEXT, width=64, passes=passes)
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():  # heads start near zero; a trained policy's do not
-        for tensor in policy.mlp_extractor.parameters():
+    with torch.no_grad():  # heads start near zero; a trained network's do not
+        for tensor in network.parameters():
             tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
-    policy.set_training_mode(False)
     played = {"hand_size": HAND, "hands": 16, "budget": 32}
     description = {"space": "s", "bundle": "b", "environment": played}
-    return Navigator(policy, description)
+    return Navigator(network, description)
 
 
 def make_observations(rng, batch=8, hand_size=HAND):
@@ -37,7 +41,7 @@ def make_observations(rng, batch=8, hand_size=HAND):
 def values(agent, observation):
     tensors = {key: torch.as_tensor(value) for key, value in observation.items()}
     with torch.no_grad():
-        return agent.policy.predict_values(tensors).numpy()
+        return agent.network.forward_critic(tensors).numpy()
 
 
 @settings(max_examples=20, deadline=None)
@@ -77,14 +81,71 @@ def test_masked_actions_are_never_taken():
     rng = np.random.default_rng(1)
     agent = make_agent()
     observation, masks = make_observations(rng, batch=200)
-    for deterministic in (True, False):
-        actions, _ = agent.policy.predict(
-            observation, deterministic=deterministic, action_masks=masks
-        )
-        assert masks[np.arange(200), actions].all()
+    actions = agent.act(observation, masks)
+    assert masks[np.arange(200), actions].all()
+    assert len(set(actions.tolist())) > 5
     probabilities = np.exp(agent.log_probabilities(observation, masks))
     assert (probabilities[~masks] == 0).all()
     np.testing.assert_allclose(probabilities.sum(1), 1.0, atol=1e-5)
+
+
+def test_empty_places_need_no_mask():
+    observation, masks = make_observations(np.random.default_rng(4))
+    agent = make_agent()
+    np.testing.assert_allclose(
+        agent.log_probabilities(observation, np.ones_like(masks))[masks],
+        agent.log_probabilities(observation, masks)[masks],
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("env", ["OGS-Custom-v0", "OGS-Custom-Mixture-v0"])
+@pytest.mark.parametrize(
+    ("algorithm", "policy"),
+    [(PPO, NavigatorPolicy), (MaskablePPO, MaskableNavigatorPolicy)],
+)
+def test_policy_classes_learn_and_take_valid_actions(
+    bundle_folder, env, algorithm, policy
+):
+    environment = gymnasium.make(env, bundle=str(bundle_folder))
+    model = algorithm(policy, environment, n_steps=64, device="cpu", seed=0)
+    before = copy.deepcopy(model.policy.state_dict())
+    model.learn(128)
+    assert any(
+        not torch.equal(before[k], v) for k, v in model.policy.state_dict().items()
+    )
+    observation, info = environment.reset(seed=1)
+    over = False
+    while not over:
+        action, _ = model.predict(observation)  # plain PPO is told of no mask
+        assert info["action_mask"][action]
+        observation, _, terminated, truncated, info = environment.step(action)
+        assert not info["invalid_action"]
+        over = terminated or truncated
+    agent = Navigator(model.policy.mlp_extractor, {})
+    observation, info = environment.reset(seed=2)
+    best, _ = model.predict(observation, deterministic=True)
+    mask = info["action_mask"].astype(bool)
+    logs = agent.log_probabilities(
+        {k: v[None] for k, v in observation.items()}, mask[None]
+    )
+    assert logs[0].argmax() == best
+
+
+def test_clusters_are_rated_in_any_order():
+    rng = np.random.default_rng(5)
+    agent = make_agent(passes=False)
+    clusters = rng.normal(size=(6, 12, ROW)).astype(np.float32)
+    clusters[..., 0] = rng.random((6, 12)) * (rng.random((6, 12)) < 0.7) + 1e-6
+    clusters[:, 3, 0] = 0
+    context = rng.normal(size=(6, CONTEXT)).astype(np.float32)
+    masks = clusters[..., 0] > 0
+    order = rng.permutation(12)
+    before = agent.log_probabilities({"clusters": clusters, "context": context}, masks)
+    moved = {"clusters": clusters[:, order], "context": context}
+    after = agent.log_probabilities(moved, masks[:, order])
+    np.testing.assert_allclose(after, before[:, order], atol=1e-4)
+    assert (before[:, 3] < -1e7).all()
 
 
 def test_empty_places_change_nothing():
@@ -98,7 +159,7 @@ def test_empty_places_change_nothing():
         [masks[:, :HAND], np.zeros((4, 5), bool), masks[:, HAND:]], axis=1
     )
     narrow = make_agent().log_probabilities(observation, masks)
-    padded = make_agent(hand_size=HAND + 5).log_probabilities(wide, wide_masks)
+    padded = make_agent().log_probabilities(wide, wide_masks)
     np.testing.assert_allclose(padded[wide_masks], narrow[masks], atol=1e-4)
 
 
@@ -119,13 +180,13 @@ def test_save_and_load_give_equal_actions_at_any_hand_size(tmp_path, hand_size):
     make_agent().save(tmp_path / "agent")
     rng = np.random.default_rng(3)
     observation, masks = make_observations(rng, 50, hand_size)
-    loaded = Navigator.load(tmp_path / "agent", hand_size)
-    expected = make_agent(hand_size).log_probabilities(observation, masks)
+    loaded = Navigator.load(tmp_path / "agent")
+    expected = make_agent().log_probabilities(observation, masks)
     found = loaded.log_probabilities(observation, masks)
     np.testing.assert_array_equal(found, expected)
     one = {key: value[7] for key, value in observation.items()}
     info = {"action_mask": masks[7].astype(np.int8)}
-    assert loaded(one, info, None) == expected[7].argmax()
+    assert loaded(one, info, None) == loaded.act(observation, masks)[7]
 
 
 def test_load_leaves_global_generators_alone(tmp_path):
@@ -160,7 +221,8 @@ def edit(folder, change):
         (lambda d: d["network"].update(width=32), "has shape"),
         (lambda d: d["network"].update(row=12), "'actor.row.weight' has shape"),
         (lambda d: d["network"].update(width=-1), "'network.width' is -1"),
-        (lambda d: d["environment"].pop("hands"), "'environment.hands' is None"),
+        (lambda d: d["network"].update(passes=1), "'network.passes' is 1"),
+        (lambda d: d["network"].pop("passes"), "'network' should have context, passes"),
         (lambda d: d.update(weights_sha256="0"), "sha256"),
     ],
 )

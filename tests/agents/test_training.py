@@ -9,6 +9,7 @@ from make_bundle import edit_manifest, make_bundle
 from ogs_env.agents import training
 from ogs_env.agents.deployment import AgentSelector, load_selector
 from ogs_env.agents.navigator import Navigator
+from ogs_env.agents.policies import make_policy
 from ogs_env.agents.progress import (
     FILE,
     Progress,
@@ -16,7 +17,6 @@ from ogs_env.agents.progress import (
     read_progress,
     restore_moments,
 )
-from ogs_env.agents.selector import make_policy
 from ogs_env.agents.training import (
     CHOICE_SEEDS,
     REPORT_SEEDS,
@@ -24,6 +24,7 @@ from ogs_env.agents.training import (
     TrainSettings,
     make,
     play,
+    play_together,
     summarise,
     train,
 )
@@ -88,6 +89,64 @@ def test_saved_agent_plays_as_the_trained_one(folder, trained):
     )
 
 
+def test_played_together_is_played_one_by_one(folder, trained):
+    kwargs = {**settings(folder).env_kwargs, "split": "test"}
+    seeds = REPORT_SEEDS[5:12]
+    returns, costs = play_together("OGS-Custom-v0", kwargs, trained[0], seeds)
+    environment = environment_of(folder)
+    np.testing.assert_allclose(returns, play(environment, trained[0], seeds))
+    paid = []
+    for seed in seeds:
+        observation, info = environment.reset(seed=seed)
+        paid.append(0.0)
+        over = False
+        while not over:
+            action = trained[0](observation, info, environment)
+            observation, _, terminated, truncated, info = environment.step(action)
+            paid[-1] += info["cost"]
+            over = terminated or truncated
+    np.testing.assert_allclose(costs, paid, rtol=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "maskable-ppo"])
+def test_mixtures_and_limits_are_trained_too(folder, tmp_path, algorithm):
+    few = {"steps": 96, "copies": 2, "rollout": 24, "batch": 24, "evaluations": 2}
+    agent = train(
+        settings(
+            folder,
+            env="OGS-Custom-Mixture-v0",
+            env_kwargs={"bundle": str(folder), "steps": 8},
+            algorithm=algorithm,
+            cost_limit=1e-3,
+            evaluation_episodes=3,
+            **few,
+        ),
+        tmp_path,
+    )
+    curve = agent.description["training"]["curve"]
+    assert [point["multiplier"] for point in curve] == sorted(
+        point["multiplier"] for point in curve
+    )
+    assert 0 < curve[-1]["multiplier"] < 1
+    assert agent.description["environment"]["steps"] == 8
+    loaded = Navigator.load(tmp_path)
+    kwargs = {"bundle": str(folder), "steps": 8, "split": "test"}
+    played = play_together("OGS-Custom-Mixture-v0", kwargs, loaded, range(2))
+    assert played[0].shape == played[1].shape == (2,)
+    with pytest.raises(InputError, match="a selection needs an agent that was trained"):
+        AgentSelector(tmp_path)
+
+
+def test_of_models_the_best_that_keeps_the_limit_is_kept(folder):
+    coach = training._Coach(
+        settings(folder, cost_limit=1.0), Clock(None, 1), None, None
+    )
+    kept = [{"return": 2.0, "cost": 1.04}, {"return": 1.0, "cost": 0.2}]
+    broken = [{"return": 9.0, "cost": 1.2}, {"return": 10.0, "cost": 3.0}]
+    ranks = [coach._rank(point) for point in [*kept, *broken]]
+    assert sorted(ranks, reverse=True) == ranks
+
+
 def test_description_says_where_the_agent_comes_from(trained):
     description = json.loads((trained[1] / "agent.json").read_text())
     assert description["bundle"] == "made"
@@ -104,7 +163,7 @@ def test_same_seed_gives_the_same_weights_another_seed_others(folder):
     short = {"steps": 300, "copies": 4, "rollout": 32, "batch": 64, "evaluations": 1}
     short["evaluation_episodes"] = 2
     first, again, other = (
-        train(settings(folder, seed=seed, **short)).policy.state_dict()
+        train(settings(folder, seed=seed, **short)).network.state_dict()
         for seed in (7, 7, 8)
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -118,17 +177,17 @@ def test_a_stopped_training_goes_on(folder, tmp_path, monkeypatch, capsys):
     def interrupted(*arguments):
         if len(played) == 2:
             raise KeyboardInterrupt
-        played.append(play(*arguments))
+        played.append(play_together(*arguments))
         return played[-1]
 
-    monkeypatch.setattr(training, "play", interrupted)
+    monkeypatch.setattr(training, "play_together", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(short, tmp_path / "agent")
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "agent").iterdir()] == [FILE]
     kept = read_progress(tmp_path / "agent", asdict(short))
     assert 0 < kept.steps < 4096
-    assert [entry["return"] for entry in kept.curve] == [p.mean() for p in played]
+    assert [entry["return"] for entry in kept.curve] == [p[0].mean() for p in played]
     assert read_progress(tmp_path / "agent", asdict(settings(folder))) is None
 
     agent = train(short, tmp_path / "agent")
@@ -175,6 +234,8 @@ def test_seeds_that_choose_and_seeds_that_report_are_apart():
         ({"seconds": None, "steps": None}, "needs a limit"),
         ({"seconds": -1.0}, "seconds is -1.0"),
         ({"steps": 0}, "steps is 0"),
+        ({"algorithm": "pro"}, "unknown algorithm 'pro'; did you mean ppo"),
+        ({"cost_limit": 0.0}, "cost_limit is 0.0, expected more than 0"),
     ],
 )
 def test_wrong_limits_are_told(changes, message):

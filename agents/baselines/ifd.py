@@ -1,0 +1,72 @@
+"""Instruction-following difficulty.
+
+IFD_i = s(response | prompt) / s(response), s the proxy's mean cross-entropy over the
+response's tokens (Li et al. 2024, arXiv 2308.12032, section 2.3). Highest first: the
+prompt helps the model least with these. At 1 or above it does not help at all, which
+the paper takes for a prompt and a response that do not belong together and throws
+out: these come last, the lowest of them first, with -IFD as their score.
+
+The paper warms the model up first; here it is the proxy as it comes. s(response |
+prompt) is the bundle's loss; for s(response) the sample is encoded in the same chat
+format with an empty prompt, so that both are of the same tokens.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ogs_env.agents.baselines.reading import Reader, kept
+from ogs_env.agents.selector import Order, highest, pool_rows
+from ogs_env.bundle import Bundle
+from ogs_env.data.texts import Texts, bundle_texts
+from ogs_env.sketching.losses import response_losses
+
+
+class IfdSelector:
+    """Selects the highest instruction-following difficulty below 1.
+
+    The first `select` from a bundle reads its pool's responses with its proxy, which
+    takes minutes on a processor; their losses are kept in the user's cache.
+
+    Args:
+        texts: Where the bundle's texts are, see `ogs_env.data.texts.bundle_texts`;
+            by default the domain of the bundle's name.
+    """
+
+    def __init__(self, texts: Texts | None = None) -> None:
+        self._texts = texts
+        self._scores: dict[Bundle, NDArray[np.float32]] = {}
+
+    def select(
+        self,
+        bundle: Bundle,
+        budget: int,
+        rng: np.random.Generator,
+        indices: NDArray[np.integer] | None = None,
+    ) -> Order:
+        """Return the rows of highest IFD below 1, highest first, then the others."""
+        rows = pool_rows(bundle, budget, indices)
+        if bundle not in self._scores:
+            alone = np.maximum(_losses_alone(bundle, self._texts), 1e-12)
+            difficulty = bundle.pool.losses / alone
+            scores = np.where(difficulty < 1, difficulty, -difficulty)
+            self._scores[bundle] = scores
+        return highest(rows, self._scores[bundle][rows], budget)
+
+
+def _losses_alone(bundle: Bundle, where: Texts | None) -> NDArray[np.float32]:
+    """Return the loss (pool,) of each response without its prompt."""
+
+    @torch.no_grad()
+    def compute() -> NDArray[np.float32]:
+        texts = bundle_texts(bundle, where, ("pool",))
+        alone = [replace(texts[id_], prompt="") for id_ in bundle.pool.hex_ids()]
+        reader = Reader(bundle)
+        found = np.empty(len(alone), np.float32)
+        for rows, batch in reader.passes(alone, "responses alone"):
+            found[rows] = response_losses(reader.model, batch).cpu().numpy()
+        return found
+
+    return kept(bundle, "ifd", ("pool",), compute)

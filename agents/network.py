@@ -1,0 +1,194 @@
+"""The Navigator's network: it reads what lies on a table and rates every choice.
+
+One network is shared by all candidates, so it treats them alike in whatever order
+and number they lie there. It comes as a policy class of Stable-Baselines3's PPO and
+of sb3-contrib's MaskablePPO.
+"""
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor, nn
+
+NEVER = -1e8
+"""Logit of what cannot be chosen, as in sb3-contrib's masked distributions."""
+
+
+class Trunk(nn.Module):
+    """Encode a table: one vector per candidate, and one for all of it.
+
+    Each candidate's row meets the context, then a summary of the table (mean and
+    maximum over the candidates that lie there), as in Deep Sets (Zaheer et al.
+    2017): equivariant to the candidates' order, for any number of them.
+    """
+
+    def __init__(self, row: int, context: int, width: int) -> None:
+        super().__init__()
+        # Two linear maps, added, are one on [row, context], but the context's is
+        # computed once a table instead of once a candidate.
+        self.row = nn.Linear(row, width)
+        self.context = nn.Linear(context, width)
+        self.candidate = nn.Linear(width, width)
+        self.summary = nn.Linear(3 * width, width)
+
+    def forward(
+        self, rows: Tensor, available: Tensor, context: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Encode a batch of tables.
+
+        Args:
+            rows: float32 (batch, candidates, row).
+            available: float32 (batch, candidates, 1), 1 where one lies, else 0.
+            context: float32 (batch, context).
+
+        Returns:
+            float32 (batch, candidates, width) and float32 (batch, width).
+        """
+        around = self.context(context)
+        hand = nn.functional.silu(self.row(rows) + around.unsqueeze(1)) * available
+        parts = [_mean(hand, available), hand.amax(1), nn.functional.silu(around)]
+        table = self.summary(torch.cat(parts, dim=1))
+        hand = nn.functional.silu(self.candidate(hand) + table.unsqueeze(1))
+        return hand, nn.functional.silu(table)
+
+
+class Network(nn.Module):
+    """Logits of every choice, and the value of the table.
+
+    It reads observations of `SelectionEnv`, where passing is a choice too, or of
+    `MixtureEnv`, whose clusters are the candidates. The actor and the critic are
+    apart, as in SB3's policies, so that the value's error does not steer what the
+    picks are judged by.
+
+    Args:
+        row: Columns of a candidate.
+        context: Numbers of the context.
+        width: Units of every hidden layer.
+        passes: Whether passing is a choice: the observation has `candidates`, else
+            `clusters`.
+
+    Attributes:
+        shape: The first three by name.
+    """
+
+    def __init__(self, row: int, context: int, width: int, passes: bool) -> None:
+        super().__init__()
+        self.shape = {"row": row, "context": context, "width": width}
+        self.passes = passes
+        self.actor = Trunk(row, context, width)
+        self.critic = Trunk(row, context, width)
+        self.pick_head = nn.Linear(width, 1)
+        self.pass_head = nn.Linear(width, 1) if passes else None
+        self.value_head = nn.Linear(2 * width, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.orthogonal_(module.weight, 2.0**0.5)
+                nn.init.zeros_(module.bias)
+        # Near-uniform at first, so that PPO explores (Andrychowicz et al. 2021).
+        for head in (self.pick_head, self.pass_head):
+            if head is not None:
+                nn.init.orthogonal_(head.weight, 0.01)
+        nn.init.orthogonal_(self.value_head.weight, 1.0)
+
+    def forward_actor(self, observation: dict[str, Tensor]) -> Tensor:
+        """Return logits (batch, candidates), and last one for passing if it can be.
+
+        Those of empty places are -1e8.
+        """
+        rows, available = self._table(observation)
+        hand, table = self.actor(rows, available, observation["context"])
+        picks = self.pick_head(hand).masked_fill(available == 0, NEVER).squeeze(-1)
+        if self.pass_head is None:
+            return picks
+        return torch.cat([picks, self.pass_head(table)], dim=1)
+
+    def forward_critic(self, observation: dict[str, Tensor]) -> Tensor:
+        """Return values (batch, 1)."""
+        rows, available = self._table(observation)
+        hand, table = self.critic(rows, available, observation["context"])
+        return self.value_head(torch.cat([_mean(hand, available), table], dim=1))
+
+    def forward(self, observation: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return logits and values."""
+        return self.forward_actor(observation), self.forward_critic(observation)
+
+    def _table(self, observation: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        if self.passes:
+            rows = observation["candidates"]
+            return rows, rows[..., -1:]
+        rows = observation["clusters"]
+        return rows, (rows[..., :1] > 0).float()
+
+
+def _mean(hand: Tensor, available: Tensor) -> Tensor:
+    return (hand * available).sum(1) / available.sum(1).clamp(min=1.0)
+
+
+class _Unchanged(BaseFeaturesExtractor):
+    """Hand the observation on as it is; SB3 would flatten it."""
+
+    def __init__(self, observation_space: spaces.Space) -> None:
+        super().__init__(observation_space, features_dim=1)
+
+    def forward(self, observations: Any) -> Any:
+        return observations
+
+
+class _Around:
+    """What makes an SB3 policy class one around `Network`."""
+
+    mlp_extractor: Any
+    observation_space: spaces.Space
+
+    def __init__(self, *args: Any, width: int = 64, **kwargs: Any) -> None:
+        self.width = width
+        kwargs["features_extractor_class"] = _Unchanged
+        super().__init__(*args, **kwargs)
+
+    @property
+    def shape(self) -> tuple[str, int, int, int]:
+        """What lies on the table, how many, their columns, and the context's."""
+        observed = self.observation_space
+        assert isinstance(observed, spaces.Dict)
+        key = "candidates" if "candidates" in observed.spaces else "clusters"
+        count, row = observed[key].shape or (0, 0)
+        return key, count, row, (observed["context"].shape or (0,))[0]
+
+    def _build(self, lr_schedule: Any) -> None:
+        # SB3's heads are linear maps of one vector; ours give one logit a candidate
+        # and are part of the network, so SB3's become identities.
+        key, _, row, context = self.shape
+        self.mlp_extractor = Network(row, context, self.width, key == "candidates")
+        self.action_net: Any = nn.Identity()
+        self.value_net: Any = nn.Identity()
+        policy: Any = self
+        self.optimizer = policy.optimizer_class(
+            policy.parameters(), lr=lr_schedule(1), **policy.optimizer_kwargs
+        )
+
+
+class NavigatorPolicy(_Around, ActorCriticPolicy):
+    """Policy class for Stable-Baselines3's PPO: `PPO(NavigatorPolicy, env)`.
+
+    It never picks from an empty place: the observation tells which these are.
+
+    Args:
+        args: Arguments of `ActorCriticPolicy`; the observation space is that of a
+            `SelectionEnv` or a `MixtureEnv`.
+        width: Units of every hidden layer.
+        kwargs: Further arguments of `ActorCriticPolicy`.
+    """
+
+
+class MaskableNavigatorPolicy(_Around, MaskableActorCriticPolicy):
+    """The same for sb3-contrib's MaskablePPO.
+
+    Args:
+        args: Arguments of `MaskableActorCriticPolicy`.
+        width: Units of every hidden layer.
+        kwargs: Further arguments of `MaskableActorCriticPolicy`.
+    """

@@ -1,0 +1,199 @@
+"""Selectors as policies of `SelectionEnv`, for comparison with trained agents.
+
+`EqualQuota` and `Threshold` see one hand at a time, as an agent does; `Planned` sees
+the whole stream before its first pick.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from ogs_env.agents.selector import Selector, make_selector
+from ogs_env.envs.mixture import MixtureEnv
+from ogs_env.envs.selection import SelectionEnv
+from ogs_env.errors import InputError
+
+# From (observation, info, env) to an action.
+Policy = Callable[[dict[str, Any], dict[str, Any], gymnasium.Env[Any, Any]], int]
+
+THRESHOLD = "greedy-threshold"
+"""The policy that picks what `greedy` scores high enough, from any hand."""
+STREAM = "/stream"
+"""What a selector's name ends in where it sees the whole stream."""
+
+
+class EqualQuota:
+    """Plays a selector hand by hand, with the same quota of picks from every hand.
+
+    After hand h of n, floor(budget h / n) candidates are picked in all.
+    """
+
+    def __init__(self, selector: Selector, rng: np.random.Generator) -> None:
+        self._selector = selector
+        self._rng = rng
+        self._stream: NDArray[np.int64] | None = None
+        self._hand = 0
+        self._plan: list[int] = []
+
+    def __call__(
+        self,
+        observation: dict[str, Any],
+        info: dict[str, Any],
+        env: gymnasium.Env[Any, Any],
+    ) -> int:
+        """Return the place of the hand's next choice; a pass once the quota is met."""
+        inner = selection_env(env)
+        # Every reset makes a new stream.
+        if self._stream is not inner.stream or self._hand != inner.hand:
+            self._stream, self._hand = inner.stream, inner.hand
+            self._plan = self._choose(inner)
+        return _place(inner, self._plan.pop(0)) if self._plan else inner.hand_size
+
+    def _choose(self, env: SelectionEnv) -> list[int]:
+        quota = env.budget * (env.hand + 1) // env.hands_in_stream - len(env.picked)
+        on_table = env.table[env.table >= 0]
+        count = min(quota, len(on_table))
+        if count < 1:
+            return []
+        return self._selector.select(env.bundle, count, self._rng, on_table)[0].tolist()
+
+
+class Threshold:
+    """Plays a selector's scores with a threshold instead of quotas.
+
+    A candidate is picked if its score is in the top share of the pool's train part
+    that the budget left is of the candidates left, so a rich hand gives more picks
+    than a poor one.
+    """
+
+    def __init__(self, selector: Selector, rng: np.random.Generator) -> None:
+        self._selector = selector
+        self._rng = rng
+        self._scores = np.empty(0, np.float32)
+        self._usual = np.empty(0, np.float32)
+
+    def __call__(
+        self,
+        observation: dict[str, Any],
+        info: dict[str, Any],
+        env: gymnasium.Env[Any, Any],
+    ) -> int:
+        """Return the place of the best candidate above the threshold, else a pass."""
+        inner = selection_env(env)
+        if not len(self._scores):
+            self._score(inner)
+        on_table = np.flatnonzero(inner.table >= 0)
+        dealt = inner.hand * inner.hand_size
+        left = len(inner.stream) - dealt - inner.hand_size + len(on_table)
+        share = min((inner.budget - len(inner.picked)) / max(left, 1), 1.0)
+        threshold = np.quantile(self._usual, 1 - share)
+        scores = self._scores[inner.table[on_table]]
+        if not len(on_table) or scores.max() < threshold:
+            return inner.hand_size
+        return int(on_table[scores.argmax()])
+
+    def _score(self, env: SelectionEnv) -> None:
+        size = len(env.bundle.pool)
+        order, scores = self._selector.select(env.bundle, size, self._rng)
+        self._scores = np.empty(size, np.float32)
+        self._scores[order] = scores
+        self._usual = self._scores[env.bundle.split("train")]
+
+
+class Planned:
+    """Plays what a selector chooses from the whole stream: foresight of the hands."""
+
+    def __init__(self, selector: Selector, rng: np.random.Generator) -> None:
+        self._selector = selector
+        self._rng = rng
+        self._stream: NDArray[np.int64] | None = None
+        self._plan = np.empty(0, np.int64)
+
+    def __call__(
+        self,
+        observation: dict[str, Any],
+        info: dict[str, Any],
+        env: gymnasium.Env[Any, Any],
+    ) -> int:
+        """Return the place of a candidate that is in the plan, else a pass."""
+        inner = selection_env(env)
+        if self._stream is not inner.stream:
+            self._stream = inner.stream
+            self._plan, _ = self._selector.select(
+                inner.bundle, inner.budget, self._rng, inner.stream
+            )
+        wanted = np.flatnonzero(np.isin(inner.table, self._plan))
+        return int(wanted[0]) if len(wanted) else inner.hand_size
+
+
+class RandomClusters:
+    """Draws a cluster of `MixtureEnv`, in proportion to the samples it has left."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+
+    def __call__(
+        self,
+        observation: dict[str, Any],
+        info: dict[str, Any],
+        env: gymnasium.Env[Any, Any],
+    ) -> int:
+        """Return a cluster that has samples left."""
+        shares = observation["clusters"][:, 0].astype(np.float64)
+        return int(self._rng.choice(len(shares), p=shares / shares.sum()))
+
+
+def make_policy(
+    name: str, env: gymnasium.Env[Any, Any], rng: np.random.Generator
+) -> Policy:
+    """Return a policy that plays a named selector in `env`.
+
+    A selector has equal quotas, or sees the whole stream if its name is followed by
+    `STREAM`; `THRESHOLD` is a name of its own. The random selector spends its budget
+    evenly over the stream; the oracle knows the stream and the environment's reward.
+    `MixtureEnv` knows `random` alone.
+    """
+    if name == "random" and isinstance(env.unwrapped, MixtureEnv):
+        return RandomClusters(rng)
+    if name == "oracle":
+        from ogs_env.agents.baselines.oracle import OracleSelector
+
+        return Planned(OracleSelector(selection_env(env).reward_weights), rng)
+    if name == THRESHOLD:
+        return Threshold(make_selector("greedy"), rng)
+    if name == "random" or name.endswith(STREAM):
+        return Planned(make_selector(name.removesuffix(STREAM)), rng)
+    return EqualQuota(make_selector(name), rng)
+
+
+def episode_return(env: gymnasium.Env[Any, Any], policy: Policy, seed: int) -> float:
+    """Play one episode and return the sum of its rewards.
+
+    Args:
+        env: A `SelectionEnv`, wrapped or not.
+        policy: Any callable from (observation, info, env) to an action.
+        seed: Seed of the episode's stream.
+    """
+    observation, info = env.reset(seed=seed)
+    total, over = 0.0, False
+    while not over:
+        action = policy(observation, info, env)
+        observation, reward, terminated, truncated, info = env.step(action)
+        total += float(reward)
+        over = terminated or truncated
+    return total
+
+
+def selection_env(env: gymnasium.Env[Any, Any]) -> SelectionEnv:
+    """Return the SelectionEnv inside wrappers."""
+    inner = env.unwrapped
+    if not isinstance(inner, SelectionEnv):
+        raise InputError(f"{env}: expected a SelectionEnv, such as OGS-Medical-v0")
+    return inner
+
+
+def _place(env: SelectionEnv, row: int) -> int:
+    return int(np.flatnonzero(env.table == row)[0])
