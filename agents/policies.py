@@ -28,7 +28,8 @@ STREAM = "/stream"
 class EqualQuota:
     """Plays a selector hand by hand, with the same quota of picks from every hand.
 
-    After hand h of n, floor(budget h / n) candidates are picked in all.
+    After a hand that ends with candidate c of the stream's n, floor(budget c / n) are
+    picked in all: a short last hand has a smaller quota.
     """
 
     def __init__(self, selector: Selector, rng: np.random.Generator) -> None:
@@ -53,11 +54,11 @@ class EqualQuota:
         return _place(inner, self._plan.pop(0)) if self._plan else inner.hand_size
 
     def _choose(self, env: SelectionEnv) -> list[int]:
-        quota = env.budget * (env.hand + 1) // env.hands_in_stream - len(env.picked)
-        on_table = env.table[env.table >= 0]
-        count = min(quota, len(on_table))
+        dealt = min((env.hand + 1) * env.hand_size, len(env.stream))
+        count = env.budget * dealt // len(env.stream) - len(env.picked)
         if count < 1:
             return []
+        on_table = env.table[env.table >= 0]
         return self._selector.select(env.bundle, count, self._rng, on_table)[0].tolist()
 
 
@@ -66,7 +67,7 @@ class Threshold:
 
     A candidate is picked if its score is in the top share of the pool's train part
     that the budget left is of the candidates left, so a rich hand gives more picks
-    than a poor one.
+    than a poor one. The last hand gives what is left of the budget.
     """
 
     def __init__(self, selector: Selector, rng: np.random.Generator) -> None:
@@ -86,12 +87,13 @@ class Threshold:
         if not len(self._scores):
             self._score(inner)
         on_table = np.flatnonzero(inner.table >= 0)
-        dealt = inner.hand * inner.hand_size
-        left = len(inner.stream) - dealt - inner.hand_size + len(on_table)
-        share = min((inner.budget - len(inner.picked)) / max(left, 1), 1.0)
+        dealt = min((inner.hand + 1) * inner.hand_size, len(inner.stream))
+        left = len(inner.stream) - dealt + len(on_table)
+        share = min((inner.budget - len(inner.picked)) / left, 1.0)
         threshold = np.quantile(self._usual, 1 - share)
         scores = self._scores[inner.table[on_table]]
-        if not len(on_table) or scores.max() < threshold:
+        is_last = inner.hand + 1 == inner.hands_in_stream
+        if scores.max() < threshold and not is_last:
             return inner.hand_size
         return int(on_table[scores.argmax()])
 
@@ -152,20 +154,21 @@ def make_policy(
     """Return a policy that plays a named selector in `env`.
 
     A selector has equal quotas, or sees the whole stream if its name is followed by
-    `STREAM`; `THRESHOLD` is a name of its own. The random selector spends its budget
-    evenly over the stream; the oracle knows the stream and the environment's reward.
-    `MixtureEnv` knows `random` alone.
+    `STREAM`; `THRESHOLD` is a name of its own. `random` spends its budget evenly over
+    the stream and `all` at its beginning; `oracle` knows the stream and the
+    environment's reward. `MixtureEnv` knows `random` alone.
     """
     if name == "random" and isinstance(env.unwrapped, MixtureEnv):
         return RandomClusters(rng)
-    if name == "oracle":
+    selector = name.removesuffix(STREAM)
+    if selector == "oracle":
         from ogs_env.agents.baselines.oracle import OracleSelector
 
         return Planned(OracleSelector(selection_env(env).reward_weights), rng)
     if name == THRESHOLD:
         return Threshold(make_selector("greedy"), rng)
-    if name == "random" or name.endswith(STREAM):
-        return Planned(make_selector(name.removesuffix(STREAM)), rng)
+    if selector in ("random", "all") or name.endswith(STREAM):
+        return Planned(make_selector(selector), rng)
     return EqualQuota(make_selector(name), rng)
 
 

@@ -8,8 +8,9 @@ by a bootstrap that is stratified: scores are drawn anew within each task.
 The scores of a task are a table (runs, episodes), one row for each training run. A
 luckier training and easier episodes are two sources of chance, so runs and episodes
 are both drawn anew, as in a crossed design (Owen 2007, "The pigeonhole bootstrap",
-arXiv 0712.1111). What is not trained has one run; its episodes then are what rliable
-calls runs, and so is a table of one episode: in both cases it is rliable's bootstrap.
+Annals of Applied Statistics 1, 386-411). What is not trained has one run; its episodes
+then are what rliable calls runs. A table of one run, or of one episode, is drawn as
+rliable does.
 """
 
 from collections.abc import Sequence
@@ -58,8 +59,8 @@ def performance_profile(
 ) -> tuple[Scores, Scores, Scores]:
     """Return how large a share of the scores lies above each level.
 
-    The score distribution of Agarwal et al. 2021, section 4.2: the mean over tasks of
-    the share of a task's scores that are greater than the level.
+    The score distribution of Agarwal et al. 2021: the mean over tasks of the share of
+    a task's scores that are greater than the level.
 
     Args:
         tasks: Scores (runs, episodes) of each task.
@@ -83,8 +84,8 @@ def probability_of_improvement(
 ) -> float:
     """Return how likely a score of the first is higher than one of the second.
 
-    Equation 2 of Agarwal et al. 2021: Mann and Whitney's U over the number of pairs,
-    in which a tie counts half, averaged over tasks.
+    As in Agarwal et al. 2021: Mann and Whitney's U over the number of pairs, in which
+    a tie counts half, averaged over tasks.
 
     Args:
         first: Scores (runs, episodes) of each task.

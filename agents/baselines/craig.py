@@ -13,7 +13,11 @@ above: lazy greedy (Minoux 1978) measures few anew.
 Pairwise distances are held for 2,048 candidates at a time: more are selected from in
 parts of equal budgets (`gradients.in_parts`), as the paper does class by class.
 
-The score is the gain of F, in units of distance, when it was picked.
+Gains often are equal: of two samples that are each other's nearest, say. So that the
+earlier is picked, and not what rounding likes, similarities are whole numbers, in
+units of 2^-20 d_max; their sums are exact.
+
+The score is the gain of F when it was picked, in the gradients' unit.
 """
 
 import heapq
@@ -26,6 +30,7 @@ from ogs_env.agents.selector import Order, pool_rows
 from ogs_env.bundle import Bundle
 
 _BLOCK = 2048
+_STEPS = 2**20
 
 
 class CraigSelector:
@@ -41,24 +46,23 @@ class CraigSelector:
         """Return rows in the order picked; of parts, rank by rank."""
 
         def choose(part: NDArray[np.int64], count: int) -> Order:
-            near = similarities(bundle.pool.sketches("start", part))
+            near, unit = similarities(bundle.pool.sketches("start", part))
             places, gains = lazy_greedy(near, count)
-            return part[places], np.array(gains, np.float32)
+            return part[places], np.array(gains, np.float32) * np.float32(unit)
 
         rows = pool_rows(bundle, budget, indices)
         return in_parts(rows, budget, -(-len(rows) // _BLOCK), choose)
 
 
-def similarities(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return d_max - |v_i - v_j|, (n, n), 0 to d_max."""
+def similarities(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
+    """Return d_max - |v_i - v_j|, (n, n), in whole units, and the unit."""
     wide = vectors.astype(np.float64)
     products = wide @ wide.T
     squares = products.diagonal()
     squared = squares + squares[:, None] - 2 * products
     distances = np.sqrt(np.maximum(squared, 0))
-    # Of a sample to itself, which rounding may have moved off 0.
-    np.fill_diagonal(distances, 0)
-    return distances.max() - distances
+    unit = max(float(distances.max()), 1e-12) / _STEPS
+    return _STEPS - np.rint(distances / unit), unit
 
 
 def lazy_greedy(
@@ -67,7 +71,7 @@ def lazy_greedy(
     """Maximise facility location greedily.
 
     Args:
-        near: Similarities (n, n), symmetric, none negative.
+        near: Similarities (n, n), symmetric, whole numbers, none negative.
         budget: Picks.
 
     Returns:

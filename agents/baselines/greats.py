@@ -16,7 +16,7 @@ first-order selection would take, G = the sum of the `budget` gradients of highe
 
     eta = max(0, <G, g_D>) / |G|^2.
 
-A smaller rate would select by inner product alone, a greater one would overshoot.
+A much smaller rate selects by inner product alone, a greater one overshoots.
 
 The score is the gain over eta. A pick costs one pass over the candidates.
 """

@@ -38,7 +38,8 @@ def _scores(bundle: Bundle) -> NDArray[np.float32]:
     tasks /= np.maximum(np.linalg.norm(tasks, axis=1, keepdims=True), 1e-12)
     # Shard by shard, so that a large pool is never whole in memory.
     cosines = [
-        (start @ tasks.T).max(axis=1) / np.maximum(np.linalg.norm(start, axis=1), 1e-12)
+        np.vecdot(start[:, None], tasks).max(axis=1)
+        / np.maximum(np.linalg.norm(start, axis=1), 1e-12)
         for _, start in bundle.pool.blocks("start")
     ]
     return np.concatenate(cosines)

@@ -4,7 +4,7 @@ PGM (Mittal, Sivasubramanian, Iyer, Jyothi, Ramakrishnan 2022, arXiv 2210.16892)
 candidates are split into D partitions, the pursuit of `grad-match` picks budget / D
 from each against the same domain gradient, and the picks are united. It was made for
 gradients that do not fit into one memory; it also covers more of the pool, as every
-partition has to match the gradient by its own.
+partition has to match the gradient on its own.
 
 Here D = ceil(candidates / 64), at most the budget; `gradients.in_parts` says who is in
 which. A hand of an environment is one partition, so hand by hand it is `grad-match`.

@@ -1,51 +1,108 @@
+"""Every selector that sees sketches alone, and those that score sample by sample."""
+
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
+from edited_bundle import Columns, edited
+from make_bundle import make_bundle
+from scipy.stats import ks_2samp
 
 from ogs_env.agents.baselines.oracle import OracleSelector
-from ogs_env.agents.policies import episode_return, make_policy, selection_env
-from ogs_env.agents.selector import SELECTORS, make_selector
-from ogs_env.bundle import Bundle
+from ogs_env.agents.policies import selection_env
+from ogs_env.agents.selector import READERS, SELECTORS, make_selector
+from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.errors import InputError
 from ogs_env.rewards import weighted_sum
 
-
-@pytest.fixture
-def env(bundle_folder: Path) -> gymnasium.Env:
-    return gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder))
-
-
-def returns(env: gymnasium.Env, name: str, episodes: int = 8) -> np.ndarray:
-    policy = make_policy(name, env, np.random.default_rng(0))
-    return np.array([episode_return(env, policy, seed) for seed in range(episodes)])
+# Selectors that need texts or metadata have a test file of their own.
+NAMES = [name for name in SELECTORS if name not in READERS and name != "metadata"]
+DRAWN = ("random", "length-matched")
+CHOSEN = [name for name in NAMES if name not in DRAWN]
 
 
-@pytest.mark.parametrize("name", SELECTORS)
+def select(
+    bundle: Bundle, name: str, budget: int, rows: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    return make_selector(name).select(bundle, budget, np.random.default_rng(0), rows)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_selection_is_ordered_different_and_repeatable(
     bundle: Bundle, name: str
 ) -> None:
     part = bundle.split("test")
-    order, scores = make_selector(name).select(
-        bundle, 10, np.random.default_rng(0), part
-    )
-    again, _ = make_selector(name).select(bundle, 10, np.random.default_rng(0), part)
+    order, scores = select(bundle, name, 10, part)
+    again, _ = select(bundle, name, 10, part)
     np.testing.assert_array_equal(order, again)
     assert (order.dtype, scores.dtype) == (np.int64, np.float32)
     assert len(set(order.tolist())) == 10 == len(scores)
     assert set(order.tolist()) <= set(part.tolist())
-    whole, _ = make_selector(name).select(bundle, 10, np.random.default_rng(0))
+    whole, _ = select(bundle, name, 10)
     assert not set(whole.tolist()) <= set(part.tolist())
 
 
-@pytest.mark.parametrize("name", SELECTORS)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_whole_of_the_candidates_can_be_selected(bundle: Bundle, name: str) -> None:
+    rows = np.arange(5, 480, 6)
+    order, scores = select(bundle, name, len(rows), rows)
+    np.testing.assert_array_equal(np.sort(order), rows)
+    assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_budgets_that_do_not_fit_are_refused(bundle: Bundle, name: str) -> None:
     for budget in (0, 5):
         with pytest.raises(InputError, match=f"budget: {budget}; expected 1 to the 4"):
-            make_selector(name).select(
-                bundle, budget, np.random.default_rng(0), np.arange(4)
-            )
+            select(bundle, name, budget, np.arange(4))
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_hands_do_not_depend_on_what_was_asked_before(
+    bundle: Bundle, name: str
+) -> None:
+    rng = np.random.default_rng(0)
+    hands = [rng.choice(480, 16, replace=False) for _ in range(5)]
+    expected = [select(bundle, name, 3, hand) for hand in hands]
+    selector, rng = make_selector(name), np.random.default_rng(99)
+    for number in (3, 1, 4, 0, 2, 3):
+        found = selector.select(bundle, 3, rng, hands[number])
+        for one, other in zip(found, expected[number], strict=True):
+            np.testing.assert_array_equal(one, other)
+        selector.select(bundle, 20, rng, np.arange(40))
+
+
+# The others look at the order: `all` at nothing else, `information` for its first
+# pick, `pgm` where there is more than one partition.
+@pytest.mark.parametrize("name", sorted(set(CHOSEN) - {"all", "information", "pgm"}))
+def test_the_order_of_the_candidates_does_not_matter(bundle: Bundle, name: str) -> None:
+    rows = np.random.default_rng(3).choice(480, 90, replace=False)
+    found = select(bundle, name, 20, rows)[0]
+    np.testing.assert_array_equal(select(bundle, name, 20, rows[::-1])[0], found)
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle where row i + 240 is row i once more."""
+
+    def repeat(columns: Columns) -> None:
+        for name, values in columns.items():
+            columns[name] = np.concatenate([values[:240], values[:240]])
+
+    return edited(tmp_path_factory.mktemp("twins") / "bundle", repeat)
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_of_equal_samples_the_earlier_comes_first(twins: Bundle, name: str) -> None:
+    rng = np.random.default_rng(1)
+    rows = rng.permutation(np.concatenate([np.arange(30), np.arange(240, 270)]))
+    order, _ = select(twins, name, 60, rows)
+    given = {row: place for place, row in enumerate(rows.tolist())}
+    picked = {row: place for place, row in enumerate(order.tolist())}
+    for row in range(30):
+        first, second = sorted((row, row + 240), key=given.__getitem__)
+        assert picked[first] < picked[second]
 
 
 def formulas(bundle: Bundle) -> dict[str, np.ndarray]:
@@ -56,56 +113,94 @@ def formulas(bundle: Bundle) -> dict[str, np.ndarray]:
         return start @ reference / np.linalg.norm(reference)
 
     anchor, of = bundle.anchor.sketches("start"), bundle.anchor.capabilities
-    domain = cosines(bundle.dev.sketches("start").mean(0))
+    dev, source = bundle.dev.sketches("start"), bundle.dev.sources
     general = cosines(anchor.mean(0))
     each = np.stack([cosines(anchor[of == n].mean(0)) for n in range(2)])
+    subtasks = [cosines(dev[source == n].mean(0)) for n in set(source.tolist())]
+    assert len(subtasks) > 1
     return {
-        "domain-cosine": domain,
+        "loss": bundle.pool.losses,
+        "loss-low": -bundle.pool.losses,
+        "less": np.max(subtasks, axis=0),
         "orth": 1 - np.abs(general),
         "conflict": general,
-        "greedy": domain - 0.3 * np.abs(each).max(axis=0),
+        "greedy": cosines(dev.mean(0)) - 0.3 * np.abs(each).max(axis=0),
     }
 
 
-@pytest.mark.parametrize("name", ["domain-cosine", "orth", "conflict", "greedy"])
+@pytest.mark.parametrize(
+    "name", ["loss", "loss-low", "less", "orth", "conflict", "greedy"]
+)
 def test_scores_are_the_formulas_and_the_highest_are_taken(
     bundle: Bundle, name: str
 ) -> None:
-    order, scores = make_selector(name).select(bundle, 40, np.random.default_rng(0))
+    order, scores = select(bundle, name, 40)
     expected = formulas(bundle)[name]
     np.testing.assert_allclose(scores, expected[order], atol=1e-4)
     assert (np.diff(scores) <= 0).all()
     rest = np.setdiff1d(np.arange(len(expected)), order)
     assert expected[rest].max() <= expected[order].min() + 1e-4
+    hand, own = select(bundle, name, 3, order[10:26])
+    np.testing.assert_array_equal(hand, order[10:13])
+    np.testing.assert_array_equal(own, scores[10:13])
 
 
-def test_every_policy_spends_the_budget(env: gymnasium.Env) -> None:
-    for name in SELECTORS:
-        policy = make_policy(name, env, np.random.default_rng(0))
-        episode_return(env, policy, seed=0)
-        inner = selection_env(env)
-        assert len(inner.picked) == inner.budget == 48
+def test_less_does_not_depend_on_shards(bundle: Bundle, tmp_path: Path) -> None:
+    parted = load_bundle(make_bundle(tmp_path / "parted", shards=7))
+    for one, other in zip(
+        select(bundle, "less", 100), select(parted, "less", 100), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
 
 
-def test_quotas_are_equal(bundle_folder: Path) -> None:
-    env = gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder), budget=40)
-    episode_return(env, make_policy("greedy", env, np.random.default_rng(0)), seed=0)
-    inner = selection_env(env)
-    places = {row: place for place, row in enumerate(inner.stream.tolist())}
-    hands = np.array([places[row] // 16 for row in inner.picked])
-    assert set(np.bincount(hands, minlength=16).tolist()) == {2, 3}
+def test_all_takes_everything_as_it_comes(bundle: Bundle) -> None:
+    rows = np.array([7, 300, 2, 9, 4])
+    assert select(bundle, "all", 3, rows)[0].tolist() == [7, 300, 2]
+    assert select(bundle, "all", 5, rows)[0].tolist() == rows.tolist()
 
 
-def test_random_policy_draws_uniformly_over_the_stream(env: gymnasium.Env) -> None:
-    policy = make_policy("random", env, np.random.default_rng(0))
-    counts = np.zeros(16)
-    for _ in range(60):
-        episode_return(env, policy, seed=0)
-        inner = selection_env(env)
-        places = {row: place for place, row in enumerate(inner.stream.tolist())}
-        counts += np.bincount([places[row] // 16 for row in inner.picked], minlength=16)
-    # 180 a hand expected; five standard deviations of a binomial either way.
-    assert np.abs(counts - 180).max() < 5 * np.sqrt(180)
+def test_matched_lengths_are_distributed_as_those_of_the_domain() -> None:
+    medical = load_bundle("medical")
+    lengths, domain = medical.pool.tokens, medical.dev.tokens
+    part = medical.split("test")
+    distances = {name: [] for name in DRAWN}
+    for name in DRAWN:
+        for seed in range(10):
+            rng = np.random.default_rng(seed)
+            rows, _ = make_selector(name).select(medical, 40, rng, part)
+            distances[name].append(ks_2samp(lengths[rows], domain).statistic)
+    assert max(distances["length-matched"]) < min(distances["random"])
+    assert np.mean(distances["length-matched"]) < 0.15
+
+
+def test_matched_lengths_have_one_pick_in_each_share_of_the_domain(
+    bundle: Bundle,
+) -> None:
+    edges = np.quantile(bundle.dev.tokens, np.linspace(0, 1, 9), method="inverted_cdf")
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        rows, _ = make_selector("length-matched").select(bundle, 8, rng)
+        lengths = np.sort(bundle.pool.tokens[rows])
+        # Nearly every length is in the pool; one token to spare for those that are not.
+        assert (lengths >= edges[:-1] - 1).all()
+        assert (lengths <= edges[1:] + 1).all()
+
+
+def test_a_single_matched_pick_is_any_of_the_nearest(bundle: Bundle) -> None:
+    tokens, domain = bundle.pool.tokens, bundle.dev.tokens
+    short = np.flatnonzero(tokens < 20)[:3]
+    long = np.flatnonzero(tokens > 100)[:3]
+    rng = np.random.default_rng(0)
+    selector = make_selector("length-matched")
+    hand = np.concatenate([short, long])
+    rows = [selector.select(bundle, 1, rng, hand)[0][0] for _ in range(600)]
+    nearest = [hand[np.abs(tokens[hand] - length).argmin()] for length in domain]
+    expected = np.isin(nearest, short).mean()
+    # Four standard deviations of a binomial either way.
+    assert abs(np.isin(rows, short).mean() - expected) < 4 * 0.5 / np.sqrt(600)
+    same = np.flatnonzero(tokens == np.bincount(tokens).argmax())
+    found = [selector.select(bundle, 1, rng, same)[0][0] for _ in range(100)]
+    assert set(found) == set(same.tolist())
 
 
 def test_oracle_scores_are_the_rewards_of_its_picks(
@@ -144,17 +239,6 @@ def test_oracle_takes_the_best_first_pick(bundle_folder: Path, bundle: Bundle) -
     assert order[0] == rows[np.argmax(rewards)]
 
 
-def test_hindsight_beats_what_is_observed_beats_chance(env: gymnasium.Env) -> None:
-    found = {name: returns(env, name) for name in ("random", "conflict", "oracle")}
-    assert (found["oracle"] > found["conflict"]).all()
-    assert found["conflict"].mean() > found["random"].mean() + 1
-    np.testing.assert_array_equal(returns(env, "oracle"), found["oracle"])
-
-
-def test_unknown_names(env: gymnasium.Env) -> None:
+def test_unknown_names() -> None:
     with pytest.raises(InputError, match="unknown selector 'radnom'; did you mean ran"):
         make_selector("radnom")
-    with pytest.raises(InputError, match="unknown selector 'best'"):
-        make_policy("best", env, np.random.default_rng(0))
-    with pytest.raises(InputError, match="expected a SelectionEnv"):
-        selection_env(gymnasium.make("CartPole-v1"))

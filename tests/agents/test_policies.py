@@ -1,0 +1,279 @@
+"""Selectors that play episodes: by hand, with a threshold, with the stream known."""
+
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+from ogs_env.agents.policies import (
+    STREAM,
+    THRESHOLD,
+    EqualQuota,
+    Planned,
+    episode_return,
+    make_policy,
+    selection_env,
+)
+from ogs_env.agents.selector import READERS, SELECTORS, make_selector
+from ogs_env.bundle import Bundle
+from ogs_env.errors import InputError
+
+SKETCHES = [name for name in SELECTORS if name not in READERS and name != "metadata"]
+
+
+@pytest.fixture
+def env(bundle_folder: Path) -> gymnasium.Env:
+    return gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder))
+
+
+def policy_of(name: str, env: gymnasium.Env, seed: int = 0):
+    return make_policy(name, env, np.random.default_rng(seed))
+
+
+def returns(env: gymnasium.Env, name: str, episodes: int = 8) -> np.ndarray:
+    policy = policy_of(name, env)
+    return np.array([episode_return(env, policy, seed) for seed in range(episodes)])
+
+
+def hands_of_picks(env: gymnasium.Env) -> np.ndarray:
+    """How many were picked from each hand of the episode that was played."""
+    inner = selection_env(env)
+    places = {row: place for place, row in enumerate(inner.stream.tolist())}
+    hands = [places[row] // inner.hand_size for row in inner.picked]
+    return np.bincount(hands, minlength=inner.hands_in_stream)
+
+
+@pytest.mark.parametrize("name", SKETCHES)
+@pytest.mark.parametrize("ending", ["", STREAM])
+def test_every_policy_spends_the_budget(
+    env: gymnasium.Env, name: str, ending: str
+) -> None:
+    episode_return(env, policy_of(name + ending, env), seed=0)
+    inner = selection_env(env)
+    assert len(inner.picked) == inner.budget == 48
+
+
+def test_quotas_are_equal(bundle_folder: Path) -> None:
+    env = gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder), budget=40)
+    episode_return(env, policy_of("greedy", env), seed=0)
+    counts = hands_of_picks(env)
+    assert set(counts.tolist()) == {2, 3}
+    np.testing.assert_array_equal(counts.cumsum(), 40 * np.arange(1, 17) // 16)
+
+
+@pytest.mark.parametrize("budget", [1, 7, 18, 20])
+def test_a_short_last_hand_has_a_smaller_quota(
+    bundle_folder: Path, budget: int
+) -> None:
+    env = gymnasium.make(
+        "OGS-Custom-v0", bundle=str(bundle_folder), hands=2, budget=budget
+    )
+    policy = policy_of("conflict", env)
+    observation, info = env.reset(options={"indices": np.arange(50, 70)})
+    over = False
+    while not over:
+        action = policy(observation, info, env)
+        observation, _, over, _, info = env.step(action)
+        assert not info["invalid_action"]
+    first = budget * 16 // 20
+    assert hands_of_picks(env).tolist() == [first, budget - first]
+
+
+class Watched:
+    """A selector that keeps what it was asked and what it chose."""
+
+    def __init__(self, name: str) -> None:
+        self.selector = make_selector(name)
+        self.asked: list[list[int]] = []
+        self.chosen: list[int] = []
+
+    def select(self, bundle, budget, rng, indices=None):
+        order, scores = self.selector.select(bundle, budget, rng, indices)
+        self.asked.append(indices.tolist())
+        self.chosen += order.tolist()
+        return order, scores
+
+
+@pytest.mark.parametrize("name", ["greats", "random"])
+def test_a_hand_is_planned_at_once(env: gymnasium.Env, name: str) -> None:
+    watched = Watched(name)
+    episode_return(env, EqualQuota(watched, np.random.default_rng(0)), seed=3)
+    inner = selection_env(env)
+    assert watched.asked == inner.stream.reshape(16, 16).tolist()
+    assert inner.picked == watched.chosen
+
+
+def test_the_stream_is_planned_at_once(env: gymnasium.Env) -> None:
+    watched = Watched("craig")
+    policy = Planned(watched, np.random.default_rng(0))
+    for seed in (3, 4):
+        episode_return(env, policy, seed)
+        inner = selection_env(env)
+        assert watched.asked.pop() == inner.stream.tolist()
+        assert not watched.asked
+        assert set(inner.picked) == set(watched.chosen[-48:])
+
+
+def test_less_with_foresight_picks_what_less_selects(
+    env: gymnasium.Env, bundle: Bundle
+) -> None:
+    episode_return(env, policy_of("less/stream", env), seed=5)
+    inner = selection_env(env)
+    rng = np.random.default_rng(1)
+    best, _ = make_selector("less").select(bundle, 48, rng, inner.stream)
+    assert set(inner.picked) == set(best.tolist())
+
+
+def test_policies_of_one_episode_know_nothing_of_the_others(
+    env: gymnasium.Env,
+) -> None:
+    for name in ("grad-match", "less/stream", THRESHOLD):
+        policy = policy_of(name, env)
+        first = episode_return(env, policy, 1)
+        episode_return(env, policy, 2)
+        assert episode_return(env, policy, 1) == first
+        # The stream of the same candidates is a new one.
+        rows = selection_env(env).stream
+        picked = []
+        for _ in range(2):
+            observation, info = env.reset(options={"indices": rows})
+            over = False
+            while not over:
+                action = policy(observation, info, env)
+                observation, _, over, _, info = env.step(action)
+            picked.append(selection_env(env).picked)
+        assert picked[0] == picked[1] != []
+
+
+def test_all_takes_everything_until_the_budget_is_spent(env: gymnasium.Env) -> None:
+    for name in ("all", "all/stream"):
+        episode_return(env, policy_of(name, env), seed=0)
+        inner = selection_env(env)
+        assert inner.picked == inner.stream[:48].tolist()
+
+
+def test_random_policy_draws_uniformly_over_the_stream(env: gymnasium.Env) -> None:
+    policy = policy_of("random", env)
+    counts = np.zeros(16)
+    for _ in range(60):
+        episode_return(env, policy, seed=0)
+        counts += hands_of_picks(env)
+    # 180 a hand expected; five standard deviations of a binomial either way.
+    assert np.abs(counts - 180).max() < 5 * np.sqrt(180)
+
+
+@pytest.mark.parametrize("budget", [5, 48, 200])
+def test_threshold_spends_the_budget(bundle_folder: Path, budget: int) -> None:
+    env = gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder), budget=budget)
+    policy = policy_of(THRESHOLD, env)
+    for seed in range(8):
+        episode_return(env, policy, seed)
+        assert len(selection_env(env).picked) >= 0.95 * budget
+
+
+def test_threshold_picks_more_from_rich_hands(
+    env: gymnasium.Env, bundle: Bundle
+) -> None:
+    order, scores = make_selector("greedy").select(
+        bundle, 480, np.random.default_rng(0)
+    )
+    score = dict(zip(order.tolist(), scores.tolist(), strict=True))
+    threshold, equal = policy_of(THRESHOLD, env), policy_of("greedy", env)
+    better = []
+    for seed in range(8):
+        episode_return(env, threshold, seed)
+        # What is left over for the last hand says nothing about it.
+        counts = hands_of_picks(env)[:-1]
+        inner = selection_env(env)
+        hands = inner.stream.reshape(16, 16)[:-1]
+        rich = np.argsort([sum(score[row] for row in hand) for hand in hands.tolist()])
+        assert counts[rich[8:]].sum() > 2 * counts[rich[:7]].sum()
+        assert counts.max() > 3
+        chosen = np.mean([score[row] for row in inner.picked])
+        episode_return(env, equal, seed)
+        better.append(chosen > np.mean([score[row] for row in inner.picked]))
+    assert np.mean(better) > 0.7
+
+
+def test_threshold_is_the_share_that_the_budget_is_of_the_candidates_left(
+    bundle_folder: Path, bundle: Bundle
+) -> None:
+    order, scores = make_selector("greedy").select(
+        bundle, 480, np.random.default_rng(0)
+    )
+    score = np.empty(480)
+    score[order] = scores
+    usual = score[bundle.split("train")]
+    env = gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder), hands=3, budget=9)
+    policy = policy_of(THRESHOLD, env)
+    # The last hand is short.
+    rows = np.random.default_rng(2).choice(480, 40, replace=False)
+    observation, info = env.reset(options={"indices": rows})
+    left, budget, over = 40, 9, False
+    while not over:
+        table = selection_env(env).table.copy()
+        action = policy(observation, info, env)
+        best = max(score[table[table >= 0]])
+        last = selection_env(env).hand == 2
+        if last or best >= np.quantile(usual, 1 - min(1, budget / left)):
+            assert score[table[action]] == best
+            left, budget = left - 1, budget - 1
+        else:
+            assert action == 16
+            left -= (table >= 0).sum()
+        observation, _, over, _, info = env.step(action)
+    assert budget == 0 < left
+
+
+def test_hindsight_beats_what_is_observed_beats_chance(env: gymnasium.Env) -> None:
+    found = {name: returns(env, name) for name in ("random", "conflict", "oracle")}
+    assert (found["oracle"] > found["conflict"]).all()
+    assert found["conflict"].mean() > found["random"].mean() + 1
+    np.testing.assert_array_equal(returns(env, "oracle"), found["oracle"])
+
+
+def test_the_oracle_knows_the_weights_of_the_environment(bundle_folder: Path) -> None:
+    def picks(name: str, **weights: float) -> list[int]:
+        env = gymnasium.make(
+            "OGS-Custom-v0", bundle=str(bundle_folder), reward_weights=weights
+        )
+        episode_return(env, policy_of(name, env), seed=0)
+        return selection_env(env).picked
+
+    assert picks("oracle", domain_gain=-1.0) == picks("oracle/stream", domain_gain=-1.0)
+    assert picks("oracle", domain_gain=-1.0) != picks("oracle")
+
+
+def test_random_draws_clusters_by_the_samples_they_have_left(
+    bundle_folder: Path,
+) -> None:
+    env = gymnasium.make(
+        "OGS-Custom-Mixture-v0",
+        bundle=str(bundle_folder),
+        clusters=4,
+        batch=1,
+        steps=300,
+    )
+    policy = policy_of("random", env)
+    observation, info = env.reset(seed=0)
+    shares = observation["clusters"][:, 0]
+    drawn = [policy(observation, info, env) for _ in range(2000)]
+    counts = np.bincount(drawn, minlength=4)
+    assert np.abs(counts - 2000 * shares).max() < 5 * np.sqrt(2000 * shares.max())
+    over = False
+    while not over:
+        observation, _, terminated, truncated, info = env.step(
+            policy(observation, info, env)
+        )
+        assert not info["invalid_action"]
+        over = terminated or truncated
+    assert terminated
+
+
+def test_unknown_names(env: gymnasium.Env) -> None:
+    for name in ("best", "best/stream"):
+        with pytest.raises(InputError, match="unknown selector 'best'"):
+            policy_of(name, env)
+    with pytest.raises(InputError, match="expected a SelectionEnv"):
+        selection_env(gymnasium.make("CartPole-v1"))
