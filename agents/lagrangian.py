@@ -17,24 +17,22 @@ class CostLimit(VecEnvWrapper):
     """Rewards are (reward - multiplier * `info["cost"]`) / (1 + multiplier).
 
     The divisor keeps their size about what it was (Stooke, Achiam, Abbeel 2020, arXiv
-    2007.03964). `ascend` is to be called between rollouts.
+    2007.03964).
 
     Args:
         venv: Its infos have `cost`, in the environment's units.
         limit: Of an episode's mean cost; positive.
-        rate: What the multiplier gains for a rollout whose episodes cost twice the
-            limit or more, and loses for one in which they cost nothing.
+        rate: What the multiplier gains by an `ascend` at twice the limit or more, and
+            loses by one at no cost.
 
     Attributes:
         multiplier: What a unit of cost is worth in units of reward.
-        mean_cost: Of the episodes that ended between the last two calls of `ascend`.
     """
 
     def __init__(self, venv: VecEnv, limit: float, rate: float) -> None:
         super().__init__(venv)
         self.limit, self.rate = limit, rate
         self.multiplier = 0.0
-        self.mean_cost = np.nan
         self._costs = np.zeros(venv.num_envs)
         self._ended: list[NDArray[np.float64]] = []
 
@@ -53,11 +51,16 @@ class CostLimit(VecEnvWrapper):
         paid = (rewards - self.multiplier * costs) / (1 + self.multiplier)
         return observations, paid.astype(np.float32), dones, infos
 
-    def ascend(self) -> None:
-        """Move the multiplier by what the episodes since the last call have cost."""
+    def mean_cost(self) -> float:
+        """Return the mean cost of the episodes that ended since the last call.
+
+        NaN if none has.
+        """
         costs = np.concatenate([*self._ended, []])
         self._ended = []
-        if len(costs):
-            self.mean_cost = float(costs.mean())
-            excess = np.clip(self.mean_cost / self.limit - 1, -1, 1)
-            self.multiplier = max(0.0, self.multiplier + self.rate * float(excess))
+        return float(costs.mean()) if len(costs) else float("nan")
+
+    def ascend(self, cost: float) -> None:
+        """Move the multiplier by the mean cost of episodes, whoever measured it."""
+        excess = min(max(cost / self.limit - 1, -1.0), 1.0)
+        self.multiplier = max(0.0, self.multiplier + self.rate * excess)

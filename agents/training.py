@@ -3,7 +3,7 @@
 import copy
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,11 +71,11 @@ class TrainSettings:
         clip: PPO's clip range.
         entropy: Weight of the entropy bonus at the start; falls as the rate does.
         width: Units of the network's hidden layers.
-        cost_limit: Of an episode's mean cost, the sum of `info["cost"]`: see
-            `ogs_env.agents.lagrangian`; None: no limit.
-        multiplier_rate: What the multiplier of the cost gains at most by a rollout.
-        evaluations: Times that the model is evaluated; the best one is kept.
-        evaluation_episodes: Episodes of each of these evaluations.
+        cost_limit: Of an episode's mean cost, the sum of `info["cost"]`; None: no
+            limit. See `ogs_env.agents.lagrangian`.
+        multiplier_rate: What the multiplier of the cost gains at most by an
+            evaluation: it follows what the policy costs as it is deployed, without
+            chance and on candidates that it does not learn from.
     """
 
     env: str = "OGS-Medical-v0"
@@ -84,18 +84,18 @@ class TrainSettings:
     seed: int = 0
     seconds: float | None = 150.0
     steps: int | None = None
-    copies: int = 32
-    rollout: int = 32
-    batch: int = 256
-    epochs: int = 4
-    learning_rate: float = 1e-3
+    copies: int = 128
+    rollout: int = 16
+    batch: int = 512
+    epochs: int = 1
+    learning_rate: float = 3e-3
     discount: float = 1.0
     gae: float = 0.95
     clip: float = 0.2
-    entropy: float = 0.01
+    entropy: float = 0.1
     width: int = 64
     cost_limit: float | None = None
-    multiplier_rate: float = 0.05
+    multiplier_rate: float = 0.3
     evaluations: int = 8
     evaluation_episodes: int = 48
 
@@ -172,10 +172,6 @@ class _Coach(BaseCallback):
             self.evaluate()
             self._keep()
 
-    def _on_rollout_end(self) -> None:
-        if self.limit:
-            self.limit.ascend()
-
     def _on_step(self) -> bool:
         seconds = self.clock.seconds
         return seconds is None or time.monotonic() - self.clock.started < seconds
@@ -197,7 +193,8 @@ class _Coach(BaseCallback):
         }
         if self.limit:
             point["multiplier"] = self.limit.multiplier
-            point["training_cost"] = self.limit.mean_cost
+            point["training_cost"] = self.limit.mean_cost()
+            self.limit.ascend(point["cost"])
         self.curve.append(point)
         shown = {name: f"{value:.3g}" for name, value in point.items()}
         self.bar.set_postfix({**shown, "steps": self.num_timesteps})
@@ -278,34 +275,15 @@ def _train(
 ) -> Navigator:
     earlier = read_progress(folder, asdict(settings)) if folder else None
     clock = Clock(settings.seconds, settings.steps, earlier.seconds if earlier else 0.0)
-    kwargs = {**settings.env_kwargs, "split": "train"}
-    single = make(settings.env, kwargs)
-    copies = _copies(settings.env, kwargs, settings.copies)
-    limit = None
-    if settings.cost_limit is not None:
-        limit = CostLimit(copies, settings.cost_limit, settings.multiplier_rate)
-    environments = VecNormalize(
-        limit or copies, norm_obs=False, gamma=settings.discount
-    )
+    single = make(settings.env, settings.env_kwargs)
+    limit, environments = _environments(settings)
     coach = _Coach(settings, clock, limit, folder)
-    algorithm, policy_class = ALGORITHMS[settings.algorithm]
-    model: Any = algorithm(
-        policy_class,
-        environments,
-        learning_rate=lambda _: (
-            settings.learning_rate * max(1 - clock.spent(coach.num_timesteps), 0.05)
-        ),
-        n_steps=settings.rollout,
-        batch_size=settings.batch,
-        n_epochs=settings.epochs,
-        gamma=settings.discount,
-        gae_lambda=settings.gae,
-        clip_range=settings.clip,
-        policy_kwargs={"width": settings.width},
-        tensorboard_log=None if tensorboard is None else str(tensorboard),
-        seed=settings.seed,
-        device="cpu",
-    )
+
+    def rate(_: float) -> float:
+        spent = clock.spent(coach.num_timesteps)
+        return settings.learning_rate * max(1 - spent, 0.05)
+
+    model = _model(settings, environments, rate, tensorboard)
     if earlier:
         coach.bar.write(
             f"{folder}: going on after {earlier.steps:,} steps", file=sys.stderr
@@ -347,6 +325,45 @@ def _train(
     environments.close()
     single.close()
     return agent
+
+
+def new_model(settings: TrainSettings) -> Any:
+    """Return an untrained SB3 model with its environments, as `train` begins with."""
+    environments = _environments(settings)[1]
+    return _model(settings, environments, lambda _: settings.learning_rate, None)
+
+
+def _environments(settings: TrainSettings) -> tuple[CostLimit | None, VecNormalize]:
+    kwargs = {**settings.env_kwargs, "split": "train"}
+    copies = _copies(settings.env, kwargs, settings.copies)
+    limit = None
+    if settings.cost_limit is not None:
+        limit = CostLimit(copies, settings.cost_limit, settings.multiplier_rate)
+    return limit, VecNormalize(limit or copies, norm_obs=False, gamma=settings.discount)
+
+
+def _model(
+    settings: TrainSettings,
+    environments: VecEnv,
+    learning_rate: Callable[[float], float],
+    tensorboard: Path | None,
+) -> Any:
+    algorithm, policy_class = ALGORITHMS[settings.algorithm]
+    return algorithm(
+        policy_class,
+        environments,
+        learning_rate=learning_rate,
+        n_steps=settings.rollout,
+        batch_size=settings.batch,
+        n_epochs=settings.epochs,
+        gamma=settings.discount,
+        gae_lambda=settings.gae,
+        clip_range=settings.clip,
+        policy_kwargs={"width": settings.width},
+        tensorboard_log=None if tensorboard is None else str(tensorboard),
+        seed=settings.seed,
+        device="cpu",
+    )
 
 
 def described(environment: gym.Env) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def plot_training(
             size=9,
         )
     axes[0].set(title="Evaluations on the test split; a star is kept", ylabel="return")
-    axes[0].legend(loc="lower right", ncols=min(len(agents), 3))
+    axes[0].legend(loc="best", ncols=min(len(agents), 3))
     if cost_limit is not None:
         axes[1].axhline(cost_limit, color="black", linewidth=1)
         axes[1].set(ylabel="cost of an episode, %", ylim=(0, None))

@@ -30,10 +30,13 @@ COPIES = (1, 16, 256, 1024)
 SYNC_COPIES = (1, 16, 256)
 STEP_BAR = 1 / 3
 NATIVE_BAR_COPIES, NATIVE_BAR = 256, 1.0
+TRAIN_BAR = 10.0
 ROUNDS = 7
+# A round of training is a rollout and its update, seconds long.
+TRAIN_ROUNDS = 3
 # Of measuring, all ratios together; making environments comes on top. A ratio with a
 # bar has so many times the share of one without.
-SECONDS = {"quick": 30.0, "full": 240.0}
+SECONDS = {"quick": 22.0, "full": 240.0}
 BAR_SHARES = 4
 
 # From seconds to a rate: how often a second.
@@ -48,12 +51,14 @@ class Comparison:
         name: What is compared.
         ours, theirs: The rates.
         bar: The least ratio that the project wants; None where there is none.
+        rounds: How often they take turns.
     """
 
     name: str
     ours: Rate
     theirs: Rate
     bar: float | None = None
+    rounds: int = ROUNDS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
         seconds = share * (BAR_SHARES if comparison.bar else 1)
         rounds = [
             (comparison.ours(seconds), comparison.theirs(seconds))
-            for _ in range(ROUNDS)
+            for _ in range(comparison.rounds)
         ]
         ratios = sorted(ours / theirs for ours, theirs in rounds)
         line = {
@@ -109,7 +114,7 @@ def ids() -> list[str]:
 
 def count() -> int:
     """Return how many `comparisons` there are."""
-    return 3 * len(ids()) + len(COPIES) + len(SYNC_COPIES)
+    return 3 * len(ids()) + len(COPIES) + len(SYNC_COPIES) + 1
 
 
 def comparisons() -> Iterator[Comparison]:
@@ -145,6 +150,34 @@ def comparisons() -> Iterator[Comparison]:
             theirs = _vector(VECTOR_ID, copies, "sync")
             pair = f"{copies} copies of {VECTOR_ID}"
             yield Comparison(f"native / sync step {pair}", native, theirs)
+    yield _training()
+
+
+def _training() -> Comparison:
+    """Compare `ogs train` with the usual way: SB3's PPO in one environment."""
+    import torch
+    from stable_baselines3 import PPO
+
+    from ogs_env.agents.training import TrainSettings, new_model
+
+    torch.set_num_threads(1)
+    settings = TrainSettings(env=VECTOR_ID)
+    usual = PPO("MultiInputPolicy", gym.make(VECTOR_ID), device="cpu", seed=0)
+    name = f"train steps of {VECTOR_ID}, ogs train / SB3 with one environment"
+    ours, theirs = _learned(new_model(settings)), _learned(usual)
+    return Comparison(name, ours, theirs, TRAIN_BAR, TRAIN_ROUNDS)
+
+
+def _learned(model: Any) -> Rate:
+    """Return how many environment steps a second a model learns from."""
+
+    def rate(seconds: float) -> float:
+        before, began = model.num_timesteps, time.perf_counter()
+        while (spent := time.perf_counter() - began) < seconds or spent < 1e-3:
+            model.learn(1, reset_num_timesteps=False)  # a whole rollout
+        return (model.num_timesteps - before) / spent
+
+    return rate
 
 
 def _makes(make: Callable[[], gym.Env]) -> Rate:

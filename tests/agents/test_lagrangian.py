@@ -44,8 +44,8 @@ class Ascend(BaseCallback):
         return True
 
     def _on_rollout_end(self):
-        self.limit.ascend()
-        self.costs.append(self.limit.mean_cost)
+        self.costs.append(self.limit.mean_cost())
+        self.limit.ascend(self.costs[-1])
         self.multipliers.append(self.limit.multiplier)
 
 
@@ -76,7 +76,7 @@ def test_cost_settles_at_the_limit_and_the_multiplier_at_its_price(limit):
     assert np.mean(ascend.multipliers[-125:]) == pytest.approx(price, rel=0.05)
 
 
-def played(rewards_and_costs, lengths, multiplier=0.0, limit=1.0, rate=0.5):
+def played(rewards_and_costs, lengths, multiplier=0.0):
     """Play given rewards and costs, of one copy, in episodes of given lengths."""
 
     class Script(TwoArms):
@@ -88,12 +88,10 @@ def played(rewards_and_costs, lengths, multiplier=0.0, limit=1.0, rate=0.5):
             observation = np.zeros(1, np.float32)
             return observation, reward, number in self.ends, False, {"cost": cost}
 
-    envs = CostLimit(DummyVecEnv([Script]), limit, rate)
+    envs = CostLimit(DummyVecEnv([Script]), limit=1.0, rate=0.5)
     envs.multiplier = multiplier
     envs.reset()
-    found = [envs.step(np.array([0]))[1][0] for _ in rewards_and_costs]
-    envs.ascend()
-    return envs, found
+    return envs, [envs.step(np.array([0]))[1][0] for _ in rewards_and_costs]
 
 
 def test_cost_is_paid_at_the_multipliers_price():
@@ -102,16 +100,21 @@ def test_cost_is_paid_at_the_multipliers_price():
     np.testing.assert_allclose(found, expected)
 
 
-def test_the_multiplier_moves_by_the_mean_cost_of_whole_episodes():
+def test_costs_are_those_of_whole_episodes():
     steps = [(0.0, 0.25), (0.0, 0.25), (0.0, 2.0), (0.0, 99.0)]
     envs, _ = played(steps, [2, 1, 5])
-    assert envs.mean_cost == pytest.approx((0.5 + 2.0) / 2)
-    assert envs.multiplier == pytest.approx(0.5 * 0.25)
-    envs.ascend()  # no episode ended since: nothing is known, nothing moves
-    assert envs.multiplier == pytest.approx(0.5 * 0.25)
+    assert envs.mean_cost() == pytest.approx((0.5 + 2.0) / 2)
+    assert np.isnan(envs.mean_cost())  # none has ended since
 
 
-def test_one_rollout_moves_it_by_its_rate_at_most_and_never_below_zero():
-    assert played([(0.0, 50.0)], [1])[0].multiplier == pytest.approx(0.5)
-    assert played([(0.0, 0.0)], [1], multiplier=0.3)[0].multiplier == 0.0
-    assert played([(0.0, 0.0)], [1], multiplier=0.7)[0].multiplier == pytest.approx(0.2)
+@pytest.mark.parametrize(
+    ("before", "cost", "after"),
+    [(0.1, 1.5, 0.35), (0.1, 50.0, 0.6), (0.7, 0.0, 0.2), (0.3, 0.0, 0.0)],
+)
+def test_the_multiplier_moves_by_its_rate_at_most_and_never_below_zero(
+    before, cost, after
+):
+    envs = CostLimit(DummyVecEnv([TwoArms]), limit=1.0, rate=0.5)
+    envs.multiplier = before
+    envs.ascend(cost)
+    assert envs.multiplier == pytest.approx(after)

@@ -16,6 +16,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "COPIES", (1, 2, 3))
     monkeypatch.setattr(speed, "SYNC_COPIES", (1, 2))
     monkeypatch.setattr(speed, "NATIVE_BAR_COPIES", 3)
+    monkeypatch.setattr(speed, "TRAIN_ROUNDS", 1)
 
 
 def test_every_id_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +43,8 @@ def test_every_id_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
     assert bars["native step 3 copies of OGS-Medical-v0 / CartPole-v1"] == 1.0
     assert bars["native step 2 copies of OGS-Medical-v0 / CartPole-v1"] is None
     assert bars["native / sync step 2 copies of OGS-Medical-v0"] is None
+    train = "train steps of OGS-Medical-v0, ogs train / SB3 with one environment"
+    assert bars[train] == 10.0
 
 
 def test_only_the_full_run_writes_its_result(
