@@ -1,7 +1,9 @@
 """Train agents, and compare them with the baselines: the command `ogs train`."""
 
 import argparse
+import contextlib
 import importlib.metadata
+import os
 import platform
 import sys
 import tempfile
@@ -56,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=100,
         help="test episodes of the comparison (default 100)",
     )
+    parser.add_argument(
+        "--wandb",
+        action="store_true",
+        help="log to Weights & Biases; offline where nobody is logged in",
+    )
     add_settings(parser)
 
 
@@ -73,11 +80,14 @@ def run(arguments: argparse.Namespace) -> None:
     seeds = arguments.seeds or [settings.seed]
     if len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds {seeds}: a seed is given twice")
+    if arguments.wandb and "WANDB_SWEEP_ID" in os.environ:
+        # A sweep's agent runs one command many times, and says which run it is.
+        arguments.out /= os.environ["WANDB_RUN_ID"]
     # Made before the training, so that a bad folder does not cost minutes.
     result_file = arguments.result or arguments.out / RESULT
     for folder in (arguments.out, result_file.parent):
         _check_writable(folder)
-    result = study(settings, seeds, arguments.out, arguments.episodes)
+    result = study(settings, seeds, arguments.out, arguments.episodes, arguments.wandb)
     write_json(result_file, result)
     levels = {name: result["returns"][name]["mean"] for name in result["agent_minus"]}
     plot_training(result["agents"], levels, settings.cost_limit, arguments.out / CURVES)
@@ -88,7 +98,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def study(
-    settings: TrainSettings, seeds: list[int], out: Path, episodes: int
+    settings: TrainSettings,
+    seeds: list[int],
+    out: Path,
+    episodes: int,
+    wandb: bool = False,
 ) -> dict[str, Any]:
     """Train one agent per seed and play all policies on the same test episodes.
 
@@ -97,11 +111,14 @@ def study(
         seeds: One run each.
         out: The agent's folder; of several seeds, it holds one folder each.
         episodes: Test episodes, seeded apart from those that chose the best models.
+        wandb: Whether to log each run to Weights & Biases.
 
     Returns:
         JSON-able: returns with 95 % intervals, the agent's margin over each
         baseline on the same episodes, the runs' settings and summaries.
     """
+    if wandb:
+        from ogs_env.experiments.tracking import tracked
     kwargs = {**settings.env_kwargs, "split": "test"}
     environment = make(settings.env, kwargs)
     played = REPORT_SEEDS[:episodes]
@@ -114,9 +131,18 @@ def study(
     agents, runs = [], []
     for seed in seeds:
         folder = out if len(seeds) == 1 else out / f"seed-{seed}"
-        agent = train(replace(settings, seed=seed), folder)
-        with one_thread():
-            found, costs = play_together(settings.env, kwargs, agent, played)
+        with contextlib.ExitStack() as stack:
+            own = replace(settings, seed=seed)
+            if wandb:
+                group = out.name if len(seeds) > 1 else None
+                tracker = stack.enter_context(tracked(own, folder, group))
+                agent = train(own, folder, tracker.callbacks, tracker.tensorboard)
+            else:
+                agent = train(own, folder)
+            with one_thread():
+                found, costs = play_together(settings.env, kwargs, agent, played)
+            if wandb:
+                tracker.report(agent, {**returns, AGENT: found}, costs, AGENT)
         runs.append(found)
         agents.append(
             {

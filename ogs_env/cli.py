@@ -17,12 +17,14 @@ COMMANDS = {
     "domains": ("ogs_env.data.listing", "list domains, sources, sizes, licences"),
     "sketch": ("ogs_env.sketching.command", "texts -> a bundle of gradient sketches"),
     "train": ("ogs_env.experiments.train", "train an agent in an environment"),
+    "sweep": ("ogs_env.experiments.sweep", "train with many settings, and compare"),
     "select": ("ogs_env.agents.command", "let an agent choose samples from a bundle"),
     "finetune": ("ogs_env.experiments.finetune", "fine-tune a model on selections"),
     "fidelity": (
         "ogs_env.experiments.fidelity.command",
         "compare what the environment predicts with real fine-tuning",
     ),
+    "benchmark": ("ogs_env.experiments.benchmark.command", "compare all selectors"),
     "speed": ("ogs_env.experiments.speed", "measure the environments' steps a second"),
     "demo": ("ogs_env.experiments.demo", "all of it, end to end, on real input"),
 }
@@ -37,6 +39,11 @@ _EXTRAS = {
     "reasoning_gym": "llm",
     "stable_baselines3": "rl",
     "sb3_contrib": "rl",
+    "yaml": "rl",
+    "wandb": "wandb",
+    "tensorboard": "wandb",
+    "optuna": "sweeps",
+    "jsonschema": "sweeps",
     "matplotlib": "plots",
     "scipy": "plots",
 }

@@ -253,6 +253,15 @@ def test_a_negative_budget_is_told(refused, made, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_all_alone_needs_no_budget(ogs, refused, made, tmp_path):
+    words = ["select", "--bundle", made, "--out", tmp_path / "out"]
+    assert "--budget: is missing; say how many" in refused(*words, "--agent", "random")
+    assert not (tmp_path / "out").exists()
+    assert ogs(*words, "--agent", "all")[0] == 0
+    lines = (tmp_path / "out" / "selection.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["id"] for line in lines}) == 90
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -263,6 +272,12 @@ def test_a_negative_budget_is_told(refused, made, tmp_path):
         ({"texts": "/nowhere/pool.jsonl"}, "/nowhere/pool.jsonl: no such file"),
         ({"split": "half"}, "argument --split: invalid choice: 'half'"),
         ({"seed": "x"}, "argument --seed: invalid int value: 'x'"),
+        ({"agent": "dsir"}, "texts of bundle 'made' are not known; expected the name"),
+        ({"rank-by": "impact"}, "--rank-by: agent 'random' ranks by no field"),
+        (
+            {"agent": "metadata", "rank-by": "impact"},
+            "--rank-by: no texts to read the field 'impact' from; give the pool's",
+        ),
     ],
 )
 def test_a_bad_choice_is_told(refused, made, tmp_path, options, message):
@@ -273,7 +288,7 @@ def test_a_bad_choice_is_told(refused, made, tmp_path, options, message):
 def test_texts_of_another_pool_are_refused(refused, made, tmp_path):
     other = write_lines(tmp_path / "other.jsonl", records(3, "what is"))
     told = refused(*selecting(made, tmp_path / "out", texts=other))
-    assert told.startswith(f"{other}: lacks 90 of the pool's 90 samples, such as ")
+    assert told.startswith(f"{other}: 90 of 90 pool samples of bundle 'made' are not")
     assert not (tmp_path / "out").exists()
 
 

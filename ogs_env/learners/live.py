@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ogs_env.bundle import ROLES, Bundle
-from ogs_env.data.domains import domains
-from ogs_env.data.samples import Sample, read_samples
+from ogs_env.bundle import Bundle
+from ogs_env.data.samples import Sample
+from ogs_env.data.texts import bundle_texts
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import Floats
 from ogs_env.sketching.encoding import Encoded, encode
@@ -177,7 +177,7 @@ class LiveLearner:
                     f"{bundle.path}: the manifest lacks '{name}', so its texts cannot "
                     "be encoded as they were; expected a bundle made by `ogs sketch`"
                 )
-        texts = _texts(bundle, self.settings.texts)
+        texts = bundle_texts(bundle, self.settings.texts)
         self.proxy = _proxy(bundle, self.settings)
         self._weights = [
             layer.weight for layer in [*self.proxy.a.values(), *self.proxy.b.values()]
@@ -375,36 +375,6 @@ def _proxy(bundle: Bundle, settings: LiveSettings) -> Proxy:
         layers=settings.layers or adapter["layers"],
         seed=adapter["seed"],
     )
-
-
-def _texts(bundle: Bundle, where: str | Sequence[str] | None) -> dict[str, Sample]:
-    """Find the text of every sample of a bundle, by id."""
-    if where is None or isinstance(where, str):
-        name = where or bundle.name
-        if name not in domains():
-            raise InputError(
-                f"live: texts of bundle '{bundle.name}' are not known; expected the "
-                f"name of a domain ({', '.join(domains())}) or the JSON lines files "
-                "that it was sketched from, as in live={'texts': ['pool.jsonl', ...]}"
-            )
-        data = domains()[name](bundle.manifest["request"]["seed"], len(bundle.pool))
-        groups = [data.pool, data.dev, data.test]
-        groups += [*data.anchor.values(), *data.retention.values()]
-    else:
-        name = ", ".join(where)
-        groups = [read_samples(path) for path in where]
-    found = {sample.id: sample for group in groups for sample in group}
-    for role in ROLES:
-        ids = getattr(bundle, role).hex_ids()
-        missing = [id_ for id_ in ids if id_ not in found]
-        if missing:
-            raise InputError(
-                f"live: {len(missing)} of {len(ids)} {role} samples of bundle "
-                f"'{bundle.name}' are not among the texts of {name} (the first is "
-                f"{missing[0]}); give the texts that it was sketched from: OGS_DATA or "
-                "the hub for a domain, or live={'texts': [JSON lines files]}"
-            )
-    return found
 
 
 def _spread(rows: NDArray[np.integer], count: int) -> list[int]:

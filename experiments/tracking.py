@@ -1,0 +1,281 @@
+"""Training runs in Weights & Biases: what `ogs train --wandb` logs.
+
+Numbers go through SB3's tensorboard log, which W&B reads as it is written. Their steps
+are environment steps (`global_step` in W&B).
+
+- `rollout/`, `train/`, `time/`: SB3's own.
+- `episode/TERM`, `episode/cost`: mean over the training episodes that ended in the last
+  rollout of an episode's sum; of `orthogonality` of the mean over its steps.
+- `evaluation/return`, `evaluation/cost`: the trainer's curve, the model as it is now in
+  test episodes. With a cost limit also `evaluation/multiplier` and
+  `evaluation/training_cost`.
+- `kept/return`, `kept/cost`: of the best model so far in the same episodes.
+- `kept/TERM`, `kept/test_change` and others: at the end, see `end_measures`.
+- `report/return`, `report/cost`, `report/minus_BASELINE`: at the end, of the agent in
+  the test episodes that chose nothing, and its margins.
+- `returns`: all policies in those episodes, a table.
+- `selection`, `frames`: the agent's picks in the first of them, a table, and pictures.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import wandb
+from numpy.typing import NDArray
+from requests.utils import get_netrc_auth
+from stable_baselines3.common.callbacks import BaseCallback
+from wandb.integration.sb3 import WandbCallback
+from wandb.integration.tensorboard import unpatch
+
+from ogs_env.agents.navigator import Navigator, one_thread
+from ogs_env.agents.training import REPORT_SEEDS, TrainSettings, make, summarise
+from ogs_env.envs.mixture import MixtureEnv
+from ogs_env.errors import InputError
+from ogs_env.experiments.measures import Evaluations, end_measures
+
+PROJECT = "ogs_env"
+"""The project, unless `WANDB_PROJECT` names another."""
+FRAMES = 8
+_COLUMNS: list[str | int] = [
+    "order",
+    "id",
+    "source",
+    "domain cosine",
+    "anchor cosine",
+    "probability",
+]
+
+
+class Tracker:
+    """A run in W&B.
+
+    Args:
+        run: Just begun.
+        settings: What is trained.
+        folder: Where SB3 is to write its tensorboard log.
+
+    Attributes:
+        callbacks: For `train`.
+        tensorboard: For `train`.
+    """
+
+    def __init__(self, run: wandb.Run, settings: TrainSettings, folder: Path) -> None:
+        self._run, self._settings = run, settings
+        self._log = _Log()
+        self.callbacks: list[BaseCallback] = [WandbCallback(), self._log]
+        self.tensorboard = folder
+
+    def report(
+        self,
+        agent: Navigator,
+        returns: Mapping[str, NDArray[np.float64]],
+        costs: NDArray[np.float64],
+        name: str,
+    ) -> None:
+        """Log what the trained agent does.
+
+        Args:
+            agent: Just trained with the callbacks.
+            returns: Of every policy, the agent's too, in the same episodes.
+            costs: The agent's, of each episode.
+            name: The agent's in `returns`.
+        """
+        own = returns[name]
+        told = end_measures(self._settings, agent)
+        told |= {"report/return": float(own.mean()), "report/cost": float(costs.mean())}
+        table = wandb.Table(["policy", "return", "low", "high", "agent minus it"])
+        for policy, values in returns.items():
+            found = summarise(values)
+            margin = float((own - values).mean())
+            table.add_data(policy, found["mean"], found["low"], found["high"], margin)
+            if policy != name:
+                told[f"report/minus_{policy}"] = margin
+        self._log.catch_up()
+        self._log.end(told, agent.description["training"]["steps"])
+        with one_thread():
+            picks, frames = episode(self._settings, agent, REPORT_SEEDS[0])
+        pictures = [wandb.Image(frame, caption=text) for text, frame in frames.items()]
+        self._run.log(
+            {
+                "returns": table,
+                "selection": wandb.Table(_COLUMNS, picks),
+                "frames": pictures,
+            }
+        )
+
+
+@contextlib.contextmanager
+def tracked(
+    settings: TrainSettings, folder: Path, group: str | None
+) -> Iterator[Tracker]:
+    """Begin a run in W&B, and finish it whatever happens.
+
+    It is offline, without a word to any network, where nobody is logged in or
+    `WANDB_MODE` says so; `wandb sync` uploads it later. `WANDB_PROJECT` and
+    `WANDB_ENTITY` count too.
+
+    Args:
+        settings: The run's config.
+        folder: The agent's; the run is logged in its folder `wandb`.
+        group: What it shares with runs of other seeds; None: it is alone.
+
+    Raises:
+        InputError: If W&B cannot be reached, or an agent of a sweep, which gives a run
+            its id, has several seeds.
+    """
+    if group is not None and "WANDB_RUN_ID" in os.environ:
+        raise InputError(
+            "--seeds: a run of a W&B sweep has one seed; sweep over `seed` instead"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    # W&B reports on itself to its makers, offline too, unless it is told not to.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    try:
+        run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=folder.name if group is None else f"{group}, seed {settings.seed}",
+            group=group,
+            dir=str(folder),
+            config=asdict(settings),
+            mode=_mode(),
+            sync_tensorboard=True,
+            settings=wandb.Settings(console="off"),
+        )
+    except wandb.Error as error:
+        raise InputError(f"W&B: {error}; WANDB_MODE=offline logs offline") from error
+    try:
+        with run:
+            yield Tracker(run, settings, folder / "tensorboard" / run.id)
+    finally:
+        # The next run's log lies elsewhere, which the patch of this one would tell.
+        unpatch()
+
+
+def _mode() -> Any:
+    """Return the mode that was asked for, or offline where nobody is logged in."""
+    settings = wandb.setup().settings
+    known = settings.api_key or settings.identity_token_file
+    if settings.mode != "online" or known or get_netrc_auth(settings.base_url):
+        return settings.mode
+    print(
+        "ogs: note: nobody is logged in to W&B (`wandb login`): the run is logged "
+        "offline, for `wandb sync`",
+        file=sys.stderr,
+    )
+    return "offline"
+
+
+class _Log(Evaluations):
+    """Writes evaluations, reward terms and costs to SB3's log."""
+
+    def _on_training_start(self) -> None:
+        count = self.training_env.num_envs
+        self._names: list[str] | None = None
+        self._sums, self._steps = np.zeros((count, 0)), np.zeros(count)
+        self._ended: list[NDArray[np.float64]] = []
+
+    def _on_step(self) -> bool:
+        infos = self.locals["infos"]
+        if self._names is None:
+            # SB3's copies of environments without native vectors have the cost alone.
+            self._names = list(infos[0].get("reward_terms", ()))
+            self._sums = np.zeros((len(infos), len(self._names) + 1))
+        names = self._names
+        self._sums += [
+            [*(info["reward_terms"][name] for name in names), info["cost"]]
+            for info in infos
+        ]
+        self._steps += 1
+        over = self.locals["dones"]
+        if over.any():
+            ended = self._sums[over]
+            if "orthogonality" in names:
+                ended[:, names.index("orthogonality")] /= self._steps[over]
+            self._ended.append(ended)
+            self._sums[over] = self._steps[over] = 0
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self._ended and self._names is not None:
+            means = np.concatenate(self._ended).mean(axis=0).tolist()
+            for name, mean in zip([*self._names, "cost"], means, strict=True):
+                self.logger.record(f"episode/{name}", mean)
+            self._ended = []
+
+    def tell(self, steps: int, measures: dict[str, float]) -> None:
+        for name, value in measures.items():
+            self.logger.record(name, value)
+        self.logger.dump(steps)
+
+    def end(self, measures: dict[str, float], steps: int) -> None:
+        """Write the last numbers."""
+        self.tell(steps, measures)
+        self.logger.close()
+
+
+def episode(
+    settings: TrainSettings, agent: Navigator, seed: int
+) -> tuple[list[list[Any]], dict[str, NDArray[np.uint8]]]:
+    """Play one test episode.
+
+    Returns:
+        For each pick, what `_COLUMNS` names: cosines are those at the untouched model,
+        the anchor's is the least over its capabilities, and the probability is that of
+        the action; and at most `FRAMES` pictures, uint8 (560, 1000, 3), by step.
+    """
+    kwargs = {**settings.env_kwargs, "split": "test", "render_mode": "rgb_array"}
+    environment = make(settings.env, kwargs)
+    inner: Any = environment.unwrapped
+    picks: list[list[Any]] = []
+    actions = []
+    observation, info = environment.reset(seed=seed)
+    over = False
+    while not over:
+        batch = {key: value[None] for key, value in observation.items()}
+        mask = np.asarray(info["action_mask"], np.bool_)[None]
+        action = int(agent.act(batch, mask)[0])
+        chance = float(np.exp(agent.log_probabilities(batch, mask)[0, action]))
+        actions.append(action)
+        observation, _, terminated, truncated, info = environment.step(action)
+        over = terminated or truncated
+        rows = inner.drawn if isinstance(inner, MixtureEnv) else inner.picked
+        picks += [[row, chance] for row in rows[len(picks) :]]
+    frames = _frames(environment, seed, actions)
+    environment.close()
+    bundle = inner.bundle
+    rows = np.array([row for row, _ in picks], np.int64)
+    domain = bundle.domain_cosines(rows).tolist()
+    anchor = bundle.anchor_cosines(rows).min(axis=1, initial=1).tolist()
+    ids = bundle.pool.hex_ids()
+    return [
+        [
+            order + 1,
+            ids[row],
+            bundle.sources[bundle.pool.sources[row]],
+            domain[order],
+            anchor[order],
+            chance,
+        ]
+        for order, (row, chance) in enumerate(picks)
+    ], frames
+
+
+def _frames(
+    environment: Any, seed: int, actions: list[int]
+) -> dict[str, NDArray[np.uint8]]:
+    """Play actions again and look at evenly spread steps of them."""
+    wanted = set(np.linspace(0, len(actions), FRAMES).round().astype(int).tolist())
+    frames = {}
+    environment.reset(seed=seed)
+    for step in range(len(actions) + 1):
+        if step in wanted:
+            frames[f"step {step} of {len(actions)}"] = environment.render()
+        if step < len(actions):
+            environment.step(actions[step])
+    return frames

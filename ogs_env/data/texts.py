@@ -1,0 +1,145 @@
+"""The texts of a bundle, found again by the ids of its samples."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ogs_env.bundle import ROLES, Bundle
+from ogs_env.data.domains import domains
+from ogs_env.data.samples import Sample, _lines, read_samples
+from ogs_env.errors import InputError
+
+Texts = str | Sequence[str | Path] | Mapping[str, Sample]
+"""A domain's name, paths of JSON lines files, or samples by id."""
+
+
+def bundle_texts(
+    bundle: Bundle,
+    where: Texts | None = None,
+    roles: Sequence[str] = ROLES,
+    *,
+    prompt_field: str = "prompt",
+    response_field: str = "response",
+) -> Mapping[str, Sample]:
+    """Find the texts of a bundle's samples.
+
+    Args:
+        bundle: Whose samples.
+        where: The name of a domain, which is made with the bundle's seed and pool
+            size; paths of JSON lines files; or samples by id, which are only
+            checked. By default the domain of the bundle's name.
+        roles: Whose texts have to be there; others may be missing.
+        prompt_field: Name of the files' field that holds the prompt.
+        response_field: Name of the files' field that holds the response.
+
+    Returns:
+        Samples by id, of these roles and maybe others.
+
+    Raises:
+        InputError: If the domain is unknown or cannot be made, a file cannot be
+            read, or a sample's text is not there.
+    """
+    found: Mapping[str, Sample]
+    if isinstance(where, Mapping):
+        place, found = "texts", where
+    elif where is None or isinstance(where, str):
+        place, found = f"domain {where or bundle.name}", _of_domain(bundle, where)
+    else:
+        place = ", ".join(map(str, where))
+        files = (
+            read_samples(path, prompt_field=prompt_field, response_field=response_field)
+            for path in where
+        )
+        found = _by_id(files)
+    for role in roles:
+        ids = getattr(bundle, role).hex_ids()
+        missing = [id_ for id_ in ids if id_ not in found]
+        if missing:
+            raise InputError(
+                f"{place}: {len(missing)} of {len(ids)} {role} samples of bundle "
+                f"'{bundle.name}' are not among the texts (the first is {missing[0]}); "
+                "give those that it was sketched from: OGS_DATA or the hub for a "
+                "domain, or all its JSON lines files"
+            )
+    return found
+
+
+def numbers(
+    texts: Mapping[str, Sample],
+    field: str,
+    ids: Iterable[str],
+    files: Sequence[str | Path],
+    *,
+    prompt_field: str = "prompt",
+    response_field: str = "response",
+) -> dict[str, float]:
+    """Return a numeric field of samples, such as a journal's impact factor.
+
+    Args:
+        texts: Samples by id, with their records' further fields.
+        field: The field's name.
+        ids: The samples that need it; others may lack it.
+        files: JSON lines files that the texts are from.
+        prompt_field: Name of the files' field that holds the prompt.
+        response_field: Name of the files' field that holds the response.
+
+    Returns:
+        Finite numbers by sample id.
+
+    Raises:
+        InputError: If the field is missing or no finite number; it names the file
+            and the line.
+    """
+    found: dict[str, float] = {}
+    for id_ in ids:
+        fields = texts[id_].fields
+        value: Any = fields.get(field)
+        number = not isinstance(value, bool) and isinstance(value, int | float)
+        if number and math.isfinite(value):
+            found[id_] = float(value)
+            continue
+        place = _place(id_, files, prompt_field, response_field)
+        if field not in fields:
+            there = ", ".join(fields) or "none"
+            raise InputError(
+                f"{place}: lacks the field '{field}'; further fields found: {there}"
+            )
+        raise InputError(
+            f"{place}: field '{field}' is {value!r}; expected a finite number"
+        )
+    return found
+
+
+def _place(
+    id_: str, files: Sequence[str | Path], prompt_field: str, response_field: str
+) -> str:
+    """Return the last file and line that hold a sample: later ones replace others."""
+    place = ""
+    for file in files:
+        samples = read_samples(
+            file, prompt_field=prompt_field, response_field=response_field
+        )
+        for (line, _), sample in zip(_lines(Path(file)), samples, strict=True):
+            if sample.id == id_:
+                place = f"{file}:{line}"
+    return place
+
+
+def _of_domain(bundle: Bundle, name: str | None) -> dict[str, Sample]:
+    name = name or bundle.name
+    if name not in domains():
+        raise InputError(
+            f"texts of bundle '{bundle.name}' are not known; expected the name of a "
+            f"domain ({', '.join(domains())}) or the JSON lines files that it was "
+            "sketched from: texts=['pool.jsonl', ...], or `--texts FILE ...`"
+        )
+    # A bundle that was not made of a domain has no seed, and ids that tell.
+    seed = bundle.manifest.get("request", {}).get("seed", 0)
+    data = domains()[name](seed, len(bundle.pool))
+    groups = [data.pool, data.dev, data.test]
+    return _by_id([*groups, *data.anchor.values(), *data.retention.values()])
+
+
+def _by_id(groups: Iterable[Iterable[Sample]]) -> dict[str, Sample]:
+    return {sample.id: sample for group in groups for sample in group}
