@@ -89,6 +89,9 @@ def main(arguments: list[str] | None = None) -> int:
             f"the package {error.name} is not installed; run `pip install "
             f"'ogs-env[{extra}]'`"
         )
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(
             f"\nogs {command}: interrupted; the same command goes on where it was",

@@ -411,3 +411,10 @@ def test_a_missing_package_is_named_with_its_extra(texts):
         "ogs: error: the package torch is not installed; run `pip install "
         "'ogs-env[llm]'`"
     )
+
+
+def test_a_reader_that_has_had_enough_is_no_error():
+    command = f"{sys.executable} -m ogs_env.cli domains | head -c 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert len(done.stdout) == 1
+    assert done.stderr == ""

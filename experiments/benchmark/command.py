@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ogs_env.experiments.benchmark.play import Agents, Domain
 
 RESULTS = Path(__file__).parent.parent / "results" / "benchmark"
+AGENTS = Path(__file__).parent.parent / "results" / "agents"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="who plays without training: a selector's name, hand by hand, or "
         "NAME/stream, over the whole stream (all of both)")  # fmt: skip
     add("--agents", type=Path, metavar="FOLDER",
-        help="trained agents, KIND/DOMAIN/seed-N; each plays every domain")  # fmt: skip
+        help="trained agents, KIND/DOMAIN/seed-N; each plays every domain (those of "
+        "the repository, unless selectors are named)")  # fmt: skip
     add("--episodes", type=int, default=100,
         help="test episodes in each domain")  # fmt: skip
     add("--out", type=Path, default=RESULTS, metavar="FOLDER",
@@ -62,10 +64,13 @@ def run(arguments: argparse.Namespace) -> None:
     for name in arguments.domains or []:
         if name not in DOMAINS:
             raise unknown_name("domain", name, DOMAINS)
+    agents = arguments.agents
+    if agents is None and arguments.selectors is None and AGENTS.is_dir():
+        agents = AGENTS
     benchmark(
         [DOMAINS[name] for name in dict.fromkeys(arguments.domains or DOMAINS)],
         list(dict.fromkeys(arguments.selectors or selector_names())),
-        find_agents(arguments.agents) if arguments.agents else [],
+        find_agents(agents) if agents else [],
         REPORT_SEEDS[: arguments.episodes],
         arguments.out,
     )
