@@ -1,6 +1,5 @@
 """Trials of a sweep as a picture."""
 
-import textwrap
 from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
@@ -32,25 +31,31 @@ def plot_trials(result: Mapping[str, Any], path: Path) -> None:
         for name, how in result["drawn"].items()
         if len(how.get("values", (0, 1))) > 1
     }
-    rows = -(-len(drawn) // _COLUMNS)
-    figure = Figure(figsize=(9, 3.2 + 2.6 * rows), dpi=120, layout="constrained")
+    texts = [name for name, how in drawn.items() if _is_text(how)]
+    numbers = [name for name in drawn if name not in texts]
+    rows = -(-len(numbers) // _COLUMNS)
+    heights = [3.2, *[2.6] * rows]
+    heights += [0.8 + 0.3 * len(drawn[name]["values"]) for name in texts]
+    figure = Figure(figsize=(9, sum(heights)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(1 + rows, _COLUMNS, height_ratios=[1.2, *[1] * rows])
+    grid = figure.add_gridspec(len(heights), _COLUMNS, height_ratios=heights)
     _history(figure.add_subplot(grid[0, :]), result)
-    for number, (name, how) in enumerate(drawn.items()):
+    for number, name in enumerate(numbers):
         axes = figure.add_subplot(grid[1 + number // _COLUMNS, number % _COLUMNS])
-        _slice(axes, result, name, how)
+        _slice(axes, result, name, drawn[name])
         if number % _COLUMNS == 0:
             axes.set_ylabel(result["metric"])
+    for number, name in enumerate(texts):
+        axes = figure.add_subplot(grid[1 + rows + number, :])
+        _rows_of_texts(axes, result, name, drawn[name]["values"])
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png")
 
 
 def _history(axes: Any, result: Mapping[str, Any]) -> None:
     trials = result["trials"]
-    axes.set_title(f"{result['sweep']}: {len(trials)} trials, {result['method']}")
-    axes.title.set_ha("left")
-    axes.title.set_x(0)
+    title = f"{result['sweep']}: {len(trials)} trials, {result['method']}"
+    axes.set_title(title, loc="left")
     _points(axes, result, list(range(len(trials))))
     whole = [(n, t["value"]) for n, t in enumerate(trials) if not t["pruned"]]
     better = max if result["goal"] == "maximize" else min
@@ -72,8 +77,7 @@ def _slice(
     if "values" in how:
         kinds = how["values"]
         _points(axes, result, [kinds.index(value) for value in values])
-        small = 7 if any(isinstance(kind, str) for kind in kinds) else None
-        axes.set_xticks(range(len(kinds)), [_label(kind) for kind in kinds], size=small)
+        axes.set_xticks(range(len(kinds)), [str(kind) for kind in kinds])
         axes.set_xlim(-0.5, len(kinds) - 0.5)
     else:
         _points(axes, result, values)
@@ -88,17 +92,32 @@ def _slice(
     axes.set_xlabel(name)
 
 
-def _points(axes: Any, result: Mapping[str, Any], places: list[Any]) -> None:
+def _rows_of_texts(
+    axes: Any, result: Mapping[str, Any], name: str, kinds: list[Any]
+) -> None:
+    values = [trial["parameters"][name] for trial in result["trials"]]
+    _points(axes, result, [kinds.index(value) for value in values], across=True)
+    # Of JSON, what it says.
+    plain = str.maketrans("", "", '{}"')
+    labels = [str(kind).translate(plain) for kind in kinds]
+    axes.set_yticks(range(len(kinds)), labels, size=8)
+    axes.set_ylim(len(kinds) - 0.5, -0.5)
+    axes.set_title(name, loc="left", size=10)
+    axes.set_xlabel(result["metric"])
+
+
+def _points(
+    axes: Any, result: Mapping[str, Any], places: list[Any], across: bool = False
+) -> None:
     pruned = np.array([trial["pruned"] for trial in result["trials"]], np.bool_)
     values = np.array([trial["value"] for trial in result["trials"]])
     at = np.array(places)
-    axes.plot(at[~pruned], values[~pruned], "o", color=COLOURS[0], label="trained")
+    x, y = (values, at) if across else (at, values)
+    axes.plot(x[~pruned], y[~pruned], "o", color=COLOURS[0], label="trained")
     if pruned.any():
-        axes.plot(at[pruned], values[pruned], "x", color=RANDOM_COLOUR, label="pruned")
+        axes.plot(x[pruned], y[pruned], "x", color=RANDOM_COLOUR, label="pruned")
     axes.grid(alpha=0.25)
 
 
-def _label(value: Any) -> str:
-    """Return a value in few short lines; of JSON, what it says."""
-    text = str(value).translate(str.maketrans("", "", '{}"'))
-    return "\n".join(textwrap.wrap(text, 16))
+def _is_text(how: Mapping[str, Any]) -> bool:
+    return any(isinstance(kind, str) for kind in how.get("values", ()))
