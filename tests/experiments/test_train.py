@@ -24,6 +24,8 @@ def test_trains_compares_and_writes(folder, tmp_path, capsys):
     out = tmp_path / "out"
     run_with(
         *("--bundle", folder, "--seed", 3, "--steps", 16_000),
+        *("--copies=32", "--rollout=32", "--batch", 256, "--epochs", 4),
+        *("--learning-rate=1e-3", "--entropy=0.01"),
         *("--episodes", 20, "--out", out),
     )
     printed = capsys.readouterr().out
@@ -31,6 +33,7 @@ def test_trains_compares_and_writes(folder, tmp_path, capsys):
     assert set(result["returns"]) == {*BASELINES, "agent"}
     assert result["settings"]["seed"] == 3
     assert result["settings"]["seconds"] is None
+    assert result["settings"]["learning_rate"] == 1e-3
     for name, summary in result["returns"].items():
         assert summary["low"] <= summary["mean"] <= summary["high"]
         assert f"{name} " in printed
@@ -41,6 +44,7 @@ def test_trains_compares_and_writes(folder, tmp_path, capsys):
     assert margin["low"] > 0
     assert str(out) in printed
     assert AgentSelector(out).navigator.description["space"] == "made-64"
+    assert (out / "curves.png").stat().st_size > 10_000
 
 
 def test_study_over_seeds_keeps_each_agent(folder, tmp_path):

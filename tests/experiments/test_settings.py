@@ -1,0 +1,73 @@
+"""Settings from YAML and options, as `ogs train` and W&B's agents give them."""
+
+import argparse
+
+import pytest
+
+from ogs_env.agents.training import TrainSettings
+from ogs_env.errors import InputError
+from ogs_env.experiments.settings import CONFIGS, add_settings, read_settings
+
+
+def read(*options):
+    parser = argparse.ArgumentParser()
+    add_settings(parser)
+    return read_settings(parser.parse_args([str(option) for option in options]))
+
+
+def test_without_options_they_are_the_defaults():
+    assert read() == TrainSettings()
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda f: f.stem)
+def test_shipped_configs_are_read_by_name_and_by_path(file):
+    assert read("--config", file.stem) == read("--config", file) != TrainSettings()
+
+
+def test_options_stand_over_the_config(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("width: 32\nlearning_rate: 1\nenv_kwargs: {budget: 9}\nsteps: 50\n")
+    found = read("--config", file, "--learning_rate=0.5", "--bundle", "some/bundle")
+    assert (found.width, found.learning_rate) == (32, 0.5)
+    assert found.env == "OGS-Custom-v0"
+    assert found.env_kwargs == {"budget": 9, "bundle": "some/bundle"}
+
+
+def test_spellings_are_the_same():
+    hyphens = read("--cost-limit=0.5", '--env-kwargs={"budget": 8}')
+    assert hyphens == read("--cost_limit=0.5", '--env_kwargs={"budget": 8}')
+    assert read("--cost-limit=None").cost_limit is None
+
+
+def test_steps_alone_have_no_limit_of_time():
+    assert read("--steps", 10).seconds is None
+    assert read("--steps", 10, "--seconds", 5).seconds == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--width=wide",), "--width: 'wide', expected a whole number"),
+        (("--steps=1.5",), "--steps: 1.5, expected a whole number or none"),
+        (("--env-kwargs=[1]",), r"--env-kwargs: \[1\], expected JSON"),
+        (("--config", "navigater"), "unknown config 'navigater'; did you mean navig"),
+    ],
+)
+def test_wrong_options_are_told(options, message):
+    with pytest.raises(InputError, match=message):
+        read(*options)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("widht: 3", r"mine.yaml\) 'widht'; did you mean width"),
+        ("width: true", "mine.yaml: width: True, expected a whole number"),
+        ("[1, 2]", "mine.yaml: expected settings"),
+        ("a: [", "mine.yaml: is no YAML file"),
+    ],
+)
+def test_wrong_files_are_told(tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read("--config", tmp_path / "mine.yaml")
