@@ -55,8 +55,9 @@ class TrainSettings:
     Attributes:
         env: Id of the environment.
         env_kwargs: Its arguments, without `split`.
-        algorithm: `"maskable-ppo"` (sb3-contrib) or `"ppo"` (Stable-Baselines3); the
-            Navigator knows the empty places from the observation too.
+        algorithm: `"ppo"` (Stable-Baselines3) or `"maskable-ppo"` (sb3-contrib), which
+            is slower and learns the same: the Navigator knows the empty places from
+            the observation, and never picks from them.
         seed: Of everything random: weights, exploration, episodes.
         seconds: Train at most this long, evaluations included; None: no limit.
         steps: Train at most this many environment steps; None: no limit. With
@@ -80,7 +81,7 @@ class TrainSettings:
 
     env: str = "OGS-Medical-v0"
     env_kwargs: dict[str, Any] = field(default_factory=dict)
-    algorithm: str = "maskable-ppo"
+    algorithm: str = "ppo"
     seed: int = 0
     seconds: float | None = 150.0
     steps: int | None = None
