@@ -18,7 +18,7 @@ from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import read_json, sha256_of
 
 FORMAT = "ogs-bundle"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MEASURED = ("dev", "test", "anchor", "retention")
 ROLES = ("pool", *MEASURED)
 MANIFEST = "manifest.json"
@@ -127,6 +127,18 @@ class Rows:
         units = self._read("product_units", indices) * np.square(self._weights)
         return cut * units[:, :, None]
 
+    def part(self, indices: NDArray[np.integer], **columns: NDArray[Any]) -> "Rows":
+        """Return some of the samples, held in memory.
+
+        Args:
+            indices: Row numbers (m,).
+            columns: Columns of the shards, (m, ...), to take instead of their own.
+        """
+        own = {name: getattr(self, name)[indices] for name in COLUMNS}
+        others = self._shards[0].keys() - COLUMNS.keys()
+        read = {name: self._read(name, indices) for name in sorted(others)}
+        return Rows([{**own, **read, **columns}], self._weights)
+
     def _read(self, name: str, indices: NDArray[np.integer]) -> NDArray[np.float32]:
         out = np.empty((len(indices), self._shards[0][name].shape[1]), np.float32)
         which = np.searchsorted(self._starts, indices, side="right") - 1
@@ -150,6 +162,9 @@ class Bundle:
         manifest: The parsed manifest.
         pool, dev, test, anchor, retention: `Rows` of each role.
         basis: float32 (k, d), the observation basis Q of the proxy.
+        scales: float32 (2, 3), mean and deviation that the log of the gradient norm,
+            the loss and the log of the tokens are standardised by, as the basis the
+            same in all bundles of the proxy.
     """
 
     pool: Rows
@@ -165,13 +180,20 @@ class Bundle:
         # The pool last: its products are as many as the other roles' samples.
         for role in (*MEASURED, "pool"):
             setattr(self, role, self._read_role(role))
-        basis = _map_safetensors(path / BASIS)
-        if basis.get("basis") is None or basis["basis"].shape[0] != self.k:
+        found = _map_safetensors(path / BASIS)
+        basis, scales = found.get("basis"), found.get("scales")
+        if basis is None or basis.shape[0] != self.k:
             raise InputError(
                 f"{path / BASIS}: expected a tensor 'basis' of {self.k} rows, as the "
                 "manifest's k; build the bundle again with `ogs sketch`"
             )
-        self.basis = np.asarray(basis["basis"], np.float32)
+        if scales is None or scales.shape != (2, 3) or not (scales[1] > 0).all():
+            raise InputError(
+                f"{path / BASIS}: expected a tensor 'scales' of shape (2, 3), its "
+                "second row above 0; build the bundle again with `ogs sketch`"
+            )
+        self.basis = np.asarray(basis, np.float32)
+        self.scales = np.asarray(scales, np.float32)
 
     # A bundle is read-only and may map large files: copies are the same object,
     # and another process loads it from its folder.

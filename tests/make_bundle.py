@@ -66,7 +66,8 @@ def make_bundle(
             save_file({n: c[part] for n, c in columns.items()}, folder / name)
             files[name] = {"sha256": sha256_of(folder / name), "rows": len(part)}
     basis = _basis(roles["pool"]["start"].astype(np.float32), d)
-    save_file({"basis": basis}, folder / "basis.safetensors")
+    scales = np.float32([[3.0, 2.0, 4.0], [0.5, 0.7, 0.9]])
+    save_file({"basis": basis, "scales": scales}, folder / "basis.safetensors")
     files["basis.safetensors"] = {
         "sha256": sha256_of(folder / "basis.safetensors"),
         "rows": k,

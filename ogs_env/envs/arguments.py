@@ -39,3 +39,14 @@ def check_whole(counts: Mapping[str, int]) -> None:
             raise InputError(f"{name}: {count!r}; expected a whole number")
         if count < 1:
             raise InputError(f"{name}: {count}; expected at least 1")
+
+
+def check_target(target: int, learner: str) -> None:
+    """Check the number of a drawn domain."""
+    whole = isinstance(target, int | np.integer) and not isinstance(target, bool)
+    if not whole or target < 0:
+        raise InputError(f"target: {target!r}; expected a whole number, 0 or more")
+    if learner != "surrogate":
+        raise InputError(
+            f"target: a drawn domain with learner='{learner}'; expected the surrogate"
+        )

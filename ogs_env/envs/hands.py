@@ -27,6 +27,7 @@ class Hands:
 
     Attributes:
         streams: int64 (copies, hands, hand_size), pool rows.
+        sizes: int64 (copies,), candidates in a stream.
         hands_in_stream: int64 (copies,).
         hand: int64 (copies,), number of the hand on the table, from 0.
         table: int64 (copies, hand_size + 1), pool rows; the last place, that of a
@@ -47,17 +48,20 @@ class Hands:
     ) -> None:
         self._pool, self._learners = candidates, learners
         d = self._d = len(candidates.directions) // 2
+        self._budget = budget
         self._budget_left = 1 - np.arange(budget + 1) / budget
         self._picked_sum = np.zeros((copies, d + 2), np.float32)
         self.streams = np.full((copies, hands, hand_size), -1)
+        self.sizes = np.zeros(copies, np.int64)
         self.hands_in_stream = np.ones(copies, np.int64)
         self.hand = np.zeros(copies, np.int64)
         self.table = np.full((copies, hand_size + 1), -1)
         self.mask = np.ones((copies, hand_size + 1), np.int8)
         self.left = np.zeros(copies, np.int64)
-        self.candidates = np.zeros((copies, hand_size, d + 6), np.float32)
-        self.context = np.zeros((copies, 3 * d + 4), np.float32)
+        self.candidates = np.zeros((copies, hand_size, d + 7), np.float32)
+        self.context = np.zeros((copies, 3 * d + 8), np.float32)
         self.context[:, : 2 * d] = candidates.directions
+        self.context[:, 3 * d + 5 :] = candidates.domain
         # Where a copy's places begin when all are in one row.
         self._begins = np.arange(copies) * (hand_size + 1)
 
@@ -66,10 +70,11 @@ class Hands:
         hand_size = self.streams.shape[2]
         flat = self.streams[copy].reshape(-1)
         flat[: len(stream)], flat[len(stream) :] = stream, -1
+        self.sizes[copy] = len(stream)
         self.hands_in_stream[copy] = -(-len(stream) // hand_size)
         self.hand[copy] = 0
         self._picked_sum[copy] = 0
-        self.context[copy, 2 * self._d :] = 0
+        self.context[copy, 2 * self._d : 3 * self._d + 5] = 0
         self.context[copy, 3 * self._d] = 1
 
     def deal(self, which: Copies) -> None:
@@ -89,7 +94,7 @@ class Hands:
                 picked[picked >= 0][:, None], rows[some.repeat(counts)]
             )
             first = counts.cumsum() - counts
-            seen[some, :, d + 4] = np.maximum.reduceat(cosines, first, axis=0)
+            seen[some, :, d + 5] = np.maximum.reduceat(cosines, first, axis=0)
         self.candidates[which] = seen
         hands = self.hands_in_stream[which]
         self.context[which, 3 * d + 1] = (hands - 1 - self.hand[which]) / hands
@@ -110,9 +115,9 @@ class Hands:
         mean = self._picked_sum / np.maximum(counts, 1).astype(np.float32)[:, None]
         self.context[:, 2 * d : 3 * d] = mean[:, :d]
         self.context[:, 3 * d] = self._budget_left.take(counts)
-        self.context[:, 3 * d + 2 :] = mean[:, d:]
+        self.context[:, 3 * d + 2 : 3 * d + 4] = mean[:, d:]
 
-        nearest = self.candidates[:, :, d + 4]
+        nearest = self.candidates[:, :, d + 5]
         nearest[picking & (counts == 1)] = BELOW_ANY_COSINE
         cosines = self._pool.cosines(rows[:, None], self.table[:, :-1])
         cosines[~picking] = BELOW_ANY_COSINE  # which leaves the nearest as it is
@@ -127,6 +132,10 @@ class Hands:
 
     def observation(self, which: Any = ...) -> dict[str, Any]:
         """Return the observation of all copies, or of some or one; copied."""
+        to_come = self.sizes - (self.hand + 1) * self.streams.shape[2]
+        left = np.maximum(self.left + np.maximum(to_come, 0), 1)
+        share = np.minimum((self._budget - self._learners.counts) / left, 1.0)
+        self.context[:, 3 * self._d + 4] = share
         return {
             "candidates": self.candidates[which].copy(),
             "context": self.context[which].copy(),

@@ -70,7 +70,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     |        | gradient; 1: to first order no ability feels it             |           |
     | 2      | mean Conf, largest -cos with a capability's anchor          | [-1, 1]   |
     |        | gradient; positive: to first order it harms that ability    |           |
-    | 3      | mean log of the gradient norm, standardised over the pool   | [-10, 10] |
+    | 3      | mean log of the gradient norm, by the scales of the proxy   | [-10, 10] |
     | 4      | mean cos with the domain gradient; positive: it helps       | [-1, 1]   |
     | 5      | share of the samples drawn so far that came from here, 0    | [0, 1]    |
     |        | before the first: the mixture                               |           |

@@ -36,6 +36,8 @@ class Candidates:
 
     Attributes:
         directions: float32 (2 d,), the domain's and the anchor's direction in Q.
+        domain: float32 (3,), mean log norm, loss and log tokens of the dev samples,
+            standardised as the candidates' are.
         width: Length of a full sketch.
         state: Changes when what is seen of a row may have changed: never, here.
 
@@ -66,6 +68,7 @@ class Candidates:
         )
         self._columns = _Columns(bundle)
         self.directions = self._columns.directions(self._domain, self._anchors)
+        self.domain = dev_scalars(bundle)
         self.width = len(self._domain)
         pool = len(bundle.pool)
         self._gram = Gram(lambda rows: self.rows(rows)[1][:, None], pool, width=1)
@@ -87,9 +90,9 @@ class Candidates:
         """Return what is seen of pool rows (n,), and their full unit sketches.
 
         Returns:
-            float32 (n, d + 4): the unit sketch in Q, cosine with the domain, worst
-            cosine over the anchor's capabilities, log norm and loss (standardised
-            over the pool); and float32 (n, width).
+            float32 (n, d + 5): the unit sketch in Q, cosine with the domain, worst
+            cosine over the anchor's capabilities, and log norm, loss and log tokens,
+            standardised by the bundle's scales; and float32 (n, width).
         """
         if self._prepared is not None:
             seen, units = self._prepared
@@ -97,9 +100,9 @@ class Candidates:
         return self._compute(indices)
 
     def places(self, rows: Indices) -> Floats:
-        """Return observation rows (..., d + 6) of pool rows (...), -1 for none.
+        """Return observation rows (..., d + 7) of pool rows (...), -1 for none.
 
-        Column d + 4, the largest cosine with a picked sample, is 0.
+        Column d + 5, the largest cosine with a picked sample, is 0.
         """
         if self._places is not None:
             return take(self._places, rows)
@@ -121,15 +124,12 @@ class Candidates:
             domain = np.vecdot(units, self._domain)
             anchors = np.vecdot(units[:, None], self._anchors)
         pool = self.bundle.pool
-        scalars = pool.norms[indices], pool.losses[indices]
+        scalars = pool.norms[indices], pool.losses[indices], pool.tokens[indices]
         return self._columns.of(units, domain, anchors, *scalars), units
 
 
 class LiveCandidates:
     """The same at the weights that a live learner has at the moment.
-
-    Norms and losses are standardised as those of `Candidates` are: by the mean and
-    deviation over the pool at the start.
 
     Args:
         bundle: Where the samples come from.
@@ -138,6 +138,8 @@ class LiveCandidates:
 
     def __init__(self, bundle: Bundle, learner: "LiveLearner") -> None:
         self.learner = learner
+        self.domain = dev_scalars(bundle)
+        self._tokens = bundle.pool.tokens
         self._columns = _Columns(bundle)
         # As they looked last, so for good once they are picked.
         self._units = np.zeros((len(bundle.pool) + 1, bundle.k), np.float32)
@@ -166,7 +168,8 @@ class LiveCandidates:
         found = self.learner.look(rows)
         units = self._units[rows] = _unit(found.sketches)
         cosines = found.domain_cosines, found.anchor_cosines
-        return self._columns.of(units, *cosines, found.norms, found.losses)
+        scalars = found.norms, found.losses, self._tokens[rows]
+        return self._columns.of(units, *cosines, *scalars)
 
 
 class _Columns:
@@ -174,10 +177,6 @@ class _Columns:
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
-        logs = _logs(bundle.pool.norms)
-        losses = bundle.pool.losses
-        self._norm_scale = logs.mean(), max(float(logs.std()), 1e-6)
-        self._loss_scale = losses.mean(), max(float(losses.std()), 1e-6)
 
     def of(
         self,
@@ -186,17 +185,12 @@ class _Columns:
         anchors: Floats,
         norms: Floats,
         losses: Floats,
+        tokens: NDArray[np.integer],
     ) -> Floats:
-        """Return the columns that do not depend on what was picked, (n, d + 4)."""
-        mean, deviation = self._norm_scale
-        mean_loss, loss_deviation = self._loss_scale
-        scalars = [
-            domain,
-            anchors.min(axis=1),
-            (_logs(norms) - mean) / deviation,
-            (losses - mean_loss) / loss_deviation,
-        ]
-        seen = np.column_stack([self._in_basis(units), *scalars])
+        """Return the columns that do not depend on what was picked, (n, d + 5)."""
+        scalars = _standardised(self._bundle, norms, losses, tokens)
+        cosines = domain, anchors.min(axis=1)
+        seen = np.column_stack([self._in_basis(units), *cosines, scalars])
         return np.clip(seen, -BOUND, BOUND, dtype=np.float32)
 
     def places(
@@ -204,15 +198,15 @@ class _Columns:
         rows: Indices,
         seen: Callable[[NDArray[np.integer]], Floats],
     ) -> Floats:
-        """Return observation rows (..., d + 6) of pool rows (...), zeros for -1.
+        """Return observation rows (..., d + 7) of pool rows (...), zeros for -1.
 
         Args:
             rows: Pool rows.
-            seen: From known rows (n,) to columns 0 to d + 3.
+            seen: From known rows (n,) to columns 0 to d + 4.
         """
         flat = np.ravel(rows)
         known = flat >= 0
-        found = np.zeros((len(flat), self._bundle.basis.shape[1] + 6), np.float32)
+        found = np.zeros((len(flat), self._bundle.basis.shape[1] + 7), np.float32)
         if known.any():
             found[known, :-2] = seen(flat[known])
         found[known, -1] = 1
@@ -232,8 +226,21 @@ class _Columns:
         return np.matmul(units[:, None], self._bundle.basis)[:, 0]
 
 
-def _logs(norms: Floats) -> Floats:
-    return np.log(np.maximum(norms, 1e-12))
+def dev_scalars(bundle: Bundle) -> Floats:
+    """Return what the dev samples are like: mean log norm, loss, log tokens (3,)."""
+    dev = bundle.dev
+    scalars = _standardised(bundle, dev.norms, dev.losses, dev.tokens)
+    return np.clip(scalars.mean(axis=0), -BOUND, BOUND)
+
+
+def _standardised(
+    bundle: Bundle, norms: Floats, losses: Floats, tokens: NDArray[np.integer]
+) -> Floats:
+    """Return log norms, losses and log tokens (n, 3) by the scales of the proxy."""
+    logs = np.log(np.maximum(norms, 1e-12)), np.log(np.maximum(tokens, 1))
+    found = np.column_stack([logs[0], losses, logs[1]])
+    mean, deviation = bundle.scales
+    return ((found - mean) / deviation).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=8)

@@ -29,7 +29,7 @@ class Pick:
         row: Pool row.
         hand: Number of the hand it was picked from, from 0.
         place: Its place on the table.
-        seen: float32 (5,): domain cosine, anchor cosine, norm, loss, nearest.
+        seen: float32 (6,): domain cosine, anchor cosine, norm, loss, tokens, nearest.
         terms: The reward terms.
     """
 
@@ -50,7 +50,7 @@ class History:
         losses: float32 (budget + 1, 1 + capabilities), nats per token: the domain's
             and each capability's anchor loss after so many picks.
         hand: Pool rows dealt to the hand, -1 where none was.
-        seen: float32 (hand_size, 5), columns as in `Pick`, of the hand as dealt: what
+        seen: float32 (hand_size, 6), columns as in `Pick`, of the hand as dealt: what
             was picked from it stays as it looked.
         picks: All of the episode's.
         total: The return so far.
@@ -93,12 +93,12 @@ class History:
     def _deal(self, env: "SelectionEnv") -> None:
         self._number = env.hand
         self.hand = env.table.copy()
-        self.seen = np.zeros((env.hand_size, 5), np.float32)
+        self.seen = np.zeros((env.hand_size, 6), np.float32)
 
     def _look(self, env: "SelectionEnv") -> None:
         d = env.bundle.basis.shape[1]
         there = env.table >= 0
-        self.seen[there] = env.observation()["candidates"][there, d : d + 5]
+        self.seen[there] = env.observation()["candidates"][there, d : d + 6]
         learner = env.learner
         self.losses[len(self.picks), 0] = learner.domain_loss()
         self.losses[len(self.picks), 1:] = learner.anchor_losses()
@@ -144,7 +144,7 @@ def mixture_text(env: "MixtureEnv") -> str:
             f"{share:5.0%}  " + "█" * round(share * 20)
         )
     lines += [
-        "   (> last action; means over what is left; norm: deviations from the pool's)",
+        "   (> last action; means over what is left; norm: deviations from the usual)",
         "",
         *_losses(np.stack(env.losses), env.bundle.capabilities, env.steps),
     ]
@@ -224,8 +224,8 @@ def _table(env: "SelectionEnv", history: History) -> list[str]:
     """Draw the hand: one line a place, so that all frames are of one height."""
     bundle = env.bundle
     lines = [
-        "   place  sample            domain cos  anchor cos    norm    loss  nearest  "
-        "source",
+        "   place  sample            domain cos  anchor cos    norm    loss  tokens  "
+        "nearest  source",
     ]
     for place, row in enumerate(history.hand.tolist()):
         if row < 0:
@@ -234,15 +234,16 @@ def _table(env: "SelectionEnv", history: History) -> list[str]:
         mark = " " if env.table[place] >= 0 else "x"
         if mark == "x" and place == history.picks[-1].place:
             mark = ">"
-        domain, anchor, norm, loss, nearest = history.seen[place]
+        domain, anchor, norm, loss, tokens, nearest = history.seen[place]
         source = bundle.sources[bundle.pool.sources[row]]
         lines.append(
             f" {mark} {place:5d}  {int(bundle.pool.ids[row]):016x}  {domain:+10.3f}  "
-            f"{anchor:+10.3f}  {norm:+6.2f}  {loss:+6.2f}  {nearest:+7.3f}  "
-            f"{short(source, 19)}"
+            f"{anchor:+10.3f}  {norm:+6.2f}  {loss:+6.2f}  {tokens:+6.2f}  "
+            f"{nearest:+7.3f}  {short(source, 14)}"
         )
     lines.append(
-        "   (> last pick, x picked before; norm, loss: deviations from the pool's mean)"
+        "   (> last pick, x picked before; norm, loss, tokens: in deviations from the "
+        "proxy's usual)"
     )
     return lines
 

@@ -9,8 +9,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle
+from ogs_env.drawn import drawn_domain
 from ogs_env.envs import figures, rendering
-from ogs_env.envs.arguments import check_render_mode, given_bundle
+from ogs_env.envs.arguments import check_render_mode, check_target, given_bundle
 from ogs_env.envs.observations import (
     BELOW_ANY_COSINE,
     BOUND,
@@ -59,7 +60,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     A `Dict` of float32 boxes, every value clipped to [-10, 10]; d is the width of the
     bundle's observation basis Q, 32 in the shipped bundles.
 
-    `candidates`, shape (hand_size, d + 6); an empty place is a row of zeros:
+    `candidates`, shape (hand_size, d + 7); an empty place is a row of zeros:
 
     | Column | Value                                                       | Range     |
     |--------|-------------------------------------------------------------|-----------|
@@ -67,12 +68,16 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     |        | coordinate has root mean square 1 over the pool             |           |
     | d      | cosine with the mean domain gradient                        | [-1, 1]   |
     | d + 1  | least cosine with a capability's mean anchor gradient       | [-1, 1]   |
-    | d + 2  | log of the gradient norm, standardised over the pool        | [-10, 10] |
-    | d + 3  | loss, standardised over the pool                            | [-10, 10] |
-    | d + 4  | largest cosine with a picked sample; 0 before the first     | [-1, 1]   |
-    | d + 5  | 1 where a candidate lies, 0 where the place is empty        | {0, 1}    |
+    | d + 2  | log of the gradient norm                                    | [-10, 10] |
+    | d + 3  | loss                                                        | [-10, 10] |
+    | d + 4  | log of the response's tokens                                | [-10, 10] |
+    | d + 5  | largest cosine with a picked sample; 0 before the first     | [-1, 1]   |
+    | d + 6  | 1 where a candidate lies, 0 where the place is empty        | {0, 1}    |
 
-    `context`, shape (3 d + 4,):
+    Norm, loss and tokens are standardised by scales that belong to the proxy, as Q
+    does: in all its bundles a value means the same.
+
+    `context`, shape (3 d + 8,):
 
     | Index       | Value                                                  | Range     |
     |-------------|--------------------------------------------------------|-----------|
@@ -84,6 +89,10 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     | 3d + 1      | hands not dealt yet, share of the stream's hands       | [0, 1)    |
     | 3d + 2      | mean of column d over the picked, 0 before the first   | [-1, 1]   |
     | 3d + 3      | mean of column d + 1 over the picked, 0 before         | [-1, 1]   |
+    | 3d + 4      | share of the candidates left, on the table and to      | [0, 1]    |
+    |             | come, that the budget left is enough for; at most 1    |           |
+    | 3d + 5..7   | mean of columns d + 2 to d + 4 over the dev samples,   | [-10, 10] |
+    |             | at the start                                           |           |
 
     A positive cosine says that a step on the candidate helps, to first order.
     `gymnasium.wrappers.FlattenObservation` makes one vector of it.
@@ -181,7 +190,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
       end an incomplete batch is trained on too.
     - Sketches, losses and norms of the candidates on the table are those at the
       model's current weights: taken when a hand is dealt, and again after every step
-      and every measurement. Norm and loss are standardised by the pool's at the start.
+      and every measurement.
       The first observation is that of the surrogate's environment, up to rounding.
       What was picked counts as it looked when it was picked.
     - Dev and anchor losses are measured on real passes every `evaluate_every` picks
@@ -221,6 +230,10 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     - `bundle`: name of a shipped bundle, or the folder of one (`OGS-Custom-v0`
       needs it).
     - `split`: the candidates' part of the pool: `"train"`, `"test"` or `"all"`.
+    - `target`: a whole number: not the bundle's own domain is learned but another,
+      drawn from this part of the pool with the number as its seed, as are 256
+      candidates beside it (`ogs_env.drawn`). For agents that shall move to other
+      domains; `info["test_change"]` is then about samples like the drawn ones.
     - `hand_size`: places on the table. `hands`: hands in the stream.
     - `budget`: picks in an episode; `OGS-Legal-v0` has 96, where 48 would be too easy:
       a threshold on the domain cosine would come to nine tenths of the oracle.
@@ -242,7 +255,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     >>> env = gymnasium.make("OGS-Medical-v0", budget=4)
     >>> observation, info = env.reset(seed=0)
     >>> observation["candidates"].shape, int(info["action_mask"].sum())
-    ((16, 38), 17)
+    ((16, 39), 17)
     >>> observation, reward, terminated, truncated, info = env.step(3)
     >>> bool(info["action_mask"][3]), info["sample_id"] != ""
     (False, True)
@@ -269,6 +282,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         bundle: str = "medical",
         *,
         split: str = "train",
+        target: int | None = None,
         hand_size: int = 16,
         hands: int = 16,
         budget: int = 48,
@@ -280,6 +294,9 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         render_mode: str | None = None,
     ) -> None:
         self.bundle = given_bundle(bundle, "OGS-Custom-v0")
+        if target is not None:
+            check_target(target, learner)
+            self.bundle = drawn_domain(self.bundle, int(target), split)
         self._part = self.bundle.split(split)
         check_counts(hand_size, hands, budget, split, len(self._part))
         if order not in ORDERS:
@@ -298,8 +315,9 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._held_out = HeldOut(self.learner)
 
         d = self._d = self.bundle.basis.shape[1]
-        self._rows = np.zeros((hand_size, d + 6), np.float32)
-        self._context = np.zeros(3 * d + 4, np.float32)
+        self._rows = np.zeros((hand_size, d + 7), np.float32)
+        self._context = np.zeros(3 * d + 8, np.float32)
+        self._context[3 * d + 5 :] = self._candidates.domain
         self._mask = np.ones(hand_size + 1, np.int8)
         self._picked_sum = np.zeros(d + 2, np.float32)
         self.action_space = spaces.Discrete(hand_size + 1)
@@ -331,7 +349,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._rewards.reset(self.np_random)
         self.picked = []
         self._picked_sum[:] = 0
-        self._context[2 * self._d :] = 0
+        self._context[2 * self._d : 3 * self._d + 5] = 0
         self._context[3 * self._d] = 1
         self._over = False
         self._stalled = 0
@@ -389,6 +407,10 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
 
     def observation(self) -> Observation:
         """Return the current observation, a copy."""
+        to_come = len(self.stream) - (self.hand + 1) * self.hand_size
+        left = max(self._left + max(to_come, 0), 1)
+        share = min((self.budget - len(self.picked)) / left, 1.0)
+        self._context[3 * self._d + 4] = share
         return {"candidates": self._rows.copy(), "context": self._context.copy()}
 
     def render(self) -> str | NDArray[np.uint8] | None:
@@ -425,7 +447,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         if self.picked:
             picked = np.array(self.picked)[:, None]
             cosines = self._candidates.cosines(picked, self.table)
-            np.maximum.reduce(cosines, axis=0, out=self._rows[:, d + 4])
+            np.maximum.reduce(cosines, axis=0, out=self._rows[:, d + 5])
         self._context[: 2 * d] = self._candidates.directions
         self._state = self._candidates.state
 
@@ -447,9 +469,9 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         mean = self._picked_sum / count
         self._context[2 * d : 3 * d] = mean[:d]
         self._context[3 * d] = 1 - count / self.budget
-        self._context[3 * d + 2 :] = mean[d:]
+        self._context[3 * d + 2 : 3 * d + 4] = mean[d:]
 
-        nearest = self._rows[:, d + 4]
+        nearest = self._rows[:, d + 5]
         if count == 1:
             nearest[:] = BELOW_ANY_COSINE
         cosines = self._candidates.cosines(row, self.table)

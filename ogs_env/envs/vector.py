@@ -35,7 +35,7 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
     >>> envs = gymnasium.make_vec("OGS-Medical-v0", num_envs=4)
     >>> observations, infos = envs.reset(seed=0)
     >>> observations["candidates"].shape, infos["action_mask"].shape
-    ((4, 16, 38), (4, 17))
+    ((4, 16, 39), (4, 17))
 
     ```
 

@@ -1,7 +1,8 @@
-"""The observation basis: directions of sketch space that mean the same everywhere."""
+"""The observation basis, and scales: what is seen means the same everywhere."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,31 +19,38 @@ DIRECTIONS = 32
 
 def basis_for(
     space: str, pool: Sequence[dict[str, torch.Tensor]]
-) -> tuple[torch.Tensor, str]:
-    """Return the basis Q for a sketch space.
+) -> tuple[dict[str, torch.Tensor], str]:
+    """Return the basis Q for a sketch space, and the scales.
 
     A space that a shipped bundle has keeps that bundle's basis, so a coordinate
     means the same in every bundle and what a policy learned moves with it. A new
     space gets the top right singular vectors of the pool's unit start sketches.
     Each is divided by the root mean square of its coordinate over the pool, so
-    observations are of the order of one.
+    observations are of the order of one; so are log norms, losses and log tokens,
+    by the scales: their means and deviations over the pool.
 
     Args:
         space: Identity of the sketch space, as in the manifest.
         pool: The pool's shards.
 
     Returns:
-        float32 (k, 32), and where it is from, for the manifest.
+        `basis`, float32 (k, 32), and `scales`, float32 (2, 3); and where they are
+        from, for the manifest.
     """
     for name in shipped_bundles():
         if read_json(SHIPPED / name / MANIFEST, "bundle manifest")["space"] == space:
-            return load_file(SHIPPED / name / BASIS)["basis"], f"bundle {name}"
+            return load_file(SHIPPED / name / BASIS), f"bundle {name}"
     pools = [shard["start"].double().numpy() for shard in pool]
-    return _top_directions(pools), "own pool"
+    columns = [
+        np.concatenate([shard[name].numpy() for shard in pool])
+        for name in ("norms", "losses", "tokens")
+    ]
+    found = {"basis": _top_directions(pools), "scales": _scales(*columns)}
+    return found, "own pool"
 
 
 def share_basis(folders: Sequence[Path]) -> None:
-    """Give bundles of one sketch space the basis of all their pools together.
+    """Give bundles of one sketch space the basis and scales of all their pools.
 
     For bundles that are shipped together: what a policy learned in one then moves
     to the others, and none of them is seen worse than the rest.
@@ -61,17 +69,31 @@ def share_basis(folders: Sequence[Path]) -> None:
                 "basis can be shared by bundles of one proxy, adapter and projection"
             )
     pools = [bundle.pool.sketches("start").astype(np.float64) for bundle in bundles]
-    basis = _top_directions(pools)
+    columns = [
+        np.concatenate([getattr(bundle.pool, name) for bundle in bundles])
+        for name in ("norms", "losses", "tokens")
+    ]
+    shared = {"basis": _top_directions(pools), "scales": _scales(*columns)}
     names = ", ".join(bundle.name for bundle in bundles)
     for bundle in bundles:
         file = bundle.path / BASIS
-        save_tensors(file, {"basis": basis})
+        save_tensors(file, shared)
         entry = {"sha256": sha256_of(file), "bytes": file.stat().st_size}
         changed = {
             "basis": f"pools of {names}",
             "files": bundle.manifest["files"] | {BASIS: entry},
         }
         write_json(bundle.path / MANIFEST, bundle.manifest | changed)
+
+
+def _scales(
+    norms: NDArray[Any], losses: NDArray[Any], tokens: NDArray[Any]
+) -> torch.Tensor:
+    """Return mean and deviation of log norms, losses and log tokens, (2, 3)."""
+    logs = np.log(np.maximum(norms, 1e-12)), np.log(np.maximum(tokens, 1))
+    columns = np.stack([logs[0], losses, logs[1]]).astype(np.float64)
+    deviations = np.maximum(columns.std(axis=1), 1e-6)
+    return torch.from_numpy(np.float32([columns.mean(axis=1), deviations]))
 
 
 def _top_directions(pools: Sequence[NDArray[np.float64]]) -> torch.Tensor:

@@ -53,7 +53,7 @@ def write_manifest(
         for role in ROLES
     }
     basis, basis_from = basis_for(space, shards["pool"])
-    save_tensors(folder / BASIS, {"basis": basis})
+    save_tensors(folder / BASIS, basis)
     roles = {role: sum(len(s["ids"]) for s in shards[role]) for role in ROLES}
     weights = _weights(shards, len(checkpoints))
     files = sorted(f for f in folder.glob("*.safetensors") if f.name[0] != ".")

@@ -1,0 +1,183 @@
+"""Other domains in a bundle's own pool: what else a target could be asked to learn.
+
+A pool holds samples of many sources, and any of them can be a domain. An agent that
+has one domain in training learns which samples help *there*; one that has a new one
+in every other episode has to learn which samples help the domain that it sees.
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ogs_env.bundle import Bundle, Rows
+from ogs_env.errors import InputError
+
+POOL = 256
+"""Candidates of a drawn domain, or as many as there are."""
+
+_DEV, _TEST = 48, 16
+# Of a source's samples, at most this share goes to dev and to test each.
+_DEV_SHARE, _TEST_SHARE = 1 / 3, 1 / 6
+# A source needs so many samples to be half of a domain.
+_LEAST = 24
+_TERMS = "slope", "curvature"
+# The shipped pools are half in the domain; so, about, are these.
+_INSIDE = 0.35, 0.6
+
+
+class DrawnBundle(Bundle):
+    """A bundle whose domain is drawn from another's pool.
+
+    Two sources are drawn, and how much each is of the domain. From them come the dev
+    and test samples, and half of the time only from a neighbourhood: the half of a
+    source's samples whose start sketches are nearest to one of them. The pool is a
+    part of what is left, about half of it of the domain's sources. Anchor and
+    retention are those of the origin.
+
+    What the origin has exactly, inner products with the domain's gradients, is here
+    taken from sketches. A step moves the domain no farther than it moves the
+    origin's own: sources of short answers, whose gradients are many times as long,
+    would otherwise be learned in a handful of picks, and unlearned by the next.
+
+    Args:
+        origin: With a pool of at least two sources of 24 samples.
+        number: Seed of what is drawn.
+        split: The part of the origin's pool that all of it comes from.
+
+    Raises:
+        InputError: If the pool has no two such sources.
+    """
+
+    def __init__(self, origin: Bundle, number: int, split: str) -> None:
+        self._drawn_from = origin, number, split
+        self.path, self.basis, self.scales = origin.path, origin.basis, origin.scales
+        self.anchor, self.retention = origin.anchor, origin.retention
+        rng = np.random.default_rng(number)
+        dev, test, pool = _draw(origin, rng, origin.split(split))
+        start = origin.pool.sketches("start", dev).mean(0)
+        dots = origin.pool.sketches("start", pool) @ start
+        self.dev, self.test = origin.pool.part(dev), origin.pool.part(test)
+        self.pool = origin.pool.part(
+            pool, domain_dots=dots, **_products(origin, pool, dev, test)
+        )
+        roles = {"pool": len(pool), "dev": len(dev), "test": len(test)}
+        self.manifest = {
+            **origin.manifest,
+            "name": f"{origin.name}/{number}",
+            "roles": {**origin.manifest["roles"], **roles},
+            "domain_norm": float(np.linalg.norm(start)),
+            "learner": _response(origin, self.dev),
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return drawn_domain, self._drawn_from
+
+
+@functools.lru_cache(maxsize=8)
+def drawn_domain(origin: Bundle, number: int, split: str) -> DrawnBundle:
+    """Return a drawn domain of a bundle, drawn on the first call."""
+    return DrawnBundle(origin, number, split)
+
+
+def _draw(
+    origin: Bundle, rng: np.random.Generator, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Draw the rows of dev, test and pool; none is in two of them."""
+    sources = origin.pool.sources[rows]
+    counts = np.bincount(sources)
+    known = np.flatnonzero(counts >= _LEAST)
+    if len(known) < 2:
+        raise InputError(
+            f"{origin.path}: no domain can be drawn from its pool, where "
+            f"{len(known)} sources have {_LEAST} samples or more; expected two at least"
+        )
+    chosen = rng.choice(known, 2, replace=False)
+    share = rng.uniform(0.25, 0.75)
+    shares = dict(zip(chosen.tolist(), (share, 1 - share), strict=True))
+    dev, test = [], []
+    for source, part in shares.items():
+        own = rows[sources == source]
+        counted = [
+            min(max(round(part * most), 2), int(len(own) * limit))
+            for most, limit in ((_DEV, _DEV_SHARE), (_TEST, _TEST_SHARE))
+        ]
+        if rng.random() < 0.5:
+            own = _neighbours(origin, rng, own)
+        taken = rng.choice(own, sum(counted), replace=False)
+        dev.append(taken[: counted[0]])
+        test.append(taken[counted[0] :])
+    domain = np.concatenate(dev), np.concatenate(test)
+    left = np.setdiff1d(rows, np.concatenate(domain))
+    return *domain, _compose(rng, left, origin.pool.sources[left], shares)
+
+
+def _neighbours(
+    origin: Bundle, rng: np.random.Generator, rows: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the half of rows that is nearest to one of them, drawn at random."""
+    sketches = origin.pool.sketches("start", rows)
+    units = sketches / np.maximum(np.linalg.norm(sketches, axis=1)[:, None], 1e-12)
+    cosines = units @ units[rng.integers(len(rows))]
+    return rows[np.argsort(-cosines, kind="stable")[: -(-len(rows) // 2)]]
+
+
+def _compose(
+    rng: np.random.Generator,
+    rows: NDArray[np.int64],
+    sources: NDArray[np.integer],
+    shares: dict[int, float],
+) -> NDArray[np.int64]:
+    """Draw a pool from rows (n,), part of it of the sources that have shares."""
+    inside = np.isin(sources, list(shares))
+    weights = np.array(
+        [shares[s] / (sources == s).sum() for s in sources[inside].tolist()]
+    )
+    size = min(POOL, len(rows))
+    count = min(int(rng.uniform(*_INSIDE) * size), int(inside.sum()))
+    of_domain = rng.choice(
+        rows[inside], count, replace=False, p=weights / weights.sum()
+    )
+    count = min(size - count, int((~inside).sum()))
+    others = rng.choice(rows[~inside], count, replace=False)
+    return np.sort(np.concatenate([of_domain, others]))
+
+
+def _products(
+    origin: Bundle,
+    pool: NDArray[np.int64],
+    dev: NDArray[np.int64],
+    test: NDArray[np.int64],
+) -> dict[str, NDArray[np.float32]]:
+    """Return the columns with inner products of the pool's path sketches."""
+    if not origin.has_path:
+        return {}
+    weights = [entry["weight"] for entry in origin.manifest["checkpoints"]]
+    cut = [
+        origin.pool.sketches("path", rows).reshape(len(rows), len(weights), -1)
+        for rows in (pool, np.concatenate([dev, test]))
+    ]
+    drawn = np.einsum("pck,mck->pcm", *cut, optimize=True)
+    kept = origin.pool.products(pool)[:, :, len(origin.dev) + len(origin.test) :]
+    # `Rows.products` multiplies by the weights, which both parts hold already.
+    units = np.tile(np.float32(weights) ** -2, (len(pool), 1))
+    products = np.concatenate([drawn, kept], axis=2)
+    return {"products": products.reshape(len(pool), -1), "product_units": units}
+
+
+def _response(origin: Bundle, dev: Rows) -> dict[str, Any]:
+    """Return the manifest's `learner`, whose unit is the norm of the dev samples."""
+    learner = origin.manifest["learner"]
+    count = len(learner["domain"]["slope"])
+    norms = []
+    for rows in (dev, origin.dev):
+        cut = rows.sketches(learner["sketches"]).reshape(len(rows), count, -1)
+        norms.append(np.sqrt(np.square(cut).sum(axis=2).mean(axis=0)))
+    ratios = norms[0] / norms[1]
+    scaled = {}
+    for role, by in (("domain", np.minimum(ratios, 1)), ("anchor", ratios)):
+        slope, curvature = (np.array(learner[role][n]) for n in _TERMS)
+        values = (slope * by).tolist(), (curvature * by**2).tolist()
+        scaled[role] = dict(zip(_TERMS, values, strict=True))
+    return {**learner, **scaled}
