@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ogs_env.agents.navigator import Navigator, choose, one_thread
+from ogs_env.agents.network import SCALARS
 from ogs_env.agents.selector import SELECTORS, Selector, make_selector, pool_rows
 from ogs_env.bundle import Bundle
 from ogs_env.data.texts import Texts
@@ -98,7 +99,8 @@ class AgentSelector:
                 f"bundle '{bundle.name}' is in '{bundle.space}'; sketch with the "
                 "agent's proxy and projection, or train an agent on this bundle"
             )
-        row, columns = bundle.basis.shape[1] + 6, self.navigator.network.shape["row"]
+        row = bundle.basis.shape[1] + SCALARS["candidates"]
+        columns = self.navigator.network.shape["row"]
         if row != columns:
             raise InputError(
                 f"{self.folder}: the agent reads {columns} columns a candidate, bundle "

@@ -26,7 +26,7 @@ from ogs_env.errors import InputError
 from ogs_env.files import read_json, whole_file
 
 FORMAT = "ogs-agent"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 DESCRIPTION = "agent.json"
 WEIGHTS = "policy.safetensors"
 
@@ -167,9 +167,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def build_network(row: int, context: int, width: int, passes: bool) -> Network:
+def build_network(
+    row: int, context: int, width: int, passes: bool, seed: int = 0
+) -> Network:
     """Build an untrained network; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         return Network(row, context, width, passes)
 
 

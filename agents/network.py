@@ -17,6 +17,9 @@ from torch import Tensor, nn
 NEVER = -1e8
 """Logit of what cannot be chosen, as in sb3-contrib's masked distributions."""
 
+SCALARS = {"candidates": 7, "clusters": 6}
+"""Columns of an observation's row beside the d of a direction in Q."""
+
 
 class Trunk(nn.Module):
     """Encode a table: one vector per candidate, and one for all of it.
@@ -61,27 +64,35 @@ class Network(nn.Module):
     """Logits of every choice, and the value of the table.
 
     It reads observations of `SelectionEnv`, where passing is a choice too, or of
-    `MixtureEnv`, whose clusters are the candidates. The actor and the critic are
+    `MixtureEnv`, whose clusters are the candidates. Beside a row it reads the row's
+    direction times the domain's, coordinate by coordinate: which coordinates of an
+    agreement matter is what moves to another domain. The actor and the critic are
     apart, as in SB3's policies, so that the value's error does not steer what the
     picks are judged by.
 
     Args:
         row: Columns of a candidate.
-        context: Numbers of the context.
+        context: Numbers of the context; the first are the domain's direction.
         width: Units of every hidden layer.
         passes: Whether passing is a choice: the observation has `candidates`, else
             `clusters`.
 
     Attributes:
         shape: The first three by name.
+        key: `"candidates"` or `"clusters"`.
     """
 
     def __init__(self, row: int, context: int, width: int, passes: bool) -> None:
         super().__init__()
         self.shape = {"row": row, "context": context, "width": width}
         self.passes = passes
-        self.actor = Trunk(row, context, width)
-        self.critic = Trunk(row, context, width)
+        self.key = "candidates" if passes else "clusters"
+        # Where a row's direction lies: first in a candidate's, last in a cluster's.
+        self._directions = row - SCALARS[self.key]
+        self._first = 0 if passes else SCALARS[self.key]
+        wide = row + self._directions
+        self.actor = Trunk(wide, context, width)
+        self.critic = Trunk(wide, context, width)
         self.pick_head = nn.Linear(width, 1)
         self.pass_head = nn.Linear(width, 1) if passes else None
         self.value_head = nn.Linear(2 * width, 1)
@@ -100,32 +111,37 @@ class Network(nn.Module):
 
         Those of empty places are -1e8.
         """
-        rows, available = self._table(observation)
-        hand, table = self.actor(rows, available, observation["context"])
+        return self._logits(*self._table(observation), observation["context"])
+
+    def forward_critic(self, observation: dict[str, Tensor]) -> Tensor:
+        """Return values (batch, 1)."""
+        return self._values(*self._table(observation), observation["context"])
+
+    def forward(self, observation: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return logits and values."""
+        table = *self._table(observation), observation["context"]
+        return self._logits(*table), self._values(*table)
+
+    def _logits(self, rows: Tensor, available: Tensor, context: Tensor) -> Tensor:
+        hand, table = self.actor(rows, available, context)
         picks = self.pick_head(hand).masked_fill(available == 0, NEVER).squeeze(-1)
         if self.pass_head is None:
             return picks
         return torch.cat([picks, self.pass_head(table)], dim=1)
 
-    def forward_critic(self, observation: dict[str, Tensor]) -> Tensor:
-        """Return values (batch, 1)."""
-        rows, available = self._table(observation)
-        hand, table = self.critic(rows, available, observation["context"])
+    def _values(self, rows: Tensor, available: Tensor, context: Tensor) -> Tensor:
+        hand, table = self.critic(rows, available, context)
         # A product of matrices is quicker than masking and a sum.
         whole = torch.bmm(available.transpose(1, 2), hand).squeeze(1)
         mean = whole / available.sum(1).clamp(min=1.0)
         return self.value_head(torch.cat([mean, table], dim=1))
 
-    def forward(self, observation: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return logits and values."""
-        return self.forward_actor(observation), self.forward_critic(observation)
-
     def _table(self, observation: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        if self.passes:
-            rows = observation["candidates"]
-            return rows, rows[..., -1:]
-        rows = observation["clusters"]
-        return rows, (rows[..., :1] > 0).float()
+        rows, d = observation[self.key], self._directions
+        directions = rows[..., self._first : self._first + d]
+        agreement = directions * observation["context"][:, None, :d]
+        available = rows[..., -1:] if self.passes else (rows[..., :1] > 0).float()
+        return torch.cat([rows, agreement], dim=-1), available
 
 
 class _Unchanged(BaseFeaturesExtractor):

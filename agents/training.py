@@ -19,9 +19,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from tqdm import tqdm
 
+from ogs_env.agents.imitation import collect, fit
 from ogs_env.agents.lagrangian import CostLimit
-from ogs_env.agents.navigator import Navigator, one_thread
-from ogs_env.agents.network import MaskableNavigatorPolicy, NavigatorPolicy
+from ogs_env.agents.navigator import Navigator, build_network, one_thread
+from ogs_env.agents.network import (
+    MaskableNavigatorPolicy,
+    NavigatorPolicy,
+    Network,
+)
 from ogs_env.agents.policies import Policy, episode_return
 from ogs_env.agents.progress import (
     FILE,
@@ -44,6 +49,7 @@ ALGORITHMS = {
     "maskable-ppo": (MaskablePPO, MaskableNavigatorPolicy),
     "ppo": (PPO, NavigatorPolicy),
 }
+IMITATION = "imitation"
 # How far above its limit the mean cost of evaluated episodes may be.
 _COST_TOLERANCE = 0.05
 
@@ -57,7 +63,10 @@ class TrainSettings:
         env_kwargs: Its arguments, without `split`.
         algorithm: `"ppo"` (Stable-Baselines3) or `"maskable-ppo"` (sb3-contrib), which
             is slower and learns the same: the Navigator knows the empty places from
-            the observation, and never picks from them.
+            the observation, and never picks from them. `"imitation"` plays no PPO: it
+            imitates the hindsight oracle in domains drawn from the pool, for agents
+            that move to other domains; see `ogs_env.agents.imitation`. Of the
+            settings below it knows `episodes`, `width` and `evaluation_episodes`.
         seed: Of everything random: weights, exploration, episodes.
         seconds: Train at most this long, evaluations included; None: no limit.
         steps: Train at most this many environment steps; None: no limit. With
@@ -72,6 +81,7 @@ class TrainSettings:
         clip: PPO's clip range.
         entropy: Weight of the entropy bonus at the start; falls as the rate does.
         width: Units of the network's hidden layers.
+        episodes: Of the oracle, that imitation learns from.
         cost_limit: Of an episode's mean cost, the sum of `info["cost"]`; None: no
             limit. See `ogs_env.agents.lagrangian`.
         multiplier_rate: What the multiplier of the cost gains at most by an
@@ -95,6 +105,7 @@ class TrainSettings:
     clip: float = 0.2
     entropy: float = 0.1
     width: int = 64
+    episodes: int = 1200
     cost_limit: float | None = None
     multiplier_rate: float = 0.3
     evaluations: int = 8
@@ -107,8 +118,13 @@ class TrainSettings:
             raise InputError(f"seconds is {self.seconds}, expected a positive number")
         if self.steps is not None and self.steps < 1:
             raise InputError(f"steps is {self.steps}, expected at least 1")
-        if self.algorithm not in ALGORITHMS:
-            raise unknown_name("algorithm", self.algorithm, ALGORITHMS)
+        known = [*ALGORITHMS, IMITATION]
+        if self.algorithm not in known:
+            raise unknown_name("algorithm", self.algorithm, known)
+        if self.algorithm == IMITATION and self.cost_limit is not None:
+            raise InputError("cost_limit: is kept by ppo or maskable-ppo alone")
+        if self.episodes < 1:
+            raise InputError(f"episodes is {self.episodes}, expected at least 1")
         if self.cost_limit is not None and not self.cost_limit > 0:
             raise InputError(f"cost_limit is {self.cost_limit}, expected more than 0")
 
@@ -179,19 +195,8 @@ class _Coach(BaseCallback):
 
     def evaluate(self) -> None:
         """Play the choosing episodes; remember the weights if they are the best."""
-        settings = self.settings
         network: Any = self.model.policy.mlp_extractor
-        returns, costs = play_together(
-            settings.env,
-            {**settings.env_kwargs, "split": "test"},
-            Navigator(network, {}),
-            CHOICE_SEEDS[: settings.evaluation_episodes],
-        )
-        point = {
-            "steps": self.num_timesteps,
-            "return": float(returns.mean()),
-            "cost": float(costs.mean()),
-        }
+        point = _evaluated(self.settings, network, self.num_timesteps)
         if self.limit:
             point["multiplier"] = self.limit.multiplier
             point["training_cost"] = self.limit.mean_cost()
@@ -261,7 +266,10 @@ def train(
         InputError: If a setting is out of range or the environment is unknown.
     """
     with one_thread():
-        agent = _train(settings, folder, callbacks, tensorboard)
+        if settings.algorithm == IMITATION:
+            agent = _imitated(settings)
+        else:
+            agent = _train(settings, folder, callbacks, tensorboard)
     if folder is not None:
         agent.save(folder)
         (folder / FILE).unlink(missing_ok=True)
@@ -310,22 +318,71 @@ def _train(
         coach.evaluate()
     network = model.policy.mlp_extractor
     network.load_state_dict(coach.best)
-    agent = Navigator(
-        network,
-        {
-            **described(single),
-            "settings": asdict(settings),
-            "training": {
-                "steps": model.num_timesteps,
-                "seconds": round(time.monotonic() - clock.started, 1),
-                "kept": coach.best_at,
-                "curve": coach.curve,
-            },
-        },
-    )
     environments.close()
+    seconds = time.monotonic() - clock.started
+    return _agent(settings, single, network, seconds, coach.best_at, coach.curve)
+
+
+def _imitated(settings: TrainSettings) -> Navigator:
+    """Train by imitation; of its epochs the best on the choosing episodes is kept."""
+    started = time.monotonic()
+    rng = np.random.default_rng(settings.seed)
+    single = make(settings.env, settings.env_kwargs)
+
+    def other(**changes: Any) -> gym.Env:
+        kwargs = {**settings.env_kwargs, **changes, "split": "train"}
+        return make(settings.env, kwargs)
+
+    examples = collect(other, settings.episodes, rng)
+    row, context = (examples[name].shape[-1] for name in ("candidates", "context"))
+    network = build_network(row, context, settings.width, True, settings.seed)
+    curve: list[dict[str, float]] = []
+    best: dict[str, torch.Tensor] = {}
+    for steps in fit(network, examples, torch.Generator().manual_seed(settings.seed)):
+        point = _evaluated(settings, network, steps)
+        if not curve or point["return"] > max(p["return"] for p in curve):
+            best, kept = copy.deepcopy(network.state_dict()), point
+        curve.append(point)
+    network.load_state_dict(best)
+    seconds = time.monotonic() - started
+    return _agent(settings, single, network, seconds, kept, curve)
+
+
+def _evaluated(
+    settings: TrainSettings, network: Network, steps: int
+) -> dict[str, float]:
+    """Play the choosing episodes; return mean return and cost after so many steps."""
+    returns, costs = play_together(
+        settings.env,
+        {**settings.env_kwargs, "split": "test"},
+        Navigator(network, {}),
+        CHOICE_SEEDS[: settings.evaluation_episodes],
+    )
+    means = {"return": float(returns.mean()), "cost": float(costs.mean())}
+    return {"steps": steps, **means}
+
+
+def _agent(
+    settings: TrainSettings,
+    single: gym.Env,
+    network: Network,
+    seconds: float,
+    kept: dict[str, float],
+    curve: list[dict[str, float]],
+) -> Navigator:
+    """Return what was trained, with its description."""
+    description = {
+        **described(single),
+        "settings": asdict(settings),
+        "training": {
+            "steps": curve[-1]["steps"],
+            "seconds": round(seconds, 1),
+            "kept": kept,
+            "curve": curve,
+        },
+    }
     single.close()
-    return agent
+    return Navigator(network, description)
 
 
 def new_model(settings: TrainSettings) -> Any:

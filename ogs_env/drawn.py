@@ -135,12 +135,13 @@ def _compose(
         [shares[s] / (sources == s).sum() for s in sources[inside].tolist()]
     )
     size = min(POOL, len(rows))
-    count = min(int(rng.uniform(*_INSIDE) * size), int(inside.sum()))
+    # More of the domain's where there are too few others.
+    count = max(int(rng.uniform(*_INSIDE) * size), size - int((~inside).sum()))
+    count = min(count, int(inside.sum()))
     of_domain = rng.choice(
         rows[inside], count, replace=False, p=weights / weights.sum()
     )
-    count = min(size - count, int((~inside).sum()))
-    others = rng.choice(rows[~inside], count, replace=False)
+    others = rng.choice(rows[~inside], size - count, replace=False)
     return np.sort(np.concatenate([of_domain, others]))
 
 
@@ -161,7 +162,7 @@ def _products(
     drawn = np.einsum("pck,mck->pcm", *cut, optimize=True)
     kept = origin.pool.products(pool)[:, :, len(origin.dev) + len(origin.test) :]
     # `Rows.products` multiplies by the weights, which both parts hold already.
-    units = np.tile(np.float32(weights) ** -2, (len(pool), 1))
+    units = np.tile(np.array(weights, np.float32) ** -2, (len(pool), 1))
     products = np.concatenate([drawn, kept], axis=2)
     return {"products": products.reshape(len(pool), -1), "product_units": units}
 

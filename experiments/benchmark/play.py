@@ -334,6 +334,7 @@ def _policies(entrant: _Entrant) -> Iterator[Policy]:
         )
         return
     from ogs_env.agents.navigator import Navigator, one_thread
+    from ogs_env.agents.network import SCALARS
 
     bundle = selection_env(entrant.env).bundle
     for folder in entrant.folders:
@@ -343,7 +344,8 @@ def _policies(entrant: _Entrant) -> Iterator[Policy]:
                 f"{folder}: cannot play {entrant.played.env}; expected an agent that "
                 f"was trained in a SelectionEnv and in sketch space '{bundle.space}'"
             )
-        row, shown = agent.network.shape["row"], bundle.basis.shape[1] + 6
+        row = agent.network.shape["row"]
+        shown = bundle.basis.shape[1] + SCALARS["candidates"]
         if row != shown:
             raise InputError(
                 f"{folder}: the agent reads {row} columns a candidate, bundle "

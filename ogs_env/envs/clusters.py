@@ -100,7 +100,8 @@ class Clusters:
     Attributes:
         labels: int64 (pool,), each sample's cluster; every one has a sample.
         seen: float32 (pool, 4 + d), a sample's Orth, Conf, log gradient norm
-            (standardised by the bundle's scales), domain cosine, and its unit sketch in Q.
+            (standardised by the bundle's scales), domain cosine, and its unit sketch
+            in Q.
 
     Raises:
         InputError: If fewer than `count` of the pool's sketches differ.

@@ -168,8 +168,8 @@ class LiveCandidates:
         found = self.learner.look(rows)
         units = self._units[rows] = _unit(found.sketches)
         cosines = found.domain_cosines, found.anchor_cosines
-        scalars = found.norms, found.losses, self._tokens[rows]
-        return self._columns.of(units, *cosines, *scalars)
+        tokens = self._tokens[rows]
+        return self._columns.of(units, *cosines, found.norms, found.losses, tokens)
 
 
 class _Columns:

@@ -93,7 +93,8 @@ def _scales(
     logs = np.log(np.maximum(norms, 1e-12)), np.log(np.maximum(tokens, 1))
     columns = np.stack([logs[0], losses, logs[1]]).astype(np.float64)
     deviations = np.maximum(columns.std(axis=1), 1e-6)
-    return torch.from_numpy(np.float32([columns.mean(axis=1), deviations]))
+    scales = np.stack([columns.mean(axis=1), deviations])
+    return torch.from_numpy(scales.astype(np.float32))
 
 
 def _top_directions(pools: Sequence[NDArray[np.float64]]) -> torch.Tensor:
