@@ -66,7 +66,7 @@ class TrainSettings:
             the observation, and never picks from them. `"imitation"` plays no PPO: it
             imitates the hindsight oracle in domains drawn from the pool, for agents
             that move to other domains; see `ogs_env.agents.imitation`. Of the
-            settings below it knows `episodes`, `width` and `evaluation_episodes`.
+            settings below it knows `width`, `oracle_episodes`, `evaluation_episodes`.
         seed: Of everything random: weights, exploration, episodes.
         seconds: Train at most this long, evaluations included; None: no limit.
         steps: Train at most this many environment steps; None: no limit. With
@@ -81,7 +81,7 @@ class TrainSettings:
         clip: PPO's clip range.
         entropy: Weight of the entropy bonus at the start; falls as the rate does.
         width: Units of the network's hidden layers.
-        episodes: Of the oracle, that imitation learns from.
+        oracle_episodes: What imitation learns from.
         cost_limit: Of an episode's mean cost, the sum of `info["cost"]`; None: no
             limit. See `ogs_env.agents.lagrangian`.
         multiplier_rate: What the multiplier of the cost gains at most by an
@@ -105,7 +105,7 @@ class TrainSettings:
     clip: float = 0.2
     entropy: float = 0.1
     width: int = 64
-    episodes: int = 1200
+    oracle_episodes: int = 1200
     cost_limit: float | None = None
     multiplier_rate: float = 0.3
     evaluations: int = 8
@@ -123,8 +123,10 @@ class TrainSettings:
             raise unknown_name("algorithm", self.algorithm, known)
         if self.algorithm == IMITATION and self.cost_limit is not None:
             raise InputError("cost_limit: is kept by ppo or maskable-ppo alone")
-        if self.episodes < 1:
-            raise InputError(f"episodes is {self.episodes}, expected at least 1")
+        if self.oracle_episodes < 1:
+            raise InputError(
+                f"oracle_episodes is {self.oracle_episodes}, expected at least 1"
+            )
         if self.cost_limit is not None and not self.cost_limit > 0:
             raise InputError(f"cost_limit is {self.cost_limit}, expected more than 0")
 
@@ -333,7 +335,7 @@ def _imitated(settings: TrainSettings) -> Navigator:
         kwargs = {**settings.env_kwargs, **changes, "split": "train"}
         return make(settings.env, kwargs)
 
-    examples = collect(other, settings.episodes, rng)
+    examples = collect(other, settings.oracle_episodes, rng)
     row, context = (examples[name].shape[-1] for name in ("candidates", "context"))
     network = build_network(row, context, settings.width, True, settings.seed)
     curve: list[dict[str, float]] = []

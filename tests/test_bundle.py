@@ -8,7 +8,7 @@ import pytest
 from make_bundle import edit_manifest, make_bundle
 from safetensors.numpy import load_file, save_file
 
-from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.bundle import COLUMNS, Bundle, load_bundle
 from ogs_env.errors import InputError
 from ogs_env.files import sha256_of
 
@@ -44,6 +44,24 @@ def test_rows_of_several_shards_are_those_of_the_files_in_order(folder: Path) ->
     np.testing.assert_array_equal(bundle.pool.ids, ids)
     assert bundle.pool.hex_ids()[7] == f"{int(ids[7]):016x}"
     assert isinstance(bundle.pool._shards[0]["start"], np.memmap)
+
+
+def test_a_part_holds_the_samples_asked_for_and_other_columns(folder: Path) -> None:
+    pool = load_bundle(folder).pool
+    rows, dots = np.array([41, 3, 20, 59]), np.arange(4, dtype=np.float32)
+    part = pool.part(rows, domain_dots=dots)
+    assert len(part) == 4
+    for name in COLUMNS:
+        expected = dots if name == "domain_dots" else getattr(pool, name)[rows]
+        np.testing.assert_array_equal(getattr(part, name), expected)
+        assert getattr(part, name).dtype == COLUMNS[name]
+    for kind in ("start", "path"):
+        np.testing.assert_array_equal(part.sketches(kind), pool.sketches(kind, rows))
+        assert [start for start, _ in part.blocks(kind)] == [0]
+    every = np.arange(4)
+    np.testing.assert_array_equal(part.products(every), pool.products(rows))
+    again = part.part(np.array([2]))
+    np.testing.assert_array_equal(again.products(every[:1]), pool.products(rows[[2]]))
 
 
 def test_columns_are_read_only(folder: Path) -> None:
@@ -148,6 +166,25 @@ def test_a_basis_of_another_k_is_noticed(folder: Path) -> None:
         load_bundle(folder)
 
 
+@pytest.mark.parametrize(
+    "scales",
+    [
+        None,
+        np.ones(6, np.float32),
+        np.float32([[1, 2, 3], [1, 0, 1]]),
+        np.float32([[1, 2, 3], [1, 1, np.nan]]),
+    ],
+)
+def test_scales_that_cannot_be_are_noticed(
+    folder: Path, scales: np.ndarray | None
+) -> None:
+    tensors = load_file(folder / "basis.safetensors") | {"scales": scales}
+    found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    rewrite(folder, "basis.safetensors", found)
+    with pytest.raises(InputError, match=r"'scales' of shape \(2, 3\), its second row"):
+        load_bundle(folder)
+
+
 def test_a_missing_column_is_named(folder: Path) -> None:
     name = "anchor-00000.safetensors"
     tensors = load_file(folder / name)
@@ -179,7 +216,7 @@ def test_a_file_that_is_no_safetensors_is_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 1}, "format version 1, this ogs_env reads version 3"),
+        ({"format_version": 1}, "format version 1, this ogs_env reads version 4"),
         ({"format": "other"}, "is no manifest of an ogs_env bundle"),
         ({"learner": None}, "lacks 'learner'"),
     ],

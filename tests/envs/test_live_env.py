@@ -109,13 +109,15 @@ def test_what_is_on_the_table_is_seen_at_the_current_weights(
         places = np.flatnonzero(env.table >= 0)
         found = learner.look(env.table[places])
         units = unit(found.sketches)
-        logs = np.log(pool.norms)
+        # The scales are those of the bundle's own pool.
+        logs, tokens = np.log(pool.norms), np.log(pool.tokens)
         columns = [
             unit(units) @ bundle.basis,
             found.domain_cosines,
             found.anchor_cosines.min(axis=1),
             (np.log(found.norms) - logs.mean()) / logs.std(),
             (found.losses - pool.losses.mean()) / pool.losses.std(),
+            (tokens[env.table[places]] - tokens.mean()) / tokens.std(),
             (units @ np.concatenate(picked).T).max(axis=1),
             np.ones(len(places)),
         ]
@@ -127,6 +129,13 @@ def test_what_is_on_the_table_is_seen_at_the_current_weights(
         np.testing.assert_allclose(
             seen["context"][: 2 * d], directions.ravel().clip(-10, 10), atol=5e-3
         )
+        dev = bundle.dev
+        means = [
+            (np.log(dev.norms) - logs.mean()).mean() / logs.std(),
+            (dev.losses - pool.losses.mean()).mean() / pool.losses.std(),
+            (np.log(dev.tokens) - tokens.mean()).mean() / tokens.std(),
+        ]
+        np.testing.assert_allclose(seen["context"][-3:], means, atol=1e-4)
 
 
 def test_training_moves_what_is_seen(env: SelectionEnv) -> None:
@@ -134,7 +143,7 @@ def test_training_moves_what_is_seen(env: SelectionEnv) -> None:
     before = env.reset(seed=2)[0]["candidates"]
     env.step(0)
     two = env.step(1)[0]["candidates"]
-    np.testing.assert_array_equal(two[2:, : d + 4], before[2:, : d + 4])
+    np.testing.assert_array_equal(two[2:, : d + 5], before[2:, : d + 5])
     three = env.step(2)[0]["candidates"]  # a full batch
     assert np.abs(three[3] - two[3]).max() > 0.05
 
@@ -234,7 +243,7 @@ def test_a_real_model_on_real_texts() -> None:
     # The same gradients, as far as the processor's precision goes.
     pairs = zip(seen["candidates"][:, :d], expected["candidates"][:, :d], strict=True)
     assert min(a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in pairs) > 0.98
-    scalars = slice(d + 2, d + 4)
+    scalars = slice(d + 2, d + 5)
     np.testing.assert_allclose(
         seen["candidates"][:, scalars], expected["candidates"][:, scalars], atol=0.1
     )

@@ -248,12 +248,12 @@ def test_observation_against_plain_formulas(env: MixtureEnv, bundle: Bundle) -> 
     of = bundle.anchor.capabilities
     anchors = np.stack([unit(anchor[of == n].mean(0)) for n in range(2)])
     cosines = units @ anchors.T
-    logs = np.log(bundle.pool.norms)
+    mean, deviation = bundle.scales[:, 0]
     samples = np.column_stack(
         [
             1 - np.abs(cosines).max(axis=1),
             (-cosines).max(axis=1),
-            (logs - logs.mean()) / logs.std(),
+            (np.log(bundle.pool.norms) - mean) / deviation,
             units @ domain,
             units @ bundle.basis,
         ]

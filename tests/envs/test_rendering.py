@@ -66,7 +66,7 @@ def test_the_table_shows_what_is_observed(env: SelectionEnv) -> None:
         assert columns[-1] == env.bundle.sources[pool.sources[row]]
         if env.table[place] >= 0:
             shown = [float(column) for column in columns[1:-1]]
-            expected = seen["candidates"][place, d : d + 5]
+            expected = seen["candidates"][place, d : d + 6]
             np.testing.assert_allclose(shown, expected, atol=0.0051)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_bundle import make_bundle
 
-from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.bundle import Bundle, Rows, load_bundle
 from ogs_env.envs import observations, selection
 from ogs_env.envs.observations import Candidates
 from ogs_env.envs.selection import (
@@ -143,16 +143,17 @@ def test_observation_against_plain_formulas(
     anchors = np.stack([unit(anchor[of == n].mean(0)) for n in range(2)])
     worst = (units @ anchors.T).min(axis=1)
 
-    def standardised(x: np.ndarray) -> np.ndarray:
-        return (x - x.mean()) / x.std()
+    def scalars(rows: Rows) -> np.ndarray:
+        columns = [np.log(rows.norms), rows.losses, np.log(rows.tokens)]
+        of = zip(columns, *bundle.scales, strict=True)
+        return np.stack([(x - mean) / deviation for x, mean, deviation in of], 1)
 
     table = np.column_stack(
         [
             in_basis(units),
             units @ domain,
             worst,
-            standardised(np.log(pool.norms)),
-            standardised(pool.losses),
+            scalars(pool),
             (units @ units[picked].T).max(axis=1),
             np.ones(len(pool)),
         ]
@@ -164,6 +165,8 @@ def test_observation_against_plain_formulas(
             in_basis(np.stack([domain, anchors.mean(0)])).ravel(),
             in_basis(units[picked]).mean(0),
             [5 / 8, 4 / 6, (units @ domain)[picked].mean(), worst[picked].mean()],
+            [5 / (3 + 16)],  # three on the table, four hands to come
+            scalars(bundle.dev).mean(0),
         ]
     )
     np.testing.assert_allclose(seen["context"], context, atol=2e-4)
@@ -173,14 +176,14 @@ def test_nearest_pick_follows_every_pick_from_one_hand(env: SelectionEnv) -> Non
     d = env.bundle.basis.shape[1]
     for seed in range(10):
         seen, _ = env.reset(seed=seed)
-        assert (seen["candidates"][:, d + 4] == 0).all()
+        assert (seen["candidates"][:, d + 5] == 0).all()
         units = env.bundle.pool.sketches("start", env.table)
         units /= np.linalg.norm(units, axis=1, keepdims=True)
         cosines = units @ units.T
         for count in (1, 2, 3):
             seen, *_ = env.step(count - 1)
             nearest = cosines[count:, :count].max(axis=1)
-            found = seen["candidates"][count:, d + 4]
+            found = seen["candidates"][count:, d + 5]
             np.testing.assert_allclose(found, nearest, atol=1e-5)
 
 
@@ -191,7 +194,7 @@ def test_passing_deals_the_next_hand_and_then_ends(env: SelectionEnv) -> None:
         assert (reward, over, info["sample_id"]) == (0, False, "")
         expected = env.stream[4 * hand : 4 * hand + 4]
         np.testing.assert_array_equal(env.table, expected)
-        assert seen["context"][-3] == pytest.approx((5 - hand) / 6)
+        assert seen["context"][-7] == pytest.approx((5 - hand) / 6)
     _, _, over, truncated, info = env.step(4)
     assert (over, truncated, info["selection"]) == (True, False, [])
     assert info["test_change"] == info["retention_change"] == 0
@@ -319,8 +322,30 @@ def test_given_candidates_are_dealt_in_order(env: SelectionEnv) -> None:
     assert env.table.tolist() == [14, -1, -1, -1]
     assert info["action_mask"].tolist() == [1, 0, 0, 0, 1]
     assert (seen["candidates"][1:] == 0).all()
-    assert seen["context"][-3] == 0
+    assert seen["context"][-7] == 0
     assert env.step(4)[2]
+
+
+def test_the_share_of_the_candidates_that_the_budget_is_enough_for(
+    env: SelectionEnv,
+) -> None:
+    shares = [env.reset(options={"indices": range(9)})[0]["context"][-4]]
+    for action in (0, 0, 4, 1, 4, 0):  # the second 0 is invalid
+        shares.append(env.step(action)[0]["context"][-4])
+    # Of 9 candidates, 8, 5 after a pass, 4 and at last the one of the short hand.
+    expected = [5 / 9, 4 / 8, 4 / 8, 4 / 5, 3 / 4, 1, 1]
+    np.testing.assert_allclose(shares, expected, rtol=1e-6)
+    assert env.reset(seed=0)[0]["context"][-4] == np.float32(5 / 24)
+
+
+def test_the_domains_samples_are_seen_from_the_first_step_to_the_last(
+    env: SelectionEnv,
+) -> None:
+    first = env.reset(seed=0)[0]["context"][-3:]
+    for action in (0, 4, 2):
+        seen, *_ = env.step(action)
+        np.testing.assert_array_equal(seen["context"][-3:], first)
+    np.testing.assert_array_equal(env.reset(seed=1)[0]["context"][-3:], first)
 
 
 def test_an_episode_is_replayed_by_its_stream(env: SelectionEnv) -> None:

@@ -110,6 +110,7 @@ def test_it_plays_as_sync_does(bundle_folder: Path, copies: int, mode: str) -> N
         {},
         {"order": "mixed", "split": "all", "hands": 30},
         {"observe": "path", "split": "test", "hand_size": 7, "hands": 9},
+        {**SMALL, "target": 7, "reward_weights": {"information": 0.3}},
         {
             **SMALL,
             "reward_weights": {

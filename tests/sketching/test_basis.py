@@ -23,7 +23,12 @@ def shards(rows: list[int], rank: int, k: int = 80) -> list[dict[str, torch.Tens
     rng = np.random.default_rng(rank)
     directions = rng.normal(size=(rank, k)) * np.geomspace(1, 0.1, rank)[:, None]
     return [
-        {"start": torch.from_numpy(rng.normal(size=(n, rank)) @ directions).half()}
+        {
+            "start": torch.from_numpy(rng.normal(size=(n, rank)) @ directions).half(),
+            "norms": torch.from_numpy(np.exp(rng.normal(size=n))).float(),
+            "losses": torch.from_numpy(rng.uniform(0, 4, size=n)).float(),
+            "tokens": torch.from_numpy(rng.integers(1, 99, size=n)).int(),
+        }
         for n in rows
     ]
 
@@ -35,7 +40,8 @@ def units(pool) -> np.ndarray:
 
 def test_it_spans_the_top_singular_vectors_of_unit_sketches():
     pool = shards([100, 64, 30], rank=60)
-    basis, origin = basis_for("new", pool)
+    found, origin = basis_for("new", pool)
+    basis = found["basis"]
     assert origin == "own pool"
     assert basis.shape == (80, DIRECTIONS)
     assert basis.dtype == torch.float32
@@ -48,12 +54,12 @@ def test_it_spans_the_top_singular_vectors_of_unit_sketches():
 
 def test_coordinates_are_of_the_order_of_one():
     pool = shards([200], rank=50)
-    coordinates = units(pool) @ basis_for("new", pool)[0].double().numpy()
+    coordinates = units(pool) @ basis_for("new", pool)[0]["basis"].double().numpy()
     np.testing.assert_allclose(np.square(coordinates).mean(0), 1, rtol=1e-5)
 
 
 def test_signs_are_settled():
-    basis = basis_for("new", shards([90], rank=40))[0].numpy()
+    basis = basis_for("new", shards([90], rank=40))[0]["basis"].numpy()
     largest = np.abs(basis).argmax(axis=0)
     assert (basis[largest, np.arange(DIRECTIONS)] > 0).all()
 
@@ -61,19 +67,47 @@ def test_signs_are_settled():
 @pytest.mark.parametrize(("rows", "k"), [(5, 80), (90, 16)])
 def test_directions_that_a_small_pool_lacks_read_as_zero(rows, k):
     real = min(rows, k)
-    basis = basis_for("new", shards([rows], rank=60, k=k))[0].numpy()
+    basis = basis_for("new", shards([rows], rank=60, k=k))[0]["basis"].numpy()
     assert basis.shape == (k, DIRECTIONS)
     assert np.isfinite(basis).all()
     assert (np.abs(basis[:, :real]).max(axis=0) > 0).all()
     assert not basis[:, real:].any()
 
 
+def log_columns(norms, losses, tokens) -> np.ndarray:
+    return np.stack([np.log(norms), losses, np.log(tokens)]).astype(np.float64)
+
+
+def test_scales_are_mean_and_deviation_over_the_whole_pool():
+    pool = shards([100, 30], rank=40)
+    whole = [
+        torch.cat([shard[name] for shard in pool]).numpy()
+        for name in ("norms", "losses", "tokens")
+    ]
+    scales = basis_for("new", pool)[0]["scales"]
+    assert (scales.shape, scales.dtype) == ((2, 3), torch.float32)
+    columns = log_columns(*whole)
+    expected = columns.mean(axis=1), columns.std(axis=1)
+    np.testing.assert_allclose(scales, expected, rtol=1e-5)
+
+
+def test_scales_of_samples_that_are_all_alike_can_be_divided_by():
+    [shard] = shards([40], rank=30)
+    shard |= {"norms": torch.zeros(40), "tokens": torch.ones(40, dtype=torch.int32)}
+    scales = basis_for("new", [shard])[0]["scales"].numpy()
+    assert np.isfinite(scales).all()
+    assert (scales[1] > 0).all()
+
+
 def test_a_space_that_a_shipped_bundle_has_keeps_its_basis(shipped):
     made = make_bundle(shipped / "given", pool=50, k=64)
     edit_manifest(made, space="known")
-    basis, origin = basis_for("known", shards([40], rank=30, k=64))
+    found, origin = basis_for("known", shards([40], rank=30, k=64))
     assert origin == "bundle given"
-    np.testing.assert_array_equal(basis.numpy(), load_bundle(made).basis)
+    given = load_bundle(made)
+    assert found.keys() == {"basis", "scales"}
+    np.testing.assert_array_equal(found["basis"], given.basis)
+    np.testing.assert_array_equal(found["scales"], given.scales)
     assert basis_for("other", shards([40], rank=30, k=64))[1] == "own pool"
 
 
@@ -81,13 +115,21 @@ def test_bundles_share_the_basis_of_all_their_pools(tmp_path):
     folders = [make_bundle(tmp_path / n, pool=90, seed=s) for s, n in enumerate("ab")]
     before = [load_bundle(folder) for folder in folders]
     pools = [
-        {"start": torch.from_numpy(bundle.pool.sketches("start"))} for bundle in before
+        {
+            "start": torch.from_numpy(bundle.pool.sketches("start")),
+            **{
+                name: torch.from_numpy(getattr(bundle.pool, name).copy())
+                for name in ("norms", "losses", "tokens")
+            },
+        }
+        for bundle in before
     ]
-    expected = basis_for("new", pools)[0].numpy()
+    expected = basis_for("new", pools)[0]
     share_basis(folders)
     for folder, old in zip(folders, before, strict=True):
         new = load_bundle(folder)  # verifies the manifest's hashes
-        np.testing.assert_allclose(new.basis, expected, atol=1e-5)
+        np.testing.assert_allclose(new.basis, expected["basis"], atol=1e-5)
+        np.testing.assert_allclose(new.scales, expected["scales"], rtol=1e-5)
         assert new.basis.shape == (64, DIRECTIONS) != old.basis.shape
         assert new.manifest["basis"] == f"pools of {before[0].name}, {before[1].name}"
 
