@@ -38,7 +38,10 @@ class OracleSelector:
         """Return rows in the order picked; the scores are their rewards."""
         rows = pool_rows(bundle, budget, indices)
         units = candidates(bundle, "start").rows(rows)[1]
-        rewards = Rewards(SurrogateLearner(bundle), Information(bundle.k, budget))
+        # It costs most of the time, which only who weighs it pays.
+        informed = self._weights["information"] != 0
+        information = Information(bundle.k, budget) if informed else None
+        rewards = Rewards(SurrogateLearner(bundle), information)
         left = np.ones(len(rows), bool)
         order, scores = np.empty(budget, np.int64), np.empty(budget, np.float32)
         for pick in range(budget):
