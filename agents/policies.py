@@ -102,7 +102,9 @@ class Threshold:
         order, scores = self._selector.select(env.bundle, size, self._rng)
         self._scores = np.empty(size, np.float32)
         self._scores[order] = scores
-        self._usual = self._scores[env.bundle.split("train")]
+        # A domain drawn from test candidates has no others.
+        usual = env.bundle.split("train")
+        self._usual = self._scores[usual] if len(usual) else self._scores
 
 
 class Planned:

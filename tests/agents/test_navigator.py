@@ -14,7 +14,7 @@ from ogs_env.agents.navigator import Navigator, build_network
 from ogs_env.agents.network import MaskableNavigatorPolicy, NavigatorPolicy
 from ogs_env.errors import InputError
 
-ROW, CONTEXT, HAND = 38, 100, 16
+ROW, CONTEXT, HAND = 39, 104, 16
 
 
 def make_agent(seed=0, passes=True):

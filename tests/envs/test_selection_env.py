@@ -329,12 +329,14 @@ def test_given_candidates_are_dealt_in_order(env: SelectionEnv) -> None:
 def test_the_share_of_the_candidates_that_the_budget_is_enough_for(
     env: SelectionEnv,
 ) -> None:
-    shares = [env.reset(options={"indices": range(9)})[0]["context"][-4]]
-    for action in (0, 0, 4, 1, 4, 0):  # the second 0 is invalid
+    shares = [env.reset(options={"indices": range(11)})[0]["context"][-4]]
+    for action in (0, 0, 1, 4, 1, 4, 0):  # the second 0 is invalid
         shares.append(env.step(action)[0]["context"][-4])
-    # Of 9 candidates, 8, 5 after a pass, 4 and at last the one of the short hand.
-    expected = [5 / 9, 4 / 8, 4 / 8, 4 / 5, 3 / 4, 1, 1]
+    # The last hand is of three.
+    expected = [5 / 11, 4 / 10, 4 / 10, 3 / 9, 3 / 7, 2 / 6, 2 / 3, 1 / 2]
     np.testing.assert_allclose(shares, expected, rtol=1e-6)
+    env.reset(options={"indices": range(7)})
+    assert env.step(4)[0]["context"][-4] == 1  # five picks left, three candidates
     assert env.reset(seed=0)[0]["context"][-4] == np.float32(5 / 24)
 
 

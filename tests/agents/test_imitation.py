@@ -1,0 +1,166 @@
+"""Imitation of the oracle: what is learned from, that it is learned, and where."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from make_bundle import make_bundle
+
+from ogs_env.agents.imitation import EPOCHS, collect, fit
+from ogs_env.agents.navigator import Navigator, build_network
+from ogs_env.agents.policies import make_policy
+from ogs_env.agents.training import (
+    REPORT_SEEDS,
+    TrainSettings,
+    make,
+    play,
+    play_together,
+    train,
+)
+from ogs_env.errors import InputError
+
+KWARGS = {"budget": 12, "hands": 8}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "pool", pool=1200)
+
+
+def maker(folder: Path, **kwargs: Any) -> Any:
+    def made(**changes: Any) -> gym.Env:
+        given = {"bundle": str(folder), **KWARGS, **kwargs, **changes}
+        return make("OGS-Custom-v0", given)
+
+    return made
+
+
+def settings(folder: Path, **changes: Any) -> TrainSettings:
+    kwargs = {"bundle": str(folder), **KWARGS}
+    given = {"oracle_episodes": 160, "evaluation_episodes": 16, **changes}
+    return TrainSettings(
+        env="OGS-Custom-v0", env_kwargs=kwargs, algorithm="imitation", **given
+    )
+
+
+def test_examples_are_the_oracles_choices_in_the_environments_own_domain(
+    folder: Path,
+) -> None:
+    make_env = maker(folder)
+    # The first two episodes of eight are the environment's own.
+    examples = collect(make_env, 2, np.random.default_rng(3))
+    wanted, rows = examples["wanted"].numpy(), examples["candidates"].numpy()
+    rng, env = np.random.default_rng(3), make_env()
+    step = 0
+    for _ in range(2):
+        observation, info = env.reset(seed=int(rng.integers(2**31)))
+        oracle = make_policy("oracle", env, rng)
+        plan: set[int] = set()
+        over = False
+        while not over:
+            oracle(observation, info, env)  # plans on the episode's first call
+            plan = set(oracle._plan.tolist())
+            table = env.unwrapped.table
+            right = [place for place, row in enumerate(table) if int(row) in plan]
+            expected = np.zeros(17, np.float32)
+            expected[right or [16]] = 1 / max(len(right), 1)
+            np.testing.assert_allclose(wanted[step], expected, atol=1e-6)
+            seen = observation["candidates"].astype(np.float16)
+            np.testing.assert_array_equal(rows[step], seen)
+            action = rng.choice(np.flatnonzero(expected))
+            observation, _, over, _, info = env.step(action)
+            step += 1
+    assert step == len(wanted) == len(examples["context"])
+
+
+def test_most_episodes_are_of_drawn_domains(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[dict[str, Any]] = []
+    make_env = maker(folder)
+
+    def recorded(**changes: Any) -> gym.Env:
+        made.append(changes)
+        return make_env(**changes)
+
+    collect(recorded, 32, np.random.default_rng(0))
+    drawn = [changes for changes in made if changes]
+    assert len(drawn) == 14  # of 16 pairs of episodes
+    assert len({changes["target"] for changes in drawn}) == 14
+    assert {changes["hands"] for changes in drawn} == {4, 8}
+    shares = [c["budget"] / (c["hands"] * 16) for c in drawn]
+    assert 0.08 < min(shares) < 0.2
+    assert 0.3 < max(shares) < 0.41
+
+
+def test_the_same_seed_gives_the_same_agent(folder: Path, tmp_path: Path) -> None:
+    given = settings(folder, oracle_episodes=6)
+    before = torch.get_rng_state()
+    agents = [train(given, tmp_path / name) for name in "ab"]
+    assert torch.equal(torch.get_rng_state(), before)  # nor is global state touched
+    states = [agent.network.state_dict() for agent in agents]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    other = train(settings(folder, oracle_episodes=6, seed=1)).network.state_dict()
+    assert not torch.equal(states[0]["pick_head.weight"], other["pick_head.weight"])
+    loaded = Navigator.load(tmp_path / "a")
+    assert loaded.description["settings"]["algorithm"] == "imitation"
+    curve = loaded.description["training"]["curve"]
+    assert len(curve) == EPOCHS
+    assert loaded.description["training"]["kept"] in curve
+
+
+def test_on_real_data_it_is_far_better_than_random_here_and_in_another_domain() -> None:
+    agent = train(
+        TrainSettings(
+            algorithm="imitation", oracle_episodes=300, evaluation_episodes=16
+        )
+    )
+    seeds = REPORT_SEEDS[:24]
+    for name in ("OGS-Medical-v0", "OGS-Legal-v0"):
+        env = make(name, {"split": "test"})
+        random, oracle = (
+            play(env, make_policy(policy, env, np.random.default_rng(0)), seeds).mean()
+            for policy in ("random", "oracle")
+        )
+        returns, _ = play_together(name, {"split": "test"}, agent, seeds)
+        assert returns.mean() > random + 0.4 * (oracle - random)
+
+
+def test_the_critic_is_left_alone(folder: Path) -> None:
+    examples = collect(maker(folder), 2, np.random.default_rng(0))
+    row, context = (examples[name].shape[-1] for name in ("candidates", "context"))
+    network = build_network(row, context, 16, True)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    seen = list(fit(network, examples, torch.Generator().manual_seed(0)))
+    assert seen == [len(examples["wanted"]) * (n + 1) for n in range(EPOCHS)]
+    after = network.state_dict()
+    for name, value in before.items():
+        of_critic = name.startswith(("critic", "value_head"))
+        assert torch.equal(after[name], value) is of_critic, name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cost_limit": 1.0}, "cost_limit: is kept by ppo or maskable-ppo alone"),
+        ({"oracle_episodes": 0}, "oracle_episodes is 0, expected at least 1"),
+    ],
+)
+def test_settings_that_do_not_fit(
+    folder: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        settings(folder, **changes)
+
+
+def test_a_mixture_has_no_oracle_to_imitate(folder: Path) -> None:
+    given = TrainSettings(
+        env="OGS-Custom-Mixture-v0",
+        env_kwargs={"bundle": str(folder)},
+        algorithm="imitation",
+    )
+    with pytest.raises(InputError, match=r"imitation: .* expected a SelectionEnv"):
+        train(given)
