@@ -332,7 +332,7 @@ def test_another_sketch_space_is_told(tmp_path, trained):
 
 def test_another_basis_is_told(tmp_path, trained):
     other = load_bundle(make_bundle(tmp_path / "other", pool=300, d=5))
-    with pytest.raises(InputError, match=r"reads 14 columns a candidate.* shows 11"):
+    with pytest.raises(InputError, match=r"reads 15 columns a candidate.* shows 12"):
         AgentSelector(trained[1]).select(other, 5, np.random.default_rng(0))
 
 
