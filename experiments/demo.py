@@ -16,7 +16,7 @@ from typing import Any
 
 from ogs_env.agents.deployment import load_selector
 from ogs_env.agents.navigator import DESCRIPTION
-from ogs_env.agents.training import TrainSettings, train
+from ogs_env.agents.training import IMITATION, TrainSettings, train
 from ogs_env.bundle import Bundle
 from ogs_env.data.domains import DomainData, medical_packages
 from ogs_env.data.samples import write_samples
@@ -41,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("demo_output"), help="folder for all it makes"
     )
     parser.add_argument(
-        "--seconds", type=float, default=120.0, help="of training the agent"
+        "--oracle-episodes",
+        type=int,
+        default=1200,
+        help="that the agent learns from (default 1200: a minute)",
     )
     parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning")
     parser.add_argument("--seed", type=int, default=0)
@@ -49,14 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the demo's stages; those that are done already are not repeated."""
-    if arguments.seconds <= 0:
-        raise InputError(f"--seconds: is {arguments.seconds:g}; expected more than 0")
+    if arguments.oracle_episodes < 1:
+        raise InputError(
+            f"--oracle-episodes: {arguments.oracle_episodes}; expected at least 1"
+        )
     stages = Stages(arguments.out)
     data = medical_packages(
         DATA_SEED, POOL, dev_size=DEV, test_size=TEST, anchor_size=ANCHOR
     )
     agent = arguments.out / "agent"
-    with_agent = f"train an agent in OGS-Medical-v0 for {arguments.seconds:.0f} s"
+    with_agent = "train an agent in OGS-Medical-v0 and domains drawn from its pool"
     stages.do("train", with_agent, lambda: _train(arguments, agent))
     bundle = stages.do(
         "sketch",
@@ -148,7 +153,11 @@ class Stages:
 
 
 def _train(arguments: argparse.Namespace, folder: Path) -> None:
-    settings = TrainSettings(seed=arguments.seed, seconds=arguments.seconds)
+    settings = TrainSettings(
+        seed=arguments.seed,
+        algorithm=IMITATION,
+        oracle_episodes=arguments.oracle_episodes,
+    )
     note = folder / DESCRIPTION
     if note.exists():
         if read_json(note, "agent")["settings"] == dataclasses.asdict(settings):
@@ -157,8 +166,8 @@ def _train(arguments: argparse.Namespace, folder: Path) -> None:
     agent = train(settings, folder)
     kept = agent.description["training"]["kept"]
     print(
-        f"test return {kept['return']:.2f} % of the domain loss after "
-        f"{kept['steps']:,.0f} steps",
+        f"test return {kept['return']:.2f} %, after {kept['steps']:,.0f} examples of "
+        "what the oracle picks",
         file=sys.stderr,
     )
     return None
