@@ -131,6 +131,13 @@ class TrainSettings:
             raise InputError(f"cost_limit is {self.cost_limit}, expected more than 0")
 
 
+def rank(settings: TrainSettings, point: dict[str, float]) -> tuple[bool, float]:
+    """Return what is higher for a better evaluation: one that keeps the limit first."""
+    limit = settings.cost_limit
+    kept = limit is None or point["cost"] <= limit * (1 + _COST_TOLERANCE)
+    return kept, point["return"] if kept else -point["cost"]
+
+
 class Clock:
     """How much of a run's limits is spent, from 0 to 1."""
 
@@ -206,15 +213,10 @@ class _Coach(BaseCallback):
         self.curve.append(point)
         shown = {name: f"{value:.3g}" for name, value in point.items()}
         self.bar.set_postfix({**shown, "steps": self.num_timesteps})
-        if not self.best or self._rank(point) > self._rank(self.best_at):
+        found = rank(self.settings, point)
+        if not self.best or found > rank(self.settings, self.best_at):
             self.best_at = point
             self.best = copy.deepcopy(network.state_dict())
-
-    def _rank(self, point: dict[str, float]) -> tuple[bool, float]:
-        """Return what is higher for a better model: one that keeps the limit first."""
-        limit = self.settings.cost_limit
-        kept = limit is None or point["cost"] <= limit * (1 + _COST_TOLERANCE)
-        return kept, point["return"] if kept else -point["cost"]
 
     def _keep(self) -> None:
         """Keep what a stopped run needs to go on from here."""
@@ -259,6 +261,7 @@ def train(
         settings: See `TrainSettings`.
         folder: Where to save; an agent there is replaced at the end of the run.
         callbacks: SB3's, called beside the trainer's own; it evaluates before them.
+            Imitation has none.
         tensorboard: Folder for SB3's tensorboard log; none is written without.
 
     Returns:
@@ -269,6 +272,11 @@ def train(
     """
     with one_thread():
         if settings.algorithm == IMITATION:
+            if callbacks:
+                raise InputError(
+                    "algorithm: 'imitation' is neither logged nor swept; expected ppo "
+                    "or maskable-ppo with --wandb and `ogs sweep`"
+                )
             agent = _imitated(settings)
         else:
             agent = _train(settings, folder, callbacks, tensorboard)
@@ -339,12 +347,11 @@ def _imitated(settings: TrainSettings) -> Navigator:
     row, context = (examples[name].shape[-1] for name in ("candidates", "context"))
     network = build_network(row, context, settings.width, True, settings.seed)
     curve: list[dict[str, float]] = []
-    best: dict[str, torch.Tensor] = {}
     for steps in fit(network, examples, torch.Generator().manual_seed(settings.seed)):
-        point = _evaluated(settings, network, steps)
-        if not curve or point["return"] > max(p["return"] for p in curve):
-            best, kept = copy.deepcopy(network.state_dict()), point
-        curve.append(point)
+        curve.append(_evaluated(settings, network, steps))
+        kept = max(curve, key=lambda point: rank(settings, point))
+        if kept is curve[-1]:
+            best = copy.deepcopy(network.state_dict())
     network.load_state_dict(best)
     seconds = time.monotonic() - started
     return _agent(settings, single, network, seconds, kept, curve)

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--oracle-episodes",
         type=int,
         default=1200,
-        help="that the agent learns from (default 1200: a minute)",
+        help="of which the agent imitates the picks; 1200 take a minute",
     )
     parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning")
     parser.add_argument("--seed", type=int, default=0)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 
 from ogs_env.agents.navigator import Navigator, one_thread
-from ogs_env.agents.training import CHOICE_SEEDS, TrainSettings, make
+from ogs_env.agents.training import CHOICE_SEEDS, TrainSettings, make, rank
 from ogs_env.rewards import NO_PICK
 
 CURVE = ("evaluation/return", "evaluation/cost", "kept/return", "kept/cost")
@@ -74,7 +74,7 @@ class Evaluations(BaseCallback):
         while self._told < len(trainer.curve):
             self._told += 1
             earlier = trainer.curve[: self._told]
-            kept = max(earlier, key=trainer._rank)
+            kept = max(earlier, key=lambda point: rank(trainer.settings, point))
             self.tell(int(earlier[-1]["steps"]), curve_measures(earlier[-1], kept))
 
     def tell(self, steps: int, measures: dict[str, float]) -> None:

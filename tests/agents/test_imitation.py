@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from make_bundle import make_bundle
+from stable_baselines3.common.callbacks import ConvertCallback
 
 from ogs_env.agents.imitation import EPOCHS, collect, fit
 from ogs_env.agents.navigator import Navigator, build_network
@@ -154,6 +155,11 @@ def test_settings_that_do_not_fit(
 ) -> None:
     with pytest.raises(InputError, match=message):
         settings(folder, **changes)
+
+
+def test_it_has_no_callbacks(folder: Path) -> None:
+    with pytest.raises(InputError, match="'imitation' is neither logged nor swept"):
+        train(settings(folder), callbacks=[ConvertCallback(print)])
 
 
 def test_a_mixture_has_no_oracle_to_imitate(folder: Path) -> None:

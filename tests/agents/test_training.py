@@ -25,6 +25,7 @@ from ogs_env.agents.training import (
     make,
     play,
     play_together,
+    rank,
     summarise,
     train,
 )
@@ -143,7 +144,7 @@ def test_of_models_the_best_that_keeps_the_limit_is_kept(folder):
     )
     kept = [{"return": 2.0, "cost": 1.04}, {"return": 1.0, "cost": 0.2}]
     broken = [{"return": 9.0, "cost": 1.2}, {"return": 10.0, "cost": 3.0}]
-    ranks = [coach._rank(point) for point in [*kept, *broken]]
+    ranks = [rank(coach.settings, point) for point in [*kept, *broken]]
     assert sorted(ranks, reverse=True) == ranks
 
 
