@@ -67,7 +67,7 @@ def plot_training(
         axes[1].set(ylabel="cost of an episode, %", ylim=(0, None))
         axes[1].set_title("line: evaluated, dotted: in training, black: the limit")
         axes[2].set(ylabel="multiplier of the cost")
-    axes[-1].set_xlabel("environment steps")
+    axes[-1].set_xlabel("environment steps; of imitation, examples learned from")
     axes[-1].xaxis.set_major_formatter(lambda x, _: f"{x / 1000:,.0f}k" if x else "0")
     for one in axes:
         one.grid(alpha=0.25)
