@@ -57,8 +57,9 @@ def tradeoff(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.plot(0, 0, marker="*", markersize=18, color="black", zorder=4)
     _name(axes, "before", 0, 0, "black", above=True)
     colours = iter(COLOURS * len(points))
-    # Neighbours have their labels above and below by turns.
-    ordered = sorted(points.items(), key=lambda item: min(item[1]))
+    # Labels are above and below by turns, from the highest point on: of two that are
+    # close, each has its own nearest.
+    ordered = sorted(points.items(), key=lambda item: -max(y for _, y in item[1]))
     for number, (selector, runs) in enumerate(ordered):
         colour = RANDOM_COLOUR if selector == "random" else next(colours)
         marker = "o" if selector == "random" else MARKERS[number % len(MARKERS)]
