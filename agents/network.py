@@ -27,13 +27,24 @@ class Trunk(nn.Module):
     Each candidate's row meets the context, then a summary of the table (mean and
     maximum over the candidates that lie there), as in Deep Sets (Zaheer et al.
     2017): equivariant to the candidates' order, for any number of them.
+
+    Beside a row it reads its agreement with the domain: the row's direction times the
+    domain's, coordinate by coordinate. Which coordinates of an agreement matter is
+    what moves to another domain.
+
+    Args:
+        row: Columns of a candidate.
+        context: Numbers of the context; the first are the domain's direction.
+        width: Units of every hidden layer.
+        direction: Columns of a row that hold its direction.
     """
 
-    def __init__(self, row: int, context: int, width: int) -> None:
+    def __init__(self, row: int, context: int, width: int, direction: slice) -> None:
         super().__init__()
+        self.direction = direction
         # Two linear maps, added, are one on [row, context], but the context's is
         # computed once a table instead of once a candidate.
-        self.row = nn.Linear(row, width)
+        self.row = nn.Linear(row + direction.stop - direction.start, width)
         self.context = nn.Linear(context, width)
         self.candidate = nn.Linear(width, width)
         self.summary = nn.Linear(3 * width, width)
@@ -52,21 +63,34 @@ class Trunk(nn.Module):
             float32 (batch, candidates, width) and float32 (batch, width).
         """
         around = self.context(context)
-        hand = nn.functional.silu(self.row(rows) + around.unsqueeze(1)) * available
+        read = self._read(rows, context)
+        hand = nn.functional.silu(read + around.unsqueeze(1)) * available
         mean = hand.sum(1) / available.sum(1).clamp(min=1.0)
         parts = [mean, hand.amax(1), nn.functional.silu(around)]
         table = self.summary(torch.cat(parts, dim=1))
         hand = nn.functional.silu(self.candidate(hand) + table.unsqueeze(1))
         return hand, nn.functional.silu(table)
 
+    def _read(self, rows: Tensor, context: Tensor) -> Tensor:
+        """Map rows and their agreements, float32 (batch, candidates, width)."""
+        here = self.direction
+        domain = context[:, : here.stop - here.start]
+        if not (domain == domain[:1]).all():
+            agreement = rows[..., here] * domain.unsqueeze(1)
+            return self.row(torch.cat([rows, agreement], dim=-1))
+        # In one domain the agreement is a linear map of the direction: the same, at
+        # half the cost.
+        own, agreed = self.row.weight.split([rows.shape[-1], domain.shape[1]], dim=1)
+        margins = here.start, rows.shape[-1] - here.stop
+        folded = own + nn.functional.pad(agreed * domain[0], margins)
+        return nn.functional.linear(rows, folded, self.row.bias)
+
 
 class Network(nn.Module):
     """Logits of every choice, and the value of the table.
 
     It reads observations of `SelectionEnv`, where passing is a choice too, or of
-    `MixtureEnv`, whose clusters are the candidates. Beside a row it reads the row's
-    direction times the domain's, coordinate by coordinate: which coordinates of an
-    agreement matter is what moves to another domain. The actor and the critic are
+    `MixtureEnv`, whose clusters are the candidates. The actor and the critic are
     apart, as in SB3's policies, so that the value's error does not steer what the
     picks are judged by.
 
@@ -87,12 +111,11 @@ class Network(nn.Module):
         self.shape = {"row": row, "context": context, "width": width}
         self.passes = passes
         self.key = "candidates" if passes else "clusters"
-        # Where a row's direction lies: first in a candidate's, last in a cluster's.
-        self._directions = row - SCALARS[self.key]
-        self._first = 0 if passes else SCALARS[self.key]
-        wide = row + self._directions
-        self.actor = Trunk(wide, context, width)
-        self.critic = Trunk(wide, context, width)
+        # A direction comes first in a candidate's row, last in a cluster's.
+        scalars = SCALARS[self.key]
+        direction = slice(0, row - scalars) if passes else slice(scalars, row)
+        self.actor = Trunk(row, context, width, direction)
+        self.critic = Trunk(row, context, width, direction)
         self.pick_head = nn.Linear(width, 1)
         self.pass_head = nn.Linear(width, 1) if passes else None
         self.value_head = nn.Linear(2 * width, 1)
@@ -137,11 +160,8 @@ class Network(nn.Module):
         return self.value_head(torch.cat([mean, table], dim=1))
 
     def _table(self, observation: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        rows, d = observation[self.key], self._directions
-        directions = rows[..., self._first : self._first + d]
-        agreement = directions * observation["context"][:, None, :d]
-        available = rows[..., -1:] if self.passes else (rows[..., :1] > 0).float()
-        return torch.cat([rows, agreement], dim=-1), available
+        rows = observation[self.key]
+        return rows, rows[..., -1:] if self.passes else (rows[..., :1] > 0).float()
 
 
 class _Unchanged(BaseFeaturesExtractor):

@@ -254,3 +254,20 @@ def test_a_failed_save_leaves_the_old_agent(tmp_path):
         broken.save(tmp_path)
     after = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     assert after == before
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_folded_agreement_is_the_plain_one(passes):
+    """Tables of one domain are read as they are among tables of others."""
+    agent = make_agent(passes=passes)
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randn(6, HAND, ROW, generator=generator)
+    context = torch.randn(6, CONTEXT, generator=generator)
+    context[:5] = context[:1]
+    for trunk in (agent.network.actor, agent.network.critic):
+        here = trunk.direction
+        agreement = rows[..., here] * context[:, None, : here.stop - here.start]
+        plain = trunk.row(torch.cat([rows, agreement], dim=-1))
+        torch.testing.assert_close(trunk._read(rows, context), plain)
+        folded = trunk._read(rows[:5], context[:5])
+        torch.testing.assert_close(folded, plain[:5], atol=1e-4, rtol=1e-4)
