@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ogs_env.agents.baselines.oracle import OracleSelector
 from ogs_env.agents.network import Network
+from ogs_env.drawn import POOL
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.errors import InputError
 
@@ -78,7 +79,8 @@ def _another(
     make: Callable[..., gym.Env], own: SelectionEnv, rng: np.random.Generator
 ) -> SelectionEnv:
     """Make an environment of a drawn domain."""
-    hands = max(own.hands // int(rng.choice([1, 2])), 1)
+    most = min(own.hands, POOL // own.hand_size)
+    hands = max(most // int(rng.choice([1, 2])), 1)
     budget = round(rng.uniform(*_BUDGETS) * hands * own.hand_size)
     target = int(rng.integers(2**31))
     env = make(target=target, hands=hands, budget=max(budget, 1)).unwrapped

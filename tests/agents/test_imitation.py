@@ -97,6 +97,11 @@ def test_most_episodes_are_of_drawn_domains(
     assert 0.3 < max(shares) < 0.41
 
 
+def test_streams_are_no_longer_than_a_drawn_pool(folder: Path) -> None:
+    examples = collect(maker(folder, hands=40), 8, np.random.default_rng(0))
+    assert len(examples["wanted"])
+
+
 def test_the_same_seed_gives_the_same_agent(folder: Path, tmp_path: Path) -> None:
     given = settings(folder, oracle_episodes=6)
     before = torch.get_rng_state()
