@@ -132,10 +132,11 @@ class Hands:
 
     def observation(self, which: Any = ...) -> dict[str, Any]:
         """Return the observation of all copies, or of some or one; copied."""
-        to_come = self.sizes - (self.hand + 1) * self.streams.shape[2]
-        left = np.maximum(self.left + np.maximum(to_come, 0), 1)
-        share = np.minimum((self._budget - self._learners.counts) / left, 1.0)
-        self.context[:, 3 * self._d + 4] = share
+        dealt = (self.hand[which] + 1) * self.streams.shape[2]
+        to_come = np.maximum(self.sizes[which] - dealt, 0)
+        left = np.maximum(self.left[which] + to_come, 1)
+        picks_left = self._budget - self._learners.counts[which]
+        self.context[which, 3 * self._d + 4] = np.minimum(picks_left / left, 1.0)
         return {
             "candidates": self.candidates[which].copy(),
             "context": self.context[which].copy(),
