@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ogs_env.agents.navigator import Navigator, choose, one_thread
-from ogs_env.agents.network import SCALARS
+from ogs_env.agents.navigator import Navigator, one_thread
 from ogs_env.agents.selector import SELECTORS, Selector, make_selector, pool_rows
 from ogs_env.bundle import Bundle
 from ogs_env.data.texts import Texts
@@ -99,14 +98,7 @@ class AgentSelector:
                 f"bundle '{bundle.name}' is in '{bundle.space}'; sketch with the "
                 "agent's proxy and projection, or train an agent on this bundle"
             )
-        row = bundle.basis.shape[1] + SCALARS["candidates"]
-        columns = self.navigator.network.shape["row"]
-        if row != columns:
-            raise InputError(
-                f"{self.folder}: the agent reads {columns} columns a candidate, bundle "
-                f"'{bundle.name}' shows {row}: its basis is another one; build it "
-                "again with the proxy's shipped basis"
-            )
+        self.navigator.check_columns(bundle, self.folder)
 
 
 class _Tables:
@@ -146,7 +138,7 @@ class _Tables:
             masks = np.stack([tables[n].action_masks() for n in playing])
             logs = self._navigator.log_probabilities(batch, masks)
             over = set()
-            actions = choose(logs).tolist()
+            actions = self._navigator.choose(logs, batch).tolist()
             for n, log, mask, action in zip(playing, logs, masks, actions, strict=True):
                 best = seen[n]
                 for place in np.flatnonzero(mask[:-1]).tolist():

@@ -21,12 +21,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ogs_env.agents.network import NEVER, Network
+from ogs_env.agents.network import NEVER, SCALARS, Network
+from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError
 from ogs_env.files import read_json, whole_file
 
 FORMAT = "ogs-agent"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 DESCRIPTION = "agent.json"
 WEIGHTS = "policy.safetensors"
 
@@ -42,7 +43,7 @@ class Navigator:
             `model.policy.mlp_extractor.load_state_dict(agent.network.state_dict())`
             goes on training it.
         description: JSON-able: bundle, sketch space, environment, settings,
-            training summary.
+            training summary; `ahead`, if it is there, is what `choose` keeps to.
     """
 
     network: Network
@@ -70,8 +71,37 @@ class Navigator:
         self, observation: Observation, masks: NDArray[np.bool_]
     ) -> NDArray[np.int64]:
         """Return an action (batch,) for each observation, without chance."""
-        logs = self.log_probabilities(observation, masks)
-        return choose(logs) if self.network.passes else logs.argmax(axis=1)
+        return self.choose(self.log_probabilities(observation, masks), observation)
+
+    def choose(
+        self, log_probabilities: NDArray[np.float32], observation: Observation
+    ) -> NDArray[np.int64]:
+        """Return the action that stands for each distribution.
+
+        Pass where passing is likelier than all picks together, else take the likeliest
+        candidate. The single likeliest action would pass too often: picks share their
+        probability among many candidates that are about as good.
+
+        An agent whose description has `ahead` also passes while the spent share of
+        its budget is so much larger than the share of hands that were dealt.
+
+        Args:
+            log_probabilities: float32 (batch, actions), the last one of passing if
+                that is a choice.
+            observation: Arrays of the batch of observations.
+
+        Returns:
+            int64 (batch,).
+        """
+        if not self.network.passes:
+            return log_probabilities.argmax(axis=1)
+        picks = log_probabilities[:, :-1]
+        passes = np.exp(log_probabilities[:, -1]) > 0.5
+        if "ahead" in self.description:
+            place = 3 * (self.network.shape["row"] - SCALARS["candidates"])
+            budget_left, hands_left = observation["context"][:, place : place + 2].T
+            passes |= hands_left - budget_left > self.description["ahead"]
+        return np.where(passes, picks.shape[1], picks.argmax(axis=1))
 
     def __call__(
         self,
@@ -83,6 +113,25 @@ class Navigator:
         batch = {key: value[None] for key, value in observation.items()}
         mask = np.asarray(info["action_mask"], bool)
         return int(self.act(batch, mask[None])[0])
+
+    def check_columns(self, bundle: Bundle, folder: Path) -> None:
+        """Check that a bundle shows what the network reads.
+
+        Args:
+            bundle: Where the agent is to play.
+            folder: Where the agent is from.
+
+        Raises:
+            InputError: If its candidates have other columns.
+        """
+        row = bundle.basis.shape[1] + SCALARS["candidates"]
+        columns = self.network.shape["row"]
+        if row != columns:
+            raise InputError(
+                f"{folder}: the agent reads {columns} columns a candidate, bundle "
+                f"'{bundle.name}' shows {row}: its basis is another one; build it "
+                "again with the proxy's shipped basis, or train an agent on it"
+            )
 
     def save(self, folder: Path) -> None:
         """Write the agent to a folder; an agent there is replaced only when whole.
@@ -138,24 +187,6 @@ class Navigator:
         return cls(network, description)
 
 
-def choose(log_probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the action that stands for each distribution.
-
-    Pass where passing is likelier than all picks together, else take the likeliest
-    candidate. The single likeliest action would pass too often: picks share their
-    probability among many candidates that are about as good.
-
-    Args:
-        log_probabilities: float32 (batch, hand_size + 1), the last one of passing.
-
-    Returns:
-        int64 (batch,).
-    """
-    picks = log_probabilities[:, :-1]
-    passes = np.exp(log_probabilities[:, -1]) > 0.5
-    return np.where(passes, picks.shape[1], picks.argmax(axis=1))
-
-
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Run torch on one thread: on small tensors two are many times slower."""
@@ -192,6 +223,12 @@ def _read_description(file: Path) -> dict[str, Any]:
     for key in ("space", "environment", "network", "weights_sha256"):
         if key not in description:
             raise InputError(f"{file}: lacks '{key}'; train the agent again")
+    ahead = description.get("ahead", 0.0)
+    if not isinstance(ahead, int | float) or not 0 <= ahead <= 1:
+        raise InputError(
+            f"{file}: 'ahead' is {ahead!r}, expected a number from 0 to 1; train the "
+            "agent again"
+        )
     wanted = {"row", "context", "width", "passes"}
     if not isinstance(description["network"], dict) or wanted != set(
         description["network"]

@@ -24,7 +24,7 @@ SCALARS = {"candidates": 7, "clusters": 6}
 class Trunk(nn.Module):
     """Encode a table: one vector per candidate, and one for all of it.
 
-    Each candidate's row meets the context, then a summary of the table (mean and
+    Each candidate's row meets the context, then all of them are summed up (mean and
     maximum over the candidates that lie there), as in Deep Sets (Zaheer et al.
     2017): equivariant to the candidates' order, for any number of them.
 
@@ -46,7 +46,6 @@ class Trunk(nn.Module):
         # computed once a table instead of once a candidate.
         self.row = nn.Linear(row + direction.stop - direction.start, width)
         self.context = nn.Linear(context, width)
-        self.candidate = nn.Linear(width, width)
         self.summary = nn.Linear(3 * width, width)
 
     def forward(
@@ -60,16 +59,15 @@ class Trunk(nn.Module):
             context: float32 (batch, context).
 
         Returns:
-            float32 (batch, candidates, width) and float32 (batch, width).
+            float32 (batch, candidates, width), 0 where none lies, and float32 (batch,
+            width), which is still linear.
         """
         around = self.context(context)
         read = self._read(rows, context)
         hand = nn.functional.silu(read + around.unsqueeze(1)) * available
         mean = hand.sum(1) / available.sum(1).clamp(min=1.0)
         parts = [mean, hand.amax(1), nn.functional.silu(around)]
-        table = self.summary(torch.cat(parts, dim=1))
-        hand = nn.functional.silu(self.candidate(hand) + table.unsqueeze(1))
-        return hand, nn.functional.silu(table)
+        return hand, self.summary(torch.cat(parts, dim=1))
 
     def _read(self, rows: Tensor, context: Tensor) -> Tensor:
         """Map rows and their agreements, float32 (batch, candidates, width)."""
@@ -116,9 +114,10 @@ class Network(nn.Module):
         direction = slice(0, row - scalars) if passes else slice(scalars, row)
         self.actor = Trunk(row, context, width, direction)
         self.critic = Trunk(row, context, width, direction)
+        self.candidate = nn.Linear(width, width)
         self.pick_head = nn.Linear(width, 1)
         self.pass_head = nn.Linear(width, 1) if passes else None
-        self.value_head = nn.Linear(2 * width, 1)
+        self.value_head = nn.Linear(width, 1)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.orthogonal_(module.weight, 2.0**0.5)
@@ -147,17 +146,17 @@ class Network(nn.Module):
 
     def _logits(self, rows: Tensor, available: Tensor, context: Tensor) -> Tensor:
         hand, table = self.actor(rows, available, context)
-        picks = self.pick_head(hand).masked_fill(available == 0, NEVER).squeeze(-1)
+        # A candidate among the others; for the value their summary is enough.
+        rated = nn.functional.silu(self.candidate(hand) + table.unsqueeze(1))
+        picks = self.pick_head(rated).masked_fill(available == 0, NEVER).squeeze(-1)
         if self.pass_head is None:
             return picks
-        return torch.cat([picks, self.pass_head(table)], dim=1)
+        passing = self.pass_head(nn.functional.silu(table))
+        return torch.cat([picks, passing], dim=1)
 
     def _values(self, rows: Tensor, available: Tensor, context: Tensor) -> Tensor:
-        hand, table = self.critic(rows, available, context)
-        # A product of matrices is quicker than masking and a sum.
-        whole = torch.bmm(available.transpose(1, 2), hand).squeeze(1)
-        mean = whole / available.sum(1).clamp(min=1.0)
-        return self.value_head(torch.cat([mean, table], dim=1))
+        table = self.critic(rows, available, context)[1]
+        return self.value_head(nn.functional.silu(table))
 
     def _table(self, observation: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         rows = observation[self.key]

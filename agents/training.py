@@ -1,4 +1,4 @@
-"""Train a Navigator with PPO, and measure policies on paired episodes."""
+"""Train a Navigator: with PPO, or by imitation."""
 
 import copy
 import sys
@@ -12,14 +12,14 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
-from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from tqdm import tqdm
 
-from ogs_env.agents.imitation import collect, fit
+from ogs_env.agents.episodes import CHOICE_SEEDS, is_native, make, play_together
+from ogs_env.agents.imitation import AHEAD, collect, fit
 from ogs_env.agents.lagrangian import CostLimit
 from ogs_env.agents.navigator import Navigator, build_network, one_thread
 from ogs_env.agents.network import (
@@ -27,7 +27,6 @@ from ogs_env.agents.network import (
     NavigatorPolicy,
     Network,
 )
-from ogs_env.agents.policies import Policy, episode_return
 from ogs_env.agents.progress import (
     FILE,
     Progress,
@@ -39,11 +38,6 @@ from ogs_env.agents.vec_env import SelectionVecEnv
 from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.errors import InputError, unknown_name
-
-# Episodes that choose the best model and those that report are seeded apart, so a
-# reported return is not the best of several draws of the same episodes.
-CHOICE_SEEDS = range(1_000_000, 1_000_000 + 10_000)
-REPORT_SEEDS = range(2_000_000, 2_000_000 + 10_000)
 
 ALGORITHMS = {
     "maskable-ppo": (MaskablePPO, MaskableNavigatorPolicy),
@@ -364,11 +358,16 @@ def _evaluated(
     returns, costs = play_together(
         settings.env,
         {**settings.env_kwargs, "split": "test"},
-        Navigator(network, {}),
+        Navigator(network, _manner(settings)),
         CHOICE_SEEDS[: settings.evaluation_episodes],
     )
     means = {"return": float(returns.mean()), "cost": float(costs.mean())}
     return {"steps": steps, **means}
+
+
+def _manner(settings: TrainSettings) -> dict[str, float]:
+    """Return what the description tells of how the agent plays."""
+    return {"ahead": AHEAD} if settings.algorithm == IMITATION else {}
 
 
 def _agent(
@@ -382,6 +381,7 @@ def _agent(
     """Return what was trained, with its description."""
     description = {
         **described(single),
+        **_manner(settings),
         "settings": asdict(settings),
         "training": {
             "steps": curve[-1]["steps"],
@@ -460,109 +460,9 @@ def described(environment: gym.Env) -> dict[str, Any]:
     }
 
 
-def make(env: str, kwargs: dict[str, Any]) -> gym.Env:
-    """Make an environment; an unknown id is told with near ones.
-
-    Raises:
-        InputError: If the id is unknown or an argument is wrong.
-    """
-    try:
-        return gym.make(env, disable_env_checker=True, **kwargs)
-    except gym.error.UnregisteredEnv:
-        known = [name for name in gym.registry if name.startswith("OGS-")]
-        raise unknown_name("environment", env, known) from None
-
-
 def _copies(env: str, kwargs: dict[str, Any], count: int) -> VecEnv:
     """Make copies of an environment that play side by side, natively if they can."""
-    if _is_native(env, kwargs):
+    if is_native(env, kwargs):
         mode = AutoresetMode.SAME_STEP.value
         return SelectionVecEnv(gym.make_vec(env, count, autoreset_mode=mode, **kwargs))
     return DummyVecEnv([lambda: _Quiet(make(env, kwargs))] * count)
-
-
-def _is_native(env: str, kwargs: dict[str, Any]) -> bool:
-    live = kwargs.get("learner") == "live"
-    return gym.spec(env).vector_entry_point is not None and not live
-
-
-def play_together(
-    env: str, kwargs: dict[str, Any], agent: Navigator, seeds: Sequence[int]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Play one episode per seed, side by side, an agent's best actions.
-
-    Args:
-        env: Id of the environment.
-        kwargs: Its arguments.
-        agent: Who plays.
-        seeds: One for each episode.
-
-    Returns:
-        float64 (episodes,), undiscounted returns, and sums of `info["cost"]`.
-    """
-    mode = AutoresetMode.SAME_STEP
-    envs: gym.vector.VectorEnv
-    if _is_native(env, kwargs):
-        envs = gym.make_vec(env, len(seeds), autoreset_mode=mode.value, **kwargs)
-    else:
-        envs = gym.vector.SyncVectorEnv(
-            [lambda: make(env, kwargs)] * len(seeds), autoreset_mode=mode
-        )
-    observations, infos = envs.reset(seed=list(seeds))  # type: ignore[arg-type]
-    playing = np.ones(len(seeds), np.bool_)
-    returns, costs = np.zeros(len(seeds)), np.zeros(len(seeds))
-    while playing.any():
-        actions = agent.act(observations, infos["action_mask"].astype(np.bool_))
-        observations, rewards, terminated, truncated, infos = envs.step(actions)
-        over = terminated | truncated
-        found = infos["cost"]
-        if over.any():  # the infos of those are about their next episodes
-            found = np.where(over, infos["final_info"]["cost"], found)
-        returns += rewards * playing
-        costs += found * playing
-        playing &= ~over
-    envs.close()
-    return returns, costs
-
-
-def play(
-    environment: gym.Env, policy: Policy, seeds: Sequence[int]
-) -> NDArray[np.float64]:
-    """Play one episode per seed.
-
-    Args:
-        environment: A `SelectionEnv`, wrapped or not.
-        policy: From (observation, info, env) to an action.
-        seeds: One for each episode; the same seeds pair policies.
-
-    Returns:
-        float64 (episodes,), undiscounted returns.
-    """
-    return np.array([episode_return(environment, policy, seed) for seed in seeds])
-
-
-def summarise(
-    returns: NDArray[np.float64], resamples: int = 10_000
-) -> dict[str, float]:
-    """Return a mean with its 95 % interval.
-
-    Percentile bootstrap (Efron and Tibshirani 1993). Of several training runs on
-    the same episodes, runs and episodes are both drawn anew, since a luckier seed
-    and easier episodes are two sources of chance.
-
-    Args:
-        returns: float64 (episodes,) or (runs, episodes).
-        resamples: Bootstrap draws.
-
-    Returns:
-        `mean`, `low` and `high`.
-    """
-    table = np.atleast_2d(returns)
-    rng = np.random.default_rng(0)
-    weights = [
-        rng.multinomial(size, np.full(size, 1 / size), size=resamples) / size
-        for size in table.shape
-    ]
-    means = np.einsum("ri,ij,rj->r", weights[0], table, weights[1], optimize=True)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return {"mean": float(table.mean()), "low": float(low), "high": float(high)}

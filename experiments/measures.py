@@ -4,14 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 
+from ogs_env.agents.episodes import CHOICE_SEEDS, make_together
 from ogs_env.agents.navigator import Navigator, one_thread
-from ogs_env.agents.training import CHOICE_SEEDS, TrainSettings, make, rank
+from ogs_env.agents.training import TrainSettings, rank
 from ogs_env.rewards import NO_PICK
 
 CURVE = ("evaluation/return", "evaluation/cost", "kept/return", "kept/cost")
@@ -86,20 +85,12 @@ def _play(
     env: str, kwargs: dict[str, Any], agent: Navigator, seeds: Sequence[int]
 ) -> dict[str, NDArray[np.float64]]:
     """Play one episode per seed, side by side; return a column for each measure."""
-    mode = AutoresetMode.SAME_STEP
-    live = kwargs.get("learner") == "live"
-    envs: gym.vector.VectorEnv
-    if gym.spec(env).vector_entry_point is not None and not live:
-        envs = gym.make_vec(env, len(seeds), autoreset_mode=mode.value, **kwargs)
-    else:
-        envs = gym.vector.SyncVectorEnv(
-            [lambda: make(env, kwargs)] * len(seeds), autoreset_mode=mode
-        )
+    envs = make_together(env, kwargs, len(seeds))
     columns = {
         name: np.zeros(len(seeds)) for name in ("return", "cost", *NO_PICK, *_HELD_OUT)
     }
     steps = np.zeros(len(seeds))
-    observations, infos = envs.reset(seed=list(seeds))  # type: ignore[arg-type]
+    observations, infos = envs.reset(seed=list(seeds))
     playing = np.ones(len(seeds), np.bool_)
     while playing.any():
         actions = agent.act(observations, infos["action_mask"].astype(np.bool_))

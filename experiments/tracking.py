@@ -33,8 +33,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from wandb.integration.sb3 import WandbCallback
 from wandb.integration.tensorboard import unpatch
 
+from ogs_env.agents.episodes import REPORT_SEEDS, make, summarise
 from ogs_env.agents.navigator import Navigator, one_thread
-from ogs_env.agents.training import REPORT_SEEDS, TrainSettings, make, summarise
+from ogs_env.agents.training import TrainSettings
 from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.errors import InputError
 from ogs_env.experiments.measures import Evaluations, end_measures

@@ -14,17 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ogs_env.agents.episodes import REPORT_SEEDS, make, play, play_together, summarise
 from ogs_env.agents.navigator import one_thread
 from ogs_env.agents.policies import make_policy
-from ogs_env.agents.training import (
-    REPORT_SEEDS,
-    TrainSettings,
-    make,
-    play,
-    play_together,
-    summarise,
-    train,
-)
+from ogs_env.agents.training import TrainSettings, train
 from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.errors import InputError
 from ogs_env.experiments.curves import plot_training

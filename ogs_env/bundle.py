@@ -424,3 +424,11 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
     manifest = path / MANIFEST
     modified = manifest.stat().st_mtime_ns if manifest.is_file() else 0
     return _load(path, modified)
+
+
+def scalars(
+    norms: NDArray[Any], losses: NDArray[Any], tokens: NDArray[Any]
+) -> NDArray[Any]:
+    """Return what `Bundle.scales` are about: log norms, losses, log tokens (n, 3)."""
+    logs = np.log(np.maximum(norms, 1e-12)), np.log(np.maximum(tokens, 1))
+    return np.column_stack([logs[0], losses, logs[1]])

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
         for text in verify(arguments.verify):
             print(text, flush=True)
         return
-    from ogs_env.agents.training import REPORT_SEEDS
+    from ogs_env.agents.episodes import REPORT_SEEDS
     from ogs_env.experiments.benchmark.play import (
         DOMAINS,
         find_agents,

@@ -334,7 +334,6 @@ def _policies(entrant: _Entrant) -> Iterator[Policy]:
         )
         return
     from ogs_env.agents.navigator import Navigator, one_thread
-    from ogs_env.agents.network import SCALARS
 
     bundle = selection_env(entrant.env).bundle
     for folder in entrant.folders:
@@ -344,12 +343,6 @@ def _policies(entrant: _Entrant) -> Iterator[Policy]:
                 f"{folder}: cannot play {entrant.played.env}; expected an agent that "
                 f"was trained in a SelectionEnv and in sketch space '{bundle.space}'"
             )
-        row = agent.network.shape["row"]
-        shown = bundle.basis.shape[1] + SCALARS["candidates"]
-        if row != shown:
-            raise InputError(
-                f"{folder}: the agent reads {row} columns a candidate, bundle "
-                f"'{bundle.name}' shows {shown}; train an agent on this bundle"
-            )
+        agent.check_columns(bundle, folder)
         with one_thread():  # as long as it plays
             yield agent

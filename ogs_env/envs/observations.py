@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ogs_env.bundle import Bundle
+from ogs_env.bundle import Bundle, scalars
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.gram import Floats, Gram, Indices, take
 
@@ -237,9 +237,8 @@ def _standardised(
     bundle: Bundle, norms: Floats, losses: Floats, tokens: NDArray[np.integer]
 ) -> Floats:
     """Return log norms, losses and log tokens (n, 3) by the scales of the proxy."""
-    logs = np.log(np.maximum(norms, 1e-12)), np.log(np.maximum(tokens, 1))
-    found = np.column_stack([logs[0], losses, logs[1]])
     mean, deviation = bundle.scales
+    found = scalars(norms, losses, tokens)
     return ((found - mean) / deviation).astype(np.float32)
 
 

@@ -9,7 +9,14 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from ogs_env.bundle import BASIS, MANIFEST, SHIPPED, load_bundle, shipped_bundles
+from ogs_env.bundle import (
+    BASIS,
+    MANIFEST,
+    SHIPPED,
+    load_bundle,
+    scalars,
+    shipped_bundles,
+)
 from ogs_env.errors import InputError
 from ogs_env.files import read_json, sha256_of, write_json
 from ogs_env.sketching.shards import save_tensors
@@ -90,10 +97,8 @@ def _scales(
     norms: NDArray[Any], losses: NDArray[Any], tokens: NDArray[Any]
 ) -> torch.Tensor:
     """Return mean and deviation of log norms, losses and log tokens, (2, 3)."""
-    logs = np.log(np.maximum(norms, 1e-12)), np.log(np.maximum(tokens, 1))
-    columns = np.stack([logs[0], losses, logs[1]]).astype(np.float64)
-    deviations = np.maximum(columns.std(axis=1), 1e-6)
-    scales = np.stack([columns.mean(axis=1), deviations])
+    found = scalars(norms, losses, tokens).astype(np.float64)
+    scales = np.stack([found.mean(axis=0), np.maximum(found.std(axis=0), 1e-6)])
     return torch.from_numpy(scales.astype(np.float32))
 
 

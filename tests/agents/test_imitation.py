@@ -10,17 +10,11 @@ import torch
 from make_bundle import make_bundle
 from stable_baselines3.common.callbacks import ConvertCallback
 
-from ogs_env.agents.imitation import EPOCHS, collect, fit
+from ogs_env.agents.episodes import REPORT_SEEDS, make, play, play_together
+from ogs_env.agents.imitation import AHEAD, EPOCHS, collect, fit
 from ogs_env.agents.navigator import Navigator, build_network
 from ogs_env.agents.policies import make_policy
-from ogs_env.agents.training import (
-    REPORT_SEEDS,
-    TrainSettings,
-    make,
-    play,
-    play_together,
-    train,
-)
+from ogs_env.agents.training import TrainSettings, train
 from ogs_env.errors import InputError
 
 KWARGS = {"budget": 12, "hands": 8}
@@ -54,7 +48,8 @@ def test_examples_are_the_oracles_choices_in_the_environments_own_domain(
     # The first two episodes of eight are the environment's own.
     examples = collect(make_env, 2, np.random.default_rng(3))
     wanted, rows = examples["wanted"].numpy(), examples["candidates"].numpy()
-    rng, env = np.random.default_rng(3), make_env()
+    # Its plan is made with less weight on the anchor than the reward has.
+    rng, env = np.random.default_rng(3), make_env(reward_weights={"anchor_gain": 0.6})
     step = 0
     for _ in range(2):
         observation, info = env.reset(seed=int(rng.integers(2**31)))
@@ -113,6 +108,7 @@ def test_the_same_seed_gives_the_same_agent(folder: Path, tmp_path: Path) -> Non
     assert not torch.equal(states[0]["pick_head.weight"], other["pick_head.weight"])
     loaded = Navigator.load(tmp_path / "a")
     assert loaded.description["settings"]["algorithm"] == "imitation"
+    assert loaded.description["ahead"] == AHEAD
     curve = loaded.description["training"]["curve"]
     assert len(curve) == EPOCHS
     assert loaded.description["training"]["kept"] in curve

@@ -89,6 +89,29 @@ def test_masked_actions_are_never_taken():
     np.testing.assert_allclose(probabilities.sum(1), 1.0, atol=1e-5)
 
 
+def test_an_agent_that_keeps_step_spends_no_faster_than_hands_are_dealt():
+    def spent_ahead(agent):
+        """Play; return the largest lead of the budget's share over the hands'."""
+        env = gymnasium.make("OGS-Medical-v0").unwrapped
+        observation, info = env.reset(seed=0)
+        lead, over = 0.0, False
+        while not over:
+            observation, _, over, _, info = env.step(agent(observation, info, env))
+            if not over:
+                dealt = (env.hand + 1) / env.hands_in_stream
+                lead = max(lead, len(env.picked) / env.budget - dealt)
+        return lead, len(env.picked)
+
+    eager = make_agent()
+    with torch.no_grad():
+        eager.network.pass_head.bias -= 1000.0
+    assert spent_ahead(eager) == (pytest.approx(47 / 48 - 3 / 16), 48)
+    eager.description["ahead"] = 0.125
+    lead, picks = spent_ahead(eager)
+    assert picks == 48
+    assert lead == pytest.approx(0.125 + 1 / 48)  # one pick more, and it waits
+
+
 def test_empty_places_need_no_mask():
     observation, masks = make_observations(np.random.default_rng(4))
     agent = make_agent()
@@ -222,6 +245,7 @@ def edit(folder, change):
         (lambda d: d["network"].update(row=12), "'actor.row.weight' has shape"),
         (lambda d: d["network"].update(width=-1), "'network.width' is -1"),
         (lambda d: d["network"].update(passes=1), "'network.passes' is 1"),
+        (lambda d: d.update(ahead="far"), "'ahead' is 'far', expected a number"),
         (lambda d: d["network"].pop("passes"), "'network' should have context, passes"),
         (lambda d: d.update(weights_sha256="0"), "sha256"),
     ],

@@ -8,6 +8,14 @@ from make_bundle import edit_manifest, make_bundle
 
 from ogs_env.agents import training
 from ogs_env.agents.deployment import AgentSelector, load_selector
+from ogs_env.agents.episodes import (
+    CHOICE_SEEDS,
+    REPORT_SEEDS,
+    make,
+    play,
+    play_together,
+    summarise,
+)
 from ogs_env.agents.navigator import Navigator
 from ogs_env.agents.policies import make_policy
 from ogs_env.agents.progress import (
@@ -17,18 +25,7 @@ from ogs_env.agents.progress import (
     read_progress,
     restore_moments,
 )
-from ogs_env.agents.training import (
-    CHOICE_SEEDS,
-    REPORT_SEEDS,
-    Clock,
-    TrainSettings,
-    make,
-    play,
-    play_together,
-    rank,
-    summarise,
-    train,
-)
+from ogs_env.agents.training import Clock, TrainSettings, rank, train
 from ogs_env.bundle import load_bundle
 from ogs_env.errors import InputError
 

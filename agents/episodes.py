@@ -1,0 +1,125 @@
+"""Play paired episodes with policies, and sum up what they return."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from ogs_env.agents.navigator import Navigator
+from ogs_env.agents.policies import Policy, episode_return
+from ogs_env.errors import unknown_name
+
+# Episodes that choose the best model and those that report are seeded apart, so a
+# reported return is not the best of several draws of the same episodes.
+CHOICE_SEEDS = range(1_000_000, 1_000_000 + 10_000)
+REPORT_SEEDS = range(2_000_000, 2_000_000 + 10_000)
+
+
+def make(env: str, kwargs: dict[str, Any]) -> gym.Env:
+    """Make an environment; an unknown id is told with near ones.
+
+    Raises:
+        InputError: If the id is unknown or an argument is wrong.
+    """
+    try:
+        return gym.make(env, disable_env_checker=True, **kwargs)
+    except gym.error.UnregisteredEnv:
+        known = [name for name in gym.registry if name.startswith("OGS-")]
+        raise unknown_name("environment", env, known) from None
+
+
+def is_native(env: str, kwargs: dict[str, Any]) -> bool:
+    """Return whether an environment with these arguments has native vectors."""
+    live = kwargs.get("learner") == "live"
+    return gym.spec(env).vector_entry_point is not None and not live
+
+
+def make_together(env: str, kwargs: dict[str, Any], count: int) -> gym.vector.VectorEnv:
+    """Make copies that play side by side, natively if they can.
+
+    A copy whose episode ends begins the next in the same step.
+    """
+    mode = AutoresetMode.SAME_STEP
+    if is_native(env, kwargs):
+        return gym.make_vec(env, count, autoreset_mode=mode.value, **kwargs)
+    return gym.vector.SyncVectorEnv(
+        [lambda: make(env, kwargs)] * count, autoreset_mode=mode
+    )
+
+
+def play_together(
+    env: str, kwargs: dict[str, Any], agent: Navigator, seeds: Sequence[int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Play one episode per seed, side by side, an agent's best actions.
+
+    Args:
+        env: Id of the environment.
+        kwargs: Its arguments.
+        agent: Who plays.
+        seeds: One for each episode.
+
+    Returns:
+        float64 (episodes,), undiscounted returns, and sums of `info["cost"]`.
+    """
+    envs = make_together(env, kwargs, len(seeds))
+    observations, infos = envs.reset(seed=list(seeds))  # type: ignore[arg-type]
+    playing = np.ones(len(seeds), np.bool_)
+    returns, costs = np.zeros(len(seeds)), np.zeros(len(seeds))
+    while playing.any():
+        actions = agent.act(observations, infos["action_mask"].astype(np.bool_))
+        observations, rewards, terminated, truncated, infos = envs.step(actions)
+        over = terminated | truncated
+        found = infos["cost"]
+        if over.any():  # the infos of those are about their next episodes
+            found = np.where(over, infos["final_info"]["cost"], found)
+        returns += rewards * playing
+        costs += found * playing
+        playing &= ~over
+    envs.close()
+    return returns, costs
+
+
+def play(
+    environment: gym.Env, policy: Policy, seeds: Sequence[int]
+) -> NDArray[np.float64]:
+    """Play one episode per seed.
+
+    Args:
+        environment: A `SelectionEnv`, wrapped or not.
+        policy: From (observation, info, env) to an action.
+        seeds: One for each episode; the same seeds pair policies.
+
+    Returns:
+        float64 (episodes,), undiscounted returns.
+    """
+    return np.array([episode_return(environment, policy, seed) for seed in seeds])
+
+
+def summarise(
+    returns: NDArray[np.float64], resamples: int = 10_000
+) -> dict[str, float]:
+    """Return a mean with its 95 % interval.
+
+    Percentile bootstrap (Efron and Tibshirani 1993). Of several training runs on
+    the same episodes, runs and episodes are both drawn anew, since a luckier seed
+    and easier episodes are two sources of chance.
+
+    Args:
+        returns: float64 (episodes,) or (runs, episodes).
+        resamples: Bootstrap draws.
+
+    Returns:
+        `mean`, `low` and `high`.
+    """
+    table = np.atleast_2d(returns)
+    rng = np.random.default_rng(0)
+    weights = [
+        rng.multinomial(size, np.full(size, 1 / size), size=resamples) / size
+        for size in table.shape
+    ]
+    means = np.einsum("ri,ij,rj->r", weights[0], table, weights[1], optimize=True)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {"mean": float(table.mean()), "low": float(low), "high": float(high)}
