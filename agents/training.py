@@ -11,14 +11,19 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from tqdm import tqdm
 
-from ogs_env.agents.episodes import CHOICE_SEEDS, is_native, make, play_together
+from ogs_env.agents.episodes import (
+    CHOICE_SEEDS,
+    is_native,
+    make,
+    make_together,
+    play_together,
+)
 from ogs_env.agents.imitation import AHEAD, collect, fit
 from ogs_env.agents.lagrangian import CostLimit
 from ogs_env.agents.navigator import Navigator, build_network, one_thread
@@ -463,6 +468,5 @@ def described(environment: gym.Env) -> dict[str, Any]:
 def _copies(env: str, kwargs: dict[str, Any], count: int) -> VecEnv:
     """Make copies of an environment that play side by side, natively if they can."""
     if is_native(env, kwargs):
-        mode = AutoresetMode.SAME_STEP.value
-        return SelectionVecEnv(gym.make_vec(env, count, autoreset_mode=mode, **kwargs))
+        return SelectionVecEnv(make_together(env, kwargs, count))
     return DummyVecEnv([lambda: _Quiet(make(env, kwargs))] * count)
