@@ -1,8 +1,8 @@
 """Bundles: a pool, its domain and anchor sets as gradient sketches.
 
 A bundle is a folder with `manifest.json`, `basis.safetensors` and, for each role,
-shards `ROLE-00000.safetensors`. Environments are made of bundles; the texts they
-were sketched from are not needed.
+shards `ROLE-00000.safetensors`; with a detour also `detour-ROLE-00000.safetensors`.
+Environments are made of bundles; the texts they were sketched from are not needed.
 """
 
 import functools
@@ -21,6 +21,8 @@ FORMAT = "ogs-bundle"
 FORMAT_VERSION = 4
 MEASURED = ("dev", "test", "anchor", "retention")
 ROLES = ("pool", *MEASURED)
+DETOUR = ("anchor", "pool")
+"""Roles that are sketched along the detour, if there is one."""
 MANIFEST = "manifest.json"
 BASIS = "basis.safetensors"
 SHIPPED = Path(__file__).parent / "bundles"
@@ -98,16 +100,19 @@ class Rows:
         """Return sketches as float32; only the asked rows are read from the disk.
 
         Args:
-            kind: `"start"` or `"path"`.
+            kind: `"start"`, `"path"`, or `"detour"`: pool and anchor along a second
+                warm-up, on samples from outside the domain.
             indices: Row numbers (m,); all rows when omitted.
 
         Returns:
             float32 (m, k) for `"start"`, (m, checkpoints * k) for `"path"`, each
-            checkpoint's block times its weight.
+            checkpoint's block times its weight; (m, later * k) for `"detour"`, which
+            leaves out the untouched model, as the path's last blocks.
         """
         out = self._read(kind, np.arange(len(self)) if indices is None else indices)
-        if kind == "path":
-            out *= np.repeat(self._weights, out.shape[1] // len(self._weights))
+        if kind != "start":
+            k = self._shards[0]["start"].shape[1]
+            out *= np.repeat(self._weights[-(out.shape[1] // k) :], k)
         return out
 
     def products(self, indices: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -138,6 +143,13 @@ class Rows:
         others = self._shards[0].keys() - COLUMNS.keys()
         read = {name: self._read(name, indices) for name in sorted(others)}
         return Rows([{**own, **read, **columns}], self._weights)
+
+    def detoured(self) -> "Rows":
+        """Return the samples with path sketches along the detour, held in memory."""
+        rows = np.arange(len(self))
+        path, later = self._read("path", rows), self._read("detour", rows)
+        path[:, -later.shape[1] :] = later
+        return self.part(rows, path=path)
 
     def _read(self, name: str, indices: NDArray[np.integer]) -> NDArray[np.float32]:
         out = np.empty((len(indices), self._shards[0][name].shape[1]), np.float32)
@@ -236,6 +248,11 @@ class Bundle:
         """Whether sketches at checkpoints of a warm-up path were taken."""
         return bool(self.manifest["checkpoints"])
 
+    @property
+    def has_detour(self) -> bool:
+        """Whether pool and anchor were also sketched along a second warm-up."""
+        return bool(self.manifest.get("detour"))
+
     def domain_cosines(self, indices: NDArray[np.integer]) -> NDArray[np.float32]:
         """Exact cosines (n,) of pool samples with the mean domain gradient."""
         rows = self.pool
@@ -289,6 +306,9 @@ class Bundle:
     def _read_role(self, role: str) -> Rows:
         files = sorted(n for n in self.manifest["files"] if n.startswith(f"{role}-"))
         shards = [_map_safetensors(self.path / name) for name in files]
+        if self.has_detour and role in DETOUR:
+            for name, shard in zip(files, shards, strict=True):
+                shard.update(_map_safetensors(self.path / f"detour-{name}"))
         for name, shard in zip(files, shards, strict=True):
             self._check_shard(self.path / name, shard)
         rows = sum(len(shard["ids"]) for shard in shards)
@@ -312,6 +332,9 @@ class Bundle:
                 measured = sum(self.manifest["roles"][role] for role in MEASURED)
                 shapes["products"] = (rows, checkpoints * measured)
                 shapes["product_units"] = (rows, checkpoints)
+            if self.has_detour and file.name.startswith(tuple(f"{r}-" for r in DETOUR)):
+                later = sum(c["step"] > 0 for c in self.manifest["checkpoints"])
+                shapes["detour"] = (rows, later * self.k)
         for name, shape in shapes.items():
             if name not in shard or shard[name].shape != shape:
                 found = shard[name].shape if name in shard else "nothing"

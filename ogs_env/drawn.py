@@ -6,6 +6,7 @@ in every other episode has to learn which samples help the domain that it sees.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,11 @@ class DrawnBundle(Bundle):
     part of what is left, about half of it of the domain's sources. Anchor and
     retention are those of the origin.
 
+    Where the origin has a detour, a second warm-up on samples from outside its own
+    domain, these gradients are taken along it: what a sample teaches depends on what
+    the warm-up has taught before, and a policy that has seen one alone takes that
+    for a property of the samples.
+
     What the origin has exactly, inner products with the domain's gradients, is here
     taken from sketches. A step moves the domain no farther than it moves the
     origin's own: sources of short answers, whose gradients are many times as long,
@@ -53,14 +59,17 @@ class DrawnBundle(Bundle):
     def __init__(self, origin: Bundle, number: int, split: str) -> None:
         self._drawn_from = origin, number, split
         self.path, self.basis, self.scales = origin.path, origin.basis, origin.scales
-        self.anchor, self.retention = origin.anchor, origin.retention
+        self.retention = origin.retention
         rng = np.random.default_rng(number)
         dev, test, pool = _draw(origin, rng, origin.split(split))
         start = origin.pool.sketches("start", dev).mean(0)
         dots = origin.pool.sketches("start", pool) @ start
-        self.dev, self.test = origin.pool.part(dev), origin.pool.part(test)
-        self.pool = origin.pool.part(
-            pool, domain_dots=dots, **_products(origin, pool, dev, test)
+        parts = [origin.pool.part(rows) for rows in (pool, dev, test)] + [origin.anchor]
+        if origin.has_detour:
+            parts = [part.detoured() for part in parts]
+        drawn, self.dev, self.test, self.anchor = parts
+        self.pool = drawn.part(
+            np.arange(len(pool)), domain_dots=dots, **_products(origin, pool, parts)
         )
         roles = {"pool": len(pool), "dev": len(dev), "test": len(test)}
         self.manifest = {
@@ -146,25 +155,38 @@ def _compose(
 
 
 def _products(
-    origin: Bundle,
-    pool: NDArray[np.int64],
-    dev: NDArray[np.int64],
-    test: NDArray[np.int64],
+    origin: Bundle, pool: NDArray[np.int64], parts: Sequence[Rows]
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the columns with inner products of the pool's path sketches."""
+    """Return the columns with inner products of the pool's path sketches.
+
+    Args:
+        origin: As for `DrawnBundle`.
+        pool: Rows of the origin's pool that are in the drawn one.
+        parts: Drawn pool, dev, test and anchor.
+    """
     if not origin.has_path:
         return {}
-    weights = [entry["weight"] for entry in origin.manifest["checkpoints"]]
-    cut = [
-        origin.pool.sketches("path", rows).reshape(len(rows), len(weights), -1)
-        for rows in (pool, np.concatenate([dev, test]))
-    ]
-    drawn = np.einsum("pck,mck->pcm", *cut, optimize=True)
+    checkpoints = origin.manifest["checkpoints"]
+    weights = [entry["weight"] for entry in checkpoints]
+    own, dev, test, anchor = (
+        part.sketches("path").reshape(len(part), len(weights), -1) for part in parts
+    )
+    drawn = _inner(own, np.concatenate([dev, test]))
     kept = origin.pool.products(pool)[:, :, len(origin.dev) + len(origin.test) :]
+    if origin.has_detour:
+        later = [number for number, entry in enumerate(checkpoints) if entry["step"]]
+        kept[:, later, : len(anchor)] = _inner(own, anchor)[:, later]
     # `Rows.products` multiplies by the weights, which both parts hold already.
     units = np.tile(np.array(weights, np.float32) ** -2, (len(pool), 1))
     products = np.concatenate([drawn, kept], axis=2)
     return {"products": products.reshape(len(pool), -1), "product_units": units}
+
+
+def _inner(
+    rows: NDArray[np.float32], others: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return inner products (n, checkpoints, m) of (n or m, checkpoints, k)."""
+    return np.einsum("pck,mck->pcm", rows, others, optimize=True)
 
 
 def _response(origin: Bundle, dev: Rows) -> dict[str, Any]:

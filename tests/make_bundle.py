@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from ogs_env.bundle import FORMAT_VERSION, MEASURED, ROLES
+from ogs_env.bundle import DETOUR, FORMAT_VERSION, MEASURED, ROLES
 from ogs_env.files import sha256_of, write_json
 
 ABILITIES = 10
@@ -31,6 +31,7 @@ def make_bundle(
     held_out: int = 40,
     shards: int = 1,
     seed: int = 0,
+    detour: bool = False,
 ) -> Path:
     """Write a valid bundle; each role but the pool has `held_out` samples."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +66,11 @@ def make_bundle(
             name = f"{role}-{number:05d}.safetensors"
             save_file({n: c[part] for n, c in columns.items()}, folder / name)
             files[name] = {"sha256": sha256_of(folder / name), "rows": len(part)}
+            if detour and role in DETOUR:
+                name = f"detour-{name}"
+                other = _detour(columns["path"], checkpoints, seed)[part]
+                save_file({"detour": other}, folder / name)
+                files[name] = {"sha256": sha256_of(folder / name), "rows": len(part)}
     basis = _basis(roles["pool"]["start"].astype(np.float32), d)
     scales = np.float32([[3.0, 2.0, 4.0], [0.5, 0.7, 0.9]])
     save_file({"basis": basis, "scales": scales}, folder / "basis.safetensors")
@@ -82,6 +88,7 @@ def make_bundle(
         "projection": {"k": k},
         "proxy": {"id": "made"},
         "checkpoints": [{"step": step, "weight": 1.0} for step in steps],
+        "detour": detour,
         "sources": [{"name": name} for name in SOURCES],
         "capabilities": list(CAPABILITIES),
         "roles": {role: len(columns["ids"]) for role, columns in roles.items()},
@@ -161,6 +168,13 @@ def _role(
     if len(sketches) > 1:
         columns["path"] = np.concatenate(sketches[1:], axis=1)
     return columns
+
+
+def _detour(path: np.ndarray, checkpoints: int, seed: int) -> np.ndarray:
+    """What another warm-up makes of sketches: all but the start's, in other metric."""
+    later = path[:, path.shape[1] // checkpoints :]
+    metric = np.random.default_rng([seed, 1]).uniform(0.2, 2, later.shape[1])
+    return (later * metric).astype(np.float16)
 
 
 def _products(roles: dict[str, Any], checkpoints: int) -> np.ndarray:

@@ -194,6 +194,23 @@ def test_a_missing_column_is_named(folder: Path) -> None:
         load_bundle(folder)
 
 
+def test_a_detour_is_checked_like_a_path(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "detour", detour=True)
+    name = "detour-pool-00000.safetensors"
+    tensors = load_file(folder / name)
+    assert load_bundle(folder).has_detour
+    rewrite(folder, name, {"detour": tensors["detour"][:, :-1].copy()})
+    with pytest.raises(InputError, match=r"pool-00000.*'detour' should have shape"):
+        load_bundle(folder)
+    tensors["detour"][4] = np.nan
+    rewrite(folder, name, tensors)
+    with pytest.raises(InputError, match=r"'detour' holds a NaN .* row 4 "):
+        load_bundle(folder)
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"{name}: is missing from the bundle"):
+        load_bundle(folder)
+
+
 def test_a_basis_neither_there_nor_listed_is_noticed(folder: Path) -> None:
     files = json.loads((folder / "manifest.json").read_text())["files"]
     del files["basis.safetensors"]

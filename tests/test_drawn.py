@@ -41,6 +41,16 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
+def with_detour(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same bundle with a second warm-up."""
+    folder = tmp_path_factory.mktemp("drawn") / "detour"
+    make_bundle(folder, shards=3, detour=True)
+    weights = [{"step": 0, "weight": 0.5}, {"step": 6, "weight": 2.0}]
+    edit_manifest(folder, checkpoints=weights)
+    return load_bundle(folder)
+
+
+@pytest.fixture(scope="module")
 def without_path(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("drawn") / "start"
     return load_bundle(make_bundle(folder, checkpoints=0))
@@ -198,6 +208,48 @@ def test_products_against_a_plain_loop(origin: Bundle, number: int) -> None:
                 assert abs(product - expected) < 1e-5 * scale.prod()
     kept = origin.pool.products(pool)[:, :, len(origin.dev) + len(origin.test) :]
     np.testing.assert_allclose(found[:, :, len(domain) :], kept, rtol=1e-6)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_detour_is_the_later_path(
+    origin: Bundle, with_detour: Bundle, number: int
+) -> None:
+    drawn = drawn_domain(with_detour, number, "train")
+    plain = drawn_domain(origin, number, "train")
+    later = slice(origin.k, 2 * origin.k)  # the first checkpoint is the start's
+    for role, from_ in (
+        ("pool", with_detour.pool),
+        ("dev", with_detour.pool),
+        ("test", with_detour.pool),
+        ("anchor", with_detour.anchor),
+    ):
+        rows, before = getattr(drawn, role), getattr(plain, role)
+        np.testing.assert_array_equal(rows.ids, before.ids)
+        found, known = rows.sketches("path"), before.sketches("path")
+        np.testing.assert_array_equal(found[:, : origin.k], known[:, : origin.k])
+        place = {number: row for row, number in enumerate(from_.ids.tolist())}
+        chosen = np.array([place[number] for number in rows.ids.tolist()])
+        detour = from_.sketches("detour")[chosen]
+        np.testing.assert_array_equal(found[:, later], detour)
+        assert np.abs(found[:, later] - known[:, later]).max() > 1
+        np.testing.assert_array_equal(rows.sketches("start"), before.sketches("start"))
+
+    # Of the later checkpoint, what a reward is made of comes from it too; what no
+    # reward sees, and the start's, are as before.
+    products, before = (
+        bundle.pool.products(np.arange(len(bundle.pool))) for bundle in (drawn, plain)
+    )
+    own = drawn.pool.sketches("path")[:, later].astype(np.float64)
+    parts = [getattr(drawn, role) for role in ("dev", "test", "anchor")]
+    others = np.concatenate([part.sketches("path")[:, later] for part in parts])
+    expected = own @ others.T.astype(np.float64)
+    measured = slice(0, len(others))
+    scale = np.outer(np.linalg.norm(own, axis=1), np.linalg.norm(others, axis=1))
+    assert (abs(products[:, 1, measured] - expected) / scale).max() < 1e-5
+    np.testing.assert_array_equal(products[:, 0], before[:, 0])
+    np.testing.assert_array_equal(
+        products[:, 1, len(others) :], before[:, 1, len(others) :]
+    )
 
 
 @pytest.mark.parametrize("number", NUMBERS)

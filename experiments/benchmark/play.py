@@ -36,6 +36,9 @@ from ogs_env.files import read_json
 FROM = "-from-"
 """What stands in a transferred agent's name between its kind and its domain."""
 
+# Of a bundle's manifest.
+_NOT_PLAYED = ("fidelity", "command", "request", "detour")
+
 
 @dataclass(frozen=True)
 class Domain:
@@ -160,10 +163,16 @@ def make(env: str, env_kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
 def bundle_digest(bundle: Bundle) -> str:
     """Return what tells a bundle that plays otherwise: sha256 of its manifest.
 
-    The manifest has the sha256 of every file. What a study says about the bundle's
-    fidelity is left out.
+    The manifest has the sha256 of every file. Left out are what a study says about
+    the bundle's fidelity, how it was asked for, and its detour, which is there for
+    domains drawn from it alone.
     """
-    manifest = {n: v for n, v in bundle.manifest.items() if n != "fidelity"}
+    manifest = {n: v for n, v in bundle.manifest.items() if n not in _NOT_PLAYED}
+    manifest["files"] = {
+        name: entry
+        for name, entry in manifest["files"].items()
+        if not name.startswith("detour-")
+    }
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 

@@ -56,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=list(PATH_CHECKPOINTS),
         help="warm-up steps at which --path sketches; 0: the untouched model",
     )
+    how.add_argument(
+        "--detour",
+        action="store_true",
+        help="along a second warm-up too, off the domain, for drawn domains to use",
+    )
     how.add_argument("--proxy", default=default.proxy, help="model id or folder")
     how.add_argument(
         "--precision",
@@ -83,6 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
         layers=arguments.layers,
         rank=arguments.rank,
         checkpoints=tuple(arguments.checkpoints) if arguments.path else (),
+        detour=arguments.detour,
         max_tokens=arguments.max_tokens,
         seed=arguments.seed,
     )

@@ -72,6 +72,7 @@ def write_manifest(
                 for c, weight in zip(checkpoints, weights, strict=True)
             ],
             "warm_up_batch": BATCH if checkpoints else None,
+            "detour": settings.detour,
             "max_tokens": settings.max_tokens,
             "roles": roles,
             "domain_norm": mean_norms[0],

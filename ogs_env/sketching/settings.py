@@ -17,6 +17,9 @@ class SketchSettings:
         layers: Decoder layers, from the last, that carry the adapter.
         rank: LoRA rank; the adapter's alpha is twice that.
         checkpoints: Warm-up steps at which path sketches are taken; none: no path.
+        detour: Whether the pool and the anchor are also sketched along a second
+            warm-up, on the pool's samples from outside the domain; for domains that
+            are drawn from the pool.
         learning_rate: Peak learning rate of the warm-up.
         max_tokens: Longest sample; see `encode` for what is cut.
         seed: Seed of adapter, projection and warm-up.
@@ -28,6 +31,7 @@ class SketchSettings:
     layers: int = 10
     rank: int = 16
     checkpoints: tuple[int, ...] = ()
+    detour: bool = False
     learning_rate: float = 1e-3
     max_tokens: int = 256
     seed: int = 0

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from tqdm import tqdm
 
-from ogs_env.bundle import MEASURED, ROLES
+from ogs_env.bundle import DETOUR, MEASURED, ROLES
 from ogs_env.errors import InputError
 from ogs_env.files import whole_file
 from ogs_env.sketching.encoding import Encoded
@@ -157,6 +157,52 @@ def write_shards(
                     shard["product_units"] = units
                 elif checkpoints:
                     save_tensors(build / file.name, {"wide": kept})
+                _check_finite(shard, part)
+                save_tensors(file, shard)
+
+
+def write_detour(
+    proxy: Proxy,
+    rows: dict[str, list[Row]],
+    checkpoints: Sequence[Checkpoint],
+    projection: CountSketch,
+    folder: Path,
+) -> None:
+    """Sketch anchor and pool along another warm-up, into shards of their own.
+
+    Args:
+        proxy: The proxy with a fresh adapter.
+        rows: Samples by role.
+        checkpoints: Of that warm-up, without the untouched model.
+        projection: To the sketch's dimensions.
+        folder: The bundle's; shards that are there already stay.
+    """
+    fresh, layers = proxy.state(), {**proxy.a, **proxy.b}
+    total = sum(len(rows[role]) for role in DETOUR)
+    with tqdm(total=total, desc="detour", unit="sample", smoothing=0.1) as bar:
+        for role in DETOUR:
+            for number, begin in enumerate(range(0, len(rows[role]), SHARD_ROWS)):
+                part = rows[role][begin : begin + SHARD_ROWS]
+                file = folder / f"detour-{role}-{number:05d}.safetensors"
+                if file.exists():
+                    bar.update(len(part))
+                    continue
+                found = torch.zeros(len(part), len(checkpoints), projection.k)
+                for chosen in _batches(part):
+                    with shared_trunk(proxy.trunk):
+                        batch = proxy.batch([part[row].encoded for row in chosen])
+                        for place, checkpoint in enumerate(checkpoints):
+                            proxy.load_state(checkpoint.state)
+                            consumer = _Consumer(
+                                checkpoint, [projection], len(chosen), proxy.device
+                            )
+                            per_sample_gradients(
+                                proxy.model, layers, batch, consumer.take
+                            )
+                            found[chosen, place] = consumer.sketches[0].T.cpu()
+                    proxy.load_state(fresh)
+                    bar.update(len(chosen))
+                shard = {"detour": found.flatten(1).half()}
                 _check_finite(shard, part)
                 save_tensors(file, shard)
 
@@ -323,7 +369,7 @@ def _start(
 
 def _check_finite(shard: dict[str, torch.Tensor], part: Sequence[Row]) -> None:
     """Refuse what the loader would refuse, while the sample's id is at hand."""
-    for name in ("start", "path", "losses", "product_units"):
+    for name in ("start", "path", "losses", "product_units", "detour"):
         values = shard.get(name, torch.zeros(len(part))).reshape(len(part), -1)
         finite = values.isfinite().all(1)
         if not finite.all():

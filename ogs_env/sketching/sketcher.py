@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from ogs_env.bundle import MANIFEST, ROLES, Bundle, load_bundle
+from ogs_env.bundle import DETOUR, MANIFEST, ROLES, Bundle, load_bundle
 from ogs_env.data.domains import DomainData
 from ogs_env.data.samples import Sample, check_disjoint
 from ogs_env.errors import InputError
@@ -35,10 +35,12 @@ from ogs_env.sketching.shards import (
     Row,
     mean_gradients,
     save_tensors,
+    write_detour,
     write_shards,
 )
 from ogs_env.sketching.warmup import (
     Checkpoint,
+    detour_picks,
     warm_up,
     warm_up_picks,
     warm_up_steps,
@@ -88,9 +90,16 @@ def sketch(
     means = mean_gradients(
         proxy, rows, len(data.capabilities), build / "means.safetensors"
     )
-    checkpoints = _checkpoints(proxy, rows["pool"], settings, build)
+    checkpoints = []
+    if settings.checkpoints:
+        picks = _warm_up(data, settings)
+        checkpoints = _checkpoints(proxy, rows, picks, settings, build, "warm-up")
     projection = CountSketch(settings.k, settings.seed)
     write_shards(proxy, rows, means, checkpoints, projection, folder, build)
+    if settings.detour:
+        picks = _detour(data, settings)
+        detour = _checkpoints(proxy, rows, picks, settings, build, "detour")
+        write_detour(proxy, rows, [c for c in detour if c.step], projection, folder)
     write_manifest(
         folder,
         settings,
@@ -129,7 +138,27 @@ def _check(data: DomainData, settings: SketchSettings) -> None:
             f"checkpoints: are {list(steps)}; expected ascending steps from 0 on"
         )
     if steps:
-        warm_up_picks(len(data.pool), warm_up_steps(steps), settings.seed)
+        _warm_up(data, settings)
+    if settings.detour:
+        if not any(steps):
+            raise InputError(
+                "detour: is another warm-up; expected --path with a checkpoint above 0"
+            )
+        _detour(data, settings)
+
+
+def _warm_up(data: DomainData, settings: SketchSettings) -> np.ndarray:
+    """Return the pool rows that the warm-up trains on."""
+    steps = warm_up_steps(settings.checkpoints)
+    return warm_up_picks(len(data.pool), steps, settings.seed)
+
+
+def _detour(data: DomainData, settings: SketchSettings) -> np.ndarray:
+    """Return the pool rows that the detour trains on."""
+    inside = {sample.source for sample in data.dev}
+    outside = [row for row, s in enumerate(data.pool) if s.source not in inside]
+    steps = warm_up_steps(settings.checkpoints)
+    return detour_picks(np.array(outside, np.int64), steps, settings.seed)
 
 
 def _samples_by_role(data: DomainData) -> dict[str, list[Sample]]:
@@ -247,10 +276,15 @@ def _announce(
     rate = batch["input_ids"].numel() / (time.perf_counter() - begin)
     tokens = sum(len(encoded.input_ids) for encoded in every)
     # Later passes skip the trunk, but also take the gradient of A.
-    passes = 1 + sum(step > 0 for step in settings.checkpoints)
+    later = sum(step > 0 for step in settings.checkpoints)
+    passes = 1 + later
     extra = sum(
         len(row.encoded.input_ids) for r in ("dev", "anchor") for row in rows[r]
     )
+    if settings.detour:
+        extra += later * sum(
+            len(row.encoded.input_ids) for role in DETOUR for row in rows[role]
+        )
     minutes = (tokens * passes + extra) / rate / 60
     print(
         f"{len(every):,} samples, {tokens:,} tokens, {passes} pass"
@@ -261,16 +295,20 @@ def _announce(
 
 
 def _checkpoints(
-    proxy: Proxy, pool: list[Row], settings: SketchSettings, build: Path
+    proxy: Proxy,
+    rows: dict[str, list[Row]],
+    picks: np.ndarray,
+    settings: SketchSettings,
+    build: Path,
+    name: str,
 ) -> list[Checkpoint]:
-    if not settings.checkpoints:
-        return []
-    file = build / "warm-up.safetensors"
+    """Train a warm-up on some pool rows, or read it where it was kept."""
+    file = build / f"{name}.safetensors"
     if not file.exists():
-        steps = warm_up_steps(settings.checkpoints)
-        picks = warm_up_picks(len(pool), steps, settings.seed)
-        samples = [pool[row].encoded for row in picks]
-        made = warm_up(proxy, samples, settings.checkpoints, settings.learning_rate)
+        samples = [rows["pool"][row].encoded for row in picks]
+        made = warm_up(
+            proxy, samples, settings.checkpoints, settings.learning_rate, name
+        )
         tensors = {
             # Early checkpoints share their scales; a file may not.
             f"{checkpoint.step}/{kind}/{name}": tensor.clone()

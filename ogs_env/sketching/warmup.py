@@ -45,11 +45,30 @@ def warm_up_picks(pool_size: int, steps: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, 20]).permutation(pool_size)[:needed]
 
 
+def detour_picks(outside: np.ndarray, steps: int, seed: int) -> np.ndarray:
+    """Return the pool rows int64 (steps * 8,) that the detour trains on, in order.
+
+    Args:
+        outside: Pool rows (n,) of sources that the domain's samples do not have.
+        steps: Of the detour.
+        seed: Draws them.
+    """
+    needed = steps * BATCH
+    if needed > len(outside):
+        raise InputError(
+            f"detour: {steps} steps of {BATCH} need {needed} samples of sources "
+            f"that the domain does not have, the pool has {len(outside)}; leave "
+            "--detour out, use earlier checkpoints or a larger pool"
+        )
+    return np.random.default_rng([seed, 40]).permutation(outside)[:needed]
+
+
 def warm_up(
     proxy: Proxy,
     samples: Sequence[Encoded],
     checkpoints: Sequence[int],
     learning_rate: float,
+    name: str = "warm-up",
 ) -> list[Checkpoint]:
     """Train the adapter on samples in order and keep it at some steps.
 
@@ -64,12 +83,13 @@ def warm_up(
         samples: 8 samples a step, for `warm_up_steps` steps.
         checkpoints: Steps after which to keep the weights, ascending.
         learning_rate: Peak learning rate.
+        name: What the progress bar says.
     """
     layers = {**proxy.a, **proxy.b}
     weights = [layer.weight for layer in layers.values()]
     optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
     states, scales = {0: proxy.state()}, {}
-    bar = tqdm(range(1, warm_up_steps(checkpoints) + 1), desc="warm-up", unit="step")
+    bar = tqdm(range(1, warm_up_steps(checkpoints) + 1), desc=name, unit="step")
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1.0, step / RISE)

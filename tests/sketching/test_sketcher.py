@@ -12,7 +12,7 @@ from tiny_model import make_tiny_model
 from torch.nn.functional import cross_entropy
 from words import WORDS
 
-from ogs_env.bundle import MEASURED, ROLES
+from ogs_env.bundle import DETOUR, MEASURED, ROLES
 from ogs_env.data.domains import DomainData
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
@@ -23,7 +23,12 @@ from ogs_env.sketching.proxy import Proxy, attach_adapter, load_model
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.shards import SHARD_ROWS
 from ogs_env.sketching.sketcher import sketch
-from ogs_env.sketching.warmup import BATCH, warm_up_picks, warm_up_steps
+from ogs_env.sketching.warmup import (
+    BATCH,
+    detour_picks,
+    warm_up_picks,
+    warm_up_steps,
+)
 
 
 def samples(count: int, first: int, source: str) -> list[Sample]:
@@ -212,6 +217,53 @@ def test_path_rows_equal_a_loop_over_samples_and_checkpoints(bundle, oracle, rol
         assert largest_row_error(found[:, columns], np.stack(expected)) < 1e-3
 
 
+def test_detour_rows_equal_a_loop_over_samples_and_checkpoints(settings, tmp_path):
+    data = replace(make_data(), dev=samples(20, 200, "nature"))
+    whole = sketch(data, tmp_path / "whole", replace(settings, detour=True))
+    assert whole.has_detour
+    model, tokenizer = load_model(settings.proxy)
+    proxy = attach_adapter(
+        model, tokenizer, rank=4, alpha=8, layers=2, seed=settings.seed
+    )
+    own = by_role(data)
+    encoded = {
+        role: [
+            encode(tokenizer, s.prompt, s.response, settings.max_tokens)
+            for s in own[role]
+        ]
+        for role in DETOUR
+    }
+    # Forty samples, each once, of the source that the domain has none of.
+    outside = [row for row, s in enumerate(data.pool) if s.source == "colours"]
+    picks = detour_picks(np.array(outside), 5, settings.seed)
+    assert set(picks) <= set(outside)
+    assert len(set(picks)) == 5 * BATCH
+    batches = [[encoded["pool"][row] for row in some] for some in np.split(picks, 5)]
+    projection = CountSketch(settings.k, settings.seed)
+    layers = {**proxy.a, **proxy.b}
+    weights_ = [layer.weight for layer in layers.values()]
+    later = [entry for entry in whole.manifest["checkpoints"] if entry["step"]]
+    states = {}
+    for step, scale in enumerate(train(proxy, batches, settings.learning_rate), 1):
+        states[step] = proxy.state(), {name: v.clone() for name, v in scale.items()}
+    for number, entry in enumerate(later):
+        proxy.load_state(states[entry["step"]][0])
+        divisors = states[max(entry["step"], 3)][1]
+        for role in DETOUR:
+            expected = []
+            for sample in encoded[role]:
+                loss = token_losses(proxy, sample).mean()
+                sketched = torch.zeros(settings.k, 1)
+                gradients = torch.autograd.grad(loss, weights_)
+                for name, gradient in zip(layers, gradients, strict=True):
+                    part = gradient.flatten() / (divisors[name].flatten() + 1e-8).sqrt()
+                    projection.add(sketched, name, part[None])
+                expected.append(sketched[:, 0].numpy() * entry["weight"])
+            found = getattr(whole, role).sketches("detour")
+            found = found[:, number * whole.k : (number + 1) * whole.k]
+            assert largest_row_error(found, np.stack(expected)) < 1e-3
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_losses_along_the_path_are_exact(folder, oracle, role):
     files = sorted(folder.glob(f"{role}-*.safetensors"))
@@ -395,6 +447,15 @@ def test_the_space_is_that_of_proxy_adapter_and_projection(settings, tmp_path):
         (
             {"checkpoints": (10,)},
             "checkpoints: 10 warm-up steps of 8 need 80 samples, the pool has 72",
+        ),
+        (
+            {"detour": True},
+            "detour: 5 steps of 8 need 40 samples of sources that the domain does not "
+            "have, the pool has 8; leave --detour out",
+        ),
+        (
+            {"detour": True, "checkpoints": ()},
+            "detour: is another warm-up; expected --path with a checkpoint above 0",
         ),
     ],
 )
