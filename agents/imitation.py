@@ -6,11 +6,14 @@ episode it can be said which candidates greed with hindsight would pick
 sees (behavioural cloning, Pomerleau 1989) learns in seconds what takes PPO minutes;
 and it does so in many domains at once, where PPO's gradients are too noisy to.
 
-Two things make what is learned move to other bundles. The plan that is imitated cares
-less for the anchor than the reward does: what the anchor gains in it comes from
-updates that cancel along this bundle's training path, which nobody sees at the start.
-And an agent that plays keeps step with the stream (`AHEAD`): where all of a new
-domain looks better than what it knows, it would spend its budget on the first hands.
+Three things make what is learned move to other bundles. Drawn domains are played
+along a detour, where the bundle has one: what a sample teaches depends on what the
+warm-up has taught before, so an agent has to meet two of them. The plan that is
+imitated cares less for the anchor than the reward does: what the anchor gains in it
+comes from updates that cancel along this bundle's training path, which nobody sees at
+the start. And an agent that plays keeps step with the stream (`AHEAD`): where all of
+a new domain looks better than what it knows, it would spend its budget on the first
+hands.
 """
 
 from collections.abc import Callable, Iterator

@@ -49,6 +49,8 @@ ALGORITHMS = {
     "ppo": (PPO, NavigatorPolicy),
 }
 IMITATION = "imitation"
+# SB3's own epsilon; fused, a step of so small a network takes a fifth of the time.
+_ADAM = {"eps": 1e-5, "fused": True}
 # How far above its limit the mean cost of evaluated episodes may be.
 _COST_TOLERANCE = 0.05
 
@@ -431,7 +433,7 @@ def _model(
         gamma=settings.discount,
         gae_lambda=settings.gae,
         clip_range=settings.clip,
-        policy_kwargs={"width": settings.width},
+        policy_kwargs={"width": settings.width, "optimizer_kwargs": _ADAM},
         tensorboard_log=None if tensorboard is None else str(tensorboard),
         seed=settings.seed,
         device="cpu",
@@ -468,5 +470,5 @@ def described(environment: gym.Env) -> dict[str, Any]:
 def _copies(env: str, kwargs: dict[str, Any], count: int) -> VecEnv:
     """Make copies of an environment that play side by side, natively if they can."""
     if is_native(env, kwargs):
-        return SelectionVecEnv(make_together(env, kwargs, count))
+        return SelectionVecEnv(make_together(env, kwargs, count), told=("cost",))
     return DummyVecEnv([lambda: _Quiet(make(env, kwargs))] * count)

@@ -47,12 +47,17 @@ class SelectionVecEnv(VecEnv):
 
     Args:
         envs: Made with `autoreset_mode="SameStep"`.
+        told: Names in the copies' infos, beside those of an episode's end; all that
+            the environment has when omitted. To spell all of them out for every copy
+            takes longer than to play.
 
     Raises:
         InputError: If it is another environment, or has another autoreset mode.
     """
 
-    def __init__(self, envs: gym.vector.VectorEnv) -> None:
+    def __init__(
+        self, envs: gym.vector.VectorEnv, told: Sequence[str] | None = None
+    ) -> None:
         if (
             not isinstance(envs, SelectionVectorEnv)
             or envs.autoreset_mode != AutoresetMode.SAME_STEP
@@ -62,6 +67,7 @@ class SelectionVecEnv(VecEnv):
                 "vectorization_mode='vector_entry_point', autoreset_mode='SameStep')"
             )
         self.envs = envs
+        self._told = told
         self._actions = np.zeros(envs.num_envs, np.int64)
         self._returns = np.zeros(envs.num_envs)
         self._steps = np.zeros(envs.num_envs, np.int64)
@@ -79,7 +85,7 @@ class SelectionVecEnv(VecEnv):
                 options = {**self._options[mask.argmax()], "reset_mask": mask}
                 observations, infos = self.envs.reset(seed=self._seeds, options=options)
                 copies = np.flatnonzero(mask).tolist()
-                for copy, info in zip(copies, _each(infos, mask), strict=True):
+                for copy, info in zip(copies, self._each(infos, mask), strict=True):
                     self.reset_infos[copy] = info
         self._returns[:] = self._steps[:] = 0
         self._reset_seeds()
@@ -98,10 +104,10 @@ class SelectionVecEnv(VecEnv):
         self._returns += rewards
         self._steps += 1
         dones = terminated | truncated
-        infos = _each(found, np.ones(self.num_envs, np.bool_))
+        infos = self._each(found, np.ones(self.num_envs, np.bool_))
         if dones.any():
             ended = np.flatnonzero(dones).tolist()
-            lasts = _each(found["final_info"], dones)
+            lasts = self._each(found["final_info"], dones)
             for copy, last in zip(ended, lasts, strict=True):
                 self.reset_infos[copy], infos[copy] = infos[copy], last
                 last["terminal_observation"] = found["final_obs"][copy]
@@ -114,6 +120,12 @@ class SelectionVecEnv(VecEnv):
         for info, cut in zip(infos, (truncated & ~terminated).tolist(), strict=True):
             info["TimeLimit.truncated"] = cut
         return observations, rewards.astype(np.float32), dones, infos
+
+    def _each(self, infos: dict[str, Any], which: np.ndarray) -> list[dict[str, Any]]:
+        """Return the info of each of some copies, of what is told."""
+        if self._told is not None:
+            infos = {name: infos[name] for name in self._told}
+        return _each(infos, which)
 
     def env_method(
         self,

@@ -232,8 +232,9 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     - `split`: the candidates' part of the pool: `"train"`, `"test"` or `"all"`.
     - `target`: a whole number: not the bundle's own domain is learned but another,
       drawn from this part of the pool with the number as its seed, as are 256
-      candidates beside it (`ogs_env.drawn`). For agents that shall move to other
-      domains; `info["test_change"]` is then about samples like the drawn ones.
+      candidates beside it (`ogs_env.drawn`), and a bundle's detour is its path. For
+      agents that shall move to other domains; `info["test_change"]` is then about
+      samples like the drawn ones.
     - `hand_size`: places on the table. `hands`: hands in the stream.
     - `budget`: picks in an episode; `OGS-Legal-v0` has 96, where 48 would be too easy:
       a threshold on the domain cosine would come to nine tenths of the oracle.

@@ -77,6 +77,23 @@ def test_episodes_are_those_of_dummy_vec_env(bundle_folder: Path, copies: int) -
     assert truncated
 
 
+def test_infos_tell_what_was_asked_for(bundle_folder: Path) -> None:
+    every = native(bundle_folder, 3)
+    some = SelectionVecEnv(native(bundle_folder, 3).envs, told=("cost",))
+    for env in (every, some):
+        env.seed(7)
+        env.reset()
+    ends = {"cost", "TimeLimit.truncated", "terminal_observation", "episode"}
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        actions = rng.integers(5, size=3)
+        whole, part = (untimed(env.step(actions)[3]) for env in (every, some))
+        kept = [{n: v for n, v in info.items() if n in ends} for info in whole]
+        assert data_equivalence(part, kept, exact=True)
+        lasts = [{"cost": info["cost"]} for info in every.reset_infos if info]
+        assert [info for info in some.reset_infos if info] == lasts
+
+
 def test_options_and_seeds_are_each_copys_and_used_once(
     bundle_folder: Path, bundle: Any
 ) -> None:

@@ -623,6 +623,15 @@ def test_agents_that_are_not_what_they_seem_are_told(
         play([far], [], agents, EPISODES, tmp_path / "out")
 
 
+def test_a_bundle_plays_the_same_whatever_its_detour(tmp_path: Path) -> None:
+    made = {
+        name: load_bundle(make_bundle(tmp_path / name, seed=seed, detour=detour))
+        for name, seed, detour in (("a", 0, False), ("b", 0, True), ("c", 1, True))
+    }
+    digests = {name: bundle_digest(bundle) for name, bundle in made.items()}
+    assert digests["a"] == digests["b"] != digests["c"]
+
+
 # The committed results
 
 
