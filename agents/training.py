@@ -49,7 +49,7 @@ ALGORITHMS = {
     "ppo": (PPO, NavigatorPolicy),
 }
 IMITATION = "imitation"
-# SB3's own epsilon; fused, a step of so small a network takes a fifth of the time.
+# SB3's own epsilon; fused, as most of a step on so small a network is overhead.
 _ADAM = {"eps": 1e-5, "fused": True}
 # How far above its limit the mean cost of evaluated episodes may be.
 _COST_TOLERANCE = 0.05
