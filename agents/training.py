@@ -51,6 +51,7 @@ ALGORITHMS = {
 IMITATION = "imitation"
 # SB3's own epsilon; fused, as most of a step on so small a network is overhead.
 _ADAM = {"eps": 1e-5, "fused": True}
+_TOLD = ("cost",)
 # How far above its limit the mean cost of evaluated episodes may be.
 _COST_TOLERANCE = 0.05
 
@@ -296,7 +297,9 @@ def _train(
     earlier = read_progress(folder, asdict(settings)) if folder else None
     clock = Clock(settings.seconds, settings.steps, earlier.seconds if earlier else 0.0)
     single = make(settings.env, settings.env_kwargs)
-    limit, environments = _environments(settings)
+    # Callbacks may look at all of the infos, the trainer at the cost alone.
+    told = None if callbacks else _TOLD
+    limit, environments = _environments(settings, told)
     coach = _Coach(settings, clock, limit, folder)
 
     def rate(_: float) -> float:
@@ -403,13 +406,15 @@ def _agent(
 
 def new_model(settings: TrainSettings) -> Any:
     """Return an untrained SB3 model with its environments, as `train` begins with."""
-    environments = _environments(settings)[1]
+    environments = _environments(settings, _TOLD)[1]
     return _model(settings, environments, lambda _: settings.learning_rate, None)
 
 
-def _environments(settings: TrainSettings) -> tuple[CostLimit | None, VecNormalize]:
+def _environments(
+    settings: TrainSettings, told: Sequence[str] | None
+) -> tuple[CostLimit | None, VecNormalize]:
     kwargs = {**settings.env_kwargs, "split": "train"}
-    copies = _copies(settings.env, kwargs, settings.copies)
+    copies = _copies(settings.env, kwargs, settings.copies, told)
     limit = None
     if settings.cost_limit is not None:
         limit = CostLimit(copies, settings.cost_limit, settings.multiplier_rate)
@@ -467,8 +472,10 @@ def described(environment: gym.Env) -> dict[str, Any]:
     }
 
 
-def _copies(env: str, kwargs: dict[str, Any], count: int) -> VecEnv:
+def _copies(
+    env: str, kwargs: dict[str, Any], count: int, told: Sequence[str] | None
+) -> VecEnv:
     """Make copies of an environment that play side by side, natively if they can."""
     if is_native(env, kwargs):
-        return SelectionVecEnv(make_together(env, kwargs, count), told=("cost",))
+        return SelectionVecEnv(make_together(env, kwargs, count), told)
     return DummyVecEnv([lambda: _Quiet(make(env, kwargs))] * count)

@@ -129,7 +129,8 @@ def test_shipped_bundles_are_small(wheel):
             if parts[:2] == ["ogs_env", "bundles"]:
                 sizes[parts[2]] = sizes.get(parts[2], 0) + info.file_size
     assert "medical" in sizes
-    assert all(size <= 12 * 2**20 for size in sizes.values())
+    # 12 MiB and the detour.
+    assert all(size <= 14 * 2**20 for size in sizes.values())
 
 
 def test_the_core_is_played_without_torch(python, tmp_path):
