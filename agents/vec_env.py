@@ -85,7 +85,7 @@ class SelectionVecEnv(VecEnv):
                 options = {**self._options[mask.argmax()], "reset_mask": mask}
                 observations, infos = self.envs.reset(seed=self._seeds, options=options)
                 copies = np.flatnonzero(mask).tolist()
-                for copy, info in zip(copies, self._each(infos, mask), strict=True):
+                for copy, info in zip(copies, self._tell(infos, mask), strict=True):
                     self.reset_infos[copy] = info
         self._returns[:] = self._steps[:] = 0
         self._reset_seeds()
@@ -104,10 +104,10 @@ class SelectionVecEnv(VecEnv):
         self._returns += rewards
         self._steps += 1
         dones = terminated | truncated
-        infos = self._each(found, np.ones(self.num_envs, np.bool_))
+        infos = self._tell(found, np.ones(self.num_envs, np.bool_))
         if dones.any():
             ended = np.flatnonzero(dones).tolist()
-            lasts = self._each(found["final_info"], dones)
+            lasts = self._tell(found["final_info"], dones)
             for copy, last in zip(ended, lasts, strict=True):
                 self.reset_infos[copy], infos[copy] = infos[copy], last
                 last["terminal_observation"] = found["final_obs"][copy]
@@ -121,7 +121,7 @@ class SelectionVecEnv(VecEnv):
             info["TimeLimit.truncated"] = cut
         return observations, rewards.astype(np.float32), dones, infos
 
-    def _each(self, infos: dict[str, Any], which: np.ndarray) -> list[dict[str, Any]]:
+    def _tell(self, infos: dict[str, Any], which: np.ndarray) -> list[dict[str, Any]]:
         """Return the info of each of some copies, of what is told."""
         if self._told is not None:
             infos = {name: infos[name] for name in self._told}

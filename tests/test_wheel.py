@@ -123,14 +123,17 @@ def test_every_module_is_in_it(wheel):
 
 def test_shipped_bundles_are_small(wheel):
     sizes: dict[str, int] = {}
+    detours: dict[str, int] = {}
     with zipfile.ZipFile(wheel) as archive:
         for info in archive.infolist():
             parts = info.filename.split("/")
             if parts[:2] == ["ogs_env", "bundles"]:
-                sizes[parts[2]] = sizes.get(parts[2], 0) + info.file_size
+                of = detours if parts[-1].startswith("detour-") else sizes
+                of[parts[2]] = of.get(parts[2], 0) + info.file_size
     assert "medical" in sizes
-    # 12 MiB and the detour.
-    assert all(size <= 14 * 2**20 for size in sizes.values())
+    assert all(size <= 12 * 2**20 for size in sizes.values())
+    assert detours.keys() == sizes.keys()
+    assert all(size <= 3 * 2**20 for size in detours.values())
 
 
 def test_the_core_is_played_without_torch(python, tmp_path):

@@ -1,6 +1,6 @@
 """Sketching itself: batches of samples to shards of a bundle."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,12 +132,7 @@ def write_shards(
             measured = None
             if role == "pool" and checkpoints:
                 measured = _measured(rows, build)
-            for number, begin in enumerate(range(0, len(rows[role]), SHARD_ROWS)):
-                part = rows[role][begin : begin + SHARD_ROWS]
-                file = folder / f"{role}-{number:05d}.safetensors"
-                if file.exists():
-                    bar.update(len(part))
-                    continue
+            for file, part in _missing(folder, role, rows[role], bar):
                 shard = _empty_shard(part, means, checkpoints, projection.k)
                 kept = torch.zeros(len(part), len(checkpoints), WIDE)
                 for chosen in _batches(part):
@@ -177,34 +172,36 @@ def write_detour(
         projection: To the sketch's dimensions.
         folder: The bundle's; shards that are there already stay.
     """
-    fresh, layers = proxy.state(), {**proxy.a, **proxy.b}
+    fresh = proxy.state()
     total = sum(len(rows[role]) for role in DETOUR)
     with tqdm(total=total, desc="detour", unit="sample", smoothing=0.1) as bar:
         for role in DETOUR:
-            for number, begin in enumerate(range(0, len(rows[role]), SHARD_ROWS)):
-                part = rows[role][begin : begin + SHARD_ROWS]
-                file = folder / f"detour-{role}-{number:05d}.safetensors"
-                if file.exists():
-                    bar.update(len(part))
-                    continue
+            for file, part in _missing(folder, f"detour-{role}", rows[role], bar):
                 found = torch.zeros(len(part), len(checkpoints), projection.k)
                 for chosen in _batches(part):
                     with shared_trunk(proxy.trunk):
                         batch = proxy.batch([part[row].encoded for row in chosen])
                         for place, checkpoint in enumerate(checkpoints):
-                            proxy.load_state(checkpoint.state)
-                            consumer = _Consumer(
-                                checkpoint, [projection], len(chosen), proxy.device
-                            )
-                            per_sample_gradients(
-                                proxy.model, layers, batch, consumer.take
-                            )
+                            consumer, _ = _at(checkpoint, proxy, batch, [projection])
                             found[chosen, place] = consumer.sketches[0].T.cpu()
                     proxy.load_state(fresh)
                     bar.update(len(chosen))
                 shard = {"detour": found.flatten(1).half()}
                 _check_finite(shard, part)
                 save_tensors(file, shard)
+
+
+def _missing(
+    folder: Path, name: str, rows: Sequence[Row], bar: tqdm
+) -> Iterator[tuple[Path, Sequence[Row]]]:
+    """Yield file and rows of each shard that is not there yet."""
+    for number, begin in enumerate(range(0, len(rows), SHARD_ROWS)):
+        part = rows[begin : begin + SHARD_ROWS]
+        file = folder / f"{name}-{number:05d}.safetensors"
+        if file.exists():
+            bar.update(len(part))
+        else:
+            yield file, part
 
 
 def _measured(rows: dict[str, list[Row]], build: Path) -> torch.Tensor:
@@ -287,16 +284,9 @@ class _Path:
 
     def later(self, proxy: Proxy, batch: dict[str, torch.Tensor]) -> None:
         """Sketch A's and B's gradients at each checkpoint but that of the start."""
-        layers = {**proxy.a, **proxy.b}
         for number, checkpoint in enumerate(self._checkpoints):
-            if checkpoint.step == 0:
-                continue
-            proxy.load_state(checkpoint.state)
-            consumer = _Consumer(
-                checkpoint, self._projections, len(self._chosen), proxy.device
-            )
-            losses = per_sample_gradients(proxy.model, layers, batch, consumer.take)
-            self.keep(number, consumer, losses)
+            if checkpoint.step:
+                self.keep(number, *_at(checkpoint, proxy, batch, self._projections))
 
     def wide_sketches(self) -> torch.Tensor:
         """Return the wide sketches (n, checkpoints, 8192)."""
@@ -328,6 +318,20 @@ class _Consumer:
         scaled = values.flatten(1) / (self._scales[name] + EPSILON).sqrt()
         for projection, sketches in zip(self._projections, self.sketches, strict=True):
             projection.add(sketches, name, scaled)
+
+
+def _at(
+    checkpoint: Checkpoint,
+    proxy: Proxy,
+    batch: dict[str, torch.Tensor],
+    projections: Sequence[CountSketch],
+) -> tuple[_Consumer, torch.Tensor]:
+    """Sketch A's and B's gradients at a checkpoint; return that, and losses (n,)."""
+    proxy.load_state(checkpoint.state)
+    consumer = _Consumer(checkpoint, projections, len(batch["labels"]), proxy.device)
+    layers = {**proxy.a, **proxy.b}
+    losses = per_sample_gradients(proxy.model, layers, batch, consumer.take)
+    return consumer, losses
 
 
 def _start(

@@ -300,14 +300,14 @@ def _checkpoints(
     picks: np.ndarray,
     settings: SketchSettings,
     build: Path,
-    name: str,
+    stem: str,
 ) -> list[Checkpoint]:
     """Train a warm-up on some pool rows, or read it where it was kept."""
-    file = build / f"{name}.safetensors"
+    file = build / f"{stem}.safetensors"
     if not file.exists():
         samples = [rows["pool"][row].encoded for row in picks]
         made = warm_up(
-            proxy, samples, settings.checkpoints, settings.learning_rate, name
+            proxy, samples, settings.checkpoints, settings.learning_rate, stem
         )
         tensors = {
             # Early checkpoints share their scales; a file may not.
