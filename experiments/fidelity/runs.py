@@ -3,14 +3,18 @@
 import dataclasses
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from filelock import FileLock, Timeout
 
 from ogs_env.bundle import Bundle
-from ogs_env.data.domains import KNOWLEDGE, domains, load_anchor
+from ogs_env.data.domains import MATHS, domains
+from ogs_env.data.pairs import grammar_pairs, solution_pairs
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.experiments.fidelity.prose import prose
@@ -18,7 +22,8 @@ from ogs_env.experiments.fidelity.results import BASE, result_file, rows_of
 from ogs_env.experiments.fidelity.subsets import Subset
 from ogs_env.experiments.fidelity.training import Recipe, fine_tune
 from ogs_env.files import read_json, write_json
-from ogs_env.sketching.encoding import encode
+from ogs_env.sketching.answers import encode_answer
+from ogs_env.sketching.encoding import Encoded, encode, encode_pair
 from ogs_env.sketching.proxy import (
     attach_adapter,
     content_hash,
@@ -29,6 +34,7 @@ from ogs_env.sketching.steps import measure
 from ogs_env.sketching.trunk import TrunkStates
 
 MAX_TOKENS = 256
+SIDES = ("right", "wrong")
 
 
 class Study:
@@ -37,12 +43,19 @@ class Study:
     Args:
         bundle: Of a named domain, whose texts can be had.
         recipe: How the model is fine-tuned.
-        retention: How many GSM8K test problems are measured.
+        answers: The untouched model's own answers to the retention samples' prompts:
+            token ids by sample id, for each capability.
+        retention: How many samples of each capability are measured at most.
         paragraphs: How many paragraphs of general text are measured.
     """
 
     def __init__(
-        self, bundle: Bundle, recipe: Recipe, retention: int = 256, paragraphs: int = 48
+        self,
+        bundle: Bundle,
+        recipe: Recipe,
+        answers: Mapping[str, Mapping[str, Sequence[int]]],
+        retention: int = 128,
+        paragraphs: int = 48,
     ) -> None:
         if bundle.name not in domains():
             raise InputError(
@@ -67,31 +80,67 @@ class Study:
         self.proxy = attach_adapter(
             model, tokenizer, rank=16, alpha=32, layers=recipe.layers, seed=0
         )
-        groups = {
-            "pool": data.pool,
-            "test": data.test,
-            "retention": load_anchor("gsm8k", retention)[1],
-            "prose": prose(paragraphs),
-        }
-        if KNOWLEDGE in data.retention:
-            groups[KNOWLEDGE] = data.retention[KNOWLEDGE]
-        every: list[Sample] = []
-        self.rows: dict[str, range] = {}
-        for name, samples in groups.items():
-            self.rows[name] = range(len(every), len(every) + len(samples))
-            every += samples
-        self.texts = TrunkStates(
-            self.proxy,
-            [encode(tokenizer, s.prompt, s.response, MAX_TOKENS) for s in every],
-        )
 
-    def measure(self) -> dict[str, float]:
-        """Return the mean loss of each measured set, nats per token."""
-        return {
-            name: float(np.mean(measure(self.texts, rows)))
-            for name, rows in self.rows.items()
-            if name != "pool"
+        def encoded(samples: Sequence[Sample]) -> list[Encoded]:
+            return [
+                encode(tokenizer, s.prompt, s.response, MAX_TOKENS) for s in samples
+            ]
+
+        self._sets: dict[str, list[Encoded]] = {
+            "pool": encoded(data.pool),
+            "test": encoded(data.test),
+            "prose": encoded(prose(paragraphs)),
         }
+        for name, samples in data.retention.items():
+            samples = samples[:retention]
+            self._sets[f"reference/{name}"] = encoded(samples)
+            own = answers[name]
+            self._sets[f"own/{name}"] = [
+                encode_answer(tokenizer, s.prompt, own[s.id], MAX_TOKENS)
+                for s in samples
+            ]
+        pairs = {
+            "solutions": solution_pairs(data.retention[MATHS][:retention]),
+            "grammar": grammar_pairs(),
+        }
+        for name, found in pairs.items():
+            sides = [encode_pair(tokenizer, pair, MAX_TOKENS) for pair in found]
+            self._sets[f"right/{name}"] = [right for right, _ in sides]
+            self._sets[f"wrong/{name}"] = [wrong for _, wrong in sides]
+        self._pairs = list(pairs)
+        every: list[Encoded] = []
+        self.rows: dict[str, range] = {}
+        for name, members in self._sets.items():
+            self.rows[name] = range(len(every), len(every) + len(members))
+            every += members
+        self.texts = TrunkStates(self.proxy, every)
+
+    def measure(self) -> dict[str, Any]:
+        """Measure the model as it is.
+
+        Returns:
+            `losses`, the mean loss of each set, nats per response token; and `pairs`,
+            for each ability the share of pairs whose right text has the higher
+            probability, and the mean of log P(right) - log P(wrong), nats.
+        """
+        losses: dict[str, float] = {}
+        pairs: dict[str, dict[str, float]] = {}
+        for name, rows in self.rows.items():
+            if name != "pool" and not name.startswith(("right/", "wrong/")):
+                losses[name] = float(np.mean(measure(self.texts, rows)))
+        for name in self._pairs:
+            right, wrong = (self._surprise(f"{side}/{name}") for side in SIDES)
+            margins = wrong - right
+            pairs[name] = {
+                "accuracy": float((margins > 0).mean()),
+                "margin": float(margins.mean()),
+            }
+        return {"losses": losses, "pairs": pairs}
+
+    def _surprise(self, name: str) -> NDArray[np.float64]:
+        """Return -log P of each text of a set, nats."""
+        tokens = [encoded.response_tokens for encoded in self._sets[name]]
+        return np.array(measure(self.texts, self.rows[name])) * tokens
 
     def run(self, subset: Subset, seed: int, folder: Path) -> None:
         """Fine-tune on a subset and write the result, unless it is there.
@@ -122,13 +171,13 @@ class Study:
         began = time.perf_counter()
         fine_tune(self.proxy, self.texts, subset.rows, self.recipe, seed)
         trained = time.perf_counter()
-        losses = self.measure()
+        measured = self.measure()
         ids = self.bundle.pool.hex_ids()
         result = {
             "subset": subset.name,
             "seed": seed,
             "recipe": dataclasses.asdict(self.recipe),
-            "losses": losses,
+            **measured,
             "seconds": {
                 "training": round(trained - began, 1),
                 "measuring": round(time.perf_counter() - trained, 1),
@@ -138,18 +187,15 @@ class Study:
         write_json(file, result)
 
     def base(self, folder: Path) -> None:
-        """Measure the untouched model, but for what is measured already."""
+        """Measure the untouched model, unless that is done."""
         file = folder / BASE
-        known: dict[str, float] = {}
         if file.exists():
-            known = read_json(file, "untouched model's losses")["losses"]
-        if known.keys() >= self.rows.keys() - {"pool"}:
             return
         draw_adapter(self.proxy, 0)
         write_json(
             file,
             {
-                "losses": self.measure() | known,
+                **self.measure(),
                 "samples": {name: len(rows) for name, rows in self.rows.items()},
                 "proxy": self.bundle.manifest["proxy"],
                 "recipe": dataclasses.asdict(self.recipe),

@@ -15,6 +15,7 @@ from ogs_env.experiments.fidelity.results import read_results, rows_of
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import Information, Rewards
 
+AGENTS = Path(__file__).parent.parent / "results" / "agents"
 STREAM = 384
 """Candidates from which the best and worst, and greedy's picks, are taken."""
 AT_THE_START = ("start_domain_cosine", "start_anchor_cosine")
@@ -105,6 +106,26 @@ def of_results(bundle: Bundle, folder: Path) -> dict[str, Subset]:
         name: Subset(name, rows_of(bundle, runs[0]["ids"]))
         for name, runs in read_results(folder).items()
     }
+
+
+def tenth(bundle: Bundle) -> list[Subset]:
+    """Return subsets of a tenth of the pool, as users select: by rules and at random.
+
+    The Navigator is the shipped one of the bundle's domain, if there is one.
+    """
+    size = len(bundle.pool) // 10
+    make = _Maker(bundle, size, seed=4)
+    found = list(make.random(5))
+    names = {name: name for name in ("less", "greedy", "grad-match", "oracle")}
+    agent = AGENTS / "navigator" / bundle.name / "seed-0"
+    if agent.is_dir():
+        names["navigator"] = str(agent)
+    for name, selector in names.items():
+        rng = np.random.default_rng([4, 53])
+        everything = np.arange(len(bundle.pool))
+        rows, _ = load_selector(selector).select(bundle, size, rng, everything)
+        found.append(Subset(f"{name}-0", rows.tolist()))
+    return [*found, *make.sources(1), *make.mixtures(4)]
 
 
 def quick(bundle: Bundle, size: int = 16) -> list[Subset]:

@@ -28,8 +28,8 @@ class Recipe:
     rises over 15 % of the steps and falls as a cosine, the batch's token mean as loss.
 
     Attributes:
-        epochs: How often each sample is seen: in the given order first, then in
-            orders drawn from the run's seed.
+        epochs: How often each sample is seen, each time in an order of its own that
+            is drawn from the run's seed.
         learning_rate: Its peak.
         batch: Samples of an optimizer step.
         layers: Decoder layers, counted from the last, that carry the adapter.
@@ -62,14 +62,14 @@ def fine_tune(
     Args:
         proxy: The model.
         texts: Holds the samples.
-        picks: Which, in order.
+        picks: Which.
         recipe: How.
-        seed: Draws the adapter and the order of later epochs.
+        seed: Draws the adapter and the order of each epoch.
     """
     draw_adapter(proxy, seed)
     rng = np.random.default_rng([seed, 50])
-    order = list(picks)
-    for _ in range(recipe.epochs - 1):
+    order: list[int] = []
+    for _ in range(recipe.epochs):
         order += rng.permutation(list(picks)).tolist()
     weights = [layer.weight for layer in [*proxy.a.values(), *proxy.b.values()]]
     optimizer = torch.optim.AdamW(weights, weight_decay=0.0)

@@ -18,7 +18,7 @@ PATH_CHECKPOINTS = (0, 6, 24)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ogs sketch`."""
-    from ogs_env.sketching.settings import SketchSettings
+    from ogs_env.sketching.settings import ANCHOR_ANSWERS, SketchSettings
 
     default = SketchSettings()
     parser.add_argument(
@@ -39,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--domain-samples", type=int, default=64, help="in dev and test")
     data.add_argument(
         "--anchor-samples", type=int, default=128, help="in anchor and retention"
+    )
+    data.add_argument(
+        "--anchor-answers",
+        default=default.anchor_answers,
+        choices=ANCHOR_ANSWERS,
+        help="to the anchor's prompts: the samples', the proxy's own, or both",
     )
     data.add_argument("--prompt-field", default="prompt")
     data.add_argument("--response-field", default="response")
@@ -89,6 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
         rank=arguments.rank,
         checkpoints=tuple(arguments.checkpoints) if arguments.path else (),
         detour=arguments.detour,
+        anchor_answers=arguments.anchor_answers,
         max_tokens=arguments.max_tokens,
         seed=arguments.seed,
     )

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ogs_env.data.pairs import Pair
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -75,6 +77,39 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int
         add_generation_prompt=True,
     )
     return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def encode_pair(
+    tokenizer: "PreTrainedTokenizerBase", pair: Pair, max_tokens: int
+) -> tuple[Encoded, Encoded]:
+    """Encode a minimal pair; the loss is taken from where the two texts differ.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        pair: Two texts. Without a prompt they follow the token that begins a text.
+        max_tokens: Longer prompts lose their beginning.
+
+    Returns:
+        The right and the wrong text.
+    """
+    if pair.prompt is None:
+        begin = [tokenizer.bos_token_id]
+        if begin == [None]:
+            begin = [tokenizer.eos_token_id]
+    else:
+        begin = encode_prompt(tokenizer, pair.prompt)
+    right, wrong = (
+        tokenizer(pair.shared + end, add_special_tokens=False)["input_ids"]
+        for end in (pair.right, pair.wrong)
+    )
+    same = 0
+    while same < min(len(right), len(wrong)) - 1 and right[same] == wrong[same]:
+        same += 1
+    found = []
+    for text in (right, wrong):
+        kept = begin[-max(1, max_tokens - len(text)) :]
+        found.append(Encoded([*kept, *text], len(kept) + same, len(kept) < len(begin)))
+    return found[0], found[1]
 
 
 def collate(encoded: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ogs_env.bundle import BASIS, FORMAT, FORMAT_VERSION, MANIFEST, ROLES
+from ogs_env.bundle import ANSWERS, BASIS, FORMAT, FORMAT_VERSION, MANIFEST, ROLES
 from ogs_env.files import sha256_of, write_json
 from ogs_env.learners.surrogate import FITTED_SPACE, default_learner
+from ogs_env.sketching.answers import LONGEST_ANSWER
 from ogs_env.sketching.basis import basis_for
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.shards import save_tensors
@@ -48,13 +49,14 @@ def write_manifest(
     }
     projection = {"kind": "countsketch", "k": settings.k, "seed": settings.seed}
     space = _space(known["proxy"]["sha256"], adapter, projection)
+    own = settings.anchor_answers != "reference"
     shards = {
         role: [load_file(file) for file in sorted(folder.glob(f"{role}-*.safetensors"))]
-        for role in ROLES
+        for role in (*ROLES, *(ANSWERS if own else ()))
     }
     basis, basis_from = basis_for(space, shards["pool"])
     save_tensors(folder / BASIS, basis)
-    roles = {role: sum(len(s["ids"]) for s in shards[role]) for role in ROLES}
+    roles = {role: sum(len(s["ids"]) for s in shards[role]) for role in shards}
     weights = _weights(shards, len(checkpoints))
     files = sorted(f for f in folder.glob("*.safetensors") if f.name[0] != ".")
     write_json(
@@ -73,6 +75,9 @@ def write_manifest(
             ],
             "warm_up_batch": BATCH if checkpoints else None,
             "detour": settings.detour,
+            "answers": {"kind": settings.anchor_answers, "max_tokens": LONGEST_ANSWER}
+            if own
+            else None,
             "max_tokens": settings.max_tokens,
             "roles": roles,
             "domain_norm": mean_norms[0],

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from ogs_env.sketching.proxy import DEFAULT_MODEL
 
+ANCHOR_ANSWERS = ("own", "reference", "both")
+
 
 @dataclass(frozen=True)
 class SketchSettings:
@@ -20,6 +22,10 @@ class SketchSettings:
         detour: Whether the pool and the anchor are also sketched along a second
             warm-up, on the pool's samples from outside the domain; for domains that
             are drawn from the pool.
+        anchor_answers: What stands for a capability: the samples' `"reference"`
+            answers, the proxy's `"own"` answers to the same prompts, or `"both"`.
+            References are always sketched, as observations are about them; `"own"`
+            and `"both"` differ in the default reward.
         learning_rate: Peak learning rate of the warm-up.
         max_tokens: Longest sample; see `encode` for what is cut.
         seed: Seed of adapter, projection and warm-up.
@@ -32,6 +38,7 @@ class SketchSettings:
     rank: int = 16
     checkpoints: tuple[int, ...] = ()
     detour: bool = False
+    anchor_answers: str = "both"
     learning_rate: float = 1e-3
     max_tokens: int = 256
     seed: int = 0

@@ -1,6 +1,6 @@
 """Sketching itself: batches of samples to shards of a bundle."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from tqdm import tqdm
 
-from ogs_env.bundle import DETOUR, MEASURED, ROLES
+from ogs_env.bundle import ANSWERS, DETOUR, MEASURED
 from ogs_env.errors import InputError
 from ogs_env.files import whole_file
 from ogs_env.sketching.encoding import Encoded
@@ -126,9 +126,9 @@ def write_shards(
     """
     fresh = proxy.state()
     wide = CountSketch(WIDE, projection.seed)
-    total = sum(len(rows[role]) for role in ROLES)
+    total = sum(map(len, rows.values()))
     with tqdm(total=total, desc="sketches", unit="sample", smoothing=0.1) as bar:
-        for role in (*MEASURED, "pool"):
+        for role in (*measured_roles(rows), "pool"):
             measured = None
             if role == "pool" and checkpoints:
                 measured = _measured(rows, build)
@@ -173,9 +173,10 @@ def write_detour(
         folder: The bundle's; shards that are there already stay.
     """
     fresh = proxy.state()
-    total = sum(len(rows[role]) for role in DETOUR)
+    roles = [role for role in DETOUR if role in rows]
+    total = sum(len(rows[role]) for role in roles)
     with tqdm(total=total, desc="detour", unit="sample", smoothing=0.1) as bar:
-        for role in DETOUR:
+        for role in roles:
             for file, part in _missing(folder, f"detour-{role}", rows[role], bar):
                 found = torch.zeros(len(part), len(checkpoints), projection.k)
                 for chosen in _batches(part):
@@ -204,11 +205,16 @@ def _missing(
             yield file, part
 
 
+def measured_roles(rows: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Return the roles that a pool sample's products are taken with, in order."""
+    return [role for role in (*MEASURED, *ANSWERS) if role in rows]
+
+
 def _measured(rows: dict[str, list[Row]], build: Path) -> torch.Tensor:
     """Return the wide sketches of all measured roles (n, checkpoints, 8192)."""
     files = [
         build / f"{role}-{number:05d}.safetensors"
-        for role in MEASURED
+        for role in measured_roles(rows)
         for number in range(-(-len(rows[role]) // SHARD_ROWS))
     ]
     return torch.cat([load_file(file)["wide"] for file in files])

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from ogs_env.bundle import DETOUR, MANIFEST, ROLES, Bundle, load_bundle
+from ogs_env.bundle import ANSWER_TOKENS, DETOUR, MANIFEST, Bundle, load_bundle
 from ogs_env.data.domains import DomainData
 from ogs_env.data.samples import Sample, check_disjoint
-from ogs_env.errors import InputError
+from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import read_json, write_json
+from ogs_env.sketching.answers import encode_answer, own_answers, padded
 from ogs_env.sketching.encoding import encode
 from ogs_env.sketching.gradients import per_sample_gradients
 from ogs_env.sketching.manifest import write_manifest
@@ -29,7 +30,7 @@ from ogs_env.sketching.proxy import (
     default_precision,
     load_model,
 )
-from ogs_env.sketching.settings import SketchSettings
+from ogs_env.sketching.settings import ANCHOR_ANSWERS, SketchSettings
 from ogs_env.sketching.shards import (
     BATCH_ROWS,
     Row,
@@ -85,8 +86,10 @@ def sketch(
     proxy, identity = _load_proxy(settings)
     rows = _encode(data, settings, proxy)
     _open_build(folder, request)
-    _announce(proxy, rows, settings)
     build = folder / _BUILD
+    if settings.anchor_answers != "reference":
+        rows |= _answers(data, rows, settings, proxy, folder)
+    _announce(proxy, rows, settings)
     means = mean_gradients(
         proxy, rows, len(data.capabilities), build / "means.safetensors"
     )
@@ -111,7 +114,7 @@ def sketch(
             "proxy": identity,
             "sources": data.sources,
             "capabilities": data.capabilities,
-            "cut": {role: sum(row.encoded.cut for row in rows[role]) for role in ROLES},
+            "cut": {role: sum(row.encoded.cut for row in rows[role]) for role in rows},
             "request": request,
         },
     )
@@ -132,6 +135,8 @@ def _check(data: DomainData, settings: SketchSettings) -> None:
             )
     if settings.max_tokens < 16:
         raise InputError(f"max-tokens: is {settings.max_tokens}; expected 16 or more")
+    if settings.anchor_answers not in ANCHOR_ANSWERS:
+        raise unknown_name("anchor answers", settings.anchor_answers, ANCHOR_ANSWERS)
     steps = settings.checkpoints
     if list(steps) != sorted(set(steps)) or min(steps, default=0) < 0:
         raise InputError(
@@ -259,12 +264,40 @@ def _encode(
     return rows
 
 
+def _answers(
+    data: DomainData,
+    rows: dict[str, list[Row]],
+    settings: SketchSettings,
+    proxy: Proxy,
+    folder: Path,
+) -> dict[str, list[Row]]:
+    """Sample the proxy's own answers; keep their tokens, and return them as rows."""
+    found: dict[str, list[Row]] = {}
+    tokens: dict[str, torch.Tensor] = {}
+    for role in _ROLES_WITH_CAPABILITY:
+        samples = _samples_by_role(data)[role]
+        prompts, ids = [s.prompt for s in samples], [s.id for s in samples]
+        answers = own_answers(proxy, prompts, ids, settings, folder / _BUILD, role)
+        found[f"{role}_answers"] = [
+            dataclasses.replace(
+                row,
+                encoded=encode_answer(
+                    proxy.tokenizer, prompt, answer, settings.max_tokens
+                ),
+            )
+            for row, prompt, answer in zip(rows[role], prompts, answers, strict=True)
+        ]
+        tokens[f"{role}_answers"] = padded(answers)
+    save_tensors(folder / ANSWER_TOKENS, tokens)
+    return found
+
+
 def _announce(
     proxy: Proxy, rows: dict[str, list[Row]], settings: SketchSettings
 ) -> None:
     """Say how long the whole will take, measured on one batch of middling length."""
     every = sorted(
-        (row.encoded for role in ROLES for row in rows[role]),
+        (row.encoded for of_role in rows.values() for row in of_role),
         key=lambda encoded: len(encoded.input_ids),
     )
     middle = max(0, len(every) // 2 - BATCH_ROWS // 2)
@@ -283,7 +316,7 @@ def _announce(
     )
     if settings.detour:
         extra += later * sum(
-            len(row.encoded.input_ids) for role in DETOUR for row in rows[role]
+            len(row.encoded.input_ids) for role in DETOUR for row in rows.get(role, [])
         )
     minutes = (tokens * passes + extra) / rate / 60
     print(

@@ -1,0 +1,150 @@
+"""The model's own answers: what the untouched proxy says to a capability's prompts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from tqdm import tqdm
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from ogs_env.sketching.encoding import Encoded, encode_prompt
+from ogs_env.sketching.settings import SketchSettings
+from ogs_env.sketching.shards import save_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ogs_env.sketching.proxy import Proxy
+
+LONGEST_ANSWER = 128
+"""Most tokens of an own answer, the end token included."""
+BATCH_ROWS = 32
+_STREAM = 70  # tells these draws from others of the same seed
+
+
+def own_answers(
+    proxy: "Proxy",
+    prompts: Sequence[str],
+    ids: Sequence[str],
+    settings: SketchSettings,
+    build: Path,
+    role: str,
+) -> list[list[int]]:
+    """Sample one answer to each prompt from the proxy, at temperature 1.
+
+    An answer is a function of the model, the seed and the sample's id, up to rounding
+    that depends on the batch. It ends with the model's end token, or after
+    `LONGEST_ANSWER` tokens. Batches that are kept in `build` are not sampled again.
+
+    Args:
+        proxy: A proxy with a fresh adapter, which changes nothing.
+        prompts: The prompts' texts.
+        ids: 16 hex digits for each, which its draws depend on.
+        settings: Its seed seeds all draws; longer prompts than its `max_tokens` less
+            `LONGEST_ANSWER` lose their beginning.
+        build: Folder where finished batches are kept.
+        role: Names the batches' files and the progress bar.
+
+    Returns:
+        The token ids of each answer, in order.
+    """
+    questions = [_question(proxy.tokenizer, p, settings.max_tokens) for p in prompts]
+    order = sorted(range(len(questions)), key=lambda row: len(questions[row]))
+    answers: list[list[int]] = [[] for _ in questions]
+    with tqdm(total=len(order), desc=f"{role}: own answers", unit="answer") as bar:
+        for number, begin in enumerate(range(0, len(order), BATCH_ROWS)):
+            rows = order[begin : begin + BATCH_ROWS]
+            file = build / f"answers-{role}-{number:05d}.safetensors"
+            if not file.exists():
+                draws = [_uniforms(settings.seed, ids[row]) for row in rows]
+                found = _sampled(proxy, [questions[row] for row in rows], draws)
+                save_tensors(file, {"tokens": padded(found)})
+            kept = load_file(file)["tokens"].tolist()
+            for row, tokens in zip(rows, kept, strict=True):
+                answers[row] = [token for token in tokens if token >= 0]
+            bar.update(len(rows))
+    return answers
+
+
+def padded(answers: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Return answers as int32 (n, longest), -1 after the end of each."""
+    rows = [torch.tensor(answer, dtype=torch.int32) for answer in answers]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+
+
+def encode_answer(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: str,
+    answer: Sequence[int],
+    max_tokens: int,
+) -> Encoded:
+    """Encode a prompt and the model's own answer to it.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        prompt: The prompt's text.
+        answer: Token ids of the answer, as `own_answers` returns them.
+        max_tokens: Most tokens of a prompt and the longest answer together.
+    """
+    question = _question(tokenizer, prompt, max_tokens)
+    cut = len(question) == max(1, max_tokens - LONGEST_ANSWER)
+    return Encoded([*question, *answer], len(question), cut)
+
+
+def _question(
+    tokenizer: "PreTrainedTokenizerBase", prompt: str, max_tokens: int
+) -> list[int]:
+    """Encode a prompt so that the longest answer fits behind it."""
+    return encode_prompt(tokenizer, prompt)[-max(1, max_tokens - LONGEST_ANSWER) :]
+
+
+def _uniforms(seed: int, id_: str) -> np.ndarray:
+    """Return a sample's draws from U(0, 1), one a token."""
+    return np.random.default_rng([seed, _STREAM, int(id_, 16)]).random(LONGEST_ANSWER)
+
+
+def _sampled(
+    proxy: "Proxy", questions: Sequence[list[int]], uniforms: Sequence[np.ndarray]
+) -> list[list[int]]:
+    """Sample an answer to each of a batch of questions."""
+    model, tokenizer = proxy.model.get_base_model(), proxy.tokenizer
+    longest = max(map(len, questions))
+    ids = torch.full((len(questions), longest), tokenizer.pad_token_id)
+    mask = torch.zeros_like(ids)
+    for row, question in enumerate(questions):
+        ids[row, longest - len(question) :] = torch.tensor(question)
+        mask[row, longest - len(question) :] = 1
+    device = proxy.device
+    # Greedy over scores that the processor has drawn from: transformers' own sampling
+    # draws from the global generator.
+    with torch.no_grad():
+        out = model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            max_new_tokens=LONGEST_ANSWER,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            logits_processor=LogitsProcessorList([_Draw(np.stack(uniforms), longest)]),
+        )
+    end = tokenizer.eos_token_id
+    answers = out[:, longest:].tolist()
+    return [a[: a.index(end) + 1] if end in a else a for a in answers]
+
+
+class _Draw(LogitsProcessor):
+    """Draws each row's next token from softmax(scores) by a given uniform number."""
+
+    def __init__(self, uniforms: np.ndarray, prompt_tokens: int) -> None:
+        self._uniforms, self._begin = torch.from_numpy(uniforms), prompt_tokens
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        uniform = self._uniforms[:, input_ids.shape[1] - self._begin].to(scores.device)
+        below = scores.double().softmax(-1).cumsum(-1)
+        # Rounding may leave the last sum below 1.
+        drawn = (below < uniform[:, None] * below[:, -1:]).sum(-1)
+        chosen = torch.full_like(scores, -torch.inf)
+        return chosen.scatter_(1, drawn[:, None], 0.0)
