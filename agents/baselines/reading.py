@@ -16,7 +16,8 @@ from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.files import whole_file
 from ogs_env.sketching.encoding import collate, encode
-from ogs_env.sketching.proxy import cache_folder, default_precision, load_model
+from ogs_env.sketching.precision import default_precision
+from ogs_env.sketching.proxy import cache_folder, load_model
 from ogs_env.sketching.steps import PASS_TOKENS
 from ogs_env.sketching.trunk import length_batches
 

@@ -29,11 +29,11 @@ from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import Floats
 from ogs_env.sketching.encoding import Encoded, encode
 from ogs_env.sketching.losses import has_plain_head
+from ogs_env.sketching.precision import default_precision
 from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.proxy import (
     Proxy,
     attach_adapter,
-    default_precision,
     draw_adapter,
     load_model,
 )

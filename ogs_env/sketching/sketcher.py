@@ -21,12 +21,12 @@ from ogs_env.files import read_json, write_json
 from ogs_env.sketching.encoding import encode
 from ogs_env.sketching.gradients import per_sample_gradients
 from ogs_env.sketching.manifest import write_manifest
+from ogs_env.sketching.precision import default_precision
 from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.proxy import (
     Proxy,
     attach_adapter,
     content_hash,
-    default_precision,
     load_model,
 )
 from ogs_env.sketching.settings import SketchSettings
