@@ -62,7 +62,7 @@ class Reader:
             for first in range(0, len(samples), _CHUNK):
                 encoded = {
                     first + place: encode(
-                        self._tokenizer, each.prompt, each.response, self._max_tokens
+                        self._tokenizer, each.turns, each.response, self._max_tokens
                     )
                     for place, each in enumerate(samples[first : first + _CHUNK])
                 }

@@ -82,7 +82,7 @@ class Study:
             every += samples
         self.texts = TrunkStates(
             self.proxy,
-            [encode(tokenizer, s.prompt, s.response, MAX_TOKENS) for s in every],
+            [encode(tokenizer, s.turns, s.response, MAX_TOKENS) for s in every],
         )
 
     def measure(self) -> dict[str, float]:

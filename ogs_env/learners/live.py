@@ -354,7 +354,7 @@ class LiveLearner:
         tokenizer = self.proxy.tokenizer
         most = self.bundle.manifest["max_tokens"]
         samples = (texts[id_] for id_ in ids)
-        return [encode(tokenizer, s.prompt, s.response, most) for s in samples]
+        return [encode(tokenizer, s.turns, s.response, most) for s in samples]
 
 
 def _proxy(bundle: Bundle, settings: LiveSettings) -> Proxy:

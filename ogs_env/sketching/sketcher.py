@@ -18,6 +18,7 @@ from ogs_env.data.domains import DomainData
 from ogs_env.data.samples import Sample, check_disjoint
 from ogs_env.errors import InputError
 from ogs_env.files import read_json, write_json
+from ogs_env.sketching.chat import TEMPLATE_DATE, reads_clock
 from ogs_env.sketching.encoding import encode
 from ogs_env.sketching.gradients import per_sample_gradients
 from ogs_env.sketching.manifest import write_manifest
@@ -223,6 +224,8 @@ def _load_proxy(settings: SketchSettings) -> tuple[Proxy, dict[str, Any]]:
         "sha256": content_hash(settings.proxy, model),
         "precision": precision,
     }
+    if reads_clock(tokenizer):
+        identity["template_date"] = f"{TEMPLATE_DATE:%Y-%m-%d}"
     proxy = attach_adapter(
         model,
         tokenizer,
@@ -249,7 +252,7 @@ def _encode(
             Row(
                 sample.id,
                 encode(
-                    proxy.tokenizer, sample.prompt, sample.response, settings.max_tokens
+                    proxy.tokenizer, sample.turns, sample.response, settings.max_tokens
                 ),
                 sources[sample.source],
                 capability,
