@@ -17,7 +17,7 @@ from ogs_env.errors import InputError
 from ogs_env.files import whole_file
 from ogs_env.sketching.encoding import collate, encode
 from ogs_env.sketching.precision import default_precision
-from ogs_env.sketching.proxy import cache_folder, load_model
+from ogs_env.sketching.proxy import cache_folder, check_length, load_model
 from ogs_env.sketching.steps import PASS_TOKENS
 from ogs_env.sketching.trunk import length_batches
 
@@ -46,6 +46,7 @@ class Reader:
         loaded, self._tokenizer = load_model(proxy["id"], getattr(torch, precision))
         self.model: Any = loaded.requires_grad_(False)
         self._max_tokens = bundle.manifest["max_tokens"]
+        check_length(loaded, self._max_tokens)
 
     def passes(
         self, samples: Sequence[Sample], what: str

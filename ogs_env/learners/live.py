@@ -34,6 +34,7 @@ from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.proxy import (
     Proxy,
     attach_adapter,
+    check_length,
     draw_adapter,
     load_model,
 )
@@ -366,6 +367,7 @@ def _proxy(bundle: Bundle, settings: LiveSettings) -> Proxy:
     model, tokenizer = load_model(
         settings.model or manifest["proxy"]["id"], getattr(torch, precision)
     )
+    check_length(model, manifest["max_tokens"])
     adapter = manifest["adapter"]
     return attach_adapter(
         model,

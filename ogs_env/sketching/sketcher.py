@@ -27,6 +27,7 @@ from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.proxy import (
     Proxy,
     attach_adapter,
+    check_length,
     content_hash,
     load_model,
 )
@@ -219,6 +220,7 @@ def _load_proxy(settings: SketchSettings) -> tuple[Proxy, dict[str, Any]]:
     if precision == "auto":
         precision = default_precision()
     model, tokenizer = load_model(settings.proxy, getattr(torch, precision))
+    check_length(model, settings.max_tokens)
     identity = {
         "id": settings.proxy,
         "sha256": content_hash(settings.proxy, model),
