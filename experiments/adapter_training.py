@@ -56,7 +56,7 @@ def train(
     """
     # Sorted, so that a run depends on what was selected and on the seed alone.
     encoded = [
-        encode(tokenizer, sample.prompt, sample.response, settings.max_tokens)
+        encode(tokenizer, sample.turns, sample.response, settings.max_tokens)
         for sample in sorted(samples, key=lambda sample: sample.id)
     ]
     order = training_order([len(item.input_ids) for item in encoded], settings)

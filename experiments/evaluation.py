@@ -18,6 +18,7 @@ from ogs_env.sketching.encoding import (
     collate,
     encode,
     encode_prompt,
+    end_of_turn,
 )
 from ogs_env.sketching.losses import response_losses
 from ogs_env.sketching.trunk import length_batches
@@ -75,7 +76,7 @@ def mean_losses(
     """
     if not samples:
         raise InputError(f"{name}: no samples to evaluate on; give at least one")
-    encoded = [encode(tokenizer, s.prompt, s.response, max_tokens) for s in samples]
+    encoded = [encode(tokenizer, s.turns, s.response, max_tokens) for s in samples]
     sample_sum = token_sum = 0.0
     tokens = 0
     bar = tqdm(total=len(encoded), desc=f"loss on {name}", unit="sample", leave=False)
@@ -156,20 +157,21 @@ def extract_answer(text: str) -> str | None:
 
 def _answers(model: Any, tokenizer: Any, samples: Sequence[Sample]) -> list[str]:
     """Return greedily generated responses to the samples' prompts."""
-    prompts = [encode_prompt(tokenizer, sample.prompt) for sample in samples]
+    prompts = [encode_prompt(tokenizer, sample.turns) for sample in samples]
     # Without responses, `collate` only pads.
     inputs = collate(
         [Encoded(prompt, len(prompt), cut=False) for prompt in prompts],
         tokenizer.pad_token_id,
     )
     length = inputs["input_ids"].shape[1]
+    ends = {*end_of_turn(tokenizer)[-1:], tokenizer.eos_token_id}
     generated = model.generate(
         input_ids=inputs["input_ids"].to(model.device),
         attention_mask=inputs["attention_mask"].to(model.device),
         max_new_tokens=NEW_TOKENS,
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=sorted(ends - {None}) or None,
     )
     return tokenizer.batch_decode(generated[:, length:], skip_special_tokens=True)
 

@@ -118,9 +118,10 @@ def finetune(
 
     # Heavy, and not needed to read results or to show the command's help.
     from ogs_env.experiments.adapter_training import train
-    from ogs_env.sketching.proxy import content_hash, load_model
+    from ogs_env.sketching.proxy import check_length, content_hash, load_model
 
     model, tokenizer = load_model(settings.model)
+    check_length(model, settings.max_tokens)
     model.requires_grad_(False)  # only the adapter is trained; losses are cheaper
     model_hash = content_hash(settings.model, model)
     clock = time.perf_counter

@@ -66,7 +66,8 @@ class Selection:
 
         Args:
             folder: Where to; made when missing.
-            samples: Texts by sample id; with them each line has prompt and response.
+            samples: Texts by sample id; with them each line has prompt and response,
+                and a chat's `messages`.
 
         Raises:
             InputError: If a selected sample has no text in `samples`, or the folder
@@ -89,8 +90,7 @@ class Selection:
                         f"sample {name}: is selected but not among the {len(samples)} "
                         "texts given; give those the bundle was sketched from"
                     )
-                line["prompt"] = samples[name].prompt
-                line["response"] = samples[name].response
+                line |= samples[name].texts()
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
         write_text(Path(folder) / LINES, "".join(lines))
         # Last, so that a summary always stands beside whole lines.

@@ -7,7 +7,8 @@ import pytest
 import ogs_env
 from ogs_env.agents.selector import make_selector
 from ogs_env.bundle import Bundle
-from ogs_env.data.samples import Sample
+from ogs_env.data.records import Turn
+from ogs_env.data.samples import Sample, read_samples
 from ogs_env.errors import InputError
 from ogs_env.selection import Selection, parse_budget, select
 
@@ -86,9 +87,19 @@ def test_texts_go_with_the_lines(bundle: Bundle, tmp_path: Path) -> None:
     chosen.save(tmp_path, texts)
     first = json.loads((tmp_path / "selection.jsonl").read_text("utf-8").split("\n")[0])
     assert (first["prompt"], first["response"]) == (f"p {chosen.ids[0]}", "é\n")
+    assert "messages" not in first
     with pytest.raises(InputError, match=f"sample {chosen.ids[0]}: is selected but"):
         chosen.save(tmp_path / "none", {})
     assert not (tmp_path / "none").exists()
+
+
+def test_a_selection_of_chats_is_read_as_chats(bundle: Bundle, tmp_path: Path) -> None:
+    chosen = select(make_selector("random"), bundle, 2)
+    turns = (Turn("system", "Be brief."), Turn("user", "Why?"))
+    chat = Sample("Be brief.\n\nWhy?", "So.", "mine", messages=turns)
+    chosen.save(tmp_path, dict.fromkeys(chosen.ids, chat))
+    read = read_samples(tmp_path / "selection.jsonl", source="mine")
+    assert read == [chat, chat]
 
 
 def test_loading_what_is_no_selection(tmp_path: Path) -> None:

@@ -64,7 +64,9 @@ def _losses_alone(bundle: Bundle, where: Texts | None) -> NDArray[np.float32]:
     @torch.no_grad()
     def compute() -> NDArray[np.float32]:
         texts = bundle_texts(bundle, where, ("pool",))
-        alone = [replace(texts[id_], prompt="") for id_ in bundle.pool.hex_ids()]
+        alone = [
+            replace(texts[id_], prompt="", messages=()) for id_ in bundle.pool.hex_ids()
+        ]
         reader = Reader(bundle)
         found = np.empty(len(alone), np.float32)
         for rows, batch in reader.passes(alone, "responses alone"):

@@ -16,7 +16,8 @@ from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.files import whole_file
 from ogs_env.sketching.encoding import collate, encode
-from ogs_env.sketching.proxy import cache_folder, default_precision, load_model
+from ogs_env.sketching.precision import default_precision
+from ogs_env.sketching.proxy import cache_folder, check_length, load_model
 from ogs_env.sketching.steps import PASS_TOKENS
 from ogs_env.sketching.trunk import length_batches
 
@@ -45,6 +46,7 @@ class Reader:
         loaded, self._tokenizer = load_model(proxy["id"], getattr(torch, precision))
         self.model: Any = loaded.requires_grad_(False)
         self._max_tokens = bundle.manifest["max_tokens"]
+        check_length(loaded, self._max_tokens)
 
     def passes(
         self, samples: Sequence[Sample], what: str
@@ -61,7 +63,7 @@ class Reader:
             for first in range(0, len(samples), _CHUNK):
                 encoded = {
                     first + place: encode(
-                        self._tokenizer, each.prompt, each.response, self._max_tokens
+                        self._tokenizer, each.turns, each.response, self._max_tokens
                     )
                     for place, each in enumerate(samples[first : first + _CHUNK])
                 }

@@ -83,7 +83,7 @@ class Study:
 
         def encoded(samples: Sequence[Sample]) -> list[Encoded]:
             return [
-                encode(tokenizer, s.prompt, s.response, MAX_TOKENS) for s in samples
+                encode(tokenizer, s.turns, s.response, MAX_TOKENS) for s in samples
             ]
 
         self._sets: dict[str, list[Encoded]] = {

@@ -1,18 +1,49 @@
-"""From one record of a user's data to its prompt and response."""
+"""From one record of a user's data to its prompt, response and earlier turns."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ogs_env.errors import InputError
 
 
+class Turn(NamedTuple):
+    """One message of a chat.
+
+    Attributes:
+        role: Such as `"system"`, `"user"` or `"assistant"`.
+        content: What it says.
+    """
+
+    role: str
+    content: str
+
+
+class Texts(NamedTuple):
+    """What a record says.
+
+    Attributes:
+        prompt: What comes before the response, in one text.
+        response: What the model should answer.
+        messages: The turns before the response; none where a user's turn with the
+            prompt is all.
+        used: Names of the fields that these came from.
+    """
+
+    prompt: str
+    response: str
+    messages: tuple[Turn, ...]
+    used: set[str]
+
+
 def texts_of(
     record: Mapping[str, Any], place: str, prompt_field: str, response_field: str
-) -> tuple[str, str, set[str]]:
-    """Return a record's prompt, response and the names of the fields they came from.
+) -> Texts:
+    """Return a record's texts.
 
     A record that lacks the two fields but holds a chat under `messages` gives the
-    chat's last assistant turn as response, and what comes before it as prompt.
+    chat's last assistant turn as response, and what comes before it as prompt. A
+    record that has both, as `write_samples` writes, gives the chat's turns where
+    they say what the prompt and the response say.
 
     Args:
         record: One line of a JSON lines file or one row of a dataset.
@@ -27,8 +58,12 @@ def texts_of(
         prompt = _text(record[prompt_field], place, f"field '{prompt_field}'")
         response = _text(record[response_field], place, f"field '{response_field}'")
         used, what = {prompt_field, response_field}, f"field '{response_field}'"
+        messages = _same_chat(record, prompt, response)
+        if messages:
+            used.add("messages")
     elif "messages" in record:
-        prompt, response = _chat(record["messages"], place)
+        turns, response = _chat(record["messages"], place)
+        prompt, messages = joined(turns), _more_than_prompt(turns)
         used, what = {"messages"}, "the last assistant turn"
     else:
         lacking = prompt_field if prompt_field not in record else response_field
@@ -43,7 +78,19 @@ def texts_of(
             f"{place}: {what} is empty, there is nothing to learn; remove the sample "
             "or give its response"
         )
-    return prompt, response, used
+    return Texts(prompt, response, messages, used)
+
+
+def joined(turns: Sequence[Turn]) -> str:
+    """Join turns into one prompt; roles are told only where they alternate."""
+    others = [turn.role for turn in turns if turn.role != "system"]
+    one_question = others in ([], ["user"])
+    return "\n\n".join(
+        turn.content
+        if one_question or turn.role == "system"
+        else f"{turn.role.capitalize()}: {turn.content}"
+        for turn in turns
+    )
 
 
 def _text(value: Any, place: str, what: str) -> str:
@@ -60,7 +107,8 @@ def _text(value: Any, place: str, what: str) -> str:
     return value
 
 
-def _chat(messages: Any, place: str) -> tuple[str, str]:
+def _chat(messages: Any, place: str) -> tuple[tuple[Turn, ...], str]:
+    """Return the turns before the last assistant turn, and that turn's text."""
     if not isinstance(messages, list) or not all(
         isinstance(turn, Mapping) and "role" in turn and "content" in turn
         for turn in messages
@@ -70,25 +118,34 @@ def _chat(messages: Any, place: str) -> tuple[str, str]:
             "'content'"
         )
     turns = [
-        (
+        Turn(
             _text(turn["role"], place, f"role of message {number}"),
             _text(turn["content"], place, f"content of message {number}"),
         )
         for number, turn in enumerate(messages, 1)
     ]
-    answers = [i for i, (role, _) in enumerate(turns) if role == "assistant"]
+    answers = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
     if not answers:
         raise InputError(
             f"{place}: field 'messages' has no turn with role 'assistant', which "
             "would be the response"
         )
-    return _joined(turns[: answers[-1]]), turns[answers[-1]][1]
+    before = tuple(turns[: answers[-1]])
+    return before, turns[answers[-1]].content
 
 
-def _joined(turns: list[tuple[str, str]]) -> str:
-    """Join turns into one prompt; roles are told only where they alternate."""
-    one_question = [role for role, _ in turns if role != "system"] in ([], ["user"])
-    return "\n\n".join(
-        text if one_question or role == "system" else f"{role.capitalize()}: {text}"
-        for role, text in turns
-    )
+def _same_chat(
+    record: Mapping[str, Any], prompt: str, response: str
+) -> tuple[Turn, ...]:
+    """Return the turns of a chat that says what prompt and response say."""
+    try:
+        turns, answer = _chat(record.get("messages"), "")
+    except InputError:  # a field of that name that is something else
+        return ()
+    same = (joined(turns), answer) == (prompt, response)
+    return _more_than_prompt(turns) if same else ()
+
+
+def _more_than_prompt(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """Return no turns where a user's turn is all that there is."""
+    return () if [turn.role for turn in turns] == ["user"] else turns

@@ -2,15 +2,16 @@
 
 import gzip
 import hashlib
+import itertools
 import json
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from ogs_env.data.records import texts_of
+from ogs_env.data.records import Turn, texts_of
 from ogs_env.errors import InputError
 from ogs_env.files import whole_file
 
@@ -21,14 +22,20 @@ MAX_RESPONSE_CHARACTERS = 20_000
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-def sample_id(prompt: str, response: str) -> str:
-    r"""Return the stable id of a text pair.
+def sample_id(prompt: str, response: str, messages: Sequence[Turn] = ()) -> str:
+    r"""Return the stable id of a text pair, or of a chat.
+
+    Args:
+        prompt: The prompt.
+        response: The response.
+        messages: The turns before the response, if there is more than the prompt.
 
     Returns:
-        The first 16 hex digits of sha256(prompt + "\x1f" + response).
+        The first 16 hex digits of sha256(prompt + "\x1f" + response), to which each
+        turn adds "\x1f" + role + "\x1f" + content.
     """
-    text = f"{prompt}\x1f{response}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    texts = [prompt, response, *itertools.chain.from_iterable(messages)]
+    return hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +43,37 @@ class Sample:
     """A prompt and the response that a model should learn to give.
 
     Attributes:
-        prompt: The user's turn; may be empty.
+        prompt: The user's turn, or a chat's turns joined to one text; may be empty.
         response: The assistant's turn; never empty. Loss is taken on it alone.
         source: Name of the collection it comes from.
         fields: The record's further fields, as they were read.
+        messages: A chat's turns before the response; none where a user's turn with
+            the prompt is all.
     """
 
     prompt: str
     response: str
     source: str = ""
     fields: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
+    messages: tuple[Turn, ...] = ()
 
     @property
     def id(self) -> str:
         """The stable id, 16 hex digits."""
-        return sample_id(self.prompt, self.response)
+        return sample_id(self.prompt, self.response, self.messages)
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The turns that the response answers."""
+        return self.messages or (Turn("user", self.prompt),)
+
+    def texts(self) -> dict[str, Any]:
+        """Return the texts as fields of a JSON record that `read_samples` reads."""
+        pair = {"prompt": self.prompt, "response": self.response}
+        if not self.messages:
+            return pair
+        chat = [*self.messages, Turn("assistant", self.response)]
+        return {**pair, "messages": [turn._asdict() for turn in chat]}
 
 
 class CutResponse(UserWarning):
@@ -68,7 +91,8 @@ def read_samples(
     """Read samples from a JSON lines file, plain or gzipped.
 
     A line is an object with a prompt and a response field, or with a chat under
-    `messages`: its last assistant turn is the response. Blank lines are skipped.
+    `messages`: its last assistant turn is the response, to the turns before it.
+    Blank lines are skipped.
 
     Args:
         path: The file; whether it is gzipped is told from its first bytes.
@@ -155,8 +179,7 @@ def write_samples(path: str | Path, samples: Iterable[Sample]) -> None:
         for sample in samples:
             record = {
                 "id": sample.id,
-                "prompt": sample.prompt,
-                "response": sample.response,
+                **sample.texts(),
                 "source": sample.source,
             }
             file.write(json.dumps({**sample.fields, **record}, ensure_ascii=False))
@@ -248,7 +271,9 @@ def _sample(
     sources: tuple[str | None, str],
     limit: int,
 ) -> Sample:
-    prompt, response, used = texts_of(record, place, prompt_field, response_field)
+    prompt, response, messages, used = texts_of(
+        record, place, prompt_field, response_field
+    )
     if len(response) > limit:
         warnings.warn(
             f"{place}: response of {len(response):,} characters cut to its first "
@@ -266,6 +291,6 @@ def _sample(
     left_out = {*used, "source", "id"}
     fields = {name: value for name, value in record.items() if name not in left_out}
     identity = record.get("id")
-    if identity is not None and identity != sample_id(prompt, response):
+    if identity is not None and identity != sample_id(prompt, response, messages):
         fields["original_id"] = identity
-    return Sample(prompt, response, source, fields)
+    return Sample(prompt, response, source, fields, messages)

@@ -29,11 +29,12 @@ from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import Floats
 from ogs_env.sketching.encoding import Encoded, encode
 from ogs_env.sketching.losses import has_plain_head
+from ogs_env.sketching.precision import default_precision
 from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.proxy import (
     Proxy,
     attach_adapter,
-    default_precision,
+    check_length,
     draw_adapter,
     load_model,
 )
@@ -354,7 +355,7 @@ class LiveLearner:
         tokenizer = self.proxy.tokenizer
         most = self.bundle.manifest["max_tokens"]
         samples = (texts[id_] for id_ in ids)
-        return [encode(tokenizer, s.prompt, s.response, most) for s in samples]
+        return [encode(tokenizer, s.turns, s.response, most) for s in samples]
 
 
 def _proxy(bundle: Bundle, settings: LiveSettings) -> Proxy:
@@ -366,6 +367,7 @@ def _proxy(bundle: Bundle, settings: LiveSettings) -> Proxy:
     model, tokenizer = load_model(
         settings.model or manifest["proxy"]["id"], getattr(torch, precision)
     )
+    check_length(model, manifest["max_tokens"])
     adapter = manifest["adapter"]
     return attach_adapter(
         model,

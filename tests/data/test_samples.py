@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ogs_env.data.records import Turn
 from ogs_env.data.samples import (
     CutResponse,
     Sample,
@@ -267,3 +268,75 @@ def test_check_disjoint_names_sample_and_roles() -> None:
         f"the same sample (id {shared.id}, \"Janet's ducks lay 16 eggs per day, she "
         'e...") is in both pool and test; remove it from one'
     )
+
+
+def turns_of(*turns: tuple[str, str]) -> tuple[Turn, ...]:
+    return tuple(Turn(*turn) for turn in turns)
+
+
+def test_a_chat_keeps_its_turns(tmp_path: Path) -> None:
+    before = [("system", "S"), ("user", "Q"), ("assistant", "A"), ("user", "R")]
+    record = chat(*before, ("assistant", "B"), ("user", "thanks"))
+    (sample,) = read_samples(jsonl(tmp_path / "p.jsonl", record))
+    assert sample.messages == sample.turns == turns_of(*before)
+    assert sample.response == "B"
+
+
+def test_a_single_question_is_the_same_as_a_pair(tmp_path: Path) -> None:
+    record = chat(("user", "Q"), ("assistant", "A"))
+    (sample,) = read_samples(jsonl(tmp_path / "p.jsonl", record))
+    assert sample == Sample("Q", "A", "p")
+    assert sample.id == sample_id("Q", "A")
+    assert sample.turns == turns_of(("user", "Q"))
+
+
+def test_chats_of_the_same_text_have_ids_of_their_own(tmp_path: Path) -> None:
+    answer = ("assistant", "A")
+    path = jsonl(
+        tmp_path / "p.jsonl",
+        chat(("user", "S\n\nQ"), answer),
+        chat(("system", "S"), ("user", "Q"), answer),
+        chat(("system", "S\n\nQ"), answer),
+        chat(("system", "S"), ("system", "Q"), answer),
+    )
+    samples = read_samples(path)
+    assert {sample.prompt for sample in samples} == {"S\n\nQ"}
+    assert len({sample.id for sample in samples}) == 4
+
+
+TURNS = st.lists(
+    st.builds(
+        Turn, st.sampled_from(["system", "user", "assistant"]), st.text(max_size=9)
+    ),
+    max_size=4,
+)
+
+
+@given(st.lists(st.tuples(TURNS, st.text(min_size=1).filter(str.strip)), min_size=1))
+def test_chats_survive_writing(
+    tmp_path_factory: pytest.TempPathFactory, chats: list[tuple[list[Turn], str]]
+) -> None:
+    folder = tmp_path_factory.mktemp("chats")
+    records = [
+        chat(*turns, ("assistant", response), ("user", "thanks"))
+        for turns, response in chats
+    ]
+    samples = read_samples(jsonl(folder / "p.jsonl", *records))
+    write_samples(folder / "again.jsonl", samples)
+    again = read_samples(folder / "again.jsonl")
+    assert again == samples
+    assert [sample.id for sample in again] == [sample.id for sample in samples]
+    assert [sample.fields for sample in again] == [{}] * len(samples)
+
+
+def test_messages_that_say_something_else_stay_a_field(tmp_path: Path) -> None:
+    other = chat(("system", "S"), ("user", "other"), ("assistant", "A"))
+    path = jsonl(
+        tmp_path / "p.jsonl", {**PAIR, **other}, {**PAIR, "messages": "two of them"}
+    )
+    first, second = read_samples(path)
+    assert first.messages == second.messages == ()
+    assert first.fields == other
+    assert second.fields == {"messages": "two of them"}
+    write_samples(tmp_path / "again.jsonl", [first])
+    assert read_samples(tmp_path / "again.jsonl")[0].fields == other

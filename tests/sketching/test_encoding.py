@@ -1,13 +1,28 @@
 """What a sample's tokens are, what is cut, and how a batch is laid out."""
 
+import datetime
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import make_tiny_model
-from transformers import AutoTokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
 
-from ogs_env.sketching.encoding import IGNORED, Encoded, collate, encode
+from ogs_env.data.records import Turn
+from ogs_env.errors import InputError
+from ogs_env.sketching.chat import reads_clock
+from ogs_env.sketching.encoding import (
+    IGNORED,
+    Encoded,
+    collate,
+    encode,
+    encode_prompt,
+    end_of_turn,
+)
+from ogs_env.sketching.proxy import load_model
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +117,246 @@ def test_a_batch_ends_together():
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3], [0, 0, 0, 1]]
     ignored = IGNORED
     assert batch["labels"].tolist() == [[ignored, ignored, 9, 1], [ignored] * 3 + [1]]
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Gemma's: begins with the begin token, strips contents, calls the assistant "model".
+TRIMMED = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m.role == 'system' %}{{ raise_exception('No system turns') }}{% endif %}"
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate:\nuser, assistant') }}{% endif %}"
+    "<start>{{ 'model' if m.role == 'assistant' else m.role }}\n"
+    "{{ m.content | trim }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start>model\n{% endif %}"
+)
+# Qwen 3's: a given answer follows an empty block of thoughts.
+THINKING = CHATML.replace(
+    "{{ m.content }}",
+    "{% if loop.last and m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m.content }}",
+)
+# DeepSeek R1's: asks for thoughts, which a given answer does not show.
+ASKS_FOR_THOUGHTS = CHATML.replace(
+    "assistant\n{% endif", "assistant\n<think>\n{% endif"
+)
+# No token ends a turn.
+WORDS = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+CLOCK = "\nToday is {{ strftime_now('%d %b %Y') }}.\n" + CHATML
+CHAT = [
+    Turn("system", "Be brief."),
+    Turn("user", "2+2?"),
+    Turn("assistant", "4"),
+    Turn("user", "3+3?"),
+]
+
+
+def with_template(plain, template, eos="</s>"):
+    """Return a tokenizer with Qwen's and Gemma's control tokens and a template."""
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=plain.backend_tokenizer, bos_token="<s>", eos_token=eos
+    )
+    marks = ["<|im_start|>", "<|im_end|>", "<start>", "<end>"]
+    made.add_special_tokens({"additional_special_tokens": marks})
+    made.add_tokens(["\n\n", "<think>", "</think>"])  # as Gemma and Qwen have them
+    made.chat_template = template
+    return made
+
+
+def written(tokenizer, turns, response, max_tokens=256) -> tuple[str, str]:
+    return parts(tokenizer, encode(tokenizer, turns, response, max_tokens))
+
+
+@pytest.mark.parametrize(
+    ("template", "question", "answer"),
+    [
+        (CHATML, "<|im_start|>user\n Hi? <|im_end|>\n<|im_start|>assistant\n",
+         " Yes.\n<|im_end|>"),
+        (TRIMMED, "<s><start>user\nHi?<end>\n<start>model\n", "Yes.<end>"),
+        (THINKING, "<|im_start|>user\n Hi? <|im_end|>\n<|im_start|>assistant\n"
+         "<think>\n\n</think>\n\n", " Yes.\n<|im_end|>"),
+        (ASKS_FOR_THOUGHTS, "<|im_start|>user\n Hi? <|im_end|>\n"
+         "<|im_start|>assistant\n", " Yes.\n<|im_end|>"),
+        (WORDS, "user:  Hi? \n\nassistant: ", " Yes.\n</s>"),
+    ],
+    ids=["chatml", "trimmed", "thinking", "asks-for-thoughts", "words"],
+)  # fmt: skip
+def test_a_sample_is_what_the_template_makes_of_it(plain, template, question, answer):
+    tokenizer = with_template(plain, template)
+    assert written(tokenizer, " Hi? ", " Yes.\n") == (question, answer)
+    ids = encode_prompt(tokenizer, " Hi? ")
+    assert tokenizer.decode(ids) == question
+
+
+@pytest.mark.parametrize("template", [CHATML, TRIMMED, THINKING])
+def test_a_sample_is_the_beginning_of_the_rendered_chat(plain, template):
+    tokenizer = with_template(plain, template)
+    turns = CHAT[1:]
+    encoded = encode(tokenizer, turns, "6", 256)
+    whole = tokenizer.apply_chat_template(
+        [turn._asdict() for turn in [*turns, Turn("assistant", "6")]],
+        tokenize=True,
+        return_dict=False,
+    )
+    assert encoded.input_ids == whole[: len(encoded.input_ids)]
+    assert tokenizer.decode(whole[len(encoded.input_ids) :]) == "\n"
+
+
+def test_the_template_ends_a_turn_whatever_the_tokenizers_end_token(plain):
+    tokenizer = with_template(plain, CHATML)
+    [end] = end_of_turn(tokenizer)
+    assert tokenizer.decode([end]) == "<|im_end|>"
+    assert end != tokenizer.eos_token_id
+    same = with_template(plain, CHATML, eos="<|im_end|>")
+    assert written(same, "2+2?", "4") == written(tokenizer, "2+2?", "4")
+
+
+def test_no_end_token_stands_between_prompt_and_response(plain):
+    tokenizer = with_template(plain, None)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    try:
+        assert tokenizer.decode(tokenizer("Hi?")["input_ids"]) == "<s>Hi?</s>"
+        assert written(tokenizer, "Hi?", "Yes.") == ("<s>Hi?\n", "Yes.</s>")
+        # An end token of the prompt's own text stays.
+        assert written(tokenizer, "a</s>", "b") == ("<s>a</s>\n", "b</s>")
+    finally:
+        plain.backend_tokenizer.post_processor = None
+
+
+def test_earlier_turns_go_to_the_template_as_they_are(plain):
+    question, answer = written(with_template(plain, CHATML), CHAT, "6")
+    assert question == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2+2?<|im_end|>\n"
+        "<|im_start|>assistant\n4<|im_end|>\n<|im_start|>user\n3+3?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert answer == "6<|im_end|>"
+
+
+def test_a_plain_model_reads_earlier_turns_with_their_roles(plain):
+    question, answer = written(plain, CHAT, "6")
+    assert question == "Be brief.\n\nUser: 2+2?\n\nAssistant: 4\n\nUser: 3+3?\n"
+    assert answer == "6</s>"
+
+
+def test_a_long_chat_loses_its_first_turns(plain):
+    tokenizer = with_template(plain, CHATML)
+    whole, _ = written(tokenizer, CHAT, "6")
+    count = len(encode_prompt(tokenizer, CHAT)) + 2
+    assert written(tokenizer, CHAT, "6", count)[0] == whole
+    # A few tokens too many come from the first turn,
+    encoded = encode(tokenizer, CHAT, "6", count - 4)
+    assert encoded.cut
+    assert parts(tokenizer, encoded)[0] == whole.replace("Be brief.", "rief.")
+    # more are whole turns, the answers to them too,
+    without_system = len(encode_prompt(tokenizer, CHAT[1:])) + 2
+    for room in (without_system, without_system - 8):
+        question, answer = written(tokenizer, CHAT, "6", room)
+        left = CHAT[1:] if room == without_system else CHAT[3:]
+        assert question == tokenizer.decode(encode_prompt(tokenizer, left))
+    # and the end of the last stays.
+    last = [*CHAT[:3], Turn("user", "A passage. " * 30 + "What follows?")]
+    question, answer = written(tokenizer, last, "6", 64)
+    assert question.startswith("<|im_start|>user\n")
+    assert question.endswith("What follows?<|im_end|>\n<|im_start|>assistant\n")
+    assert answer == "6<|im_end|>"
+
+
+TURNS = st.lists(
+    st.builds(Turn, st.sampled_from(["system", "user", "assistant"]), TEXT),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(turns=TURNS, response=TEXT.filter(str.strip), max_tokens=st.integers(16, 400))
+@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("chat", [True, False])
+def test_any_chat_fits_and_keeps_its_end(plain, chat, turns, response, max_tokens):
+    tokenizer = with_template(plain, CHATML) if chat else plain
+    encoded = encode(tokenizer, turns, response, max_tokens)
+    assert len(encoded.input_ids) <= max_tokens
+    assert 0 < encoded.response_start < len(encoded.input_ids)
+    whole = encode_prompt(tokenizer, turns)
+    answer = encode(tokenizer, "", response, 10_000)
+    fits = answer.response_tokens <= max_tokens * 3 // 4
+    fits = fits and len(whole) + answer.response_tokens <= max_tokens
+    assert encoded.cut == (not fits)
+    if fits:
+        assert encoded.input_ids[: encoded.response_start] == whole
+    ending = "\n<|im_start|>assistant\n" if chat else "\n"
+    question = parts(tokenizer, encoded)[0]
+    assert question.endswith(ending) or ending.endswith(question)
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        (CHAT[:2], "No system turns"),
+        (CHAT[2:], "Roles must alternate: user, assistant"),
+    ],
+)
+def test_turns_that_the_template_refuses_are_told_in_one_line(plain, turns, reason):
+    tokenizer = with_template(plain, TRIMMED)
+    with pytest.raises(InputError) as caught:
+        encode(tokenizer, turns, "6", 256)
+    message = str(caught.value)
+    assert f'sample "{turns[-1].content}": the chat template refuses' in message
+    assert reason in message
+    assert "\n" not in message
+
+
+def test_a_template_with_a_clock_says_the_same_every_day(plain, monkeypatch):
+    found = []
+    for day in (3, 17):
+
+        class Clock(datetime.datetime):
+            @classmethod
+            def now(cls, tz=None, day=day):
+                return datetime.datetime(2031, 5, day)
+
+        monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+        tokenizer = with_template(plain, CLOCK)
+        theirs = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "Hi?"}], tokenize=False
+        )
+        assert theirs.startswith(f"\nToday is {day:02} May 2031.")
+        found.append(written(tokenizer, "Hi?", "Yes."))
+    assert found[0] == found[1]
+    assert found[0][0].startswith("\nToday is 01 Jan 2026.")
+    assert reads_clock(tokenizer)
+    assert not reads_clock(plain)
+    assert not reads_clock(with_template(plain, CHATML))
+
+
+def test_a_model_without_padding_is_padded_with_masked_zeros():
+    samples = [Encoded([7, 8, 9], 1, False), Encoded([5, 6], 1, False)]
+    batch = collate(samples, None)
+    assert batch["input_ids"].tolist() == [[7, 8, 9], [0, 5, 6]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 1, 1]]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_the_default_models_samples_are_those_of_the_shipped_bundles():
+    _, tokenizer = load_model()
+    system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    question = (
+        f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n Hi?\n<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    end = tokenizer.eos_token_id
+    for response in ("Yes.", "  Yes.\n", "<|im_end|>", "\n\nÜ"):
+        encoded = encode(tokenizer, " Hi?\n", response, 256)
+        start = encoded.response_start
+        bare = [tokenizer(t, add_special_tokens=False) for t in (question, response)]
+        assert encoded.input_ids[:start] == bare[0]["input_ids"]
+        assert encoded.input_ids[start:] == [*bare[1]["input_ids"], end]

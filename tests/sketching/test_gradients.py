@@ -2,9 +2,17 @@
 
 import pytest
 import torch
+from transformers import (
+    AutoModelForCausalLM,
+    JambaConfig,
+    MambaConfig,
+    PreTrainedConfig,
+    RwkvConfig,
+)
 from words import TEXTS
 
-from ogs_env.sketching.encoding import collate, encode
+from ogs_env.errors import InputError
+from ogs_env.sketching.encoding import Encoded, collate, encode
 from ogs_env.sketching.gradients import per_sample_gradients, shared_trunk
 from ogs_env.sketching.losses import response_losses
 from ogs_env.sketching.proxy import Proxy, attach_adapter, load_model
@@ -121,3 +129,82 @@ def test_the_adapter_depends_on_the_seed_alone(tiny_model_folder):
     assert all(torch.equal(first[name], second[name]) for name in first)
     name = next(n for n in first if n.endswith("lora_A"))
     assert not torch.equal(first[name], other[name])
+
+
+SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2}
+SIZES |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+# A layer of each kind: Mamba with experts, attention without.
+JAMBA = JambaConfig(
+    **SIZES,
+    num_attention_heads=2,
+    num_key_value_heads=2,
+    intermediate_size=24,
+    num_experts=2,
+    mamba_d_state=4,
+    attn_layer_period=2,
+    attn_layer_offset=1,
+    expert_layer_period=2,
+    expert_layer_offset=1,
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        (MambaConfig(**SIZES, state_size=4), "MambaForCausalLM: cannot carry a LoRA"),
+        (RwkvConfig(**SIZES), "RwkvForCausalLM: padding changes what it says"),
+        (JAMBA, "JambaForCausalLM: the layer .*dt_proj.* takes no part in a pass"),
+    ],
+    ids=["mamba", "rwkv", "jamba"],
+)
+def test_models_without_exact_gradients_are_refused_in_one_line(
+    config: PreTrainedConfig, line: str
+):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    batch = collate([Encoded([3, 4, 5], 1, False), Encoded([6, 7], 1, False)], 1)
+    with pytest.raises(InputError, match=line) as caught:
+        hooked(attach_adapter(model, None, rank=2, alpha=4, layers=2, seed=0), batch)
+    assert "\n" not in str(caught.value)
+
+
+class Mixture(torch.nn.Module):
+    """Sends each token to one of two linear layers, which stand under `name`."""
+
+    def __init__(self, width: int, name: str) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            layers = [torch.nn.Linear(width, width) for _ in range(2)]
+        self.add_module(name, torch.nn.ModuleList(layers))
+
+    def forward(self, states):
+        flat = states.flatten(0, 1)
+        first = flat[:, 0] > 0
+        result = flat.clone()
+        [layers] = self.children()
+        for expert, chosen in zip(layers, (first, ~first), strict=True):
+            result[chosen] = expert(flat[chosen])
+        return result.view_as(states)
+
+
+def test_experts_carry_no_adapter(tiny_model_folder):
+    model, tokenizer = load_model(str(tiny_model_folder))
+    model.model.layers[-1].mlp = Mixture(32, "experts")
+    proxy = attach_adapter(model, tokenizer, rank=4, alpha=8, layers=1, seed=3)
+    assert len(proxy.b) == 4
+    assert all(".self_attn." in name for name in proxy.b)
+    _, gradients = hooked(proxy, batch_of(proxy, TEXTS))
+    _, expected = looped(proxy, TEXTS)
+    ours = {name: gradients[name] for name in proxy.b}
+    assert relative_error(ours, {name: expected[name] for name in proxy.b}) < 1e-4
+
+
+def test_a_layer_that_sees_some_tokens_alone_is_refused(tiny_model_folder):
+    model, tokenizer = load_model(str(tiny_model_folder))
+    model.model.layers[-1].mlp = Mixture(32, "parts")
+    proxy = attach_adapter(model, tokenizer, rank=4, alpha=8, layers=1, seed=3)
+    line = r"LlamaForCausalLM: the layer .*\.parts\.0\..* does not see each token"
+    with pytest.raises(InputError, match=line):
+        hooked(proxy, batch_of(proxy, TEXTS))

@@ -10,6 +10,9 @@ from transformers import (
     GPT2Config,
     GraniteConfig,
     LlamaConfig,
+    MixtralConfig,
+    OPTConfig,
+    Qwen2MoeConfig,
 )
 
 from ogs_env.sketching.encoding import Encoded, collate
@@ -43,9 +46,27 @@ CONFIGS = {
     # So mild a cap that small logits hardly show it; large ones would.
     "gemma2-mild": Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=30.0),
     "granite": GraniteConfig(**SIZES, logits_scaling=4.0),
+    # Layers that see the tokens of all samples in a row, and routed experts.
+    "opt": OPTConfig(
+        vocab_size=40,
+        hidden_size=16,
+        word_embed_proj_dim=16,
+        ffn_dim=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        init_std=0.3,
+    ),
+    "mixtral": MixtralConfig(**SIZES, num_local_experts=4),
+    "qwen2-moe": Qwen2MoeConfig(
+        **SIZES,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=8,
+        shared_expert_intermediate_size=8,
+    ),
     "cohere": CohereConfig(**SIZES, logit_scale=0.25),
 }
-PLAIN = {"llama", "gpt2"}
+PLAIN = {"llama", "gpt2", "opt", "mixtral", "qwen2-moe"}
 
 
 def make_model(name: str):

@@ -9,12 +9,23 @@ import sys
 import pytest
 import torch
 from tiny_model import make_tiny_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    PreTrainedTokenizerFast,
+)
 
 from ogs_env.errors import InputError
+from ogs_env.sketching.encoding import encode
+from ogs_env.sketching.losses import response_losses
 from ogs_env.sketching.proxy import (
     DEFAULT_MODEL,
     attach_adapter,
     cache_folder,
+    check_length,
     content_hash,
     load_model,
 )
@@ -89,6 +100,50 @@ def test_more_layers_than_there_are_is_all_of_them(tiny_model_folder):
     proxy = attach_adapter(model, tokenizer, rank=2, alpha=4, layers=99, seed=0)
     assert proxy.trunk == []
     assert len(proxy.b) == 3 * 7
+
+
+def test_a_tokenizer_larger_than_the_model_is_told(tmp_path):
+    folder = make_tiny_model(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<a>", "<b>"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(InputError, match="has 260 tokens, but the model knows 258"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [LlamaConfig(max_position_embeddings=64), GPT2Config(n_positions=64)],
+    ids=["llama", "gpt2"],
+)
+def test_more_tokens_than_the_model_has_positions(config):
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    check_length(model, 64)
+    with pytest.raises(InputError, match=r"max-tokens: is 65, but .* has 64 positions"):
+        check_length(model, 65)
+
+
+def test_a_model_of_any_length_has_no_limit():
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(MambaConfig())
+    check_length(model, 10_000)
+
+
+def test_a_model_without_padding_and_end_tokens_is_used_without(tmp_path):
+    folder = make_tiny_model(tmp_path / "model", chat=False)
+    backend = AutoTokenizer.from_pretrained(folder).backend_tokenizer
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(folder)
+    model, tokenizer = load_model(str(folder))
+    assert tokenizer.eos_token is None
+    assert tokenizer.pad_token is None
+    proxy = attach_adapter(model, tokenizer, rank=2, alpha=4, layers=1, seed=0)
+    samples = [encode(tokenizer, "Why?", answer, 64) for answer in ("So.", "Yes, so.")]
+    assert samples[0].response_tokens == len("So.")
+    with torch.no_grad():
+        together = response_losses(proxy.model, proxy.batch(samples))
+        alone = [response_losses(proxy.model, proxy.batch([s])) for s in samples]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
 LOAD = """

@@ -14,6 +14,7 @@ from words import WORDS
 
 from ogs_env.bundle import DETOUR, MEASURED, ROLES
 from ogs_env.data.domains import DomainData
+from ogs_env.data.records import Turn
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.learners.surrogate import SurrogateLearner, default_learner
@@ -383,6 +384,37 @@ def test_the_manifest_says_what_repeats_the_bundle(folder, settings):
         content = (folder / name).read_bytes()
         assert entry["sha256"] == hashlib.sha256(content).hexdigest()
         assert entry["bytes"] == len(content)
+
+
+def test_a_template_that_reads_the_clock_is_told_the_date_of_the_manifest(
+    settings, folder, tmp_path
+):
+    model = make_tiny_model(tmp_path / "model")
+    template = model / "chat_template.jinja"
+    template.write_text("{{ strftime_now('%Y') }}" + template.read_text())
+    clocked = replace(settings, proxy=str(model), checkpoints=())
+    proxy = sketch(few(), tmp_path / "out", clocked).manifest["proxy"]
+    assert proxy["template_date"] == "2026-01-01"
+    plain = json.loads((folder / "manifest.json").read_text())["proxy"]
+    assert "template_date" not in plain
+
+
+def test_earlier_turns_are_sketched_too(settings, tmp_path):
+    data = few()
+    question = data.pool[0]
+    turns = (Turn("system", "Answer in blue."), Turn("user", question.prompt))
+    data.pool[1] = replace(question, messages=turns)
+    start = replace(settings, checkpoints=())
+    pool = sketch(data, tmp_path / "out", start).pool
+    assert pool.hex_ids()[:2] == [question.id, data.pool[1].id]
+    assert pool.losses[0] != pool.losses[1]
+
+
+def test_more_tokens_than_the_proxy_has_positions_are_refused(settings, tmp_path):
+    long = replace(settings, checkpoints=(), max_tokens=4096)
+    with pytest.raises(InputError, match="LlamaForCausalLM has 2048 positions"):
+        sketch(few(), tmp_path / "out", long)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_learner_is_the_studys(bundle):
