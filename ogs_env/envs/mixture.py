@@ -256,6 +256,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
 
         d = self._d = self.bundle.basis.shape[1]
         self._rows = np.zeros((clusters, 6 + d), np.float32)
+        self._drawn_sum = np.zeros(4 + d)
         self._context = np.zeros(3 * d + 3, np.float32)
         self._context[: 2 * d] = self._candidates.directions
         self.action_space = spaces.Discrete(clusters)
@@ -308,8 +309,12 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self._context[2 * self._d :] = 0
         self._context[3 * self._d] = 1
         self._rows[:, 5] = 0
-        for cluster in range(len(self.left)):
-            self._look(cluster)
+        self._drawn_sum[:] = 0
+        # `reduceat` makes something of an empty range too.
+        some, sums = np.flatnonzero(self.left), np.zeros((len(self.left), 4 + self._d))
+        seen = self._clusters.seen.take(self.stream, axis=0)
+        sums[some] = np.add.reduceat(seen, (self._ends - self.left)[some], axis=0)
+        self._write(..., sums)
         if self.render_mode:
             self.losses, self.costs, self.rewards = [self._now()], [], []
             self._show()
@@ -371,37 +376,43 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self.drawn += rows
         self.drawn_from[cluster] += count
         self.batches += 1
-        self._look(cluster)
+        seen = self._clusters.seen
+        rest = self.stream[start + count : self._ends[cluster]]
+        self._write(cluster, np.add.reduce(seen.take(rest, axis=0), axis=0))
         self._rows[:, 5] = self.drawn_from / len(self.drawn)
         d = self._d
-        mean = self._clusters.seen[self.drawn].mean(axis=0)
+        self._drawn_sum += np.add.reduce(seen.take(rows, axis=0), axis=0)
+        mean = self._drawn_sum / len(self.drawn)
         self._context[2 * d : 3 * d] = mean[4:]
         self._context[3 * d :] = 1 - self.batches / self.steps, mean[3], -mean[1]
         return rows
 
     def _learn(self, rows: list[int]) -> dict[str, float]:
         """Learn a batch; return its terms, those of `ogs_env.rewards` over it all."""
-        for row in rows:
-            self.learner.update(row)
+        self.learner.update_many(rows)
         information = 0.0
         if self._information:
             units = self._candidates.rows(np.array(rows))[1]
             information = sum(map(self._information.pick, units))
-        cosines = np.abs([self.learner.anchor_cosine(row) for row in rows])
+        cosines = np.abs(self.learner.anchor_cosine(np.array(rows)))
         return {
             **self._rewards.changes(),
             "orthogonality": float(np.maximum(0, 1 - cosines.max(axis=1)).mean()),
             "information": information,
         }
 
-    def _look(self, cluster: int) -> None:
-        """Write what is seen of the samples that a cluster has left."""
-        end, left = self._ends[cluster], self.left[cluster]
-        row = self._rows[cluster]
-        row[0] = left / len(self.stream)
-        mean = self._clusters.seen[self.stream[end - left : end]].sum(axis=0)
-        mean /= max(left, 1)
-        row[1:5], row[6:] = mean[:4], mean[4:]
+    def _write(self, which: Any, sums: NDArray[np.floating]) -> None:
+        """Write what is seen of the samples that some clusters have left.
+
+        Args:
+            which: Index of clusters.
+            sums: What is seen of their samples, added up (..., 4 + d).
+        """
+        left = self.left[which]
+        means = sums / np.maximum(left, 1)[..., None]
+        self._rows[which, 0] = left / len(self.stream)
+        self._rows[which, 1:5] = means[..., :4]
+        self._rows[which, 6:] = means[..., 4:]
 
     def _now(self) -> NDArray[np.float32]:
         losses = [self.learner.domain_loss(), *self.learner.anchor_losses()]

@@ -11,13 +11,11 @@ from ogs_env import gram
 from ogs_env.bundle import MEASURED, Bundle
 from ogs_env.errors import InputError
 from ogs_env.gram import Floats, Gram
-from ogs_env.learners.effects import Effects
+from ogs_env.learners.effects import Effects, Group
 
 # A loss below this (nats) is taken as this: the model is done with the sample.
 _LEAST_LOSS = 1e-4
 _TINY = 1e-12
-# Rounding of |G|^2 is less than this share of the sum of |t_i g_i|^2.
-_ROUNDING = 1e-6
 # Rows whose products are in memory at a time.
 _BLOCK = 4096
 
@@ -38,7 +36,7 @@ class Tables:
         seen: `Effects` on what rewards see: dev and each capability's anchor samples.
         held_out: `Effects` on the test and the retention samples.
         gram: <t_i g_ic, t_j g_jc> of pool samples, one for each checkpoint.
-        sums: What samples add to the sums of a batch.
+        sums: What samples add to the sums of a selection.
         anchor_cosines: float32 (pool, capabilities), cosines of pool samples with the
             mean anchor gradients over all checkpoints together.
 
@@ -71,11 +69,15 @@ class Tables:
         capabilities = [anchors[rows] for rows in own]
         self.members = [dev, test, retention, *capabilities]
         pool = len(bundle.pool)
+
+        def group(places: NDArray[np.int64], response: Floats) -> Group:
+            return Group(places, 1 / (4 * self.losses[places]), *response)
+
         self.seen, self.held_out = (
             Effects(self.products, pool, self.losses, groups)
             for groups in (
-                [(dev, *domain), *[(places, *anchor) for places in capabilities]],
-                [(test, *domain), (retention, *anchor)],
+                [group(dev, domain), *[group(rows, anchor) for rows in capabilities]],
+                [group(test, domain), group(retention, anchor)],
             )
         )
 
@@ -94,7 +96,7 @@ class Tables:
             gradients[rows] = np.vecdot(sketches, sketches)
             flat = sketches.reshape(len(rows), -1)
             self.anchor_cosines[rows] = _unit(flat) @ units.T
-        self.sums = BatchSums(self.seen, gradients)
+        self.sums = Sums(self.seen, gradients)
 
     # Read-only: copies share it, another process builds its own.
     def __reduce__(self) -> tuple[Any, ...]:
@@ -126,19 +128,20 @@ class Tables:
 
         Args:
             picked: Pool rows (picks,).
-            lengths: Factor of each pick in its update (picks, checkpoints).
+            lengths: What the sum of their gradients is multiplied by (checkpoints,).
 
         Returns:
             float32 (groups, 2, checkpoints): mean x and mean x^2 / (4 l) of `members`.
         """
-        x = np.einsum("pc,pcj->cj", lengths, self.products(picked))
+        x = self.products(picked).sum(axis=0, dtype=float) * lengths[:, None]
         both: NDArray[Any] = np.stack([x, np.square(x) / (4 * self.losses)])
         means = [both[..., places].mean(axis=-1) for places in self.members]
         return np.stack(means).astype(np.float32)
 
     def _cut(self, sketches: Floats) -> Floats:
         """Cut sketches (n, K) in scaled checkpoints (n, checkpoints, k)."""
-        cut = sketches.reshape(len(sketches), self.checkpoints, -1)
+        width = sketches.shape[1] // self.checkpoints
+        cut = sketches.reshape(len(sketches), self.checkpoints, width)
         return np.multiply(cut, self._scale, dtype=np.float32)
 
     def _weigh(self, indices: NDArray[np.integer]) -> Floats:
@@ -149,31 +152,27 @@ class Tables:
         return self.bundle.pool.tokens[indices, None, None].astype(np.float32)
 
 
-class BatchSums:
-    """The numbers of a batch that are sums over its samples; read-only.
+class Sums:
+    """The numbers of a selection that are sums over its samples; read-only.
 
-    With l_c the length of the batch's step at checkpoint c, B the sum of its scaled
-    rows and S that of the batches before it, each times its length, a segment's part of
-    the loss changes by |S + l_c B|^2 / 2 - |S|^2 / 2 = l_c (<S, B> + l_c |B|^2 / 2);
-    the linear part of a group and checkpoint is l_c times a sum. So every part is
-    l_c (a + l_c b), and the numbers are in this order: the linear parts' and the
-    segments' a, their b, and for each checkpoint |G|^2 / 2.
-
-    |G|^2 has a millionth of the sum of |t_i g_i|^2 added: where gradients cancel,
-    rounding cannot make it 0 or less.
+    With l_c the length of the displacement and S the sum of the scaled rows, the loss
+    changes by l_c times the linear parts, and by l_c^2 |S|^2 / 2 of each segment. The
+    numbers are in this order: the linear parts, the |S|^2 of the segments, and for
+    each checkpoint the sum of |t_i g_i|^2 and |sum of t_i g_i|^2.
 
     Args:
         seen: The effects on what rewards see.
         squares: |t_i g_ic|^2 of pool samples (pool + 1, checkpoints).
 
     Attributes:
-        own: float64 (pool + 1, numbers), what each sample adds; products with other
-            samples come to the segments' a and b, and to |G|^2 / 2.
-        empty: float64 (numbers,), those of a batch without samples.
-        checkpoints: The checkpoint of each part.
+        own: float64 (pool + 1, numbers), what each sample adds; |S|^2 is found anew,
+            and products with the other samples come to the last.
+        empty: float64 (numbers,), those of no samples.
+        factors: Of each linear part and segment the place of its factor among the
+            l_c and, after them, the l_c^2 / 2.
         first: Where the linear parts and where the segments of each group begin.
-        a, b, halves: Where these numbers are.
-        dots_a, dots_b: Where the a and b of segments are.
+        parts, segments, alone, together: Where these numbers are: the linear parts
+            and segments, the segments, and the two of the checkpoints.
     """
 
     def __init__(self, seen: Effects, squares: NDArray[np.float64]) -> None:
@@ -181,20 +180,16 @@ class BatchSums:
         linear, segments = groups * count, len(seen.checkpoints)
         parts = linear + segments
         of_linear = np.tile(np.arange(count), groups)
-        self.checkpoints = np.append(of_linear, seen.checkpoints)
+        self.factors = np.append(of_linear, count + seen.checkpoints)
         self.first = np.append(count * np.arange(groups), linear + seen.first)
-        self.a, self.b = slice(0, parts), slice(parts, 2 * parts)
-        self.dots_a = slice(linear, parts)
-        self.dots_b = slice(parts + linear, 2 * parts)
-        self.halves = slice(2 * parts, 2 * parts + count)
-        self.own = np.zeros((rows, 2 * parts + count))
+        self.parts, self.segments = slice(0, parts), slice(linear, parts)
+        self.alone = slice(parts, parts + count)
+        self.together = slice(parts + count, parts + 2 * count)
+        self.own = np.zeros((rows, parts + 2 * count))
         self.own[:, :linear] = seen.linear.reshape(rows, -1)
-        for block in _blocks(rows - 1):
-            found = seen.rows(block)
-            self.own[block, self.dots_b] = np.vecdot(found, found) / 2
-        self.own[:, self.halves] = (1 + _ROUNDING) * squares / 2
+        self.own[:, self.alone] = self.own[:, self.together] = squares
         self.empty = np.zeros(self.own.shape[1])
-        self.empty[self.halves] = _TINY  # which can be divided by
+        self.empty[self.together] = _TINY  # which can be divided by
 
 
 @functools.lru_cache(maxsize=8)
