@@ -20,8 +20,18 @@ sample adds a curvature of its own: moving inside the span of the anchor's gradi
 costs, though their mean be orthogonal (orthogonality to a subspace, as in OGD,
 Farajtabar et al. 2020), and picks that cancel there cost nothing.
 
+Answers that the untouched model itself gave have an expected gradient of zero there,
+so their loss has no slope, and what it gains is the divergence from the untouched
+model, KL(before || after) per token. With T_j the tokens of answer j it changes by
+
+    mean over j, sum over c of  curvature_c T_j x_jc^2 / 2
+
+which is never negative: whatever moves the model where it would have answered counts
+as forgetting, and nothing makes up for it but a pick that takes the move back.
+
 The form, and the slopes and curvatures, are those that best predict real
-fine-tuning on the development list of `ogs fidelity`; none is negative.
+fine-tuning on the development list of `ogs fidelity`; none is negative
+(`ogs_env.learners.fitted`).
 
 Losses take no step in sketch space: S is only seen through its products with the
 measured samples, which are sums over the picks of numbers known before, and p is a
@@ -43,64 +53,9 @@ Losses = NDArray[np.float64]
 BATCH = 8
 """Picks of an optimizer step."""
 
-# Slope and curvature of domain and anchor by warm-up step, fitted to the real runs of
-# the development list (`ogs fidelity --fit`), and those where there is no path. Their
-# unit is the root mean square norm of the studied bundle's dev samples' sketches.
-FITTED: dict[int, dict[str, Any]] = {
-    0: {"norm": 46.2661, "domain": (0.05883, 0.0), "anchor": (0.34297, 3.97704)},
-    6: {"norm": 58.7243, "domain": (0.07561, 0.22577), "anchor": (0.04015, 0.18744)},
-    24: {"norm": 60.5156, "domain": (0.09834, 0.0), "anchor": (0.0, 0.24426)},
-}
-FITTED_START: dict[str, Any] = {
-    "norm": 0.7799,
-    "domain": (0.2895, 2.28811),
-    "anchor": (0.18249, 1.07495),
-}
-FITTED_SPACE = "2bf3851c0d43ecc8"
-"""The sketch space (proxy, adapter, projection) of the studied bundle."""
-
 # Rounding of p is less than this share of q: gradients that cancel must not leave a
 # p of 0 or less.
 _ROUNDING = 1e-6
-
-
-def default_learner(
-    steps: Sequence[int], norms: Sequence[float] | None = None
-) -> dict[str, Any]:
-    """Return the manifest's `learner` entry.
-
-    A step has one length in the metric of Adam, whatever is learned: where gradients
-    are as in the study, a dev set of one-word answers, whose gradients are five times
-    as long, moves five times as far.
-
-    Args:
-        steps: Of the checkpoints, 0 for the untouched model; none without a path. Each
-            responds as the study's nearest does.
-        norms: Root mean square norms of the dev samples' sketches, one a step, or the
-            one at the start; taken to be the study's when omitted, as they must be for
-            another proxy.
-    """
-    fitted, sketches = [FITTED_START], "start"
-    if steps:
-        nearest = [min(FITTED, key=lambda known: abs(known - step)) for step in steps]
-        fitted, sketches = [FITTED[step] for step in nearest], "path"
-    units = [one["norm"] for one in fitted]
-    pairs = zip(units if norms is None else norms, units, strict=True)
-    ratios = [norm / unit for norm, unit in pairs]
-    entry: dict[str, Any] = {"sketches": sketches}
-    for role in ("domain", "anchor"):
-        slopes, curvatures = zip(*[one[role] for one in fitted], strict=True)
-        entry[role] = {
-            "slope": _in_units(slopes, ratios, 1),
-            "curvature": _in_units(curvatures, ratios, 2),
-        }
-    return entry
-
-
-def _in_units(
-    values: Sequence[float], ratios: Sequence[float], power: int
-) -> list[float]:
-    return [round(v * r**power, 5) for v, r in zip(values, ratios, strict=True)]
 
 
 def mean_square(picks: int) -> tuple[float, float]:
@@ -126,8 +81,9 @@ class Descent:
 
     Attributes:
         tables: What all learners of the bundle share.
-        losses: Of the dev samples and of each capability's anchor samples, nats per
-            token (*copies, 1 + capabilities).
+        losses: Of the dev samples, of each capability's anchor samples and, where the
+            bundle has some, of each one's own answers, nats per token (*copies,
+            groups).
         lengths: What the sum of the picks' gradients is multiplied by to give d
             (*copies, checkpoints).
     """
@@ -241,8 +197,8 @@ class SurrogateLearner:
     What it has learned is a function of the set of its picks, whatever their order.
 
     Args:
-        bundle: Its manifest's `learner` says which sketches are used, and for the
-            domain and the anchor the slope and curvature of each checkpoint.
+        bundle: Its manifest's `learner` says which sketches are used, and how the
+            domain, the anchor and own answers respond at each checkpoint.
 
     Attributes:
         sketches: `"path"`, or `"start"` for a bundle without path sketches.
@@ -255,6 +211,7 @@ class SurrogateLearner:
         self._descent = Descent(bundle)
         self._tables = self._descent.tables
         self.sketches: str = self._tables.kind
+        self._anchors, self._answers = self._tables.anchors, self._tables.answers
         # The picks, and room for more.
         self._picked = np.empty(2 * BATCH, np.int64)
         self.reset()
@@ -295,7 +252,21 @@ class SurrogateLearner:
 
     def anchor_losses(self) -> Losses:
         """Return the mean loss of each capability's anchor samples, (capabilities,)."""
-        return self._descent.losses[1:]
+        return self._descent.losses[self._anchors]
+
+    def answer_losses(self) -> Losses:
+        """Return the mean loss of each capability's own answers, (capabilities,).
+
+        Nats per token; empty for a bundle without own answers.
+        """
+        return self._descent.losses[self._answers]
+
+    def answers_loss(self) -> float:
+        """Return the mean loss of the retention's own answers, which no reward sees.
+
+        0 for a bundle without own answers.
+        """
+        return float(self._unseen_losses()[2:].sum())
 
     def anchor_cosine(self, index: int | NDArray[np.integer]) -> Floats:
         """Return the cosine of a pool sample, or of many (n,), with the mean anchors.
@@ -307,26 +278,32 @@ class SurrogateLearner:
         """
         return self._tables.anchor_cosines[index]
 
-    def preview(self, indices: NDArray[np.integer]) -> tuple[Losses, Losses, Floats]:
+    def preview(
+        self, indices: NDArray[np.integer]
+    ) -> tuple[Losses, Losses, Losses, Floats]:
         """Return what `update` would lead to, for each of many pool samples.
 
         Args:
             indices: Pool rows (n,).
 
         Returns:
-            The domain loss after the update (n,), the anchor losses after it
-            (n, capabilities), and each sample's `anchor_cosine` (n, capabilities).
+            The domain loss after the update (n,), the anchor losses and the losses of
+            own answers after it (n, capabilities), and each sample's `anchor_cosine`
+            (n, capabilities).
         """
         square = mean_square(self._count + 1)
         losses = self._descent.preview(np.asarray(indices), self._history(), square)
-        return losses[:, 0], losses[:, 1:], self._tables.anchor_cosines[indices]
+        after = losses[:, 0], losses[:, self._anchors], losses[:, self._answers]
+        return *after, self._tables.anchor_cosines[indices]
 
     def terms(self) -> Floats:
         """Return what the slopes and curvatures are multiplied by at d.
 
         Returns:
             float32 (groups, 2, checkpoints): mean x and mean x^2 / (4 l) of dev, test,
-            retention and each capability's anchor samples, in nats.
+            retention and each capability's anchor samples, in nats; then, where the
+            bundle has own answers, mean x and mean T x^2 / 2 of each capability's and
+            of the retention's.
         """
         return self._tables.terms(self._history(), self._descent.lengths)
 
@@ -373,7 +350,7 @@ class SurrogateLearners:
 
     @property
     def losses(self) -> Losses:
-        """Mean losses of dev and of each capability (copies, 1 + capabilities)."""
+        """Mean losses (copies, groups), the groups as of `Descent`."""
         return self._descent.losses
 
     def reset(self, which: NDArray[np.integer]) -> None:
@@ -392,6 +369,11 @@ class SurrogateLearners:
         self.counts = counts
 
     def held_out_losses(self, which: NDArray[np.integer]) -> Losses:
-        """Return the mean test and retention losses (n, 2) of some copies (n,)."""
+        """Return the mean losses of what no reward sees, of some copies (n,).
+
+        Returns:
+            float64 (n, 2 or 3): test, retention and, where the bundle has own answers,
+            the retention's.
+        """
         lengths = self._descent.lengths[which]
         return self.tables.held_out.losses(self.picked[:, which], lengths)

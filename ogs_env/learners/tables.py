@@ -1,17 +1,18 @@
 """What all surrogate learners of one bundle share."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ogs_env import gram
-from ogs_env.bundle import MEASURED, Bundle
+from ogs_env.bundle import ANSWERS, Bundle, Rows
 from ogs_env.errors import InputError
 from ogs_env.gram import Floats, Gram
 from ogs_env.learners.effects import Effects, Group
+from ogs_env.learners.fitted import FITTED_SPACE, default_learner
 
 # A loss below this (nats) is taken as this: the model is done with the sample.
 _LEAST_LOSS = 1e-4
@@ -23,7 +24,7 @@ _BLOCK = 4096
 class Tables:
     """The tables of one bundle; read-only.
 
-    The measured samples are those of dev, test, anchor and retention, in this order.
+    The measured samples are those of `Bundle.measured`, role by role.
     Sketches are cut in checkpoints (one, where there is no path), and each is scaled so
     that the dev samples' have a root mean square norm of 1.
 
@@ -31,10 +32,15 @@ class Tables:
         kind: `"path"`, or `"start"` for a bundle without path sketches.
         checkpoints: How many.
         losses: float32 (measured,), l_j.
-        members: Of dev, test, retention and each capability's anchor samples: places
+        weights: float32 (measured,), what a curvature is multiplied by beside x^2.
+        members: Of dev, test, retention and each capability's anchor samples, and of
+            each capability's and the retention's own answers if there are any: places
             among the measured samples.
-        seen: `Effects` on what rewards see: dev and each capability's anchor samples.
-        held_out: `Effects` on the test and the retention samples.
+        seen: `Effects` on what rewards see: dev, each capability's anchor samples, and
+            each one's own answers if there are any.
+        anchors, answers: Where the groups of the capabilities are in `seen`.
+        held_out: `Effects` on the test and retention samples, and on the retention's
+            own answers if there are any.
         gram: <t_i g_ic, t_j g_jc> of pool samples, one for each checkpoint.
         sums: What samples add to the sums of a selection.
         anchor_cosines: float32 (pool, capabilities), cosines of pool samples with the
@@ -47,38 +53,48 @@ class Tables:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle, self.kind = bundle, _kind(bundle)
         count = len(bundle.manifest["checkpoints"]) if self.kind == "path" else 1
-        domain, anchor = (
-            _response(bundle, role, count) for role in ("domain", "anchor")
-        )
         self.checkpoints = count
         of_dev = bundle.dev.sketches(self.kind).reshape(len(bundle.dev), count, -1)
         squares = np.square(of_dev).sum(axis=2).mean(axis=0)
         self._scale = (1 / np.sqrt(np.maximum(squares, 1e-24)))[:, None]
 
-        roles = [getattr(bundle, role) for role in MEASURED]
+        roles = [getattr(bundle, role) for role in bundle.measured]
         losses = np.concatenate([rows.losses for rows in roles])
         self.losses = np.maximum(losses, _LEAST_LOSS)
+        self.weights = 1 / (4 * self.losses)
         # Where there is a path, products from wider sketches are at hand.
         self._measured = None
         if self.kind == "start":
             start = [self._cut(rows.sketches(self.kind)) for rows in roles]
             self._measured = np.concatenate(start).transpose(1, 2, 0)
-        ends = np.cumsum([len(rows) for rows in roles])[:-1]
-        dev, test, anchors, retention = np.split(np.arange(len(losses)), ends)
-        own = [bundle.anchor_rows(n) for n in range(len(bundle.capabilities))]
-        capabilities = [anchors[rows] for rows in own]
-        self.members = [dev, test, retention, *capabilities]
+        places = dict(zip(bundle.measured, _places(roles), strict=True))
+        numbers = range(len(bundle.capabilities))
+        own = [bundle.anchor_rows(n) for n in numbers]
+        anchors = [places["anchor"][rows] for rows in own]
+        domain, anchor = (_response(bundle, r, count) for r in ("domain", "anchor"))
+        seen = [(places["dev"], domain), *[(rows, anchor) for rows in anchors]]
+        held_out = [(places["test"], domain), (places["retention"], anchor)]
+        self.members = [places[role] for role in ("dev", "test", "retention")] + anchors
+        self.anchors = slice(1, len(seen))
+        if bundle.has_answers:
+            for role in ANSWERS:
+                self.weights[places[role]] = getattr(bundle, role).tokens / 2
+            kept = places["retention_answers"]
+            answers = [places["anchor_answers"][bundle.answer_rows(n)] for n in numbers]
+            forgetting = self._forgetting()
+            seen += [(rows, forgetting) for rows in answers]
+            held_out.append((kept, forgetting))
+            self.members += [*answers, kept]
+        self.answers = slice(self.anchors.stop, len(seen))
         pool = len(bundle.pool)
-
-        def group(places: NDArray[np.int64], response: Floats) -> Group:
-            return Group(places, 1 / (4 * self.losses[places]), *response)
-
         self.seen, self.held_out = (
-            Effects(self.products, pool, self.losses, groups)
-            for groups in (
-                [group(dev, domain), *[group(rows, anchor) for rows in capabilities]],
-                [group(test, domain), group(retention, anchor)],
+            Effects(
+                self.products,
+                pool,
+                self.losses,
+                [Group(rows, self.weights[rows], *response) for rows, response in of],
             )
+            for of in (seen, held_out)
         )
 
         keep = pool * count * bundle.k <= gram.TABLE_FLOATS
@@ -131,12 +147,28 @@ class Tables:
             lengths: What the sum of their gradients is multiplied by (checkpoints,).
 
         Returns:
-            float32 (groups, 2, checkpoints): mean x and mean x^2 / (4 l) of `members`.
+            float32 (groups, 2, checkpoints): mean x and mean weight x^2 of `members`.
         """
         x = self.products(picked).sum(axis=0, dtype=float) * lengths[:, None]
-        both: NDArray[Any] = np.stack([x, np.square(x) / (4 * self.losses)])
+        both: NDArray[Any] = np.stack([x, np.square(x) * self.weights])
         means = [both[..., places].mean(axis=-1) for places in self.members]
         return np.stack(means).astype(np.float32)
+
+    def _forgetting(self) -> Floats:
+        """Return slopes, all 0, and curvatures of own answers (2, checkpoints)."""
+        bundle, count = self.bundle, self.checkpoints
+        if "answers" in bundle.manifest["learner"]:
+            return _response(bundle, "answers", count, ("curvature",))
+        steps, weights = [], [1.0]
+        if self.kind == "path":
+            checkpoints = bundle.manifest["checkpoints"]
+            steps = [entry["step"] for entry in checkpoints]
+            weights = [entry["weight"] for entry in checkpoints]
+        norms = None
+        if bundle.space == FITTED_SPACE:
+            norms = (1 / self._scale[:, 0] / weights).tolist()
+        curvatures = default_learner(steps, norms)["answers"]["curvature"]
+        return np.array([np.zeros(count), curvatures])
 
     def _cut(self, sketches: Floats) -> Floats:
         """Cut sketches (n, K) in scaled checkpoints (n, checkpoints, k)."""
@@ -210,10 +242,22 @@ def _kind(bundle: Bundle) -> str:
     return kind
 
 
-def _response(bundle: Bundle, role: str, checkpoints: int) -> Floats:
-    """Return slopes and curvatures (2, checkpoints) of the manifest."""
+def _response(
+    bundle: Bundle,
+    role: str,
+    checkpoints: int,
+    names: Sequence[str] = ("slope", "curvature"),
+) -> Floats:
+    """Return slopes and curvatures (2, checkpoints) of the manifest.
+
+    Args:
+        bundle: Whose.
+        role: An entry of the manifest's `learner`.
+        checkpoints: How many.
+        names: What the entry has; slopes are 0 where it has none.
+    """
     found = bundle.manifest["learner"].get(role, {})
-    lists = [found.get("slope"), found.get("curvature")]
+    lists = [found.get(name) for name in names]
     for values in lists:
         if (
             not isinstance(values, list)
@@ -222,10 +266,16 @@ def _response(bundle: Bundle, role: str, checkpoints: int) -> Floats:
         ):
             raise InputError(
                 f"{bundle.path}: the manifest's learner has {found} for the {role}; "
-                f"expected a slope and a curvature of at least 0 for each of "
+                f"expected a {' and a '.join(names)} of at least 0 for each of "
                 f"{checkpoints} checkpoints; rebuild the bundle"
             )
-    return np.array(lists)
+    return np.array([np.zeros(checkpoints)] * (2 - len(lists)) + lists)
+
+
+def _places(roles: Sequence[Rows]) -> list[NDArray[np.int64]]:
+    """Return the places of each role's samples among those of all roles."""
+    ends = np.cumsum([len(rows) for rows in roles])
+    return np.split(np.arange(ends[-1]), ends[:-1])
 
 
 def _blocks(count: int) -> Iterator[NDArray[np.int64]]:

@@ -14,11 +14,8 @@ from ogs_env import gram
 from ogs_env.bundle import Bundle, Rows, load_bundle
 from ogs_env.errors import InputError
 from ogs_env.files import sha256_of
-from ogs_env.learners.surrogate import (
-    SurrogateLearner,
-    SurrogateLearners,
-    default_learner,
-)
+from ogs_env.learners.fitted import default_learner
+from ogs_env.learners.surrogate import SurrogateLearner, SurrogateLearners
 from ogs_env.rewards import Rewards
 
 PICKS = [3, 100, 251, 7, 479, 12, 30, 31, 8, 300, 301, 302]
