@@ -107,8 +107,10 @@ def _play(
     env: SelectionEnv, rng: np.random.Generator, found: dict[str, list[Any]]
 ) -> None:
     observation, _ = env.reset(seed=int(rng.integers(2**31)))
-    anchor = _ANCHOR * env.reward_weights["anchor_gain"]
-    oracle = OracleSelector({**env.reward_weights, "anchor_gain": anchor})
+    weights = dict(env.reward_weights)
+    for name in ("anchor_gain", "forgetting"):
+        weights[name] *= _ANCHOR
+    oracle = OracleSelector(weights)
     plan = oracle.select(env.bundle, env.budget, rng, env.stream)[0]
     over = False
     while not over:

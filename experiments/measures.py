@@ -102,12 +102,15 @@ def _play(
             if over.any():  # the infos of those are about their next episodes
                 terms = np.where(over, last["reward_terms"][name], terms)
             columns[name] += terms * playing
+        cost = (
+            np.where(over, last["cost"], infos["cost"]) if over.any() else infos["cost"]
+        )
+        columns["cost"] += cost * playing
         columns["return"] += rewards * playing
         for name in _HELD_OUT if over.any() else ():
             columns[name] += last[name] * (over & playing)
         steps += playing
         playing &= ~over
     envs.close()
-    columns["cost"] = columns["conflict"]
     columns["orthogonality"] /= steps
     return columns

@@ -2,6 +2,8 @@
 
 A bundle is a folder with `manifest.json`, `basis.safetensors` and, for each role,
 shards `ROLE-00000.safetensors`; with a detour also `detour-ROLE-00000.safetensors`.
+It may also hold answers that the untouched proxy itself gives to the anchor's and the
+retention's prompts, as two further roles, and their tokens in `answers.safetensors`.
 Environments are made of bundles; the texts they were sketched from are not needed.
 """
 
@@ -18,13 +20,21 @@ from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import read_json, sha256_of
 
 FORMAT = "ogs-bundle"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
+READABLE = (4, 5)
+"""Format versions that can be loaded: 5 may have answers, 4 is the same without."""
 MEASURED = ("dev", "test", "anchor", "retention")
+ANSWERS = ("anchor_answers", "retention_answers")
+"""Roles of a bundle with the proxy's own answers, to the prompts of anchor and
+retention."""
 ROLES = ("pool", *MEASURED)
+"""Roles of every bundle."""
 DETOUR = ("anchor", "pool")
-"""Roles that are sketched along the detour, if there is one."""
+"""Roles of every bundle that are sketched along the detour, if there is one."""
 MANIFEST = "manifest.json"
 BASIS = "basis.safetensors"
+ANSWER_TOKENS = "answers.safetensors"
+ANSWER_KINDS = ("own", "both")
 SHIPPED = Path(__file__).parent / "bundles"
 
 # What a shard holds beside its sketches, one value (or row) a sample.
@@ -100,8 +110,9 @@ class Rows:
         """Return sketches as float32; only the asked rows are read from the disk.
 
         Args:
-            kind: `"start"`, `"path"`, or `"detour"`: pool and anchor along a second
-                warm-up, on samples from outside the domain.
+            kind: `"start"`, `"path"`, or `"detour"`: the roles of
+                `Bundle.detoured` along a second warm-up, on samples from outside the
+                domain.
             indices: Row numbers (m,); all rows when omitted.
 
         Returns:
@@ -124,8 +135,8 @@ class Rows:
             indices: Row numbers (m,) of the pool; other roles have none.
 
         Returns:
-            float32 (m, checkpoints, n) with the n samples of dev, test, anchor and
-            retention, in this order, each checkpoint's times its weight squared.
+            float32 (m, checkpoints, n) with the n samples of `Bundle.measured`, role
+            by role, each checkpoint's times its weight squared.
         """
         cut = self._read("products", indices)
         cut = cut.reshape(len(indices), len(self._weights), -1)
@@ -173,6 +184,9 @@ class Bundle:
         path: The folder.
         manifest: The parsed manifest.
         pool, dev, test, anchor, retention: `Rows` of each role.
+        anchor_answers, retention_answers: `Rows` of the untouched proxy's own answers;
+            an answer has the id of the sample whose prompt it answers. Only where
+            `has_answers`.
         basis: float32 (k, d), the observation basis Q of the proxy.
         scales: float32 (2, 3), mean and deviation that the log of the gradient norm,
             the loss and the log of the tokens are standardised by, as the basis the
@@ -184,14 +198,19 @@ class Bundle:
     test: Rows
     anchor: Rows
     retention: Rows
+    anchor_answers: Rows
+    retention_answers: Rows
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest = _read_manifest(path)
         self._check_files()
         # The pool last: its products are as many as the other roles' samples.
-        for role in (*MEASURED, "pool"):
+        for role in (*self.measured, "pool"):
             setattr(self, role, self._read_role(role))
+        if self.has_answers:
+            for role in ANSWERS:
+                self._check_answers(role)
         found = _map_safetensors(path / BASIS)
         basis, scales = found.get("basis"), found.get("scales")
         if basis is None or basis.shape[0] != self.k:
@@ -250,8 +269,23 @@ class Bundle:
 
     @property
     def has_detour(self) -> bool:
-        """Whether pool and anchor were also sketched along a second warm-up."""
+        """Whether the roles of `detoured` were also sketched along a second warm-up."""
         return bool(self.manifest.get("detour"))
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether it holds the untouched proxy's own answers."""
+        return bool(self.manifest.get("answers"))
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Roles whose losses are measured, in the order of the columns of products."""
+        return (*MEASURED, *ANSWERS) if self.has_answers else MEASURED
+
+    @property
+    def detoured(self) -> tuple[str, ...]:
+        """Roles that are sketched along the detour, if there is one."""
+        return (*DETOUR, ANSWERS[0]) if self.has_answers else DETOUR
 
     def domain_cosines(self, indices: NDArray[np.integer]) -> NDArray[np.float32]:
         """Exact cosines (n,) of pool samples with the mean domain gradient."""
@@ -268,11 +302,27 @@ class Bundle:
 
     def anchor_rows(self, capability: int) -> NDArray[np.int64]:
         """Return the rows (n,) of a capability's anchor samples, by its number."""
-        rows = np.flatnonzero(self.anchor.capabilities == capability)
+        return self._rows_of(capability, "anchor", "anchor samples")
+
+    def answer_rows(self, capability: int) -> NDArray[np.int64]:
+        """Return the rows (n,) of `anchor_answers` of a capability, by its number."""
+        return self._rows_of(capability, "anchor_answers", "own answers")
+
+    def answer_tokens(self, role: str) -> list[list[int]]:
+        """Return the token ids of the proxy's own answers, in the order of the rows.
+
+        Args:
+            role: `"anchor_answers"` or `"retention_answers"`.
+        """
+        padded = _map_safetensors(self.path / ANSWER_TOKENS)[role]
+        return [row[row >= 0].tolist() for row in padded]
+
+    def _rows_of(self, capability: int, role: str, what: str) -> NDArray[np.int64]:
+        rows = np.flatnonzero(getattr(self, role).capabilities == capability)
         if len(rows) == 0:
             raise InputError(
                 f"{self.path}: capability '{self.capabilities[capability]}' has no "
-                "anchor samples; rebuild the bundle"
+                f"{what}; rebuild the bundle"
             )
         return rows
 
@@ -306,7 +356,7 @@ class Bundle:
     def _read_role(self, role: str) -> Rows:
         files = sorted(n for n in self.manifest["files"] if n.startswith(f"{role}-"))
         shards = [_map_safetensors(self.path / name) for name in files]
-        if self.has_detour and role in DETOUR:
+        if self.has_detour and role in self.detoured:
             for name, shard in zip(files, shards, strict=True):
                 shard.update(_map_safetensors(self.path / f"detour-{name}"))
         for name, shard in zip(files, shards, strict=True):
@@ -329,10 +379,11 @@ class Bundle:
         if checkpoints:
             shapes["path"] = (rows, checkpoints * self.k)
             if file.name.startswith("pool-"):
-                measured = sum(self.manifest["roles"][role] for role in MEASURED)
+                measured = sum(self.manifest["roles"][role] for role in self.measured)
                 shapes["products"] = (rows, checkpoints * measured)
                 shapes["product_units"] = (rows, checkpoints)
-            if self.has_detour and file.name.startswith(tuple(f"{r}-" for r in DETOUR)):
+            detoured = tuple(f"{role}-" for role in self.detoured)
+            if self.has_detour and file.name.startswith(detoured):
                 later = sum(c["step"] > 0 for c in self.manifest["checkpoints"])
                 shapes["detour"] = (rows, later * self.k)
         for name, shape in shapes.items():
@@ -358,16 +409,39 @@ class Bundle:
                     f"manifest lists {len(names)} {name}; rebuild the bundle"
                 )
 
+    def _check_answers(self, role: str) -> None:
+        """Check that answers have their tokens, and prompts that are in the bundle."""
+        file, rows = self.path / ANSWER_TOKENS, getattr(self, role)
+        found = _map_safetensors(file).get(role)
+        counts = np.empty(0)
+        if found is not None and found.dtype == np.int32 and found.ndim == 2:
+            counts = np.sum(found >= 0, axis=1)
+        if not np.array_equal(counts, rows.tokens):
+            raise InputError(
+                f"{file}: tensor '{role}' should be int32 ({len(rows)}, longest), the "
+                "token ids of each answer and then -1, as many as the shards' 'tokens' "
+                "say; rebuild the bundle"
+            )
+        of = role.removesuffix("_answers")
+        unknown = rows.ids[~np.isin(rows.ids, getattr(self, of).ids)]
+        if len(unknown):
+            raise InputError(
+                f"{self.path}: {role} has {len(unknown)} samples that answer none of "
+                f"the {of} samples (the first is {int(unknown[0]):016x}); rebuild the "
+                "bundle"
+            )
+
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     manifest = read_json(file, "bundle manifest")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(f"{file}: is no manifest of an ogs_env bundle")
-    if manifest.get("format_version") != FORMAT_VERSION:
+    if manifest.get("format_version") not in READABLE:
         raise InputError(
             f"{file}: format version {manifest.get('format_version')}, this ogs_env "
-            f"reads version {FORMAT_VERSION}; rebuild the bundle with `ogs sketch`"
+            f"reads versions {' and '.join(map(str, READABLE))}; rebuild the bundle "
+            "with `ogs sketch`"
         )
     expected = [
         "name",
@@ -388,6 +462,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         missing = ["weight of a checkpoint"]
     if missing:
         raise InputError(f"{file}: lacks '{missing[0]}'; rebuild the bundle")
+    answers = manifest.get("answers")
+    kind = answers.get("kind") if isinstance(answers, dict) else answers
+    if answers is not None and kind not in ANSWER_KINDS:
+        raise InputError(
+            f"{file}: 'answers' are of kind {kind!r}; expected "
+            f"{' or '.join(ANSWER_KINDS)}; rebuild the bundle"
+        )
     return manifest
 
 

@@ -1,68 +1,104 @@
 """Reward terms by name, the cost, and their weights.
 
-Every term is about one pick; L_D is the domain loss, L_c a capability's anchor loss.
+Every term is about one pick. L_D is the domain loss, L_c the loss of a capability's
+anchor samples: reference answers that come with its data. A_c is the loss of the
+untouched model's own answers to the same prompts, where a bundle has them.
 
 - `domain_gain` = 100 (L_D before - L_D after) / L_D at the start: percent; positive
   where the domain gets better.
 - `anchor_gain` = W after - W before, W = 100 min over capabilities of (L_c at the
-  start - L_c) / L_c at the start: percent; W is how the worst capability stands,
-  negative where it suffers. Over the picks of an episode it adds up to the last W, so
-  a pick that undoes the harm of others is worth as much as the harm was: the choice
-  of a set whose updates cancel where the anchor would feel them. It enters as
-  weight * anchor_gain.
+  start - L_c) / L_c at the start: percent; W is how the worst capability stands on
+  reference answers, negative where it suffers. It enters as weight * anchor_gain.
+- `forgetting` = F after - F before, F = 100 max over capabilities of (A_c - A_c at the
+  start) / A_c at the start, at least 0: percent; F is how far the model has moved from
+  its own answers where it moved most. It enters as -weight * forgetting, and is 0 for
+  a bundle without own answers.
+- `conflict` = C after - C before, C = 100 max over capabilities of max(0, L_c - L_c at
+  the start) / L_c at the start: percent, negative where a pick undoes harm. It enters
+  as -weight * conflict.
 - `orthogonality` = 1 - max over capabilities of |cos(sample's gradient, mean anchor
   gradient)|, the paper's Orth; in [0, 1], 1 when the update leaves every capability
   alone to first order. It enters as weight * (orthogonality - 1), so an orthogonal
   pick costs nothing.
-- `conflict` = 100 max over capabilities of max(0, L_c after - L_c before) / L_c at
-  the start: percent, never negative. It is the cost of the constrained problem, and
-  enters as -weight * conflict.
 - `information` = log det(I + sum over picks of u u^T) after the pick less before it,
   u the unit start sketches: nats, in (0, log 2], log 2 for a direction orthogonal to
   everything picked. It enters as weight * information. After Domain Curiosity:
   Struckmeier, Arndt, Kyrki, which rewards data that tells most about the domain;
   the log-determinant is that of Bayesian linear regression with unit noise.
 
+The first four are differences of potentials (Ng, Harada, Russell 1999): over an
+episode they add up to what its selection is worth, in whatever order it was picked,
+so a pick that undoes the harm of others is worth as much as the harm was. So does
+`information`; `orthogonality` is of each sample alone.
+
+The cost of the constrained problem is `forgetting` where the bundle has own answers,
+else `conflict`: over an episode it adds up to F or C, which are never negative.
+
 A pass has the terms of `NO_PICK`, which sum to 0 under any weights.
 """
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import Learner
 from ogs_env.learners.surrogate import SurrogateLearner, SurrogateLearners
 
 AnyLearner = TypeVar("AnyLearner", bound=Learner)
 
-DEFAULT_WEIGHTS: dict[str, float] = {
-    "domain_gain": 1.0,
-    "anchor_gain": 1.0,
-    "orthogonality": 0.0,
-    "conflict": 0.0,
-    "information": 0.0,
+OWN, REFERENCE = "own", "reference"
+"""Whose answers the cost and the default reward are about: `answers_of`."""
+DEFAULT_WEIGHTS: dict[str, dict[str, float]] = {
+    OWN: {
+        "domain_gain": 1.0,
+        "anchor_gain": 0.0,
+        "forgetting": 1.0,
+        "conflict": 0.0,
+        "orthogonality": 0.0,
+        "information": 0.0,
+    },
+    REFERENCE: {
+        "domain_gain": 1.0,
+        "anchor_gain": 1.0,
+        "forgetting": 0.0,
+        "conflict": 0.0,
+        "orthogonality": 0.0,
+        "information": 0.0,
+    },
 }
+"""By whose answers a bundle has."""
+COST: dict[str, str] = {OWN: "forgetting", REFERENCE: "conflict"}
+"""The term that is the cost, by whose answers a bundle has."""
 NO_PICK: dict[str, float] = {
     "domain_gain": 0.0,
     "anchor_gain": 0.0,
-    "orthogonality": 1.0,
+    "forgetting": 0.0,
     "conflict": 0.0,
+    "orthogonality": 1.0,
     "information": 0.0,
 }
 
 
-def checked_weights(given: Mapping[str, float] | None) -> dict[str, float]:
-    """Return the weight of every term: the given ones, defaults for the others.
+def answers_of(bundle: Bundle) -> str:
+    """Return whose answers cost and default reward are about, `OWN` or `REFERENCE`."""
+    return OWN if bundle.has_answers else REFERENCE
+
+
+def checked_weights(
+    given: Mapping[str, float] | None, bundle: Bundle
+) -> dict[str, float]:
+    """Return the weight of every term: the given ones, the bundle's for the others.
 
     Raises:
         InputError: For a name that is no term, or a weight that is no finite number.
     """
-    weights = dict(DEFAULT_WEIGHTS)
+    weights = dict(DEFAULT_WEIGHTS[answers_of(bundle)])
     for name, weight in (given or {}).items():
         if name not in weights:
             raise unknown_name("reward term", name, weights)
@@ -79,8 +115,9 @@ def weighted_sum(terms: Mapping[str, Any], weights: Mapping[str, float]) -> Any:
     return (
         weights["domain_gain"] * terms["domain_gain"]
         + weights["anchor_gain"] * terms["anchor_gain"]
-        + weights["orthogonality"] * (terms["orthogonality"] - 1.0)
+        - weights["forgetting"] * terms["forgetting"]
         - weights["conflict"] * terms["conflict"]
+        + weights["orthogonality"] * (terms["orthogonality"] - 1.0)
         + weights["information"] * terms["information"]
     )
 
@@ -136,8 +173,9 @@ class Rewards(Generic[AnyLearner]):
         if self._information:
             self._information.reset()
         self._domain = self._initial_domain = self._learner.domain_loss()
-        self._anchor = self._initial_anchor = self._learner.anchor_losses().tolist()
-        self._worst = 0.0
+        self._initial_anchor = self._learner.anchor_losses().tolist()
+        self._initial_answers = self._learner.answer_losses().tolist()
+        self._worst = self._moved = 0.0
 
     def pick(
         self, index: int, unit: NDArray[np.float32] | None = None
@@ -175,18 +213,18 @@ class Rewards(Generic[AnyLearner]):
     def changes(self) -> dict[str, float]:
         """Return the terms that tell what the losses have done since the last call."""
         domain = self._learner.domain_loss()
-        anchor = self._learner.anchor_losses().tolist()
-        gain = 100.0 * (self._domain - domain) / self._initial_domain
-        least = worst = math.inf
-        losses = zip(self._anchor, anchor, self._initial_anchor, strict=True)
-        for before, now, first in losses:
-            least = min(least, 100.0 * (before - now) / first)
-            worst = min(worst, 100.0 * (first - now) / first)
-        anchor_gain = worst - self._worst
-        self._domain, self._anchor, self._worst = domain, anchor, worst
+        worst = min(_falls(self._initial_anchor, self._learner.anchor_losses()))
+        answers = self._learner.answer_losses()
         # Not -least, so that no change is 0 and never -0.
-        conflict = max(0.0, 0.0 - least)
-        return {"domain_gain": gain, "anchor_gain": anchor_gain, "conflict": conflict}
+        moved = max(0.0, 0.0 - min(_falls(self._initial_answers, answers), default=0.0))
+        terms = {
+            "domain_gain": 100.0 * (self._domain - domain) / self._initial_domain,
+            "anchor_gain": worst - self._worst,
+            "forgetting": moved - self._moved,
+            "conflict": max(0.0, 0.0 - worst) - max(0.0, 0.0 - self._worst),
+        }
+        self._domain, self._worst, self._moved = domain, worst, moved
+        return terms
 
     def preview(
         self: "Rewards[SurrogateLearner]",
@@ -194,19 +232,41 @@ class Rewards(Generic[AnyLearner]):
         units: NDArray[np.float32],
     ) -> dict[str, NDArray[np.floating]]:
         """Return the terms (n,) that `pick` would give for each of many pool rows."""
-        domain, anchor, cosines = self._learner.preview(indices)
-        falls = 100 * (np.array(self._anchor) - anchor) / self._initial_anchor
-        stands = 100 * (np.array(self._initial_anchor) - anchor) / self._initial_anchor
+        domain, anchors, answers, cosines = self._learner.preview(indices)
+        worst = _least_falls(self._initial_anchor, anchors)
+        moved = np.maximum(0.0, 0.0 - _least_falls(self._initial_answers, answers))
         information = np.zeros(len(indices), np.float32)
         if self._information:
             information = self._information.gains(units)
         return {
             "domain_gain": 100 * (self._domain - domain) / self._initial_domain,
-            "anchor_gain": stands.min(axis=1) - self._worst,
+            "anchor_gain": worst - self._worst,
+            "forgetting": moved - self._moved,
+            "conflict": np.maximum(0.0, 0.0 - worst) - max(0.0, 0.0 - self._worst),
             "orthogonality": np.maximum(0, 1 - np.abs(cosines).max(axis=1)),
-            "conflict": np.maximum(0, -falls.min(axis=1)),
             "information": information,
         }
+
+
+def _falls(first: list[float], now: NDArray[np.floating]) -> Iterator[float]:
+    """Yield how far each capability's loss has fallen, percent of the first."""
+    for before, after in zip(first, now.tolist(), strict=True):
+        yield 100.0 * (before - after) / before
+
+
+def _least_falls(
+    first: Sequence[float] | NDArray[np.floating], now: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Return the least fall of a capability's loss (n,), percent of the first.
+
+    Args:
+        first: The capabilities' losses at the start (capabilities,).
+        now: The same n times (n, capabilities); without capabilities 0 is returned.
+    """
+    if not len(first):
+        return np.zeros(len(now))
+    falls = 100.0 * (np.asarray(first) - now) / first
+    return functools.reduce(np.minimum, falls.T)
 
 
 class RewardsOfMany:
@@ -222,7 +282,13 @@ class RewardsOfMany:
     ) -> None:
         self._learners = learners
         self._information = information
-        self._initial = learners.losses[0].copy()
+        initial = learners.losses[0].copy()
+        self._initial_domain = float(initial[0])
+        self._anchors, self._answers = learners.tables.anchors, learners.tables.answers
+        self._initial_anchor = initial[self._anchors]
+        self._initial_answers = initial[self._answers]
+        # How the worst capability stands, and how far own answers have moved.
+        self._worst, self._moved = np.zeros((2, len(learners.losses)))
         cosines = np.abs(learners.tables.anchor_cosines).astype(float)
         # Row -1 finds the last: no pick.
         self._orthogonality = np.append(np.maximum(0.0, 1.0 - cosines.max(axis=1)), 1.0)
@@ -230,6 +296,7 @@ class RewardsOfMany:
     def reset(self, which: NDArray[np.integer]) -> None:
         """Start some copies' episodes (n,) over."""
         self._learners.reset(which)
+        self._worst[which] = self._moved[which] = 0.0
         for copy in which.tolist() if self._information else ():
             self._information[copy].reset()
 
@@ -244,12 +311,13 @@ class RewardsOfMany:
             rows: Pool rows (copies,), -1 for none.
             units: From pool rows (n,) to their unit start sketches (n, width).
         """
-        before = self._learners.losses
+        before = self._learners.losses[:, 0]
         self._learners.update(rows)
-        after = self._learners.losses
-        gains = 100.0 * (before - after) / self._initial
-        least = functools.reduce(np.minimum, gains.T[1:])
-        stood, stands = self._worst(before), self._worst(after)
+        after, stood, moved = self._learners.losses, self._worst, self._moved
+        self._worst = _least_falls(self._initial_anchor, after[:, self._anchors])
+        answers = _least_falls(self._initial_answers, after[:, self._answers])
+        self._moved = np.maximum(0.0, 0.0 - answers)
+        harm, harmed = (np.maximum(0.0, 0.0 - w) for w in (self._worst, stood))
         information = np.zeros(len(rows))
         if self._information:
             picking = np.flatnonzero(rows >= 0)
@@ -257,14 +325,10 @@ class RewardsOfMany:
             for copy, unit in zip(picking.tolist(), found, strict=True):
                 information[copy] = self._information[copy].pick(unit)
         return {
-            "domain_gain": gains[:, 0],
-            "anchor_gain": stands - stood,
+            "domain_gain": 100.0 * (before - after[:, 0]) / self._initial_domain,
+            "anchor_gain": self._worst - stood,
+            "forgetting": self._moved - moved,
+            "conflict": harm - harmed,
             "orthogonality": self._orthogonality.take(rows),
-            "conflict": np.maximum(0.0 - least, 0.0),
             "information": information,
         }
-
-    def _worst(self, losses: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return how the worst capability of each copy stands, percent (copies,)."""
-        falls = 100.0 * (self._initial - losses) / self._initial
-        return functools.reduce(np.minimum, falls.T[1:])

@@ -7,13 +7,14 @@ ability has been learned: so the start foretells the path, but not by its cosine
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from ogs_env.bundle import DETOUR, FORMAT_VERSION, MEASURED, ROLES
+from ogs_env.bundle import ANSWERS, DETOUR, FORMAT_VERSION, MEASURED, ROLES
 from ogs_env.files import sha256_of, write_json
 
 ABILITIES = 10
@@ -32,8 +33,13 @@ def make_bundle(
     shards: int = 1,
     seed: int = 0,
     detour: bool = False,
+    answers: bool = True,
 ) -> Path:
-    """Write a valid bundle; each role but the pool has `held_out` samples."""
+    """Write a valid bundle; each role but the pool has `held_out` samples.
+
+    With `answers`, two of three anchor and retention samples have an answer of the
+    proxy's own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     maps = _gradient_maps(rng, k, checkpoints)
@@ -44,6 +50,13 @@ def make_bundle(
     means["gamma"] -= means["maths"]
 
     roles = {role: _role(rng, role, pool, held_out, means, maps) for role in ROLES}
+    measured, detoured = MEASURED, DETOUR
+    if answers:
+        measured, detoured = (*MEASURED, *ANSWERS), (*DETOUR, ANSWERS[0])
+        # Drawn apart, so that all else is the same without answers.
+        own = np.random.default_rng([seed, 2])
+        for role in ANSWERS:
+            roles[role] = _answers(own, role, roles, means, maps)
     domain = roles["dev"]["start"].astype(np.float32).mean(0)
     of = roles["anchor"]["capabilities"]
     anchors = np.stack(
@@ -53,7 +66,7 @@ def make_bundle(
         ]
     )
     if checkpoints:
-        roles["pool"]["products"] = _products(roles, checkpoints)
+        roles["pool"]["products"] = _products(roles, measured, checkpoints)
         units = np.full((pool, checkpoints), 1, np.float32)
         roles["pool"]["product_units"] = units
     files = {}
@@ -66,11 +79,17 @@ def make_bundle(
             name = f"{role}-{number:05d}.safetensors"
             save_file({n: c[part] for n, c in columns.items()}, folder / name)
             files[name] = {"sha256": sha256_of(folder / name), "rows": len(part)}
-            if detour and role in DETOUR:
+            if detour and role in detoured:
                 name = f"detour-{name}"
                 other = _detour(columns["path"], checkpoints, seed)[part]
                 save_file({"detour": other}, folder / name)
                 files[name] = {"sha256": sha256_of(folder / name), "rows": len(part)}
+    if answers:
+        name = "answers.safetensors"
+        save_file(
+            {role: _tokens(roles[role]["tokens"]) for role in ANSWERS}, folder / name
+        )
+        files[name] = {"sha256": sha256_of(folder / name)}
     basis = _basis(roles["pool"]["start"].astype(np.float32), d)
     scales = np.float32([[3.0, 2.0, 4.0], [0.5, 0.7, 0.9]])
     save_file({"basis": basis, "scales": scales}, folder / "basis.safetensors")
@@ -89,6 +108,7 @@ def make_bundle(
         "proxy": {"id": "made"},
         "checkpoints": [{"step": step, "weight": 1.0} for step in steps],
         "detour": detour,
+        "answers": {"kind": "both", "max_tokens": 120} if answers else None,
         "sources": [{"name": name} for name in SOURCES],
         "capabilities": list(CAPABILITIES),
         "roles": {role: len(columns["ids"]) for role, columns in roles.items()},
@@ -99,6 +119,11 @@ def make_bundle(
             "sketches": "path" if steps else "start",
             # Milder than the real ones: these gradients agree far more.
             **dict.fromkeys(("domain", "anchor"), response),
+            **(
+                {"answers": {"curvature": [0.002] * max(1, checkpoints)}}
+                if answers
+                else {}
+            ),
         },
     }
     write_json(folder / "manifest.json", manifest)
@@ -170,6 +195,27 @@ def _role(
     return columns
 
 
+def _answers(
+    rng: np.random.Generator,
+    role: str,
+    roles: dict[str, Any],
+    means: dict[str, np.ndarray],
+    maps: list[np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Own answers to the prompts of two of three anchor or retention samples."""
+    asked = roles[role.removesuffix("_answers")]
+    n = len(asked["ids"])
+    columns = _role(rng, role, 0, n, means, maps)
+    columns |= {name: asked[name] for name in ("ids", "sources", "capabilities")}
+    return {name: column[np.arange(n) % 3 > 0] for name, column in columns.items()}
+
+
+def _tokens(counts: np.ndarray) -> np.ndarray:
+    """Token ids of answers of these lengths, then -1."""
+    places = np.arange(counts.max())
+    return np.where(places < counts[:, None], places % 50, -1).astype(np.int32)
+
+
 def _detour(path: np.ndarray, checkpoints: int, seed: int) -> np.ndarray:
     """What another warm-up makes of sketches: all but the start's, in other metric."""
     later = path[:, path.shape[1] // checkpoints :]
@@ -177,14 +223,16 @@ def _detour(path: np.ndarray, checkpoints: int, seed: int) -> np.ndarray:
     return (later * metric).astype(np.float16)
 
 
-def _products(roles: dict[str, Any], checkpoints: int) -> np.ndarray:
+def _products(
+    roles: dict[str, Any], names: Sequence[str], checkpoints: int
+) -> np.ndarray:
     """Inner products of the pool's path sketches with the measured roles'."""
 
     def cut(role: str) -> np.ndarray:
         path = roles[role]["path"].astype(np.float32)
         return path.reshape(len(path), checkpoints, -1)
 
-    measured = np.concatenate([cut(role) for role in MEASURED])
+    measured = np.concatenate([cut(role) for role in names])
     products = np.einsum("ick,mck->icm", cut("pool"), measured)
     return products.reshape(len(products), -1).astype(np.float16)
 

@@ -233,7 +233,10 @@ def test_a_file_that_is_no_safetensors_is_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 1}, "format version 1, this ogs_env reads version 4"),
+        (
+            {"format_version": 1},
+            "format version 1, this ogs_env reads versions 4 and 5",
+        ),
         ({"format": "other"}, "is no manifest of an ogs_env bundle"),
         ({"learner": None}, "lacks 'learner'"),
     ],

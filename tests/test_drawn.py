@@ -34,6 +34,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         "sketches": "path",
         "domain": {"slope": [0.05, 0.03], "curvature": [0.04, 0.0]},
         "anchor": {"slope": [0.02, 0.06], "curvature": [0.01, 0.05]},
+        "answers": {"curvature": [0.002, 0.003]},
     }
     weights = [{"step": 0, "weight": 0.5}, {"step": 6, "weight": 2.0}]
     edit_manifest(folder, checkpoints=weights, learner=learner)
@@ -82,7 +83,7 @@ def rows_of(bundle: Bundle, rows: Rows) -> np.ndarray:
 
 def contents(drawn: Bundle) -> dict[str, Any]:
     found: dict[str, Any] = {"manifest": drawn.manifest, "basis": drawn.basis}
-    for role in ("pool", "dev", "test", "anchor", "retention"):
+    for role in ("pool", *drawn.measured):
         rows = getattr(drawn, role)
         found |= {f"{role}/{name}": getattr(rows, name) for name in COLUMNS}
         kinds = ("start", "path") if drawn.has_path else ("start",)
@@ -142,6 +143,8 @@ def test_what_is_in_a_domain(origin: Bundle, split: str) -> None:
                 np.testing.assert_array_equal(getattr(rows, name), expected)
         assert drawn.anchor is origin.anchor
         assert drawn.retention is origin.retention
+        assert drawn.anchor_answers is origin.anchor_answers
+        assert drawn.retention_answers is origin.retention_answers
 
 
 def test_half_of_the_time_a_source_gives_a_neighbourhood(origin: Bundle) -> None:
@@ -196,7 +199,9 @@ def test_products_against_a_plain_loop(origin: Bundle, number: int) -> None:
         np.concatenate([rows_of(origin, drawn.dev), rows_of(origin, drawn.test)]),
     )
     found = drawn.pool.products(np.arange(len(pool)))
-    measured = len(domain) + len(origin.anchor) + len(origin.retention)
+    measured = len(domain) + sum(
+        len(getattr(origin, role)) for role in origin.measured[2:]
+    )
     assert found.shape == (len(pool), 2, measured)
     path = origin.pool.sketches("path").astype(np.float64).reshape(-1, 2, origin.k)
     for place in range(0, len(pool), 37):
@@ -222,6 +227,7 @@ def test_a_detour_is_the_later_path(
         ("dev", with_detour.pool),
         ("test", with_detour.pool),
         ("anchor", with_detour.anchor),
+        ("anchor_answers", with_detour.anchor_answers),
     ):
         rows, before = getattr(drawn, role), getattr(plain, role)
         np.testing.assert_array_equal(rows.ids, before.ids)
@@ -240,16 +246,20 @@ def test_a_detour_is_the_later_path(
         bundle.pool.products(np.arange(len(bundle.pool))) for bundle in (drawn, plain)
     )
     own = drawn.pool.sketches("path")[:, later].astype(np.float64)
-    parts = [getattr(drawn, role) for role in ("dev", "test", "anchor")]
-    others = np.concatenate([part.sketches("path")[:, later] for part in parts])
-    expected = own @ others.T.astype(np.float64)
-    measured = slice(0, len(others))
-    scale = np.outer(np.linalg.norm(own, axis=1), np.linalg.norm(others, axis=1))
-    assert (abs(products[:, 1, measured] - expected) / scale).max() < 1e-5
+    parts = {role: getattr(drawn, role) for role in drawn.measured}
+    ends = np.cumsum([len(part) for part in parts.values()])
+    for (role, part), end in zip(parts.items(), ends.tolist(), strict=True):
+        columns = slice(end - len(part), end)
+        if "retention" in role:
+            np.testing.assert_array_equal(
+                products[:, 1, columns], before[:, 1, columns]
+            )
+            continue
+        others = part.sketches("path")[:, later].astype(np.float64)
+        scale = np.outer(np.linalg.norm(own, axis=1), np.linalg.norm(others, axis=1))
+        found = products[:, 1, columns]
+        assert (abs(found - own @ others.T) / scale).max() < 1e-5
     np.testing.assert_array_equal(products[:, 0], before[:, 0])
-    np.testing.assert_array_equal(
-        products[:, 1, len(others) :], before[:, 1, len(others) :]
-    )
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -289,6 +299,9 @@ def test_the_domain_moves_no_farther_than_the_origins(origin: Bundle) -> None:
             for name, power in (("slope", 1), ("curvature", 2)):
                 expected = np.array(before[role][name]) * by**power
                 np.testing.assert_allclose(response[role][name], expected, rtol=1e-4)
+        expected = np.array(before["answers"]["curvature"]) * ratios**2
+        found = response["answers"]["curvature"]
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
         for name in ("slope", "curvature"):
             pairs = zip(response["domain"][name], before["domain"][name], strict=True)
             assert all(mine <= whole for mine, whole in pairs)
@@ -304,6 +317,7 @@ def test_what_is_kept_feels_the_same_picks_as_in_the_origin(
     drawn = drawn_domain(whole, number, "train")
     learners = SurrogateLearner(drawn), SurrogateLearner(whole)
     start = learners[1].anchor_losses().copy()
+    own_start = learners[1].answer_losses().copy()
     rng = np.random.default_rng(number)
     own = rng.choice(len(drawn.pool), 20, replace=False)
     for pair in zip(own, rows_of(whole, drawn.pool)[own], strict=True):
@@ -311,8 +325,13 @@ def test_what_is_kept_feels_the_same_picks_as_in_the_origin(
             learner.update(int(row))
         changes = [learner.anchor_losses() - start for learner in learners]
         np.testing.assert_allclose(*changes, rtol=1e-3, atol=1e-6)
+        moved = [learner.answer_losses() - own_start for learner in learners]
+        np.testing.assert_allclose(*moved, rtol=1e-3, atol=1e-6)
         kept = [learner.retention_loss() for learner in learners]
         assert kept[0] == pytest.approx(kept[1], abs=1e-6)
+        kept = [learner.answers_loss() for learner in learners]
+        assert kept[0] == pytest.approx(kept[1], abs=1e-6)
+    assert moved[0].min() > 1e-4
     assert np.abs(changes[0]).min() > 1e-4
     losses = drawn.dev.losses, drawn.test.losses
     learners[0].reset()

@@ -22,11 +22,11 @@ class OracleSelector:
     """Selects greedily by marginal reward.
 
     Args:
-        weights: Of the reward terms; those not named keep their default.
+        weights: Of the reward terms; those not named keep the bundle's default.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        self._weights = checked_weights(weights)
+        self._weights = weights
 
     def select(
         self,
@@ -38,8 +38,9 @@ class OracleSelector:
         """Return rows in the order picked; the scores are their rewards."""
         rows = pool_rows(bundle, budget, indices)
         units = candidates(bundle, "start").rows(rows)[1]
+        weights = checked_weights(self._weights, bundle)
         # It costs most of the time, which only who weighs it pays.
-        informed = self._weights["information"] != 0
+        informed = weights["information"] != 0
         information = Information(bundle.k, budget) if informed else None
         rewards = Rewards(SurrogateLearner(bundle), information)
         left = np.ones(len(rows), bool)
@@ -47,7 +48,7 @@ class OracleSelector:
         for pick in range(budget):
             places = np.flatnonzero(left)
             terms = rewards.preview(rows[places], units[places])
-            marginal = weighted_sum(terms, self._weights)
+            marginal = weighted_sum(terms, weights)
             best = places[marginal.argmax()]
             left[best] = False
             order[pick], scores[pick] = rows[best], marginal.max()

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle
 from ogs_env.data.domains import MATHS, domains
@@ -82,9 +82,7 @@ class Study:
         )
 
         def encoded(samples: Sequence[Sample]) -> list[Encoded]:
-            return [
-                encode(tokenizer, s.turns, s.response, MAX_TOKENS) for s in samples
-            ]
+            return [encode(tokenizer, s.turns, s.response, MAX_TOKENS) for s in samples]
 
         self._sets: dict[str, list[Encoded]] = {
             "pool": encoded(data.pool),

@@ -15,12 +15,14 @@ from ogs_env.envs.observations import BOUND, candidates, sample_names
 from ogs_env.envs.selection import INVALID_ACTION_PENALTY, STALL_LIMIT
 from ogs_env.envs.streams import given_stream
 from ogs_env.errors import InputError
-from ogs_env.learners import HeldOut
+from ogs_env.learners import UNCHANGED, HeldOut
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import (
+    COST,
     NO_PICK,
     Information,
     Rewards,
+    answers_of,
     checked_weights,
     weighted_sum,
 )
@@ -29,7 +31,7 @@ from ogs_env.rewards import (
 Observation = dict[str, Any]
 
 # The constrained problem's reward; what it does to general abilities is the cost.
-DEFAULT_WEIGHTS = {"domain_gain": 1.0, "anchor_gain": 0.0}
+DEFAULT_WEIGHTS = {"domain_gain": 1.0, "anchor_gain": 0.0, "forgetting": 0.0}
 
 
 class MixtureEnv(gymnasium.Env[Observation, np.int64]):
@@ -105,34 +107,42 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
 
     The weighted sum of the terms in `info["reward_terms"]`:
     `w["domain_gain"] * domain_gain + w["anchor_gain"] * anchor_gain
-    + w["orthogonality"] * (orthogonality - 1) - w["conflict"] * conflict
-    + w["information"] * information`, as in `SelectionEnv`, but each is about a batch:
+    - w["forgetting"] * forgetting - w["conflict"] * conflict
+    + w["orthogonality"] * (orthogonality - 1) + w["information"] * information`, as in
+    `SelectionEnv`, but each is about a batch:
 
     | Term            | Default weight | Meaning                                      |
     |-----------------|----------------|----------------------------------------------|
     | `domain_gain`   | 1.0            | fall of the domain loss over the batch,      |
     |                 |                | percent of its start                         |
     | `anchor_gain`   | 0.0            | change over the batch of how the worst       |
-    |                 |                | capability stands: the fall of its anchor    |
-    |                 |                | loss since the start, percent of its start   |
+    |                 |                | capability stands on reference answers: the  |
+    |                 |                | fall of its anchor loss since the start,     |
+    |                 |                | percent of its start                         |
+    | `forgetting`    | 0.0            | change over the batch of how far the model   |
+    |                 |                | has moved from its own answers to the        |
+    |                 |                | anchor's prompts: the largest rise of a      |
+    |                 |                | capability's loss on them since the start,   |
+    |                 |                | percent of its start, >= 0; 0 without them   |
+    | `conflict`      | 0.0            | change over the batch of the harm done to    |
+    |                 |                | reference answers: the largest rise of a     |
+    |                 |                | capability's anchor loss since the start,    |
+    |                 |                | percent of its start, >= 0                   |
     | `orthogonality` | 0.0            | mean over the batch of 1 - largest           |
     |                 |                | abs(cosine of the learner's with a           |
     |                 |                | capability's anchor gradient), in [0, 1]     |
-    | `conflict`      | 0.0            | largest rise of a capability's anchor loss   |
-    |                 |                | over the batch, percent of its start, >= 0;  |
-    |                 |                | also the cost                                |
     | `information`   | 0.0            | log-determinant gain of the batch's unit     |
     |                 |                | start sketches, nats, in (0, batch * log 2]; |
     |                 |                | not computed, and 0, unless it has a weight  |
 
-    The cost is the general degradation: losses are measured before and after the whole
-    batch, so a sample that mends what another of its batch did costs nothing. The sum
-    of `domain_gain` over an episode is the whole gain; the sum of costs is at least
-    the whole degradation, for a batch that mends earns nothing back.
+    The cost is the general degradation: `forgetting` where the bundle has answers of
+    the model's own, else `conflict`. Losses are measured before and after the whole
+    batch. Over an episode rewards and costs add up to the gain and the degradation of
+    its selection, any order of batches gives the same, and a batch that mends what
+    others did has a cost below 0.
 
-    Eight samples make an optimizer step of the learner. With `batch=8` an action is a
-    step, until a cluster runs short; samples that fill no step count as a part of one,
-    and the next draw goes on with it.
+    The learner shuffles what was drawn and makes an optimizer step of every eight
+    samples (`ogs_env.learners.surrogate`), however the batches were cut.
 
     Six batches are 48 samples of one epoch, for which the learner's forecasts have been
     tested (`SelectionEnv`, Fidelity). So few hardly harm: a limit on the cost binds in
@@ -160,8 +170,11 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     | Key                | Value                                                       |
     |--------------------|-------------------------------------------------------------|
     | `action_mask`      | int8 (clusters,), 1 = valid                                 |
-    | `reward_terms`     | dict, the five terms above                                  |
-    | `cost`             | float, the conflict: the constrained problem's cost, >= 0   |
+    | `reward_terms`     | dict, the six terms above                                   |
+    | `cost`             | float, the constrained problem's cost: `forgetting`, or     |
+    |                    | `conflict` without own answers; negative where a step takes |
+    |                    | some back, and over an episode >= 0                         |
+    | `cost_answers`     | str, whose answers the cost is about: "own" or "reference"  |
     | `sample_ids`       | list of str, 16 hex digits of each sample drawn, in order;  |
     |                    | empty if none was                                           |
     | `invalid_action`   | bool                                                        |
@@ -171,9 +184,11 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     | `test_change`      | float, change of the domain test loss, percent of its       |
     |                    | start; negative is better; 0.0 until the end                |
     | `retention_change` | float, the same of the retention loss                       |
+    | `answers_change`   | float, the same of the loss on own answers to the           |
+    |                    | retention's prompts; 0.0 without                            |
     | `learner_sketches` | str, "path", or "start" where the bundle has no others      |
 
-    No reward sees the test and retention losses.
+    No reward sees the test and retention losses, nor the own answers to retention's.
 
     ## Arguments
 
@@ -240,8 +255,9 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         check_render_mode(render_mode, self.metadata["render_modes"])
         self.batch, self.steps, self.render_mode = batch, steps, render_mode
         self.reward_weights = checked_weights(
-            {**DEFAULT_WEIGHTS, **(reward_weights or {})}
+            {**DEFAULT_WEIGHTS, **(reward_weights or {})}, self.bundle
         )
+        self._answers = answers_of(self.bundle)
 
         self._clusters = clusters_of(self.bundle, clusters)
         self._candidates = candidates(self.bundle, "start")
@@ -256,6 +272,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
 
         d = self._d = self.bundle.basis.shape[1]
         self._rows = np.zeros((clusters, 6 + d), np.float32)
+        self._drawn_sum = np.zeros(4 + d)
         self._context = np.zeros(3 * d + 3, np.float32)
         self._context[: 2 * d] = self._candidates.directions
         self.action_space = spaces.Discrete(clusters)
@@ -308,8 +325,12 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self._context[2 * self._d :] = 0
         self._context[3 * self._d] = 1
         self._rows[:, 5] = 0
-        for cluster in range(len(self.left)):
-            self._look(cluster)
+        self._drawn_sum[:] = 0
+        # `reduceat` makes something of an empty range too.
+        some, sums = np.flatnonzero(self.left), np.zeros((len(self.left), 4 + self._d))
+        seen = self._clusters.seen.take(self.stream, axis=0)
+        sums[some] = np.add.reduceat(seen, (self._ends - self.left)[some], axis=0)
+        self._write(..., sums)
         if self.render_mode:
             self.losses, self.costs, self.rewards = [self._now()], [], []
             self._show()
@@ -338,7 +359,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
             self.rewards.append(reward)
             if not invalid:
                 self.losses.append(self._now())
-                self.costs.append(terms["conflict"])
+                self.costs.append(terms[COST[self._answers]])
             self._show()
         info = self._info(terms, rows, invalid=invalid)
         return self.observation(), reward, terminated, truncated, info
@@ -371,37 +392,43 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self.drawn += rows
         self.drawn_from[cluster] += count
         self.batches += 1
-        self._look(cluster)
+        seen = self._clusters.seen
+        rest = self.stream[start + count : self._ends[cluster]]
+        self._write(cluster, np.add.reduce(seen.take(rest, axis=0), axis=0))
         self._rows[:, 5] = self.drawn_from / len(self.drawn)
         d = self._d
-        mean = self._clusters.seen[self.drawn].mean(axis=0)
+        self._drawn_sum += np.add.reduce(seen.take(rows, axis=0), axis=0)
+        mean = self._drawn_sum / len(self.drawn)
         self._context[2 * d : 3 * d] = mean[4:]
         self._context[3 * d :] = 1 - self.batches / self.steps, mean[3], -mean[1]
         return rows
 
     def _learn(self, rows: list[int]) -> dict[str, float]:
         """Learn a batch; return its terms, those of `ogs_env.rewards` over it all."""
-        for row in rows:
-            self.learner.update(row)
+        self.learner.update_many(rows)
         information = 0.0
         if self._information:
             units = self._candidates.rows(np.array(rows))[1]
             information = sum(map(self._information.pick, units))
-        cosines = np.abs([self.learner.anchor_cosine(row) for row in rows])
+        cosines = np.abs(self.learner.anchor_cosine(np.array(rows)))
         return {
             **self._rewards.changes(),
             "orthogonality": float(np.maximum(0, 1 - cosines.max(axis=1)).mean()),
             "information": information,
         }
 
-    def _look(self, cluster: int) -> None:
-        """Write what is seen of the samples that a cluster has left."""
-        end, left = self._ends[cluster], self.left[cluster]
-        row = self._rows[cluster]
-        row[0] = left / len(self.stream)
-        mean = self._clusters.seen[self.stream[end - left : end]].sum(axis=0)
-        mean /= max(left, 1)
-        row[1:5], row[6:] = mean[:4], mean[4:]
+    def _write(self, which: Any, sums: NDArray[np.floating]) -> None:
+        """Write what is seen of the samples that some clusters have left.
+
+        Args:
+            which: Index of clusters.
+            sums: What is seen of their samples, added up (..., 4 + d).
+        """
+        left = self.left[which]
+        means = sums / np.maximum(left, 1)[..., None]
+        self._rows[which, 0] = left / len(self.stream)
+        self._rows[which, 1:5] = means[..., :4]
+        self._rows[which, 6:] = means[..., 4:]
 
     def _now(self) -> NDArray[np.float32]:
         losses = [self.learner.domain_loss(), *self.learner.anchor_losses()]
@@ -415,20 +442,20 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self, terms: dict[str, float], rows: list[int], *, invalid: bool = False
     ) -> dict[str, Any]:
         selection: list[str] = []
-        test_change = retention_change = 0.0
+        changes = UNCHANGED
         if self.over:
             selection = [self._names[row] for row in self.drawn]
-            test_change, retention_change = self._held_out.changes()
+            changes = self._held_out.changes()
         return {
             "action_mask": self.action_masks().astype(np.int8),
             "reward_terms": dict(terms),
-            "cost": terms["conflict"],
+            "cost": terms[COST[self._answers]],
+            "cost_answers": self._answers,
             "sample_ids": [self._names[row] for row in rows],
             "invalid_action": invalid,
             "domain_loss": self.learner.domain_loss(),
             "selection": selection,
-            "test_change": test_change,
-            "retention_change": retention_change,
+            **changes,
             "learner_sketches": self.learner.sketches,
         }
 

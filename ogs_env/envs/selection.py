@@ -22,9 +22,17 @@ from ogs_env.envs.observations import (
 )
 from ogs_env.envs.streams import ORDERS, check_counts, deal, given_stream
 from ogs_env.errors import InputError, unknown_name
-from ogs_env.learners import HeldOut, Learner
+from ogs_env.learners import UNCHANGED, HeldOut, Learner
 from ogs_env.learners.surrogate import SurrogateLearner
-from ogs_env.rewards import NO_PICK, Information, Rewards, checked_weights, weighted_sum
+from ogs_env.rewards import (
+    COST,
+    NO_PICK,
+    Information,
+    Rewards,
+    answers_of,
+    checked_weights,
+    weighted_sum,
+)
 
 # Keys candidates and context: float32 arrays.
 Observation = dict[str, Any]
@@ -110,23 +118,37 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
 
     The weighted sum of the terms in `info["reward_terms"]`:
     `w["domain_gain"] * domain_gain + w["anchor_gain"] * anchor_gain
-    + w["orthogonality"] * (orthogonality - 1) - w["conflict"] * conflict
-    + w["information"] * information`.
+    - w["forgetting"] * forgetting - w["conflict"] * conflict
+    + w["orthogonality"] * (orthogonality - 1) + w["information"] * information`.
 
     | Term            | Default weight | Meaning                                      |
     |-----------------|----------------|----------------------------------------------|
     | `domain_gain`   | 1.0            | fall of the domain loss, percent of its      |
     |                 |                | start                                        |
-    | `anchor_gain`   | 1.0            | change of how the worst capability stands:   |
-    |                 |                | the fall of its anchor loss since the start, |
-    |                 |                | percent of its start; negative: forgetting   |
+    | `anchor_gain`   | 0.0, or 1.0    | change of how the worst capability stands on |
+    |                 |                | reference answers: the fall of its anchor    |
+    |                 |                | loss since the start, percent of its start   |
+    | `forgetting`    | 1.0, or 0.0    | change of how far the model has moved from   |
+    |                 |                | its own answers to the anchor's prompts: the |
+    |                 |                | largest rise of a capability's loss on them  |
+    |                 |                | since the start, percent of its start, >= 0  |
+    | `conflict`      | 0.0            | change of the harm done to reference         |
+    |                 |                | answers: the largest rise of a capability's  |
+    |                 |                | anchor loss since the start, percent, >= 0   |
     | `orthogonality` | 0.0            | 1 - largest abs(cosine of the sample's with  |
     |                 |                | a capability's anchor gradient), in [0, 1]   |
-    | `conflict`      | 0.0            | largest rise of a capability's anchor loss,  |
-    |                 |                | percent of its start, >= 0; also the cost    |
     | `information`   | 0.0            | log-determinant gain of the picked unit      |
     |                 |                | start sketches, nats, in (0, log 2]; not     |
     |                 |                | computed, and 0, unless it has a weight      |
+
+    Of two weights the first is of a bundle with answers of the model's own, the second
+    of one without, where `forgetting` is always 0. A loss on reference answers falls
+    when the model learns how they are worded; on its own answers it can only rise,
+    and what it rises by is the divergence from the untouched model, per token.
+
+    The first four terms are differences of potentials, and what the learner has
+    learned is a function of the set of its picks: any order gives the same return,
+    the value of the selection. A pick that undoes what others did is paid for it.
 
     A pass is worth 0 (its terms are 0, and orthogonality 1). `ogs_env.rewards` has
     the formulas, `ogs_env.learners.surrogate` the learner's.
@@ -165,8 +187,11 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     | Key                | Value                                                       |
     |--------------------|-------------------------------------------------------------|
     | `action_mask`      | int8 (hand_size + 1,), 1 = valid                            |
-    | `reward_terms`     | dict, the four terms above                                  |
-    | `cost`             | float, the conflict: the constrained problem's cost, >= 0   |
+    | `reward_terms`     | dict, the six terms above                                   |
+    | `cost`             | float, the constrained problem's cost: `forgetting`, or     |
+    |                    | `conflict` without own answers; negative where a step takes |
+    |                    | some back, and over an episode >= 0                         |
+    | `cost_answers`     | str, whose answers the cost is about: "own" or "reference"  |
     | `sample_id`        | str, 16 hex digits of the picked sample; "" if none was     |
     | `invalid_action`   | bool                                                        |
     | `domain_loss`      | float, the learner's mean dev loss, nats per token          |
@@ -175,10 +200,12 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     | `test_change`      | float, change of the domain test loss, percent of its       |
     |                    | start; negative is better; 0.0 until the end                |
     | `retention_change` | float, the same of the retention loss                       |
+    | `answers_change`   | float, the same of the loss on own answers to the           |
+    |                    | retention's prompts; 0.0 without                            |
     | `learner_sketches` | str, "path", or "start" where the bundle has no others;     |
     |                    | "live" of the live learner                                  |
 
-    No reward sees the test and retention losses.
+    No reward sees the test and retention losses, nor the own answers to retention's.
 
     ## The Live Learner
 
@@ -193,10 +220,12 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
       and every measurement.
       The first observation is that of the surrogate's environment, up to rounding.
       What was picked counts as it looked when it was picked.
-    - Dev and anchor losses are measured on real passes every `evaluate_every` picks
-      and at the end, on `evaluation_samples` of each. In between the terms that are
-      differences of losses are 0. The last step of an episode, a pass too, is worth
-      what was still unmeasured, so the sum of `domain_gain` is the whole gain.
+    - Losses of dev, anchor and own answers are measured on real passes every
+      `evaluate_every` picks and at the end, on `evaluation_samples` of each. In between
+      the terms that are differences of losses are 0. The last step of an episode, a
+      pass too, is worth what was still unmeasured, so the sum of `domain_gain` is the
+      whole gain. Batches are trained on in the order picked, and so a return depends
+      on it.
     - Cosines, `context` and `orthogonality` are about the mean gradients as last
       measured. `information` is about the start sketches, as ever.
     - On a CPU the same seed and actions give the same episode, bit for bit, with the
@@ -221,9 +250,9 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     | `batch`              | 4           | samples of an optimizer step              |
     | `learning_rate`      | 0.001       | after a rise over the first three steps   |
     | `evaluate_every`     | 8           | picks between two measurements            |
-    | `evaluation_samples` | 32          | how many dev samples, anchor samples of   |
-    |                      |             | each capability, test and retention       |
-    |                      |             | samples are measured                      |
+    | `evaluation_samples` | 32          | how many dev samples, anchor samples and  |
+    |                      |             | own answers of each capability, test and  |
+    |                      |             | retention samples are measured            |
 
     ## Arguments
 
@@ -305,8 +334,9 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         check_render_mode(render_mode, self.metadata["render_modes"])
         self.hand_size, self.hands, self.budget = hand_size, hands, budget
         self.order, self.render_mode = order, render_mode
-        self.reward_weights = checked_weights(reward_weights)
+        self.reward_weights = checked_weights(reward_weights, self.bundle)
 
+        self._answers = answers_of(self.bundle)
         made = _make_learner(self.bundle, observe, learner, live)
         self.learner, self._candidates = made
         # It costs a third of a step, which only who weighs it pays.
@@ -491,20 +521,20 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self, terms: dict[str, float], row: int, *, invalid: bool = False
     ) -> dict[str, Any]:
         selection: list[str] = []
-        test_change = retention_change = 0.0
+        changes = UNCHANGED
         if self._over:
             selection = [self._names[index] for index in self.picked]
-            test_change, retention_change = self._held_out.changes()
+            changes = self._held_out.changes()
         return {
             "action_mask": self._mask.copy(),
             "reward_terms": dict(terms),
-            "cost": terms["conflict"],
+            "cost": terms[COST[self._answers]],
+            "cost_answers": self._answers,
             "sample_id": self._names[row],
             "invalid_action": invalid,
             "domain_loss": self.learner.domain_loss(),
             "selection": selection,
-            "test_change": test_change,
-            "retention_change": retention_change,
+            **changes,
             "learner_sketches": self.learner.sketches,
         }
 

@@ -19,8 +19,16 @@ from ogs_env.envs.selection import (
     SelectionEnv,
 )
 from ogs_env.errors import InputError, unknown_name
+from ogs_env.learners import UNCHANGED
 from ogs_env.learners.surrogate import SurrogateLearners
-from ogs_env.rewards import NO_PICK, Information, RewardsOfMany, weighted_sum
+from ogs_env.rewards import (
+    COST,
+    NO_PICK,
+    Information,
+    RewardsOfMany,
+    answers_of,
+    weighted_sum,
+)
 
 
 class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
@@ -90,6 +98,7 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         self.observation_space = batch_space(single.observation_space, num_envs)
 
         bundle, budget = single.bundle, single.budget
+        self._answers = answers_of(bundle)
         seen = single._candidates
         assert isinstance(seen, Candidates)
         self._learners = SurrogateLearners(bundle, num_envs, budget)
@@ -256,7 +265,7 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
     ) -> dict[str, Any]:
         """Return infos as `SelectionEnv` has them, each of all copies."""
         n, learners = self.num_envs, self._learners
-        selection, changes = np.empty(n, object), np.zeros((2, n))
+        selection, changes = np.empty(n, object), np.zeros((len(UNCHANGED), n))
         selection.fill([])
         if ended is not None and len(ended):
             for copy in ended.tolist():
@@ -264,17 +273,17 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
                 selection[copy] = self._names[picked].tolist()
             start = learners.tables.held_out.start
             losses = learners.held_out_losses(ended)
-            changes[:, ended] = 100 * (losses / start - 1).T
+            changes[: len(start), ended] = 100 * (losses / start - 1).T
         return {
             "action_mask": self._hands.mask.copy(),
             "reward_terms": dict(terms),
-            "cost": terms["conflict"].copy(),
+            "cost": terms[COST[self._answers]].copy(),
+            "cost_answers": np.full(n, self._answers, object),
             "sample_id": self._names.take(rows),
             "invalid_action": invalid,
             "domain_loss": learners.losses[:, 0].copy(),
             "selection": selection,
-            "test_change": changes[0],
-            "retention_change": changes[1],
+            **dict(zip(UNCHANGED, changes, strict=True)),
             "learner_sketches": np.full(n, learners.tables.kind, object),
         }
 

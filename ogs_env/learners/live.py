@@ -14,7 +14,7 @@ is kept is that of one episode, so that an episode does not depend on those befo
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from ogs_env.data.samples import Sample
 from ogs_env.data.texts import bundle_texts
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import Floats
-from ogs_env.sketching.encoding import Encoded, encode
+from ogs_env.sketching.encoding import Encoded, encode, encode_prompt
 from ogs_env.sketching.losses import has_plain_head
 from ogs_env.sketching.precision import default_precision
 from ogs_env.sketching.projection import CountSketch
@@ -60,9 +60,9 @@ class LiveSettings:
         learning_rate: Of every step but the first two, which have a third and two
             thirds of it.
         evaluate_every: Picks between two measurements of the dev and anchor losses.
-        evaluation_samples: How many dev samples, anchor samples of each capability,
-            test and retention samples are measured, evenly spread over the bundle's;
-            all where it has fewer.
+        evaluation_samples: How many dev samples, anchor samples and own answers of each
+            capability, test and retention samples are measured, evenly spread over the
+            bundle's; all where it has fewer.
 
     Raises:
         InputError: If a value does not fit.
@@ -136,11 +136,12 @@ class PoolGradients:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """The domain first, then each capability."""
+    """The domain first, then each capability; own answers by capability."""
 
     losses: Floats
     means: Means
     sketches: Floats
+    answers: Floats
 
 
 class LiveLearner:
@@ -199,6 +200,19 @@ class LiveLearner:
             self._measured.append(add("anchor", bundle.anchor_rows(number)))
         self._test = add("test", np.arange(len(bundle.test)))
         self._retention = add("retention", np.arange(len(bundle.retention)))
+        # Own answers, of each capability and of the retention; none in many bundles.
+        self._answers: list[list[int]] = []
+        if bundle.has_answers:
+            groups = [
+                ("anchor_answers", bundle.answer_rows(number))
+                for number in range(len(bundle.capabilities))
+            ]
+            every = np.arange(len(bundle.retention_answers))
+            for role, rows in [*groups, ("retention_answers", every)]:
+                chosen = _spread(rows, self.settings.evaluation_samples)
+                begin = len(held_out)
+                held_out.extend(self._encode_answers(texts, role, chosen))
+                self._answers.append(list(range(begin, len(held_out))))
         self._held_out = TrunkStates(self.proxy, held_out)
         self._start: _Evaluation | None = None
         self.state = 0
@@ -271,6 +285,10 @@ class LiveLearner:
         """Return each capability's mean anchor loss when last measured."""
         return self._evaluation.losses[1:]
 
+    def answer_losses(self) -> Floats:
+        """Return each capability's mean loss on own answers when last measured."""
+        return self._evaluation.answers
+
     def domain_gradient(self) -> Floats:
         """Return the sketch of the mean dev gradient when last measured, (k,)."""
         return self._evaluation.sketches[0]
@@ -286,6 +304,15 @@ class LiveLearner:
     def retention_loss(self) -> float:
         """Measure the mean loss of the retention samples, which no reward sees."""
         return float(np.mean(measure(self._held_out, self._retention)))
+
+    def answers_loss(self) -> float:
+        """Measure the mean loss of own answers to the retention's prompts.
+
+        No reward sees it; 0 for a bundle without own answers.
+        """
+        if not self._answers:
+            return 0.0
+        return float(np.mean(measure(self._held_out, self._answers[-1])))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -311,7 +338,7 @@ class LiveLearner:
             self.state += 1
 
     def _evaluate(self) -> _Evaluation:
-        """Measure losses and mean gradients of the dev and anchor samples at once."""
+        """Measure losses, and the mean gradients of dev and anchor, at once."""
         layers: Mapping[str, Any] = self.proxy.b
         groups = len(self._measured)
         means = {
@@ -328,7 +355,13 @@ class LiveLearner:
         sketches = torch.zeros(self.bundle.k, groups, device=self.proxy.device)
         for name, mean in means.items():
             self._projection.add(sketches, name, mean)
-        return _Evaluation(losses, Means(means), sketches.T.cpu().numpy())
+        answers = [np.mean(measure(self._held_out, r)) for r in self._answers[:-1]]
+        return _Evaluation(
+            losses,
+            Means(means),
+            sketches.T.cpu().numpy(),
+            np.array(answers, np.float32),
+        )
 
     def _sketch(self, rows: list[int]) -> None:
         """Take the gradients of pool rows in one pass; keep what is seen of them."""
@@ -356,6 +389,20 @@ class LiveLearner:
         most = self.bundle.manifest["max_tokens"]
         samples = (texts[id_] for id_ in ids)
         return [encode(tokenizer, s.turns, s.response, most) for s in samples]
+
+    def _encode_answers(
+        self, texts: Mapping[str, Sample], role: str, rows: Sequence[int]
+    ) -> Iterator[Encoded]:
+        """Encode own answers after their prompts, whose beginnings are cut to fit."""
+        ids = getattr(self.bundle, role).hex_ids()
+        tokens = self.bundle.answer_tokens(role)
+        for row in rows:
+            question = encode_prompt(self.proxy.tokenizer, texts[ids[row]].prompt)
+            excess = (
+                len(question) + len(tokens[row]) - self.bundle.manifest["max_tokens"]
+            )
+            kept = question[max(excess, 0) :]
+            yield Encoded([*kept, *tokens[row]], len(kept), excess > 0)
 
 
 def _proxy(bundle: Bundle, settings: LiveSettings) -> Proxy:

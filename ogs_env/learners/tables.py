@@ -1,23 +1,22 @@
 """What all surrogate learners of one bundle share."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ogs_env import gram
-from ogs_env.bundle import MEASURED, Bundle
+from ogs_env.bundle import ANSWERS, Bundle, Rows
 from ogs_env.errors import InputError
 from ogs_env.gram import Floats, Gram
-from ogs_env.learners.effects import Effects
+from ogs_env.learners.effects import Effects, Group
+from ogs_env.learners.fitted import FITTED_SPACE, default_learner
 
 # A loss below this (nats) is taken as this: the model is done with the sample.
 _LEAST_LOSS = 1e-4
 _TINY = 1e-12
-# Rounding of |G|^2 is less than this share of the sum of |t_i g_i|^2.
-_ROUNDING = 1e-6
 # Rows whose products are in memory at a time.
 _BLOCK = 4096
 
@@ -25,7 +24,7 @@ _BLOCK = 4096
 class Tables:
     """The tables of one bundle; read-only.
 
-    The measured samples are those of dev, test, anchor and retention, in this order.
+    The measured samples are those of `Bundle.measured`, role by role.
     Sketches are cut in checkpoints (one, where there is no path), and each is scaled so
     that the dev samples' have a root mean square norm of 1.
 
@@ -33,12 +32,17 @@ class Tables:
         kind: `"path"`, or `"start"` for a bundle without path sketches.
         checkpoints: How many.
         losses: float32 (measured,), l_j.
-        members: Of dev, test, retention and each capability's anchor samples: places
+        weights: float32 (measured,), what a curvature is multiplied by beside x^2.
+        members: Of dev, test, retention and each capability's anchor samples, and of
+            each capability's and the retention's own answers if there are any: places
             among the measured samples.
-        seen: `Effects` on what rewards see: dev and each capability's anchor samples.
-        held_out: `Effects` on the test and the retention samples.
+        seen: `Effects` on what rewards see: dev, each capability's anchor samples, and
+            each one's own answers if there are any.
+        anchors, answers: Where the groups of the capabilities are in `seen`.
+        held_out: `Effects` on the test and retention samples, and on the retention's
+            own answers if there are any.
         gram: <t_i g_ic, t_j g_jc> of pool samples, one for each checkpoint.
-        sums: What samples add to the sums of a batch.
+        sums: What samples add to the sums of a selection.
         anchor_cosines: float32 (pool, capabilities), cosines of pool samples with the
             mean anchor gradients over all checkpoints together.
 
@@ -49,34 +53,48 @@ class Tables:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle, self.kind = bundle, _kind(bundle)
         count = len(bundle.manifest["checkpoints"]) if self.kind == "path" else 1
-        domain, anchor = (
-            _response(bundle, role, count) for role in ("domain", "anchor")
-        )
         self.checkpoints = count
         of_dev = bundle.dev.sketches(self.kind).reshape(len(bundle.dev), count, -1)
         squares = np.square(of_dev).sum(axis=2).mean(axis=0)
         self._scale = (1 / np.sqrt(np.maximum(squares, 1e-24)))[:, None]
 
-        roles = [getattr(bundle, role) for role in MEASURED]
+        roles = [getattr(bundle, role) for role in bundle.measured]
         losses = np.concatenate([rows.losses for rows in roles])
         self.losses = np.maximum(losses, _LEAST_LOSS)
+        self.weights = 1 / (4 * self.losses)
         # Where there is a path, products from wider sketches are at hand.
         self._measured = None
         if self.kind == "start":
             start = [self._cut(rows.sketches(self.kind)) for rows in roles]
             self._measured = np.concatenate(start).transpose(1, 2, 0)
-        ends = np.cumsum([len(rows) for rows in roles])[:-1]
-        dev, test, anchors, retention = np.split(np.arange(len(losses)), ends)
-        own = [bundle.anchor_rows(n) for n in range(len(bundle.capabilities))]
-        capabilities = [anchors[rows] for rows in own]
-        self.members = [dev, test, retention, *capabilities]
+        places = dict(zip(bundle.measured, _places(roles), strict=True))
+        numbers = range(len(bundle.capabilities))
+        own = [bundle.anchor_rows(n) for n in numbers]
+        anchors = [places["anchor"][rows] for rows in own]
+        domain, anchor = (_response(bundle, r, count) for r in ("domain", "anchor"))
+        seen = [(places["dev"], domain), *[(rows, anchor) for rows in anchors]]
+        held_out = [(places["test"], domain), (places["retention"], anchor)]
+        self.members = [places[role] for role in ("dev", "test", "retention")] + anchors
+        self.anchors = slice(1, len(seen))
+        if bundle.has_answers:
+            for role in ANSWERS:
+                self.weights[places[role]] = getattr(bundle, role).tokens / 2
+            kept = places["retention_answers"]
+            answers = [places["anchor_answers"][bundle.answer_rows(n)] for n in numbers]
+            forgetting = self._forgetting()
+            seen += [(rows, forgetting) for rows in answers]
+            held_out.append((kept, forgetting))
+            self.members += [*answers, kept]
+        self.answers = slice(self.anchors.stop, len(seen))
         pool = len(bundle.pool)
         self.seen, self.held_out = (
-            Effects(self.products, pool, self.losses, groups)
-            for groups in (
-                [(dev, *domain), *[(places, *anchor) for places in capabilities]],
-                [(test, *domain), (retention, *anchor)],
+            Effects(
+                self.products,
+                pool,
+                self.losses,
+                [Group(rows, self.weights[rows], *response) for rows, response in of],
             )
+            for of in (seen, held_out)
         )
 
         keep = pool * count * bundle.k <= gram.TABLE_FLOATS
@@ -94,7 +112,7 @@ class Tables:
             gradients[rows] = np.vecdot(sketches, sketches)
             flat = sketches.reshape(len(rows), -1)
             self.anchor_cosines[rows] = _unit(flat) @ units.T
-        self.sums = BatchSums(self.seen, gradients)
+        self.sums = Sums(self.seen, gradients)
 
     # Read-only: copies share it, another process builds its own.
     def __reduce__(self) -> tuple[Any, ...]:
@@ -126,19 +144,36 @@ class Tables:
 
         Args:
             picked: Pool rows (picks,).
-            lengths: Factor of each pick in its update (picks, checkpoints).
+            lengths: What the sum of their gradients is multiplied by (checkpoints,).
 
         Returns:
-            float32 (groups, 2, checkpoints): mean x and mean x^2 / (4 l) of `members`.
+            float32 (groups, 2, checkpoints): mean x and mean weight x^2 of `members`.
         """
-        x = np.einsum("pc,pcj->cj", lengths, self.products(picked))
-        both: NDArray[Any] = np.stack([x, np.square(x) / (4 * self.losses)])
+        x = self.products(picked).sum(axis=0, dtype=float) * lengths[:, None]
+        both: NDArray[Any] = np.stack([x, np.square(x) * self.weights])
         means = [both[..., places].mean(axis=-1) for places in self.members]
         return np.stack(means).astype(np.float32)
 
+    def _forgetting(self) -> Floats:
+        """Return slopes, all 0, and curvatures of own answers (2, checkpoints)."""
+        bundle, count = self.bundle, self.checkpoints
+        if "answers" in bundle.manifest["learner"]:
+            return _response(bundle, "answers", count, ("curvature",))
+        steps, weights = [], [1.0]
+        if self.kind == "path":
+            checkpoints = bundle.manifest["checkpoints"]
+            steps = [entry["step"] for entry in checkpoints]
+            weights = [entry["weight"] for entry in checkpoints]
+        norms = None
+        if bundle.space == FITTED_SPACE:
+            norms = (1 / self._scale[:, 0] / weights).tolist()
+        curvatures = default_learner(steps, norms)["answers"]["curvature"]
+        return np.array([np.zeros(count), curvatures])
+
     def _cut(self, sketches: Floats) -> Floats:
         """Cut sketches (n, K) in scaled checkpoints (n, checkpoints, k)."""
-        cut = sketches.reshape(len(sketches), self.checkpoints, -1)
+        width = sketches.shape[1] // self.checkpoints
+        cut = sketches.reshape(len(sketches), self.checkpoints, width)
         return np.multiply(cut, self._scale, dtype=np.float32)
 
     def _weigh(self, indices: NDArray[np.integer]) -> Floats:
@@ -149,31 +184,27 @@ class Tables:
         return self.bundle.pool.tokens[indices, None, None].astype(np.float32)
 
 
-class BatchSums:
-    """The numbers of a batch that are sums over its samples; read-only.
+class Sums:
+    """The numbers of a selection that are sums over its samples; read-only.
 
-    With l_c the length of the batch's step at checkpoint c, B the sum of its scaled
-    rows and S that of the batches before it, each times its length, a segment's part of
-    the loss changes by |S + l_c B|^2 / 2 - |S|^2 / 2 = l_c (<S, B> + l_c |B|^2 / 2);
-    the linear part of a group and checkpoint is l_c times a sum. So every part is
-    l_c (a + l_c b), and the numbers are in this order: the linear parts' and the
-    segments' a, their b, and for each checkpoint |G|^2 / 2.
-
-    |G|^2 has a millionth of the sum of |t_i g_i|^2 added: where gradients cancel,
-    rounding cannot make it 0 or less.
+    With l_c the length of the displacement and S the sum of the scaled rows, the loss
+    changes by l_c times the linear parts, and by l_c^2 |S|^2 / 2 of each segment. The
+    numbers are in this order: the linear parts, the |S|^2 of the segments, and for
+    each checkpoint the sum of |t_i g_i|^2 and |sum of t_i g_i|^2.
 
     Args:
         seen: The effects on what rewards see.
         squares: |t_i g_ic|^2 of pool samples (pool + 1, checkpoints).
 
     Attributes:
-        own: float64 (pool + 1, numbers), what each sample adds; products with other
-            samples come to the segments' a and b, and to |G|^2 / 2.
-        empty: float64 (numbers,), those of a batch without samples.
-        checkpoints: The checkpoint of each part.
+        own: float64 (pool + 1, numbers), what each sample adds; |S|^2 is found anew,
+            and products with the other samples come to the last.
+        empty: float64 (numbers,), those of no samples.
+        factors: Of each linear part and segment the place of its factor among the
+            l_c and, after them, the l_c^2 / 2.
         first: Where the linear parts and where the segments of each group begin.
-        a, b, halves: Where these numbers are.
-        dots_a, dots_b: Where the a and b of segments are.
+        parts, segments, alone, together: Where these numbers are: the linear parts
+            and segments, the segments, and the two of the checkpoints.
     """
 
     def __init__(self, seen: Effects, squares: NDArray[np.float64]) -> None:
@@ -181,20 +212,16 @@ class BatchSums:
         linear, segments = groups * count, len(seen.checkpoints)
         parts = linear + segments
         of_linear = np.tile(np.arange(count), groups)
-        self.checkpoints = np.append(of_linear, seen.checkpoints)
+        self.factors = np.append(of_linear, count + seen.checkpoints)
         self.first = np.append(count * np.arange(groups), linear + seen.first)
-        self.a, self.b = slice(0, parts), slice(parts, 2 * parts)
-        self.dots_a = slice(linear, parts)
-        self.dots_b = slice(parts + linear, 2 * parts)
-        self.halves = slice(2 * parts, 2 * parts + count)
-        self.own = np.zeros((rows, 2 * parts + count))
+        self.parts, self.segments = slice(0, parts), slice(linear, parts)
+        self.alone = slice(parts, parts + count)
+        self.together = slice(parts + count, parts + 2 * count)
+        self.own = np.zeros((rows, parts + 2 * count))
         self.own[:, :linear] = seen.linear.reshape(rows, -1)
-        for block in _blocks(rows - 1):
-            found = seen.rows(block)
-            self.own[block, self.dots_b] = np.vecdot(found, found) / 2
-        self.own[:, self.halves] = (1 + _ROUNDING) * squares / 2
+        self.own[:, self.alone] = self.own[:, self.together] = squares
         self.empty = np.zeros(self.own.shape[1])
-        self.empty[self.halves] = _TINY  # which can be divided by
+        self.empty[self.together] = _TINY  # which can be divided by
 
 
 @functools.lru_cache(maxsize=8)
@@ -215,10 +242,22 @@ def _kind(bundle: Bundle) -> str:
     return kind
 
 
-def _response(bundle: Bundle, role: str, checkpoints: int) -> Floats:
-    """Return slopes and curvatures (2, checkpoints) of the manifest."""
+def _response(
+    bundle: Bundle,
+    role: str,
+    checkpoints: int,
+    names: Sequence[str] = ("slope", "curvature"),
+) -> Floats:
+    """Return slopes and curvatures (2, checkpoints) of the manifest.
+
+    Args:
+        bundle: Whose.
+        role: An entry of the manifest's `learner`.
+        checkpoints: How many.
+        names: What the entry has; slopes are 0 where it has none.
+    """
     found = bundle.manifest["learner"].get(role, {})
-    lists = [found.get("slope"), found.get("curvature")]
+    lists = [found.get(name) for name in names]
     for values in lists:
         if (
             not isinstance(values, list)
@@ -227,10 +266,16 @@ def _response(bundle: Bundle, role: str, checkpoints: int) -> Floats:
         ):
             raise InputError(
                 f"{bundle.path}: the manifest's learner has {found} for the {role}; "
-                f"expected a slope and a curvature of at least 0 for each of "
+                f"expected a {' and a '.join(names)} of at least 0 for each of "
                 f"{checkpoints} checkpoints; rebuild the bundle"
             )
-    return np.array(lists)
+    return np.array([np.zeros(checkpoints)] * (2 - len(lists)) + lists)
+
+
+def _places(roles: Sequence[Rows]) -> list[NDArray[np.int64]]:
+    """Return the places of each role's samples among those of all roles."""
+    ends = np.cumsum([len(rows) for rows in roles])
+    return np.split(np.arange(ends[-1]), ends[:-1])
 
 
 def _blocks(count: int) -> Iterator[NDArray[np.int64]]:

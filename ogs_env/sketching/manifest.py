@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from ogs_env.bundle import ANSWERS, BASIS, FORMAT, FORMAT_VERSION, MANIFEST, ROLES
 from ogs_env.files import sha256_of, write_json
-from ogs_env.learners.surrogate import FITTED_SPACE, default_learner
+from ogs_env.learners.fitted import FITTED_SPACE, default_learner
 from ogs_env.sketching.answers import LONGEST_ANSWER
 from ogs_env.sketching.basis import basis_for
 from ogs_env.sketching.settings import SketchSettings

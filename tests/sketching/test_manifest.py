@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ogs_env.bundle import load_bundle
-from ogs_env.learners.surrogate import (
+from ogs_env.learners.fitted import (
     FITTED,
     FITTED_SPACE,
     FITTED_START,
@@ -16,16 +16,13 @@ CHECKPOINTS = [Checkpoint(step, {}, {}) for step in FITTED]
 
 def scaled(entry, factor):
     """The entry where dev gradients are so many times as long."""
+    powers = {"slope": factor, "curvature": factor**2}
     return {
         role: {
-            "slope": pytest.approx(
-                [factor * v for v in entry[role]["slope"]], abs=1e-5
-            ),
-            "curvature": pytest.approx(
-                [factor**2 * v for v in entry[role]["curvature"]], abs=1e-5
-            ),
+            name: pytest.approx([powers[name] * v for v in values], abs=1e-5)
+            for name, values in entry[role].items()
         }
-        for role in ("domain", "anchor")
+        for role in ("domain", "anchor", "answers")
     }
 
 

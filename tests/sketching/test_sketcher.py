@@ -17,7 +17,8 @@ from ogs_env.data.domains import DomainData
 from ogs_env.data.records import Turn
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
-from ogs_env.learners.surrogate import SurrogateLearner, default_learner
+from ogs_env.learners.fitted import default_learner
+from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.sketching.encoding import Encoded, encode
 from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.proxy import Proxy, attach_adapter, load_model
