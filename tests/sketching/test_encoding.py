@@ -148,7 +148,11 @@ WORDS = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
-CLOCK = "\nToday is {{ strftime_now('%d %b %Y') }}.\n" + CHATML
+# Asks as Llama 3 and gpt-oss do.
+CLOCK = (
+    "\nToday is {% macro today() %}{% if strftime_now is defined %}"
+    "{{ strftime_now('%d %b %Y') }}{% endif %}{% endmacro %}{{ today() }}.\n"
+) + CHATML
 CHAT = [
     Turn("system", "Be brief."),
     Turn("user", "2+2?"),
