@@ -173,7 +173,7 @@ def write_detour(
         folder: The bundle's; shards that are there already stay.
     """
     fresh = proxy.state()
-    roles = [role for role in DETOUR if role in rows]
+    roles = detour_roles(rows)
     total = sum(len(rows[role]) for role in roles)
     with tqdm(total=total, desc="detour", unit="sample", smoothing=0.1) as bar:
         for role in roles:
@@ -208,6 +208,11 @@ def _missing(
 def measured_roles(rows: Mapping[str, Sequence[Row]]) -> list[str]:
     """Return the roles that a pool sample's products are taken with, in order."""
     return [role for role in (*MEASURED, *ANSWERS) if role in rows]
+
+
+def detour_roles(rows: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Return the roles that are sketched along the detour."""
+    return [role for role in (*DETOUR, ANSWERS[0]) if role in rows]
 
 
 def _measured(rows: dict[str, list[Row]], build: Path) -> torch.Tensor:

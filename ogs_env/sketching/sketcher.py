@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from ogs_env.bundle import ANSWER_TOKENS, DETOUR, MANIFEST, Bundle, load_bundle
+from ogs_env.bundle import ANSWER_TOKENS, MANIFEST, Bundle, load_bundle
 from ogs_env.data.domains import DomainData
 from ogs_env.data.samples import Sample, check_disjoint
 from ogs_env.errors import InputError, unknown_name
@@ -36,6 +36,7 @@ from ogs_env.sketching.settings import ANCHOR_ANSWERS, SketchSettings
 from ogs_env.sketching.shards import (
     BATCH_ROWS,
     Row,
+    detour_roles,
     mean_gradients,
     save_tensors,
     write_detour,
