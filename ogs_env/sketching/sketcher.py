@@ -321,7 +321,9 @@ def _announce(
     )
     if settings.detour:
         extra += later * sum(
-            len(row.encoded.input_ids) for role in DETOUR for row in rows.get(role, [])
+            len(row.encoded.input_ids)
+            for role in detour_roles(rows)
+            for row in rows[role]
         )
     minutes = (tokens * passes + extra) / rate / 60
     print(
