@@ -2,151 +2,147 @@
 
 import argparse
 import json
-import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ogs_env.bundle import Bundle, load_bundle
-from ogs_env.errors import InputError
-
-if TYPE_CHECKING:
-    from ogs_env.experiments.fidelity.training import Recipe
+from ogs_env.errors import InputError, unknown_name
 
 RESULTS = Path(__file__).parent.parent / "results" / "fidelity"
-LISTS = ("development", "held-out", "rewarded")
+LISTS = ("development", "held-out", "tenth")
+FITTED_POOL = "medical"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `ogs fidelity`."""
     add = parser.add_argument
     add("--summary", action="store_true",
-        help="read the results and print one JSON line a domain")  # fmt: skip
+        help="read the results and print one JSON line a pool and recipe")  # fmt: skip
     add("--quick", action="store_true",
         help="a small version: eight subsets of 16, in minutes")  # fmt: skip
+    add("--terms", action="store_true",
+        help="compute anew what the learner makes of all subsets, and draw the plots; "
+        "needs the bundles")  # fmt: skip
     add("--fit", action="store_true",
-        help="fit the learner to the development list, judge it on the held-out list, "
-        "and write both into the bundle's manifest, a table and a plot")  # fmt: skip
-    add("--bundle", default="medical",
-        help="bundle of a named domain (%(default)s)")  # fmt: skip
+        help="fit the learner to the development list; print its constants and what "
+        "each part of the anchor term predicts")  # fmt: skip
+    add("--pool", default=FITTED_POOL,
+        help="medical, legal, financial or icd10 (%(default)s)")  # fmt: skip
     add("--list", dest="list_", choices=LISTS, default="held-out",
-        help="the subsets to fine-tune on (%(default)s)")  # fmt: skip
+        help="the subsets to fine-tune on: of 48 samples for one epoch, or, tenth, of "
+        "a tenth of the pool for three epochs (%(default)s)")  # fmt: skip
     add("--seeds", type=int, nargs="+", default=[0],
         help="seeds of each run (%(default)s)")  # fmt: skip
-    add("--epochs", type=int, default=1,
-        help="of each run; more than one is a list of its own")  # fmt: skip
-    add("--agent", metavar="FOLDER",
-        help="also fine-tune on what this trained agent picks")  # fmt: skip
     add("--results", type=Path, default=RESULTS, metavar="FOLDER",
         help="one file a run is read from and written to here")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run `ogs fidelity`."""
-    from ogs_env.experiments.fidelity.report import summarise
+    from ogs_env.experiments.fidelity.pools import pools
 
+    if arguments.pool not in pools():
+        raise unknown_name("pool", arguments.pool, pools())
     if arguments.summary:
-        folders = sorted(path.parent for path in arguments.results.glob("*/held-out"))
-        if not folders:
-            raise InputError(
-                f"{arguments.results}: holds no results of a held-out list; run "
-                "`ogs fidelity`"
-            )
-        for folder in folders:
-            bundle = load_bundle(folder.name)
-            print(json.dumps(summarise(bundle, folder / "held-out")))
-        return
-    bundle = load_bundle(arguments.bundle)
-    if arguments.quick:
-        with tempfile.TemporaryDirectory() as folder:
-            _quick(bundle, Path(folder))
-        return
-    from ogs_env.experiments.fidelity.training import Recipe
+        from ogs_env.experiments.fidelity.report import summarise
 
-    if arguments.epochs < 1:
-        raise InputError(f"--epochs: is {arguments.epochs}; expected 1 or more")
-    folder = arguments.results / bundle.name
-    if arguments.fit:
-        _fit(bundle, folder)
-        return
-    recipe = Recipe(epochs=arguments.epochs)
-    _study(bundle, folder, arguments.list_, arguments.seeds, arguments.agent, recipe)
+        for folder in _lists(arguments.results):
+            print(json.dumps(summarise(folder)))
+    elif arguments.fit:
+        _fit(arguments.results)
+    elif arguments.terms:
+        _terms(arguments.results)
+    elif arguments.quick:
+        with tempfile.TemporaryDirectory() as scratch:
+            _quick(arguments.pool, Path(scratch))
+    else:
+        _study(arguments.pool, arguments.results, arguments.list_, arguments.seeds)
 
 
-def _study(
-    bundle: Bundle,
-    folder: Path,
-    name: str,
-    seeds: list[int],
-    agent: str | None,
-    recipe: "Recipe",
-) -> None:
+def _study(pool: str, results: Path, name: str, seeds: list[int]) -> None:
     import torch
     from tqdm import tqdm
 
     from ogs_env.experiments.fidelity import subsets
+    from ogs_env.experiments.fidelity.pools import pool_bundle, pool_data
     from ogs_env.experiments.fidelity.runs import Study
+    from ogs_env.experiments.fidelity.training import Recipe
 
     torch.set_num_threads(1)
-    makers = (subsets.development, subsets.held_out, subsets.rewarded)
+    bundle, folder = pool_bundle(pool, results), results / pool
+    makers = (subsets.development, subsets.held_out, subsets.tenth)
     chosen = dict(zip(LISTS, makers, strict=True))[name](bundle)
-    if agent is not None:
-        chosen += subsets.of_agent(bundle, agent, name)
     # What was run once stays in the list, though a learner fitted anew, or another
     # agent, would pick other samples by now.
     fixed = subsets.of_results(bundle, folder / name)
     chosen = [fixed.get(subset.name, subset) for subset in chosen]
-    study = Study(bundle, recipe)
+    study = Study(bundle, pool_data(pool), Recipe(epochs=3 if name == "tenth" else 1))
     study.base(folder)
-    place = folder / (name if recipe.epochs == 1 else f"{name}-{recipe.epochs}-epochs")
     jobs = [(subset, seed) for seed in seeds for subset in chosen]
-    for subset, seed in tqdm(jobs, desc=place.name, unit="run"):
-        study.run(subset, seed, place)
+    for subset, seed in tqdm(jobs, desc=f"{pool}, {name}", unit="run"):
+        study.run(subset, seed, folder / name)
 
 
-def _quick(bundle: Bundle, folder: Path) -> None:
+def _quick(pool: str, folder: Path) -> None:
     import torch
     from tqdm import tqdm
 
     from ogs_env.experiments.fidelity import subsets
-    from ogs_env.experiments.fidelity.report import correlation, markdown, table
+    from ogs_env.experiments.fidelity.pools import pool_bundle, pool_data
+    from ogs_env.experiments.fidelity.report import markdown, summarise, table
     from ogs_env.experiments.fidelity.runs import Study
+    from ogs_env.experiments.fidelity.terms import compute_terms, write_terms
     from ogs_env.experiments.fidelity.training import Recipe
 
     torch.set_num_threads(1)
-    study = Study(bundle, Recipe(), retention=64, paragraphs=16)
-    study.base(folder)
+    bundle, quick = pool_bundle(pool, folder), folder / pool / "quick"
+    study = Study(bundle, pool_data(pool), Recipe(), retention=16, paragraphs=16)
+    study.base(quick.parent)
     for subset in tqdm(subsets.quick(bundle), desc="quick", unit="run"):
-        study.run(subset, 0, folder / "quick")
-    found = table(bundle, folder / "quick")
-    print(markdown(found))
-    for name, predicted in found.predicted.items():
-        real = found.real["test" if name == "domain" else name]
-        result = correlation(predicted, real)
-        print(json.dumps({"measure": name, "subsets": len(found.names), **result}))
+        study.run(subset, 0, quick)
+    write_terms(compute_terms(bundle, quick), quick)
+    print(markdown(table(quick)))
+    print(json.dumps(summarise(quick)))
 
 
-def _fit(bundle: Bundle, folder: Path) -> None:
-    from ogs_env.experiments.fidelity.fitting import (
-        fitted_learner,
-        write_fidelity,
-        write_learner,
-    )
-    from ogs_env.experiments.fidelity.foresight import foresight
+def _terms(results: Path) -> None:
+    from ogs_env.experiments.fidelity.pools import pool_bundle
     from ogs_env.experiments.fidelity.report import markdown, plot, summarise, table
-    from ogs_env.files import write_json, write_text
+    from ogs_env.experiments.fidelity.terms import compute_terms, write_terms
+    from ogs_env.files import write_text
 
-    # Without a development list of its own a bundle keeps the response it has.
-    lists = [name for name in LISTS[:2] if (folder / name).is_dir()]
-    if LISTS[0] in lists:
-        write_learner(bundle, fitted_learner(bundle, table(bundle, folder / LISTS[0])))
-        bundle = load_bundle(bundle.path)
-    print(json.dumps(bundle.manifest["learner"]), file=sys.stderr)
-    write_fidelity(bundle, folder / LISTS[1])
-    for name in lists:
-        found = table(bundle, folder / name)
-        summary = summarise(bundle, folder / name)
-        write_text(folder / f"{name}.md", markdown(found) + "\n")
-        plot(found, summary, folder / f"{name}.png")
-        print(json.dumps(summary))
-    write_json(folder / "foresight.json", foresight(bundle))
+    for folder in _lists(results):
+        bundle = pool_bundle(folder.parent.name, results)
+        write_terms(compute_terms(bundle, folder), folder)
+        found, place = table(folder), folder.parent
+        write_text(place / f"{folder.name}.md", markdown(found) + "\n")
+        plot(found, summarise(folder), place / f"{folder.name}.png")
+
+
+def _fit(results: Path) -> None:
+    from ogs_env.experiments.fidelity.ablation import ablation
+    from ogs_env.experiments.fidelity.fitting import fitted_constants, fitted_learner
+    from ogs_env.experiments.fidelity.report import table
+    from ogs_env.experiments.fidelity.terms import read_terms
+    from ogs_env.files import write_text
+
+    development = results / FITTED_POOL / "development"
+    terms = read_terms(development)
+    entry = fitted_learner(terms, table(development))
+    print(json.dumps(fitted_constants(terms, entry), indent=2))
+    others = {
+        f"{folder.parent.name}, {folder.name}": folder
+        for folder in _lists(results)
+        if folder != development
+    }
+    found = ablation(development, others)
+    write_text(results / "ablation.md", found + "\n")
+    print(found)
+
+
+def _lists(results: Path) -> Iterator[Path]:
+    """Yield the folders of lists that have results."""
+    folders = sorted({file.parent for file in results.glob("*/*/*--s*.json")})
+    if not folders:
+        raise InputError(f"{results}: holds no results; run `ogs fidelity`")
+    yield from folders

@@ -1,57 +1,68 @@
 """Fit the learner's response to the real runs of the development list."""
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from ogs_env.bundle import MANIFEST, Bundle
-from ogs_env.experiments.fidelity.report import Table, summarise
-from ogs_env.files import write_json
-from ogs_env.learners.surrogate import SurrogateLearner
+from ogs_env.experiments.fidelity.report import Table
+from ogs_env.experiments.fidelity.terms import Terms
+
+Array = NDArray[np.float64]
 
 
-def fitted_learner(bundle: Bundle, found: Table) -> dict[str, Any]:
+def fitted_learner(terms: Terms, found: Table) -> dict[str, Any]:
     """Return the manifest's `learner` entry that predicts real runs best.
 
-    Non-negative least squares on the real change of each subset, without an
-    intercept: for the domain from the dev samples' terms to the test loss, for the
-    anchor from the first capability's anchor samples' to the retention loss.
+    Non-negative least squares on the real change of each subset in nats, without an
+    intercept. For the domain from the dev samples' terms to the test loss; for the
+    anchor from the first capability's references to its retention samples' loss; for
+    own answers, which have no slope, from all capabilities' together.
 
     Args:
-        bundle: Its sketches make the terms.
-        found: Real runs to fit to: the development list.
+        terms: Of the subsets.
+        found: Their real runs: the development list.
     """
-    learner = SurrogateLearner(bundle)
-    terms = []
-    for rows in found.rows:
-        learner.reset()
-        for row in rows:
-            learner.update(row)
-        terms.append(learner.terms())
-    stacked = np.stack(terms).astype(np.float64)
-    learner.reset()
-    entry: dict[str, Any] = {"sketches": learner.sketches}
-    for role, real, group, before in (
-        ("domain", "test", 0, learner.domain_loss()),
-        ("anchor", "retention", 3, float(learner.anchor_losses()[0])),
+    first = f"reference/{terms.capabilities[0]}"
+    own = [f"own/{name}" for name in terms.capabilities]
+    entry: dict[str, Any] = {"sketches": "path"}
+    for role, group, real in (
+        ("domain", "domain", "test"),
+        ("anchor", first, first),
     ):
-        inputs = stacked[:, group]
-        solution = nnls(
-            inputs.reshape(len(inputs), -1), found.real[real] / 100 * before
-        )[0]
-        slope, curvature = solution.reshape(2, -1).round(5).tolist()
-        entry[role] = {"slope": slope, "curvature": curvature}
+        values = terms.values[group]
+        change = found.real[real] / 100 * terms.start[group]
+        solution = _solve(values.reshape(len(values), -1), change)
+        slopes, curvatures = solution.reshape(2, -1)
+        entry[role] = {"slope": slopes.tolist(), "curvature": curvatures.tolist()}
+    scales = _solve(
+        np.concatenate([terms.values[name][:, 1] for name in own]),
+        np.concatenate([found.real[n] / 100 * terms.start[n] for n in own]),
+    )
+    entry["answers"] = {"curvature": scales.tolist()}
     return entry
 
 
-def write_learner(bundle: Bundle, entry: dict[str, Any]) -> None:
-    """Write a `learner` entry into the bundle's manifest."""
-    write_json(bundle.path / MANIFEST, bundle.manifest | {"learner": entry})
+def fitted_constants(terms: Terms, entry: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Return what `ogs_env.learners.fitted.FITTED` should hold, by warm-up step."""
+
+    def pair(role: str, number: int) -> list[float]:
+        values = entry[role]["slope"][number], entry[role]["curvature"][number]
+        return [round(value, 5) for value in values]
+
+    return {
+        step: {
+            "norm": round(terms.norms[number], 4),
+            "domain": pair("domain", number),
+            "anchor": pair("anchor", number),
+            "answers": round(entry["answers"]["curvature"][number], 5),
+        }
+        for number, step in enumerate(terms.steps)
+    }
 
 
-def write_fidelity(bundle: Bundle, held_out: Path) -> None:
-    """Write how well the bundle's learner predicts the held-out list."""
-    summary = summarise(bundle, held_out)
-    write_json(bundle.path / MANIFEST, bundle.manifest | {"fidelity": summary})
+def _solve(inputs: Array, change: Array | Sequence[float]) -> Array:
+    solution: Array = nnls(inputs, change)[0]
+    return solution

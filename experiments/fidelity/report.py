@@ -1,6 +1,6 @@
 """What the environment predicts against what fine-tuning did."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError
-from ogs_env.experiments.fidelity.results import BASE, read_results, rows_of
+from ogs_env.experiments.fidelity.results import BASE, read_results
+from ogs_env.experiments.fidelity.terms import Terms, read_terms
 from ogs_env.files import read_json
-from ogs_env.learners.surrogate import SurrogateLearner
+from ogs_env.learners.fitted import default_learner
 
 Array = NDArray[np.float64]
 _RESAMPLES = 2000
+MEASURES = {"domain": "test", "forgetting": "forgetting", "reference": "reference"}
+"""What is predicted, by the name of what was measured."""
 
 
 @dataclass(frozen=True)
@@ -25,78 +27,90 @@ class Table:
 
     Attributes:
         names: Of the subsets.
-        rows: Their pool rows in order.
-        real: By set (`test`, `retention`, `prose` and, where it was measured,
-            `knowledge`): means over seeds (subsets,).
-        repeats: By set: the changes of each subset's seeds.
-        predicted: `domain`, `retention` and, where the bundle has it, `knowledge`, by
-            the learner from dev and from each capability's anchor.
-        naive: The first two from mean cosines at the untouched model.
+        real: By what was measured, means over seeds (subsets,): `test`, `prose`,
+            `own/NAME` and `reference/NAME` of each capability; `forgetting`, the
+            largest of own answers' rises; `reference`, the largest of references'
+            rises; `pairs/NAME`, the change of the share of pairs that are right,
+            points of percent, and `margin/NAME`, that of the mean log-probability
+            ratio, nats.
+        repeats: The same with the changes of each subset's seeds.
+        predicted: `domain`, `forgetting`, `reference`, and each `own/NAME` and
+            `reference/NAME`.
+        naive: Predictors that need no learner.
     """
 
     names: list[str]
-    rows: list[list[int]]
     real: dict[str, Array]
     repeats: dict[str, list[Array]]
     predicted: dict[str, Array]
     naive: dict[str, Array]
 
 
-def table(bundle: Bundle, folder: Path) -> Table:
-    """Read the results in a folder and predict each.
+def table(folder: Path) -> Table:
+    """Read the results in a folder, and the learner's terms beside them.
 
     Args:
-        bundle: What they are about.
-        folder: With one file a run; the untouched model's losses lie above it.
+        folder: With one file a run, and the terms; the untouched model's losses lie
+            above it.
     """
-    results = read_results(folder)
-    base = read_json(folder.parent / BASE, "untouched model's losses")["losses"]
-    names = list(results)
-    # What the first runs did not measure yet is left out.
-    measured = set(base).intersection(
-        *(run["losses"] for runs in results.values() for run in runs)
-    )
+    results, terms = read_results(folder), read_terms(folder)
+    if list(results) != terms.subsets:
+        raise InputError(
+            f"{folder}: its terms are about other subsets than its runs; run "
+            "`ogs fidelity --terms`"
+        )
+    base = read_json(folder.parent / BASE, "untouched model's losses")
+    changes = [[_changes(run, base) for run in runs] for runs in results.values()]
     repeats = {
-        name: [
-            np.array([100 * (run["losses"][name] / base[name] - 1) for run in runs])
-            for runs in results.values()
-        ]
-        for name in base
-        if name in measured
-    }
-    rows = [rows_of(bundle, runs[0]["ids"]) for runs in results.values()]
-    predictions = [predict(bundle, subset) for subset in rows]
-    picks = [np.array(subset) for subset in rows]
-    naive = {
-        "domain": [-bundle.domain_cosines(one).mean() for one in picks],
-        "retention": [-bundle.anchor_cosines(one)[:, 0].mean() for one in picks],
+        name: [np.array([one[name] for one in runs]) for runs in changes]
+        for name in changes[0][0]
     }
     return Table(
-        names,
-        rows,
+        terms.subsets,
         {name: np.array([one.mean() for one in v]) for name, v in repeats.items()},
         repeats,
-        {name: np.array([one[name] for one in predictions]) for name in predictions[0]},
-        {name: np.array(values) for name, values in naive.items()},
+        predict(terms, default_learner(terms.steps, terms.norms)),
+        terms.naive,
     )
 
 
-def predict(bundle: Bundle, rows: Sequence[int]) -> dict[str, float]:
-    """Return what the learner makes of picks in order, in percent.
+def predict(terms: Terms, learner: dict[str, Any]) -> dict[str, Array]:
+    """Return what a learner predicts for each subset, in percent.
 
-    The change of the dev loss is called `domain`, that of the first capability's
-    anchor loss (maths in the named domains) `retention`, those of others by their
-    names. The real ones are of test and retention samples.
+    Args:
+        terms: Of the subsets.
+        learner: A manifest's `learner` entry.
     """
-    learner = SurrogateLearner(bundle)
-    domain, anchors = learner.domain_loss(), learner.anchor_losses()
-    for row in rows:
-        learner.update(row)
-    changes = 100 * (learner.anchor_losses() / anchors - 1)
-    names = ["retention", *bundle.capabilities[1:]]
+    responses = {
+        "domain": learner["domain"],
+        **{f"reference/{name}": learner["anchor"] for name in terms.capabilities},
+        **{f"own/{name}": learner["answers"] for name in terms.capabilities},
+    }
+    found = {
+        name: 100 * terms.change(name, response) / terms.start[name]
+        for name, response in responses.items()
+    }
+    return found | _worst(found)
+
+
+def _changes(run: dict[str, Any], base: dict[str, Any]) -> dict[str, float]:
+    found = {
+        name: 100 * (loss / base["losses"][name] - 1)
+        for name, loss in run["losses"].items()
+    }
+    for name, pairs in run["pairs"].items():
+        before = base["pairs"][name]
+        found[f"pairs/{name}"] = 100 * (pairs["accuracy"] - before["accuracy"])
+        found[f"margin/{name}"] = pairs["margin"] - before["margin"]
+    return found | _worst(found)
+
+
+def _worst(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return how the capability stands that is worst, for both kinds of answers."""
+    kinds = {"forgetting": "own/", "reference": "reference/"}
     return {
-        "domain": 100 * (learner.domain_loss() / domain - 1),
-        **dict(zip(names, changes.tolist(), strict=True)),
+        name: np.max([v for key, v in changes.items() if key.startswith(kind)], axis=0)
+        for name, kind in kinds.items()
     }
 
 
@@ -172,43 +186,34 @@ def paired(found: Table, first: str, second: str) -> dict[str, Any]:
     return result
 
 
-def summarise(bundle: Bundle, folder: Path) -> dict[str, Any]:
-    """Return what one line of `ogs fidelity --summary` says about a domain.
+def summarise(folder: Path) -> dict[str, Any]:
+    """Return what one line of `ogs fidelity --summary` says about a pool and recipe.
 
-    Greedy picks are compared with random ones on the list `rewarded`, where that was
-    run: it has the picks of the reward as it is now.
+    Args:
+        folder: Of a pool's list; its name tells the list.
     """
-    found = table(bundle, folder)
-    rewarded = folder.parent / "rewarded"
-    greedy = table(bundle, rewarded) if rewarded.is_dir() else found
-    domain = correlation(found.predicted["domain"], found.real["test"])
-    retention = correlation(found.predicted["retention"], found.real["retention"])
-    general = correlation(found.predicted["retention"], found.real["prose"])
-    naive = {
-        name: round(spearman(found.naive[name], found.real[real]), 3)
-        for name, real in (("domain", "test"), ("retention", "retention"))
-    }
-    summary = {
-        "domain": bundle.name,
+    found = table(folder)
+    summary: dict[str, Any] = {
+        "pool": folder.parent.name,
+        "recipe": folder.name,
         "subsets": len(found.names),
-        "domain_spearman": domain["spearman"],
-        "domain_interval": domain["interval"],
-        "retention_spearman": retention["spearman"],
-        "retention_interval": retention["interval"],
-        "ceiling_domain": ceiling(found.repeats["test"]),
-        "ceiling_retention": ceiling(found.repeats["retention"]),
-        "naive_domain": naive["domain"],
-        "naive_retention": naive["retention"],
-        "domain_pearson": domain["pearson"],
-        "retention_pearson": retention["pearson"],
-        "general_text_spearman": general["spearman"],
-        "greedy_less_random": paired(greedy, "greedy", "random"),
-        "agent_less_random": paired(found, "agent", "random"),
+        "refitted": False,
     }
-    for name in found.real.keys() & found.predicted.keys() - {"retention"}:
-        of_capability = correlation(found.predicted[name], found.real[name])
-        summary[f"{name}_spearman"] = of_capability["spearman"]
-        summary[f"{name}_interval"] = of_capability["interval"]
+    for name, measured in MEASURES.items():
+        result = correlation(found.predicted[name], found.real[measured])
+        summary[f"{name}_spearman"] = result["spearman"]
+        summary[f"{name}_interval"] = result["interval"]
+        summary[f"{name}_pearson"] = result["pearson"]
+        if any(len(one) > 1 for one in found.repeats[measured]):
+            summary[f"{name}_ceiling"] = ceiling(found.repeats[measured])
+    for name, measured in MEASURES.items():
+        summary[f"{name}_naive"] = {
+            naive: round(spearman(values, found.real[measured]), 3)
+            for naive, values in found.naive.items()
+        }
+    pairs = paired(found, "reward", "random")
+    if pairs["pairs"] > 1:
+        summary["reward_less_random"] = pairs
     return summary
 
 
@@ -217,26 +222,29 @@ def markdown(found: Table) -> str:
     kinds: dict[str, list[int]] = {}
     for place, name in enumerate(found.names):
         kinds.setdefault(name.rsplit("-", 1)[0], []).append(place)
+    columns = {
+        "domain test": found.real["test"],
+        "predicted": found.predicted["domain"],
+        "own answers": found.real["forgetting"],
+        "predicted ": found.predicted["forgetting"],
+        "references": found.real["reference"],
+        "predicted  ": found.predicted["reference"],
+        "prose": found.real["prose"],
+        **{name: v for name, v in found.real.items() if name.startswith("pairs/")},
+    }
     lines = [
-        "| subsets | number | test | predicted | retention | predicted | prose |",
-        "|---|---|---|---|---|---|---|",
+        "| subsets | number | " + " | ".join(map(str.strip, columns)) + " |",
+        "|---" * (2 + len(columns)) + "|",
     ]
     for kind, places in kinds.items():
         cells = [kind, str(len(places))]
-        for values in (
-            found.real["test"],
-            found.predicted["domain"],
-            found.real["retention"],
-            found.predicted["retention"],
-            found.real["prose"],
-        ):
-            cells.append(f"{values[places].mean():+.2f}")
+        cells += [f"{values[places].mean():+.2f}" for values in columns.values()]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def plot(found: Table, summary: Mapping[str, Any], file: Path) -> None:
-    """Draw predicted against real changes, for domain and retention."""
+def plot(found: Table, summary: dict[str, Any], file: Path) -> None:
+    """Draw predicted against real changes, for the domain and for forgetting."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -247,14 +255,12 @@ def plot(found: Table, summary: Mapping[str, Any], file: Path) -> None:
     FigureCanvasAgg(figure)
     kinds = list(dict.fromkeys(name.split("-")[0] for name in found.names))
     colours = dict(zip(kinds, [*COLOURS, RANDOM_COLOUR], strict=False))
+    markers = "os^Dv*P<>X"
     panels: Any = figure.subplots(1, 2)
-    for axes, name, real in zip(
-        panels, ("domain", "retention"), ("test", "retention"), strict=True
-    ):
-        x, y = found.predicted[name], found.real[real]
-        low, high = min(x.min(), y.min()) - 0.3, max(x.max(), y.max()) + 0.3
-        axes.plot([low, high], [low, high], color="black", linewidth=0.8, zorder=1)
-        for kind in kinds:
+    titles = {"domain": "domain test loss", "forgetting": "loss on own answers"}
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+        x, y = found.predicted[name], found.real[MEASURES[name]]
+        for number, kind in enumerate(kinds):
             places = [
                 n for n, one in enumerate(found.names) if one.split("-")[0] == kind
             ]
@@ -263,20 +269,18 @@ def plot(found: Table, summary: Mapping[str, Any], file: Path) -> None:
                 y[places],
                 label=kind,
                 color=colours.get(kind, RANDOM_COLOUR),
+                marker=markers[number % len(markers)],
                 s=28,
             )
+        low, high = summary[f"{name}_interval"]
         axes.set(
-            xlim=(low, high),
-            ylim=(low, high),
-            xlabel="predicted change of the loss, %",
-            ylabel="real change of the loss, %",
-            title=f"{name}: Spearman {summary[f'{name}_spearman']:.2f} "
-            f"[{summary[f'{name}_interval'][0]:.2f}, "
-            f"{summary[f'{name}_interval'][1]:.2f}]",
+            xlabel="predicted change, %",
+            ylabel="real change, %",
+            title=f"{title}: Spearman {summary[f'{name}_spearman']:.2f} "
+            f"[{low:.2f}, {high:.2f}]",
         )
-        axes.set_aspect("equal")
         axes.grid(alpha=0.25)
-    panels[1].legend(loc="upper left", frameon=False, fontsize=8)
+    panels[1].legend(loc="best", frameon=False, fontsize=8)
     with whole_file(file) as temporary:
         figure.savefig(temporary, format="png")
 

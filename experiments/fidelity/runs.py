@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle
-from ogs_env.data.domains import MATHS, domains
+from ogs_env.data.domains import MATHS, DomainData
 from ogs_env.data.pairs import grammar_pairs, solution_pairs
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
@@ -41,10 +41,9 @@ class Study:
     """The real model, and the texts that it is trained and measured on.
 
     Args:
-        bundle: Of a named domain, whose texts can be had.
+        bundle: With the model's own answers.
+        data: The texts that it is of.
         recipe: How the model is fine-tuned.
-        answers: The untouched model's own answers to the retention samples' prompts:
-            token ids by sample id, for each capability.
         retention: How many samples of each capability are measured at most.
         paragraphs: How many paragraphs of general text are measured.
     """
@@ -52,23 +51,23 @@ class Study:
     def __init__(
         self,
         bundle: Bundle,
+        data: DomainData,
         recipe: Recipe,
-        answers: Mapping[str, Mapping[str, Sequence[int]]],
-        retention: int = 128,
+        retention: int = 64,
         paragraphs: int = 48,
     ) -> None:
-        if bundle.name not in domains():
-            raise InputError(
-                f"{bundle.path}: its texts are not known; expected the bundle of a "
-                f"domain: {', '.join(domains())}"
-            )
-        request = bundle.manifest["request"]
-        data = domains()[bundle.name](request["seed"], len(bundle.pool))
         if [sample.id for sample in data.pool] != bundle.pool.hex_ids():
             raise InputError(
-                f"{bundle.path}: was made of other texts than domain '{bundle.name}' "
-                "has here; build it again"
+                f"{bundle.path}: was made of other texts than the pool has here; build "
+                "it again"
             )
+        answers = dict(
+            zip(
+                bundle.retention_answers.hex_ids(),
+                bundle.answer_tokens("retention_answers"),
+                strict=True,
+            )
+        )
         self.bundle, self.recipe = bundle, recipe
         proxy = bundle.manifest["proxy"]
         model, tokenizer = load_model(proxy["id"], getattr(torch, proxy["precision"]))
@@ -92,9 +91,8 @@ class Study:
         for name, samples in data.retention.items():
             samples = samples[:retention]
             self._sets[f"reference/{name}"] = encoded(samples)
-            own = answers[name]
             self._sets[f"own/{name}"] = [
-                encode_answer(tokenizer, s.prompt, own[s.id], MAX_TOKENS)
+                encode_answer(tokenizer, s.turns, answers[s.id], MAX_TOKENS)
                 for s in samples
             ]
         pairs = {

@@ -17,7 +17,7 @@ from ogs_env.rewards import Information, Rewards
 
 AGENTS = Path(__file__).parent.parent / "results" / "agents"
 STREAM = 384
-"""Candidates from which the best and worst, and greedy's picks, are taken."""
+"""Candidates from which the best and the worst are taken."""
 AT_THE_START = ("start_domain_cosine", "start_anchor_cosine")
 _CONCENTRATION = 0.4  # of the Dirichlet distribution of a mixture's shares
 
@@ -43,8 +43,7 @@ class Subset:
 def development(bundle: Bundle, size: int = 48) -> list[Subset]:
     """Return the subsets on which settings are chosen.
 
-    None depends on the settings. The committed results also hold what earlier rewards
-    picked (`round1-...` to `round3-...`); their files tell the samples.
+    None depends on the settings.
     """
     make = _Maker(bundle, size, seed=1)
     return [
@@ -56,46 +55,14 @@ def development(bundle: Bundle, size: int = 48) -> list[Subset]:
 
 
 def held_out(bundle: Bundle, size: int = 48) -> list[Subset]:
-    """Return the subsets on which the chosen settings are judged.
-
-    `greedy-i` and `random-i` are picked from the same candidates.
-    """
+    """Return the subsets on which the chosen settings are judged."""
     make = _Maker(bundle, size, seed=2)
     return [
         *make.random(8),
         *make.sources(1),
         *make.mixtures(12),
         *make.extremes(("domain_gain", "anchor_gain", "orthogonality", *AT_THE_START)),
-        *make.greedy(8),
     ]
-
-
-def rewarded(bundle: Bundle, size: int = 48) -> list[Subset]:
-    """Return what the default reward of the day picks, and random picks beside it.
-
-    From the candidates of the held-out list, `greedy-i` and `random-i` from the same.
-    """
-    make = _Maker(bundle, size, seed=2)
-    return [*make.random(8), *make.greedy(8)]
-
-
-def of_agent(bundle: Bundle, agent: str, name: str, size: int = 48) -> list[Subset]:
-    """Return what a trained agent picks from the candidates of a list's streams.
-
-    Args:
-        bundle: The pool.
-        agent: Name or folder.
-        name: Of the list.
-        size: Samples of a subset.
-    """
-    make = _Maker(bundle, size, seed=1 if name == "development" else 2)
-    selector, found = load_selector(agent), []
-    for number in range(4):
-        candidates = make.stream(number)
-        rng = np.random.default_rng([number, 52])
-        rows, _ = selector.select(bundle, size, rng, candidates)
-        found.append(Subset(f"agent-{number}", rows.tolist()))
-    return found
 
 
 def of_results(bundle: Bundle, folder: Path) -> dict[str, Subset]:
@@ -111,21 +78,23 @@ def of_results(bundle: Bundle, folder: Path) -> dict[str, Subset]:
 def tenth(bundle: Bundle) -> list[Subset]:
     """Return subsets of a tenth of the pool, as users select: by rules and at random.
 
-    The Navigator is the shipped one of the bundle's domain, if there is one.
+    `reward-i` is what the default reward picks greedily from half of the pool, and
+    `random-i` are as many of the same candidates. The Navigator is the shipped one of
+    the bundle's domain, or of Medical for a pool that none was trained on.
     """
     size = len(bundle.pool) // 10
     make = _Maker(bundle, size, seed=4)
     found = list(make.random(5))
+    native = AGENTS / "navigator" / bundle.name / "seed-0"
+    foreign = AGENTS / "navigator-transfer" / "medical" / "seed-0"
     names = {name: name for name in ("less", "greedy", "grad-match", "oracle")}
-    agent = AGENTS / "navigator" / bundle.name / "seed-0"
-    if agent.is_dir():
-        names["navigator"] = str(agent)
+    names["navigator"] = str(native if native.is_dir() else foreign)
     for name, selector in names.items():
         rng = np.random.default_rng([4, 53])
         everything = np.arange(len(bundle.pool))
         rows, _ = load_selector(selector).select(bundle, size, rng, everything)
         found.append(Subset(f"{name}-0", rows.tolist()))
-    return [*found, *make.sources(1), *make.mixtures(4)]
+    return [*found, *make.sources(1), *make.mixtures(4), *make.rewarded(5)]
 
 
 def quick(bundle: Bundle, size: int = 16) -> list[Subset]:
@@ -212,10 +181,12 @@ class _Maker:
             "start_anchor_cosine": lambda rows: bundle.anchor_cosines(rows).min(axis=1),
         }
 
-    def greedy(self, count: int) -> Iterator[Subset]:
+    def rewarded(self, count: int) -> Iterator[Subset]:
         """Pick what raises the default reward most, one after the other."""
+        half = len(self.bundle.pool) // 2
         for number in range(count):
+            candidates = self._rng(0, number).permutation(len(self.bundle.pool))[:half]
             rows, _ = OracleSelector().select(
-                self.bundle, self.size, self._rng(101, number), self.stream(number)
+                self.bundle, self.size, self._rng(101, number), candidates
             )
-            yield Subset(f"greedy-{number}", rows.tolist())
+            yield Subset(f"reward-{number}", rows.tolist())

@@ -1,0 +1,133 @@
+"""What the learner makes of each subset, before its fitted response.
+
+Predictions are sums of these terms times slopes and curvatures. They are kept beside
+the real runs, so that figures can be made without the bundles that they are from.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ogs_env.bundle import Bundle
+from ogs_env.experiments.fidelity.results import read_results, rows_of
+from ogs_env.files import read_json, write_json
+from ogs_env.learners.surrogate import SurrogateLearner
+
+Array = NDArray[np.float64]
+TERMS = "terms.json"
+_DIGITS = 7  # significant digits kept
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms of the subsets of one list.
+
+    Attributes:
+        capabilities: Their names.
+        steps: Warm-up steps of the checkpoints.
+        norms: Root mean square norm of the dev samples' sketches at each checkpoint,
+            the unit of slopes and curvatures.
+        start: Losses of the untouched model by group, nats per token: `domain`, and
+            for each capability `reference/NAME` and `own/NAME`.
+        subsets: Names of the subsets.
+        values: By group (subsets, 2, checkpoints): what slopes and what curvatures are
+            multiplied by.
+        naive: By name (subsets,): predictors that need no learner.
+    """
+
+    capabilities: list[str]
+    steps: list[int]
+    norms: list[float]
+    start: dict[str, float]
+    subsets: list[str]
+    values: dict[str, Array]
+    naive: dict[str, Array]
+
+    def change(self, group: str, response: Mapping[str, Sequence[float]]) -> Array:
+        """Return each subset's predicted change of a group's loss, nats (subsets,).
+
+        Args:
+            group: One of `values`.
+            response: `slope` (none: 0) and `curvature` of each checkpoint.
+        """
+        values = self.values[group]
+        slopes = np.array(response.get("slope", np.zeros(values.shape[2])))
+        return values[:, 0] @ slopes + values[:, 1] @ np.array(response["curvature"])
+
+
+def compute_terms(bundle: Bundle, folder: Path) -> Terms:
+    """Compute the terms of the subsets that a folder holds real runs of."""
+    learner = SurrogateLearner(bundle)
+    names = bundle.capabilities
+    groups = {"domain": 0}
+    groups |= {f"reference/{name}": 3 + n for n, name in enumerate(names)}
+    groups |= {f"own/{name}": 3 + len(names) + n for n, name in enumerate(names)}
+    start = {"domain": learner.domain_loss()}
+    for n, name in enumerate(names):
+        start[f"reference/{name}"] = float(learner.anchor_losses()[n])
+        start[f"own/{name}"] = float(learner.answer_losses()[n])
+    results = read_results(folder)
+    found, naive = [], []
+    for runs in results.values():
+        rows = np.array(rows_of(bundle, runs[0]["ids"]))
+        learner.reset()
+        learner.update_many(rows)
+        found.append(learner.terms())
+        naive.append(_naive(bundle, rows))
+    stacked = np.stack(found).astype(float)
+    weights = [entry["weight"] for entry in bundle.manifest["checkpoints"]]
+    return Terms(
+        names,
+        [entry["step"] for entry in bundle.manifest["checkpoints"]],
+        [1 / weight for weight in weights],
+        start,
+        list(results),
+        {name: stacked[:, group] for name, group in groups.items()},
+        {name: np.array([one[name] for one in naive]) for name in naive[0]},
+    )
+
+
+def write_terms(terms: Terms, folder: Path) -> None:
+    """Write terms beside the runs that they are about."""
+    write_json(
+        folder / TERMS,
+        {
+            "capabilities": terms.capabilities,
+            "steps": terms.steps,
+            "norms": terms.norms,
+            "start": terms.start,
+            "subsets": terms.subsets,
+            "values": {name: _rounded(v) for name, v in terms.values.items()},
+            "naive": {name: _rounded(v) for name, v in terms.naive.items()},
+        },
+    )
+
+
+def read_terms(folder: Path) -> Terms:
+    """Read what `write_terms` wrote."""
+    found = read_json(folder / TERMS, "terms of the study's subsets")
+    for part in ("values", "naive"):
+        found[part] = {name: np.array(v) for name, v in found[part].items()}
+    return Terms(**found)
+
+
+def _naive(bundle: Bundle, rows: NDArray[np.int64]) -> dict[str, float]:
+    pool = bundle.pool
+    return {
+        "domain_cosine": -float(bundle.domain_cosines(rows).mean()),
+        "anchor_cosine": -float(bundle.anchor_cosines(rows).min(axis=1).mean()),
+        "tokens": float(pool.tokens[rows].sum()),
+        "short_answers": -float(np.log(pool.tokens[rows]).mean()),
+        "norm": float(np.log(pool.norms[rows]).mean()),
+    }
+
+
+def _rounded(values: Array) -> Any:
+    def significant(value: float) -> float:
+        return float(f"{value:.{_DIGITS}g}")
+
+    return np.vectorize(significant)(values).tolist()
