@@ -39,7 +39,7 @@ A pass has the terms of `NO_PICK`, which sum to 0 under any weights.
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -213,10 +213,10 @@ class Rewards(Generic[AnyLearner]):
     def changes(self) -> dict[str, float]:
         """Return the terms that tell what the losses have done since the last call."""
         domain = self._learner.domain_loss()
-        worst = min(_falls(self._initial_anchor, self._learner.anchor_losses()))
-        answers = self._learner.answer_losses()
-        # Not -least, so that no change is 0 and never -0.
-        moved = max(0.0, 0.0 - min(_falls(self._initial_answers, answers), default=0.0))
+        worst = _least_fall(self._initial_anchor, self._learner.anchor_losses())
+        answers = _least_fall(self._initial_answers, self._learner.answer_losses())
+        # Not -answers, so that no change is 0 and never -0.
+        moved = max(0.0, 0.0 - answers)
         terms = {
             "domain_gain": 100.0 * (self._domain - domain) / self._initial_domain,
             "anchor_gain": worst - self._worst,
@@ -248,10 +248,12 @@ class Rewards(Generic[AnyLearner]):
         }
 
 
-def _falls(first: list[float], now: NDArray[np.floating]) -> Iterator[float]:
-    """Yield how far each capability's loss has fallen, percent of the first."""
+def _least_fall(first: list[float], now: NDArray[np.floating]) -> float:
+    """Return `_least_falls` of one learner; a step does without NumPy's overhead."""
+    least = math.inf
     for before, after in zip(first, now.tolist(), strict=True):
-        yield 100.0 * (before - after) / before
+        least = min(least, 100.0 * (before - after) / before)
+    return least if first else 0.0
 
 
 def _least_falls(
@@ -261,7 +263,7 @@ def _least_falls(
 
     Args:
         first: The capabilities' losses at the start (capabilities,).
-        now: The same n times (n, capabilities); without capabilities 0 is returned.
+        now: The same n times (n, capabilities); without any, 0 is returned.
     """
     if not len(first):
         return np.zeros(len(now))

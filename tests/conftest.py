@@ -25,6 +25,12 @@ def bundle(bundle_folder: Path) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def folder_without_answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same bundle without answers of the model's own."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "plain", answers=False)
+
+
+@pytest.fixture(scope="session")
 def live_files(tmp_path_factory: pytest.TempPathFactory) -> "LiveFiles":
     from live_bundle import make_live_bundle  # loads transformers
 

@@ -119,11 +119,7 @@ def make_bundle(
             "sketches": "path" if steps else "start",
             # Milder than the real ones: these gradients agree far more.
             **dict.fromkeys(("domain", "anchor"), response),
-            **(
-                {"answers": {"curvature": [0.002] * max(1, checkpoints)}}
-                if answers
-                else {}
-            ),
+            "answers": {"curvature": [0.0003] * max(1, checkpoints)},
         },
     }
     write_json(folder / "manifest.json", manifest)

@@ -194,6 +194,77 @@ def test_a_missing_column_is_named(folder: Path) -> None:
         load_bundle(folder)
 
 
+def test_own_answers_are_roles_with_their_tokens(folder: Path) -> None:
+    bundle = load_bundle(folder)
+    assert bundle.has_answers
+    assert bundle.measured == (
+        *("dev", "test", "anchor", "retention"),
+        *("anchor_answers", "retention_answers"),
+    )
+    for role, of in (("anchor_answers", "anchor"), ("retention_answers", "retention")):
+        rows, tokens = getattr(bundle, role), bundle.answer_tokens(role)
+        assert set(rows.ids.tolist()) <= set(getattr(bundle, of).ids.tolist())
+        assert [len(ids) for ids in tokens] == rows.tokens.tolist()
+        assert tokens == [[n % 50 for n in range(t)] for t in rows.tokens.tolist()]
+    for number in range(2):
+        own = bundle.anchor_answers.capabilities[bundle.answer_rows(number)]
+        assert set(own.tolist()) == {number}
+    every = sum(len(getattr(bundle, role)) for role in bundle.measured)
+    assert bundle.pool.products(np.arange(3)).shape == (3, 2, every)
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_bundle_may_have_no_answers(tmp_path: Path, version: int) -> None:
+    folder = make_bundle(tmp_path / "b", pool=60, k=16, held_out=12, answers=False)
+    edit_manifest(folder, format_version=version)
+    bundle = load_bundle(folder)
+    assert not bundle.has_answers
+    assert bundle.measured == ("dev", "test", "anchor", "retention")
+    assert bundle.pool.products(np.arange(3)).shape == (3, 2, 48)
+
+
+def damaged_answers(folder: Path, change: str) -> dict[str, np.ndarray]:
+    tensors = load_file(folder / "answers.safetensors")
+    found = tensors["anchor_answers"]
+    changed = {
+        "missing": None,
+        "flat": found[0].copy(),
+        "a row short": found[1:].copy(),
+        "a token short": np.where(np.arange(len(found[0])) == 0, -1, found),
+    }[change]
+    del tensors["anchor_answers"]
+    return tensors if changed is None else {**tensors, "anchor_answers": changed}
+
+
+@pytest.mark.parametrize("change", ["missing", "flat", "a row short", "a token short"])
+def test_answers_without_their_tokens_are_refused(folder: Path, change: str) -> None:
+    rewrite(folder, "answers.safetensors", damaged_answers(folder, change))
+    with pytest.raises(
+        InputError, match=r"answers.safetensors: tensor 'anchor_answers' should be int"
+    ):
+        load_bundle(folder)
+
+
+def test_answers_to_nothing_in_the_bundle_are_refused(folder: Path) -> None:
+    name = "retention_answers-00000.safetensors"
+    tensors = load_file(folder / name)
+    tensors["ids"][2] = 7
+    rewrite(folder, name, tensors)
+    with pytest.raises(
+        InputError, match=r"retention_answers has 1 samples that answer none of the ret"
+    ):
+        load_bundle(folder)
+
+
+def test_a_capability_without_answers_is_named(folder: Path) -> None:
+    name = "anchor_answers-00000.safetensors"
+    tensors = load_file(folder / name)
+    tensors["capabilities"][:] = 0
+    rewrite(folder, name, tensors)
+    with pytest.raises(InputError, match=r"capability 'knowledge' has no own answers"):
+        load_bundle(folder).answer_rows(1)
+
+
 def test_a_detour_is_checked_like_a_path(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "detour", detour=True)
     name = "detour-pool-00000.safetensors"
@@ -239,6 +310,11 @@ def test_a_file_that_is_no_safetensors_is_named(folder: Path) -> None:
         ),
         ({"format": "other"}, "is no manifest of an ogs_env bundle"),
         ({"learner": None}, "lacks 'learner'"),
+        (
+            {"answers": {"kind": "ours"}},
+            "'answers' are of kind 'ours'; expected own or",
+        ),
+        ({"answers": True}, "'answers' are of kind True; expected own or both"),
     ],
 )
 def test_other_manifests_are_refused(

@@ -1,16 +1,19 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ogs_env.bundle import Bundle
+from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.errors import InputError
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import (
+    COST,
     DEFAULT_WEIGHTS,
     NO_PICK,
     Information,
     Rewards,
+    answers_of,
     checked_weights,
     weighted_sum,
 )
@@ -21,40 +24,73 @@ def units_of(bundle: Bundle) -> np.ndarray:
     return start / np.linalg.norm(start, axis=1, keepdims=True)
 
 
-def test_terms_are_those_of_an_independent_learner(bundle: Bundle) -> None:
-    rewards = Rewards(SurrogateLearner(bundle), Information(bundle.k, 8))
-    learner = SurrogateLearner(bundle)
-    units = units_of(bundle)
-    start_domain, start_anchor = learner.domain_loss(), learner.anchor_losses()
-    rose, stood = 0, 0.0
-    for index in (470, 200, 201, 5, 260):
+class Potentials:
+    """What terms are differences of, by the definitions."""
+
+    def __init__(self, learner: SurrogateLearner) -> None:
+        self.learner = learner
+        self.start = self.losses()
+
+    def losses(self) -> tuple[float, np.ndarray, np.ndarray]:
+        learner = self.learner
+        anchors, answers = learner.anchor_losses(), learner.answer_losses()
+        return learner.domain_loss(), anchors.copy(), answers.copy()
+
+    def now(self) -> dict[str, float]:
+        rises = [
+            100 * (now - first) / first
+            for now, first in zip(self.losses(), self.start, strict=True)
+        ]
+        return {
+            "domain_gain": -rises[0],
+            "anchor_gain": -rises[1].max(),
+            "conflict": max(0, rises[1].max()),
+            "forgetting": rises[2].max() if len(rises[2]) else 0.0,
+        }
+
+
+@pytest.fixture(params=["own", "reference"])
+def either(
+    request: pytest.FixtureRequest, bundle: Bundle, folder_without_answers: Path
+) -> Bundle:
+    """A bundle with answers of the model's own, and one without."""
+    return bundle if request.param == "own" else load_bundle(folder_without_answers)
+
+
+def test_terms_are_differences_of_potentials(either: Bundle) -> None:
+    rewards = Rewards(SurrogateLearner(either), Information(either.k, 40))
+    learner = SurrogateLearner(either)
+    potentials, units = Potentials(learner), units_of(either)
+    before = potentials.now()
+    sums = dict.fromkeys(before, 0.0)
+    signs = []
+    for index in range(450, 50, -10):
         cosines = learner.anchor_cosine(index)
-        domain, anchor = learner.domain_loss(), learner.anchor_losses()
         learner.update(index)
-        gain = 100 * (domain - learner.domain_loss()) / start_domain
-        rises = 100 * (learner.anchor_losses() - anchor) / start_anchor
+        after = potentials.now()
         terms = rewards.pick(index, units[index])
-        assert terms["domain_gain"] == pytest.approx(gain, abs=1e-4)
-        assert terms["conflict"] == pytest.approx(max(0, rises.max()), abs=1e-4)
-        falls = 100 * (start_anchor - learner.anchor_losses()) / start_anchor
-        assert terms["anchor_gain"] == pytest.approx(falls.min() - stood, abs=1e-4)
-        stood = falls.min()
+        for name in before:
+            change = after[name] - before[name]
+            assert terms[name] == pytest.approx(change, abs=1e-9)
+            sums[name] += terms[name]
         orthogonality = 1 - np.abs(cosines).max()
         assert terms["orthogonality"] == pytest.approx(orthogonality, abs=1e-4)
-        rose += terms["conflict"] > 0
-    assert rose  # else the conflict above was never looked at
+        before = after
+        signs.append((np.sign(terms["conflict"]), np.sign(terms["forgetting"])))
+        assert after["forgetting"] >= 0
+    for name, total in sums.items():
+        assert total == pytest.approx(before[name], abs=1e-8)
+    conflicts, forgettings = np.transpose(signs)
+    # Else nothing above was looked at where it differs.
+    assert {-1, 1} <= set(conflicts)
+    found = {-1, 1} if either.has_answers else {0}
+    assert set(forgettings) == found
 
 
-def test_gains_add_up_to_the_whole_fall(bundle: Bundle) -> None:
-    learner = SurrogateLearner(bundle)
-    rewards = Rewards(learner, Information(bundle.k, 20))
-    start, units = learner.domain_loss(), units_of(bundle)
-    anchors = learner.anchor_losses().copy()
-    terms = [rewards.pick(i, units[i]) for i in range(0, 480, 24)]
-    fall = 100 * (start - learner.domain_loss()) / start
-    assert sum(one["domain_gain"] for one in terms) == pytest.approx(fall, abs=1e-4)
-    worst = 100 * ((anchors - learner.anchor_losses()) / anchors).min()
-    assert sum(one["anchor_gain"] for one in terms) == pytest.approx(worst, abs=1e-4)
+def test_without_a_pick_nothing_is_forgotten(either: Bundle) -> None:
+    rewards = Rewards(SurrogateLearner(either), None)
+    assert set(rewards.changes().values()) == {0}
+    assert rewards.finish(NO_PICK) == NO_PICK
 
 
 def test_information_is_the_log_determinant(bundle: Bundle) -> None:
@@ -84,14 +120,14 @@ def test_information_of_orthogonal_directions_is_log_2() -> None:
     )
 
 
-def test_preview_is_what_a_pick_gives(bundle: Bundle) -> None:
-    rewards = Rewards(SurrogateLearner(bundle), Information(bundle.k, 8))
-    units = units_of(bundle)
+def test_preview_is_what_a_pick_gives(either: Bundle) -> None:
+    rewards = Rewards(SurrogateLearner(either), Information(either.k, 8))
+    units = units_of(either)
     for index in (1, 150, 300):
         rows = np.array([index, 20, 400])
         previewed = rewards.preview(rows, units[rows])
         picked = rewards.pick(index, units[index])
-        assert previewed.keys() == picked.keys() == DEFAULT_WEIGHTS.keys()
+        assert previewed.keys() == picked.keys() == NO_PICK.keys()
         for name, value in picked.items():
             assert previewed[name][0] == pytest.approx(value, abs=1e-4)
 
@@ -100,6 +136,7 @@ def test_how_each_term_enters() -> None:
     terms = {
         "domain_gain": 3.0,
         "anchor_gain": -0.5,
+        "forgetting": 1.5,
         "orthogonality": 0.25,
         "conflict": 2.0,
         "information": 0.5,
@@ -108,19 +145,27 @@ def test_how_each_term_enters() -> None:
     for name, expected in (
         ("domain_gain", 30.0),
         ("anchor_gain", -5.0),
+        ("forgetting", -15.0),
         ("orthogonality", -7.5),
         ("conflict", -20.0),
         ("information", 5.0),
     ):
         assert weighted_sum(terms, alone | {name: 10.0}) == expected
     everything = dict.fromkeys(terms, 10.0)
-    assert weighted_sum(terms, everything) == 30 - 5 - 7.5 - 20 + 5
+    assert weighted_sum(terms, everything) == 30 - 5 - 15 - 7.5 - 20 + 5
     assert weighted_sum(NO_PICK, everything) == 0
 
 
-def test_weights_not_named_keep_their_default() -> None:
-    assert checked_weights(None) == DEFAULT_WEIGHTS
-    assert checked_weights({"conflict": 2}) == {**DEFAULT_WEIGHTS, "conflict": 2.0}
+def test_weights_not_named_keep_the_bundles_default(either: Bundle) -> None:
+    default = DEFAULT_WEIGHTS[answers_of(either)]
+    assert checked_weights(None, either) == default
+    found = checked_weights({"conflict": 2}, either)
+    assert found == {**default, "conflict": 2.0}
+    weighed = {name for name, weight in default.items() if weight}
+    # The reward is about the same answers as the cost.
+    anchor = "forgetting" if either.has_answers else "anchor_gain"
+    assert weighed == {"domain_gain", anchor}
+    assert COST[answers_of(either)] in NO_PICK
 
 
 @pytest.mark.parametrize(
@@ -131,6 +176,6 @@ def test_weights_not_named_keep_their_default() -> None:
         ({"conflict": "1"}, "'conflict' is '1'; expected a finite number"),
     ],
 )
-def test_bad_weights(weights: dict[str, float], message: str) -> None:
+def test_bad_weights(bundle: Bundle, weights: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        checked_weights(weights)
+        checked_weights(weights, bundle)

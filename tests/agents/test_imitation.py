@@ -48,8 +48,8 @@ def test_examples_are_the_oracles_choices_in_the_environments_own_domain(
     # The first two episodes of eight are the environment's own.
     examples = collect(make_env, 2, np.random.default_rng(3))
     wanted, rows = examples["wanted"].numpy(), examples["candidates"].numpy()
-    # Its plan is made with less weight on the anchor than the reward has.
-    rng, env = np.random.default_rng(3), make_env(reward_weights={"anchor_gain": 0.6})
+    # Its plan is made with less weight on what is kept than the reward has.
+    rng, env = np.random.default_rng(3), make_env(reward_weights={"forgetting": 0.6})
     step = 0
     for _ in range(2):
         observation, info = env.reset(seed=int(rng.integers(2**31)))

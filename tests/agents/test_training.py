@@ -32,7 +32,9 @@ from ogs_env.errors import InputError
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return make_bundle(tmp_path_factory.mktemp("bundles") / "pool", pool=1200)
+    return make_bundle(
+        tmp_path_factory.mktemp("bundles") / "pool", pool=1200, answers=False
+    )
 
 
 def settings(folder, **changes):

@@ -217,7 +217,13 @@ def test_splits_are_disjoint(spec: EnvSpec) -> None:
 def test_any_sequence_of_actions(spec: EnvSpec, data: st.DataObject, seed: int) -> None:
     weights = {
         name: data.draw(st.floats(-2, 2), label=name)
-        for name in ("domain_gain", "anchor_gain", "orthogonality", "conflict")
+        for name in (
+            "domain_gain",
+            "anchor_gain",
+            "forgetting",
+            "orthogonality",
+            "conflict",
+        )
     }
     env = make(spec, reward_weights=weights | {"information": 0.5})
     seen, info = env.reset(seed=seed)
@@ -236,7 +242,8 @@ def test_any_sequence_of_actions(spec: EnvSpec, data: st.DataObject, seed: int) 
         assert reward == expected
         assert type(reward) is float
         assert np.isfinite([reward, *terms.values()]).all()
-        assert info["cost"] == terms["conflict"] >= 0
+        own = info["cost_answers"] == "own"
+        assert info["cost"] == terms["forgetting" if own else "conflict"]
         ids = info["sample_ids"] if "sample_ids" in info else [info["sample_id"]]
         chosen += [name for name in ids if name]
         if terminated or truncated:

@@ -26,12 +26,14 @@ INFO_KEYS = {
     "action_mask",
     "reward_terms",
     "cost",
+    "cost_answers",
     "sample_id",
     "invalid_action",
     "domain_loss",
     "selection",
     "test_change",
     "retention_change",
+    "answers_change",
     "learner_sketches",
 }
 
@@ -77,6 +79,7 @@ def test_any_legal_episode(
     observation, info = env.reset(seed=seed)
     stream = env.stream.tolist()
     picked: list[str] = []
+    costs: list[float] = []
     over = False
     while not over:
         assert env.observation_space.contains(observation)
@@ -91,8 +94,10 @@ def test_any_legal_episode(
         action = data.draw(st.sampled_from(np.flatnonzero(mask).tolist()))
         observation, reward, over, truncated, info = env.step(action)
         terms = info["reward_terms"]
-        assert reward == weighted_sum(terms, DEFAULT_WEIGHTS | weights)
-        assert info["cost"] == terms["conflict"] >= 0
+        assert reward == weighted_sum(terms, DEFAULT_WEIGHTS["own"] | weights)
+        assert (info["cost"], info["cost_answers"]) == (terms["forgetting"], "own")
+        costs.append(info["cost"])
+        assert sum(costs) >= -1e-9
         assert np.isfinite([reward, *terms.values()]).all()
         assert not truncated
         assert not info["invalid_action"]
@@ -109,12 +114,56 @@ def test_any_legal_episode(
     # What no reward sees, from a learner of our own.
     learner = SurrogateLearner(env.bundle)
     test, retention = learner.test_loss(), learner.retention_loss()
+    own, kept = learner.answer_losses(), learner.answers_loss()
     for row in env.picked:
         learner.update(row)
+    forgotten = 100 * (learner.answer_losses() - own) / own
+    assert sum(costs) == pytest.approx(forgotten.max(), abs=1e-4)
+    answers_change = 100 * (learner.answers_loss() - kept) / kept
+    assert info["answers_change"] == pytest.approx(answers_change, abs=1e-3)
+    assert (info["answers_change"] > 0) == (len(picked) > 0)
     test_change = 100 * (learner.test_loss() - test) / test
     retention_change = 100 * (learner.retention_loss() - retention) / retention
     assert info["test_change"] == pytest.approx(test_change, abs=1e-3)
     assert info["retention_change"] == pytest.approx(retention_change, abs=1e-3)
+
+
+def test_without_own_answers_the_cost_is_of_reference_answers(
+    folder_without_answers: Path,
+) -> None:
+    env = make(folder_without_answers, hand_size=4, hands=6, budget=8)
+    env.reset(seed=0)
+    over, costs = False, []
+    while not over:
+        _, reward, over, _, info = env.step(int(env.action_masks().argmax()))
+        terms = info["reward_terms"]
+        assert (info["cost"], info["cost_answers"]) == (terms["conflict"], "reference")
+        assert terms["forgetting"] == info["answers_change"] == 0
+        assert reward == terms["domain_gain"] + terms["anchor_gain"]
+        costs.append(info["cost"])
+    learner = SurrogateLearner(env.bundle)
+    before = learner.anchor_losses()
+    learner.update_many(env.picked)
+    rises = 100 * (learner.anchor_losses() - before) / before
+    assert sum(costs) == pytest.approx(max(0, rises.max()), abs=1e-6)
+    assert max(costs) > 0
+
+
+def test_any_order_of_a_selection_gives_the_same_return(bundle_folder: Path) -> None:
+    env = make(bundle_folder, hand_size=12, hands=1, budget=10)
+    env.reset(seed=0)
+    stream, returns, costs = env.stream, [], []
+    rng = np.random.default_rng(0)
+    chosen = rng.choice(12, 10, replace=False)
+    for _ in range(6):
+        env.reset(options={"indices": stream})
+        results = [env.step(int(place)) for place in rng.permutation(chosen)]
+        assert results[-1][2]
+        returns.append(sum(result[1] for result in results))
+        costs.append(sum(result[4]["cost"] for result in results))
+    np.testing.assert_allclose(returns, returns[0], rtol=1e-6)
+    np.testing.assert_allclose(costs, costs[0], rtol=1e-6)
+    assert costs[0] > 0
 
 
 @pytest.mark.parametrize("observe", ["start", "path"])

@@ -117,6 +117,7 @@ def test_it_plays_as_sync_does(bundle_folder: Path, copies: int, mode: str) -> N
                 "domain_gain": -1.5,
                 "anchor_gain": 0.7,
                 "orthogonality": 0.4,
+                "forgetting": 0.8,
                 "conflict": 2.0,
                 "information": 0.3,
             },
@@ -142,6 +143,11 @@ def test_any_shape(
     budget = 1 + round(share * (hand_size * hands - 1))
     shape = {"hand_size": hand_size, "hands": hands, "budget": budget}
     play(*both(bundle_folder, 4, mode, **shape), steps=60, seed=seed)
+
+
+def test_a_bundle_without_own_answers(folder_without_answers: Path) -> None:
+    native, sync = both(folder_without_answers, 3, **SMALL)
+    assert play(native, sync, 100)[0] > 3
 
 
 def test_the_shipped_bundle() -> None:

@@ -162,7 +162,7 @@ def test_best_and_worst_are_the_extremes_of_their_score(bundle, monkeypatch):
 
 def test_greedy_is_brute_force(bundle, monkeypatch):
     monkeypatch.setattr(subsets, "STREAM", SIZE)
-    weights = checked_weights(None)
+    weights = checked_weights(None, bundle)
     starts = bundle.pool.sketches("start")
     units = starts / np.linalg.norm(starts, axis=1, keepdims=True)
 

@@ -21,7 +21,10 @@ from ogs_env.experiments.measures import CURVE, END  # noqa: E402
 from ogs_env.experiments.tracking import FRAMES, tracked  # noqa: E402
 from ogs_env.experiments.train import BASELINES  # noqa: E402
 
-TERMS = ("domain_gain", "anchor_gain", "orthogonality", "conflict", "information")
+TERMS = (
+    *("domain_gain", "anchor_gain", "forgetting"),
+    *("conflict", "orthogonality", "information"),
+)
 FEW = ("--copies=4", "--rollout=64", "--batch=64", "--evaluation_episodes=3")
 _BLOCK = 32_768
 
@@ -156,10 +159,10 @@ def test_curve_terms_cost_and_report_are_logged(run):
     assert last["kept/cost"] == pytest.approx(training["kept"]["cost"], rel=1e-6)
     fallen = last["kept/test_change"] + last["kept/retention_change"]
     assert last["kept/held_out_gain"] == pytest.approx(-fallen, rel=1e-5)
-    # The default reward is the sum of the two gains.
-    gains = last["kept/domain_gain"] + last["kept/anchor_gain"]
+    # The default reward is the gain less what is forgotten.
+    gains = last["kept/domain_gain"] - last["kept/forgetting"]
     assert last["kept/return"] == pytest.approx(gains, rel=1e-5)
-    assert last["kept/cost"] == pytest.approx(last["kept/conflict"])
+    assert last["kept/cost"] == pytest.approx(last["kept/forgetting"])
 
 
 def test_report_is_that_of_the_result_file(run):

@@ -1,20 +1,26 @@
 """The live learner against a plain training loop, sample by sample."""
 
 import copy
+import itertools
+import json
 import pickle
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from live_bundle import MAX_TOKENS, LiveFiles
+from safetensors.numpy import load_file, save_file
 from torch.nn.functional import cross_entropy
 
-from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.bundle import ANSWERS, Bundle, load_bundle
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
+from ogs_env.files import sha256_of, write_json
 from ogs_env.learners.live import LiveLearner, LiveSettings
-from ogs_env.sketching.encoding import encode
+from ogs_env.sketching.encoding import encode, encode_prompt
 from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.proxy import attach_adapter, load_model
 
@@ -88,6 +94,82 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def bundle(live_files: LiveFiles) -> Bundle:
     return load_bundle(live_files.bundle)
+
+
+def add_answers(files: LiveFiles, folder: Path) -> dict[str, list[list[int]]]:
+    """Copy the bundle, with answers of random tokens to all but one of the prompts.
+
+    What the surrogate would need of them is that of other samples: the live learner
+    reads ids and tokens alone.
+    """
+    shutil.copytree(files.bundle, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    rng = np.random.default_rng(0)
+    tokens: dict[str, list[list[int]]] = {}
+    for role in ANSWERS:
+        shard = load_file(folder / f"{role.removesuffix('_answers')}-00000.safetensors")
+        shard = {name: column[1:].copy() for name, column in shard.items()}
+        lengths = rng.integers(1, 90, len(shard["ids"]))
+        tokens[role] = [rng.integers(4, 40, n).tolist() for n in lengths]
+        shard["tokens"] = lengths.astype(np.int32)
+        save_file(shard, folder / f"{role}-00000.safetensors")
+        manifest["roles"][role] = len(lengths)
+    padded = {
+        role: np.array([row + [-1] * (90 - len(row)) for row in rows], np.int32)
+        for role, rows in tokens.items()
+    }
+    save_file(padded, folder / "answers.safetensors")
+    manifest["answers"] = {"kind": "own", "max_tokens": 90}
+    manifest["files"] = {
+        file.name: {"sha256": sha256_of(file)} for file in folder.glob("*.safetensors")
+    }
+    write_json(folder / "manifest.json", manifest)
+    return tokens
+
+
+def test_losses_on_own_answers_are_those_of_whole_passes(
+    live_files: LiveFiles, settings: LiveSettings, plain: Plain, tmp_path: Path
+) -> None:
+    tokens = add_answers(live_files, tmp_path / "answers")
+    bundle = load_bundle(tmp_path / "answers")
+    learner = LiveLearner(bundle, replace(settings, evaluation_samples=1000))
+    samples = {
+        sample.id: sample
+        for groups in (live_files.data.anchor, live_files.data.retention)
+        for sample in itertools.chain.from_iterable(groups.values())
+    }
+
+    def losses(role: str) -> np.ndarray:
+        found = []
+        for id_, answer in zip(
+            getattr(bundle, role).hex_ids(), tokens[role], strict=True
+        ):
+            prompt = encode_prompt(plain.tokenizer, samples[id_].prompt)
+            prompt = prompt[max(0, len(prompt) + len(answer) - MAX_TOKENS) :]
+            ids = torch.tensor([[*prompt, *answer]])
+            with torch.no_grad():
+                logits = plain.proxy.model(input_ids=ids).logits[0]
+            start = len(prompt)
+            found.append(float(cross_entropy(logits[start - 1 : -1], ids[0, start:])))
+        return np.array(found)
+
+    for trained in (False, True):
+        if trained:
+            for row in PICKS[:6]:
+                learner.update(row)
+            plain.train(PICKS[:3])
+            plain.train(PICKS[3:6])
+        anchor = losses("anchor_answers")
+        of = bundle.anchor_answers.capabilities
+        expected = [anchor[of == number].mean() for number in range(2)]
+        np.testing.assert_allclose(learner.answer_losses(), expected, rtol=1e-4)
+        kept = losses("retention_answers").mean()
+        assert learner.answers_loss() == pytest.approx(kept, rel=1e-4)
+
+
+def test_without_own_answers_there_is_no_loss_on_them(learner: LiveLearner) -> None:
+    assert learner.answer_losses().shape == (0,)
+    assert learner.answers_loss() == 0
 
 
 @pytest.fixture(scope="module")

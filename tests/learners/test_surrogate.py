@@ -18,6 +18,7 @@ from ogs_env.learners.fitted import default_learner
 from ogs_env.learners.surrogate import SurrogateLearner, SurrogateLearners
 from ogs_env.rewards import Rewards
 
+SUMMED = ("domain_gain", "anchor_gain", "forgetting", "conflict")
 PICKS = [3, 100, 251, 7, 479, 12, 30, 31, 8, 300, 301, 302]
 
 
@@ -59,11 +60,20 @@ class Oracle:
             after += self.learner[role]["curvature"][c] * x**2 / (4 * before)
         return after
 
+    def answer_losses(self, rows: Rows) -> np.ndarray:
+        after = rows.losses.astype(np.float64)
+        for c in range(self.checkpoints):
+            x = self.sketches(rows, c) @ self.displacement(c)
+            after += self.learner["answers"]["curvature"][c] * rows.tokens / 2 * x**2
+        return after
 
-@pytest.fixture(params=["path", "start", "partly linear"])
+
+@pytest.fixture(params=["path", "start", "partly linear", "without answers"])
 def made(request: pytest.FixtureRequest, tmp_path: Path, bundle: Bundle) -> Bundle:
     if request.param == "path":
         return bundle
+    if request.param == "without answers":
+        return load_bundle(make_bundle(tmp_path / "plain", answers=False))
     if request.param == "start":
         return load_bundle(make_bundle(tmp_path / "start", checkpoints=0, seed=3))
     folder = make_bundle(tmp_path / "linear", checkpoints=3, seed=4, held_out=33)
@@ -71,6 +81,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path, bundle: Bundle) -> Bund
         "sketches": "path",
         "domain": {"slope": [0.1, 0.0, 0.2], "curvature": [0, 0, 0]},
         "anchor": {"slope": [0.0, 0.1, 0.05], "curvature": [0.3, 0, 0.1]},
+        "answers": {"curvature": [0.01, 0, 0.003]},
     }
     edit_manifest(folder, learner=learner)
     return load_bundle(folder)
@@ -93,6 +104,40 @@ def test_losses_follow_the_formulas(made: Bundle) -> None:
         for number, loss in enumerate(learner.anchor_losses()):
             own = anchor[made.anchor.capabilities == number]
             np.testing.assert_allclose(loss, own.mean(), rtol=1e-4)
+        if not made.has_answers:
+            assert learner.answers_loss() == len(learner.answer_losses()) == 0
+            continue
+        kept, own = map(
+            oracle.answer_losses, (made.retention_answers, made.anchor_answers)
+        )
+        np.testing.assert_allclose(learner.answers_loss(), kept.mean(), rtol=1e-4)
+        for number, loss in enumerate(learner.answer_losses()):
+            mine = own[made.anchor_answers.capabilities == number]
+            np.testing.assert_allclose(loss, mine.mean(), rtol=1e-4)
+
+
+def test_terms_are_what_the_response_is_multiplied_by(made: Bundle) -> None:
+    learner, oracle = SurrogateLearner(made), Oracle(made)
+    learner.update_many(PICKS)
+    oracle.picks = PICKS
+    capabilities = range(len(made.capabilities))
+    groups = [(made.dev, ...), (made.test, ...), (made.retention, ...)]
+    groups += [(made.anchor, made.anchor_rows(n)) for n in capabilities]
+    if made.has_answers:
+        groups += [(made.anchor_answers, made.answer_rows(n)) for n in capabilities]
+        groups.append((made.retention_answers, ...))
+    found = learner.terms()
+    assert found.shape == (len(groups), 2, oracle.checkpoints)
+    assert found.dtype == np.float32
+    for terms, (rows, chosen) in zip(found, groups, strict=True):
+        own = made.has_answers and rows in (made.anchor_answers, made.retention_answers)
+        weights = rows.tokens / 2 if own else 1 / (4 * rows.losses)
+        for c in range(oracle.checkpoints):
+            x = oracle.sketches(rows, c) @ oracle.displacement(c)
+            squares = (weights * x**2)[chosen].mean()
+            np.testing.assert_allclose(terms[1, c], squares, rtol=2e-3)
+            scale = np.abs(x).mean()
+            np.testing.assert_allclose(terms[0, c], x[chosen].mean(), atol=1e-3 * scale)
 
 
 def test_anchor_cosines_follow_the_formula(made: Bundle) -> None:
@@ -113,13 +158,14 @@ def test_preview_is_what_update_gives(made: Bundle, before: int) -> None:
     for index in PICKS[:before]:
         learner.update(index)
     rows = np.array([5, 200, 333, 40])
-    domain, anchors, cosines = learner.preview(rows)
+    domain, anchors, answers, cosines = learner.preview(rows)
     for place, row in enumerate(rows.tolist()):
         np.testing.assert_array_equal(learner.anchor_cosine(row), cosines[place])
         after = copy.deepcopy(learner)
         after.update(row)
         assert domain[place] == after.domain_loss()
         np.testing.assert_array_equal(anchors[place], after.anchor_losses())
+        np.testing.assert_array_equal(answers[place], after.answer_losses())
 
 
 def test_a_batch_has_the_length_of_one_step(bundle: Bundle) -> None:
@@ -135,8 +181,9 @@ def test_a_batch_has_the_length_of_one_step(bundle: Bundle) -> None:
 
 
 def all_losses(learner: SurrogateLearner) -> list[float]:
-    unseen = learner.test_loss(), learner.retention_loss()
-    return [learner.domain_loss(), *unseen, *learner.anchor_losses()]
+    unseen = learner.test_loss(), learner.retention_loss(), learner.answers_loss()
+    seen = *learner.anchor_losses(), *learner.answer_losses()
+    return [learner.domain_loss(), *unseen, *seen]
 
 
 @settings(max_examples=60, deadline=None)
@@ -151,7 +198,7 @@ def test_the_order_of_picks_does_not_matter(
         rewards = Rewards(learner, None)
         terms = [rewards.pick(row) for row in order]
         found.append(all_losses(learner))
-        gains.append([sum(t[n] for t in terms) for n in ("domain_gain", "anchor_gain")])
+        gains.append([sum(t[n] for t in terms) for n in SUMMED])
     learner = SurrogateLearner(bundle)
     cut = data.draw(st.integers(0, len(picks)))
     for part in (picks[:cut], picks[cut:]):
@@ -248,9 +295,11 @@ def test_learners_side_by_side_are_single_learners(bundle: Bundle) -> None:
             single[4].reset()
         held_out = many.held_out_losses(np.arange(5))
         for copy_, learner in enumerate(single):
-            seen = [learner.domain_loss(), *learner.anchor_losses()]
-            np.testing.assert_array_equal(many.losses[copy_], seen)
+            seen = *learner.anchor_losses(), *learner.answer_losses()
+            expected = [learner.domain_loss(), *seen]
+            np.testing.assert_array_equal(many.losses[copy_], expected)
             unseen = [learner.test_loss(), learner.retention_loss()]
+            unseen.append(learner.answers_loss())
             np.testing.assert_array_equal(held_out[copy_], unseen)
 
 
@@ -306,9 +355,8 @@ def test_a_pool_too_large_for_tables_gives_the_same_numbers(
     for index in PICKS:
         for learner in (with_tables, without):
             learner.update(index)
-        for name in ("domain_loss", "anchor_losses", "test_loss", "retention_loss"):
-            a, b = (getattr(of, name)() for of in (with_tables, without))
-            np.testing.assert_allclose(a, b, rtol=1e-6)
+        found = map(all_losses, (with_tables, without))
+        np.testing.assert_allclose(*found, rtol=1e-6)
     rows = np.array([1, 400])
     for a, b in zip(with_tables.preview(rows), without.preview(rows), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
@@ -321,6 +369,12 @@ def test_a_pool_too_large_for_tables_gives_the_same_numbers(
         ({"domain": {}}, r"has \{\} for the domain; expected a slope"),
         ({"anchor": {"slope": [1.0], "curvature": [1.0]}}, "of 2 checkpoints"),
         ({"anchor": {"slope": [1, 1], "curvature": [1, -1]}}, "of at least 0"),
+        ({"answers": {"curvature": [1.0]}}, "for the answers; expected a curvature of"),
+        ({"answers": {"curvature": [1, float("nan")]}}, "for the answers; expected a"),
+        (
+            {"answers": {}},
+            r"has \{\} for the answers; expected a curvature of at least",
+        ),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(
@@ -330,6 +384,34 @@ def test_a_manifest_that_does_not_fit_is_refused(
     edit_manifest(folder, learner=default_learner([0, 6]) | changes)
     with pytest.raises(InputError, match=message):
         SurrogateLearner(load_bundle(folder))
+
+
+def test_own_answers_respond_as_fitted_where_the_manifest_does_not_say(
+    tmp_path: Path,
+) -> None:
+    folder = make_bundle(tmp_path / "b", pool=40, k=8, d=4, held_out=8)
+    found = []
+    for learner in (default_learner([0, 6]), default_learner([0, 6])):
+        if found:
+            del learner["answers"]
+        edit_manifest(folder, learner=learner)
+        surrogate = SurrogateLearner(Bundle(folder))
+        start = surrogate.answer_losses()
+        surrogate.update_many([1, 2, 3])
+        found.append(surrogate.answer_losses() - start)
+    np.testing.assert_array_equal(*found)
+    assert found[0].min() > 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(picks=st.lists(st.integers(0, 479), min_size=1, max_size=30))
+def test_own_answers_are_never_gained_from(bundle: Bundle, picks: list[int]) -> None:
+    learner = SurrogateLearner(bundle)
+    start, kept = learner.answer_losses(), learner.answers_loss()
+    for row in picks:
+        learner.update(row)
+        assert (learner.answer_losses() > start).all()
+        assert learner.answers_loss() > kept
 
 
 def test_other_checkpoints_respond_as_the_nearest_of_the_study() -> None:
