@@ -178,7 +178,9 @@ def _sketch(data: DomainData, out: Path) -> Bundle:
     counts = Counter(sample.source for sample in data.pool)
     shown = ", ".join(f"{count} {source}" for source, count in counts.most_common())
     print(f"the pool: {shown}", file=sys.stderr)
-    return sketch(data, out / "bundle", SketchSettings(), "ogs demo")
+    # Selecting needs sketches of the pool; no learner is trained here.
+    settings = SketchSettings(anchor_answers="reference")
+    return sketch(data, out / "bundle", settings, "ogs demo")
 
 
 def _select(
