@@ -165,7 +165,7 @@ def test_agents_play_as_they_do_alone_in_their_own_environment(
     modest = record_of(made, "made", "modest")
     assert modest.rows.shape == (1, len(EPISODES), 6)
     # Its own reward was the domain's alone, but it is judged as everyone is.
-    parts = modest.figures["domain_gain"] + modest.figures["anchor_change"]
+    parts = modest.figures["domain_gain"] - modest.figures["cost"]
     assert modest.played.env_kwargs == {**domains[0].env_kwargs, "budget": 6}
     np.testing.assert_allclose(modest.figures["return"], parts, rtol=1e-5)
 

@@ -360,7 +360,7 @@ def test_identity_columns_follow_the_samples(bundle):
 def test_the_manifest_says_what_repeats_the_bundle(folder, settings):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["format"] == "ogs-bundle"
-    assert manifest["format_version"] == 4
+    assert manifest["format_version"] == 5
     assert manifest["name"] == "words"
     assert manifest["command"] == "ogs sketch words"
     assert manifest["proxy"]["id"] == settings.proxy
