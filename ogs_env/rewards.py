@@ -52,29 +52,26 @@ from ogs_env.learners.surrogate import SurrogateLearner, SurrogateLearners
 
 AnyLearner = TypeVar("AnyLearner", bound=Learner)
 
-OWN, REFERENCE = "own", "reference"
-"""Whose answers the cost and the default reward are about: `answers_of`."""
+OWN, REFERENCE, BOTH = "own", "reference", "both"
+"""Whose answers the anchor of a bundle is about, and with it the default reward."""
 DEFAULT_WEIGHTS: dict[str, dict[str, float]] = {
-    OWN: {
+    kind: {
         "domain_gain": 1.0,
-        "anchor_gain": 0.0,
-        "forgetting": 1.0,
+        "anchor_gain": anchor_gain,
+        "forgetting": forgetting,
         "conflict": 0.0,
         "orthogonality": 0.0,
         "information": 0.0,
-    },
-    REFERENCE: {
-        "domain_gain": 1.0,
-        "anchor_gain": 1.0,
-        "forgetting": 0.0,
-        "conflict": 0.0,
-        "orthogonality": 0.0,
-        "information": 0.0,
-    },
+    }
+    for kind, anchor_gain, forgetting in (
+        (OWN, 0.0, 1.0),
+        (REFERENCE, 1.0, 0.0),
+        (BOTH, 1.0, 1.0),
+    )
 }
-"""By whose answers a bundle has."""
+"""By whose answers the anchor is about."""
 COST: dict[str, str] = {OWN: "forgetting", REFERENCE: "conflict"}
-"""The term that is the cost, by whose answers a bundle has."""
+"""The term that is the cost, by `answers_of`."""
 NO_PICK: dict[str, float] = {
     "domain_gain": 0.0,
     "anchor_gain": 0.0,
@@ -86,7 +83,7 @@ NO_PICK: dict[str, float] = {
 
 
 def answers_of(bundle: Bundle) -> str:
-    """Return whose answers cost and default reward are about, `OWN` or `REFERENCE`."""
+    """Return whose answers the cost is about: `OWN`, or `REFERENCE` without those."""
     return OWN if bundle.has_answers else REFERENCE
 
 
@@ -98,7 +95,8 @@ def checked_weights(
     Raises:
         InputError: For a name that is no term, or a weight that is no finite number.
     """
-    weights = dict(DEFAULT_WEIGHTS[answers_of(bundle)])
+    answers = bundle.manifest.get("answers") or {"kind": REFERENCE}
+    weights = dict(DEFAULT_WEIGHTS[answers["kind"]])
     for name, weight in (given or {}).items():
         if name not in weights:
             raise unknown_name("reward term", name, weights)

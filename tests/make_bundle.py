@@ -108,7 +108,7 @@ def make_bundle(
         "proxy": {"id": "made"},
         "checkpoints": [{"step": step, "weight": 1.0} for step in steps],
         "detour": detour,
-        "answers": {"kind": "both", "max_tokens": 120} if answers else None,
+        "answers": {"kind": "own", "max_tokens": 120} if answers else None,
         "sources": [{"name": name} for name in SOURCES],
         "capabilities": list(CAPABILITIES),
         "roles": {role: len(columns["ids"]) for role, columns in roles.items()},

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from make_bundle import edit_manifest, make_bundle
 
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.errors import InputError
@@ -157,7 +158,7 @@ def test_how_each_term_enters() -> None:
 
 
 def test_weights_not_named_keep_the_bundles_default(either: Bundle) -> None:
-    default = DEFAULT_WEIGHTS[answers_of(either)]
+    default = DEFAULT_WEIGHTS["own" if either.has_answers else "reference"]
     assert checked_weights(None, either) == default
     found = checked_weights({"conflict": 2}, either)
     assert found == {**default, "conflict": 2.0}
@@ -166,6 +167,15 @@ def test_weights_not_named_keep_the_bundles_default(either: Bundle) -> None:
     anchor = "forgetting" if either.has_answers else "anchor_gain"
     assert weighed == {"domain_gain", anchor}
     assert COST[answers_of(either)] in NO_PICK
+
+
+def test_a_bundle_about_both_kinds_of_answers_pays_for_both(tmp_path) -> None:
+    folder = make_bundle(tmp_path / "both")
+    edit_manifest(folder, answers={"kind": "both", "max_tokens": 128})
+    bundle = load_bundle(folder)
+    weighed = {name for name, weight in checked_weights(None, bundle).items() if weight}
+    assert weighed == {"domain_gain", "anchor_gain", "forgetting"}
+    assert answers_of(bundle) == "own"
 
 
 @pytest.mark.parametrize(
