@@ -1,4 +1,4 @@
-"""How good a causal LM is: its loss on samples, and its answers to maths."""
+"""How good a causal LM is: losses, answers to maths, and choices in minimal pairs."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from tqdm.auto import tqdm
 
+from ogs_env.data.pairs import Pair
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.sketching.encoding import (
-    IGNORED,
     Encoded,
     collate,
     encode,
+    encode_pair,
     encode_prompt,
     end_of_turn,
 )
@@ -77,22 +80,79 @@ def mean_losses(
     if not samples:
         raise InputError(f"{name}: no samples to evaluate on; give at least one")
     encoded = [encode(tokenizer, s.turns, s.response, max_tokens) for s in samples]
-    sample_sum = token_sum = 0.0
-    tokens = 0
+    losses = _losses(model, tokenizer, encoded, name)
+    tokens = np.array([item.response_tokens for item in encoded])
+    return Losses(
+        per_sample=float(losses.mean()),
+        per_token=float(losses @ tokens / tokens.sum()),
+        samples=len(samples),
+        tokens=int(tokens.sum()),
+    )
+
+
+def pair_preferences(
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[Pair],
+    max_tokens: int = 256,
+    name: str = "pairs",
+) -> dict[str, float]:
+    """Measure how well a model tells right from wrong texts of minimal pairs.
+
+    Args:
+        model: A causal LM of `transformers`, with or without an adapter.
+        tokenizer: Its tokenizer.
+        pairs: At least one pair.
+        max_tokens: Longer texts lose the beginning of what stands before them.
+        name: What the pairs are, for the progress bar and the error line.
+
+    Returns:
+        `pairs`, how many, and what `preferences` returns.
+
+    Raises:
+        InputError: If there are no pairs.
+    """
+    if not pairs:
+        raise InputError(f"{name}: no pairs to evaluate on; give at least one")
+    sides = zip(*(encode_pair(tokenizer, p, max_tokens) for p in pairs), strict=True)
+    encoded = [text for side in sides for text in side]
+    tokens = np.array([text.response_tokens for text in encoded])
+    right, wrong = np.split(_losses(model, tokenizer, encoded, name) * tokens, 2)
+    return {"pairs": len(pairs), **preferences(right, wrong)}
+
+
+def preferences(right: ArrayLike, wrong: ArrayLike) -> dict[str, float]:
+    """Compare the probabilities of the right and the wrong texts of minimal pairs.
+
+    Args:
+        right: float64 (n,), -log P of the right texts from where they differ, nats.
+        wrong: The same of the wrong texts.
+
+    Returns:
+        `accuracy`, the share of pairs whose right text has the higher probability,
+        and `margin`, the mean of log P(right) - log P(wrong), nats.
+    """
+    margins = np.subtract(wrong, right)
+    return {
+        "accuracy": float((margins > 0).mean()),
+        "margin": float(margins.mean()),
+    }
+
+
+def _losses(
+    model: Any, tokenizer: Any, encoded: Sequence[Encoded], name: str
+) -> NDArray[np.float64]:
+    """Return the loss (n,) of each sample, nats per response token."""
+    found = np.empty(len(encoded))
     bar = tqdm(total=len(encoded), desc=f"loss on {name}", unit="sample", leave=False)
     with _evaluating(model), bar:
         sizes = {row: len(item.input_ids) for row, item in enumerate(encoded)}
         for rows in length_batches(sizes, list(sizes), BATCH_TOKENS):
-            batch = [encoded[row] for row in rows]
-            inputs = collate(batch, tokenizer.pad_token_id)
+            inputs = collate([encoded[row] for row in rows], tokenizer.pad_token_id)
             inputs = {key: value.to(model.device) for key, value in inputs.items()}
-            lengths = (inputs["labels"] != IGNORED).sum(1)
-            losses = response_losses(model, inputs).double()
-            sample_sum += losses.sum().item()
-            token_sum += (losses * lengths).sum().item()
-            tokens += int(lengths.sum())
-            bar.update(len(batch))
-    return Losses(sample_sum / len(samples), token_sum / tokens, len(samples), tokens)
+            found[rows] = response_losses(model, inputs).cpu()
+            bar.update(len(rows))
+    return found
 
 
 def exact_match(

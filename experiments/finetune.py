@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import hashlib
 import importlib.metadata
+import json
 import math
 import shutil
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ogs_env.data.domains import ANCHORS, domains, load_anchor
+from ogs_env.data.pairs import Pair, grammar_file, grammar_pairs, solution_pairs
 from ogs_env.data.samples import Sample, check_disjoint, read_samples
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import read_json, write_json
@@ -77,6 +79,7 @@ def finetune(
     settings: FinetuneSettings,
     folder: Path,
     *,
+    grammar: Sequence[Pair] = (),
     selector: str = "",
     before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -86,33 +89,40 @@ def finetune(
     from the seed.
 
     A run that was killed goes on at its last checkpoint when it is called again,
-    and a finished one is not repeated: its result is read. With other settings or
-    samples it starts anew. `transformers` seeds the global generators.
+    and a finished one is not repeated: its result is read. With other settings,
+    samples or pairs it starts anew, as do runs of versions that measured no pairs.
+    `transformers` seeds the global generators.
 
     Args:
         samples: What to train on.
         test: Samples of the domain, for the loss before and after.
         retention: Samples of what should be kept; answers are generated to the
-            first `settings.generate` of them.
+            first `settings.generate` of them. Those with solutions that end in
+            `#### N` also become minimal pairs, see `solution_pairs`.
         settings: The recipe.
         folder: Where `result.json`, the folder `adapter` (PEFT's format) and,
             during the run, checkpoints are written. Its name names the run.
+        grammar: Minimal pairs of grammar to measure too, such as `grammar_pairs()`.
         selector: What chose the samples, for plots.
         before: The evaluation before training where it is known already, as
-            found under `"before"` in the result of an earlier run.
+            found under `"before"` in the result of an earlier run with the same
+            pairs.
 
     Returns:
         The content of `result.json`: `selection`, `selector`, `samples`, `run`
-        (settings, model and the samples' hashes), `before` and `after` (`test` and
-        `retention` losses as `ogs_env.experiments.evaluation.Losses`, `accuracy`
-        of generated answers or None), `training_loss` (by step), `seconds` and
-        `versions`.
+        (settings, model, and hashes of samples and pairs), `before` and `after`
+        (`test` and `retention` losses as `ogs_env.experiments.evaluation.Losses`,
+        `accuracy` of generated answers or None, and `pairs`: for each ability of
+        which there are any, `solutions` and `grammar`, what
+        `ogs_env.experiments.evaluation.pair_preferences` returns), `training_loss`
+        (by step), `seconds` and `versions`.
 
     Raises:
         InputError: If a set is empty, two sets share a sample, the model cannot
             be loaded or training diverges.
     """
-    run = _identity(samples, test, retention, settings)
+    pairs = _pairs(retention, grammar)
+    run = _identity(samples, test, retention, pairs, settings)
     if (result := _resume(folder, run)) is not None:
         return result
 
@@ -126,12 +136,13 @@ def finetune(
     model_hash = content_hash(settings.model, model)
     clock = time.perf_counter
     started = clock()
-    if before is None:
-        before = _evaluate(model, tokenizer, test, retention, settings)
+    # One without these pairs is of an older version.
+    if before is None or before.get("pairs", {}).keys() != pairs.keys():
+        before = _evaluate(model, tokenizer, test, retention, pairs, settings)
     evaluated = clock()
     model, losses = train(model, tokenizer, samples, settings, folder / "checkpoints")
     trained = clock()
-    after = _evaluate(model, tokenizer, test, retention, settings)
+    after = _evaluate(model, tokenizer, test, retention, pairs, settings)
     if not math.isfinite(
         after["test"]["per_sample"] + after["retention"]["per_sample"]
     ):
@@ -173,7 +184,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "as medical for its test set")  # fmt: skip
     add("--retention", required=True, metavar="FILE_OR_NAME",
         help="samples of what should be kept: JSONL, a domain for its retention set, "
-        f"or the retention part of an anchor: {', '.join(ANCHORS)}")  # fmt: skip
+        f"or the retention part of an anchor: {', '.join(ANCHORS)}; with solutions "
+        "that end with '#### N', it is also measured how often a solution with its "
+        "right last number is likelier than one with a wrong number")  # fmt: skip
     add("--model", default=default.model,
         help="target: a name, a folder or a Hugging Face id (%(default)s)")  # fmt: skip
     add("--epochs", type=int, default=default.epochs,
@@ -187,6 +200,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--generate", type=int, default=default.generate, metavar="N",
         help="also generate answers to the first N retention samples, which must "
         "end with '#### N', and report how many are right (%(default)s)")  # fmt: skip
+    add("--grammar", action="store_true",
+        help="also measure how often a grammatical sentence is likelier than one "
+        "with an error, on the minimal pairs of BLiMP; done without the option "
+        "where OGS_DATA has them")  # fmt: skip
     add("--out", type=Path, default=Path("finetuned"), metavar="FOLDER",
         help="one folder per selection is written here (%(default)s)")  # fmt: skip
 
@@ -205,6 +222,7 @@ def run(arguments: argparse.Namespace) -> None:
     retention = _held_out(arguments.retention, "retention")
     selections = [_load_selection(folder) for folder in arguments.selections]
     _refuse_twins([name for name, *_ in selections])
+    grammar = grammar_pairs() if arguments.grammar or grammar_file() else []
     results: list[dict[str, Any]] = []
     for name, selector, samples in selections:
         print(f"{name}: {len(samples)} samples", file=sys.stderr)
@@ -215,6 +233,7 @@ def run(arguments: argparse.Namespace) -> None:
                 retention,
                 settings,
                 arguments.out / name,
+                grammar=grammar,
                 selector=selector,
                 before=results[0]["before"] if results else None,
             )
@@ -224,10 +243,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def table(results: Iterable[Mapping[str, Any]]) -> str:
     """Return results as a Markdown table: losses in nats per token."""
-    lines = [
-        "| selection | samples | domain test | retention | answers right |",
-        "|---|---|---|---|---|",
-    ]
+    names = ["selection", "samples", "domain test", "retention"]
+    names += ["answers right", "pairs right"]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for result in results:
         before, after = result["before"], result["after"]
         cells = [result["selection"], str(result["samples"])]
@@ -236,14 +254,29 @@ def table(results: Iterable[Mapping[str, Any]]) -> str:
             cells.append(f"{old:.3f} -> {new:.3f}")
         right = [before["accuracy"], after["accuracy"]]
         cells.append("" if None in right else " -> ".join(f"{r:.1%}" for r in right))
+        shares = [
+            f"{name} {before['pairs'][name]['accuracy'] * 100:.0f} % -> "
+            f"{after['pairs'][name]['accuracy'] * 100:.0f} %"
+            for name in after["pairs"]
+        ]
+        cells.append(", ".join(shares))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _pairs(
+    retention: Sequence[Sample], grammar: Sequence[Pair]
+) -> dict[str, Sequence[Pair]]:
+    """Return minimal pairs by the ability that they show, where there are any."""
+    pairs = {"solutions": solution_pairs(retention), "grammar": grammar}
+    return {name: found for name, found in pairs.items() if found}
 
 
 def _identity(
     samples: Sequence[Sample],
     test: Sequence[Sample],
     retention: Sequence[Sample],
+    pairs: Mapping[str, Sequence[Pair]],
     settings: FinetuneSettings,
 ) -> dict[str, Any]:
     """Return what a result depends on, after checking the sets."""
@@ -258,13 +291,19 @@ def _identity(
             f"generate: {settings.generate} answers asked for, but the retention set "
             f"holds {len(retention)} samples; give at most that"
         )
-    hashes = {
-        name: hashlib.sha256("\n".join(s.id for s in members).encode())
-        for name, members in sets.items()
+    ids = {name: "\n".join(s.id for s in members) for name, members in sets.items()}
+    texts = {
+        name: json.dumps([dataclasses.astuple(pair) for pair in found])
+        for name, found in pairs.items()
     }
+
+    def hashes(of: Mapping[str, str]) -> dict[str, str]:
+        return {name: hashlib.sha256(t.encode()).hexdigest() for name, t in of.items()}
+
     return {
         "settings": dataclasses.asdict(settings),
-        "ids_sha256": {name: digest.hexdigest() for name, digest in hashes.items()},
+        "ids_sha256": hashes(ids),
+        "pairs_sha256": hashes(texts),
     }
 
 
@@ -275,7 +314,10 @@ def _resume(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:
         if read_json(started, "note of a fine-tuning run") == run:
             finished = folder / "result.json"
             return read_json(finished, "result") if finished.exists() else None
-        print(f"{folder}: other settings or samples; starting anew", file=sys.stderr)
+        print(
+            f"{folder}: other settings, samples or pairs; starting anew",
+            file=sys.stderr,
+        )
         (folder / "result.json").unlink(missing_ok=True)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         shutil.rmtree(folder / "adapter", ignore_errors=True)
@@ -292,10 +334,15 @@ def _evaluate(
     tokenizer: Any,
     test: Sequence[Sample],
     retention: Sequence[Sample],
+    pairs: Mapping[str, Sequence[Pair]],
     settings: FinetuneSettings,
 ) -> dict[str, Any]:
-    """Return the losses on both sets and the accuracy of generated answers."""
-    from ogs_env.experiments.evaluation import exact_match, mean_losses
+    """Return losses on both sets, the accuracy of answers, and choices in pairs."""
+    from ogs_env.experiments.evaluation import (
+        exact_match,
+        mean_losses,
+        pair_preferences,
+    )
 
     def losses(samples: Sequence[Sample], name: str) -> dict[str, Any]:
         limit = settings.max_tokens
@@ -308,6 +355,10 @@ def _evaluate(
         "test": losses(test, "test"),
         "retention": losses(retention, "retention"),
         "accuracy": accuracy,
+        "pairs": {
+            name: pair_preferences(model, tokenizer, found, settings.max_tokens, name)
+            for name, found in pairs.items()
+        },
     }
 
 

@@ -135,6 +135,10 @@ def test_a_domain_of_one_sample_is_refused(refused, texts):
         (["--path", "--checkpoints", 5, 2], "expected ascending steps"),
         (["--path", "--checkpoints", 50], "need 400 samples, the pool has 9"),
         (["--precision", "float8"], "argument --precision: invalid choice: 'float8'"),
+        (
+            ["--anchor-answers", "owns"],
+            "argument --anchor-answers: invalid choice: 'owns'",
+        ),
         (["--proxy", "smollm2-135m"], "did you mean smollm2-135m-instruct"),
         (["--anchor", "gsm9k"], "unknown anchor 'gsm9k'; did you mean gsm8k"),
         (["--anchor-samples", 0], "ask for at least one"),

@@ -17,6 +17,7 @@ from ogs_env.data.domains import MATHS, DomainData
 from ogs_env.data.pairs import grammar_pairs, solution_pairs
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
+from ogs_env.experiments.evaluation import preferences
 from ogs_env.experiments.fidelity.prose import prose
 from ogs_env.experiments.fidelity.results import BASE, result_file, rows_of
 from ogs_env.experiments.fidelity.subsets import Subset
@@ -125,12 +126,9 @@ class Study:
             if name != "pool" and not name.startswith(("right/", "wrong/")):
                 losses[name] = float(np.mean(measure(self.texts, rows)))
         for name in self._pairs:
-            right, wrong = (self._surprise(f"{side}/{name}") for side in SIDES)
-            margins = wrong - right
-            pairs[name] = {
-                "accuracy": float((margins > 0).mean()),
-                "margin": float(margins.mean()),
-            }
+            pairs[name] = preferences(
+                *(self._surprise(f"{side}/{name}") for side in SIDES)
+            )
         return {"losses": losses, "pairs": pairs}
 
     def _surprise(self, name: str) -> NDArray[np.float64]:

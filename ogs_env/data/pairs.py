@@ -18,9 +18,10 @@ from ogs_env.data.sources import DATA_FOLDER, hub_answers
 from ogs_env.errors import InputError
 
 _MARKS = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator marks
-_NUMBER = re.compile(r"\d+")
-GRAMMAR = "blimp_pairs"
-"""Name of BLiMP's file in `OGS_DATA`, without its endings."""
+# Of a longer number the last digits: a draw has 64 bits.
+_NUMBER = re.compile(r"[0-9]{1,18}(?![0-9])")
+_BLIMP = "nyu-mll/blimp"
+_BLIMP_FILE = "blimp_pairs.jsonl.gz"
 
 
 @dataclass(frozen=True)
@@ -44,22 +45,28 @@ def solution_pairs(samples: Sequence[Sample], seed: int = 0) -> list[Pair]:
     """Make pairs of worked solutions: the last number is right, or wrong.
 
     Calculator marks and the line `#### N` are removed. The wrong number has as many
-    digits as the right one. Samples whose solution has no number are left out.
+    digits as the right one. Samples without that line, or without a number before
+    it, are left out.
 
     Args:
         samples: Maths problems with solutions that end in `#### N`.
-        seed: Draws the wrong numbers.
+        seed: Draws the wrong numbers; a sample's depends on the seed and its id alone.
     """
     pairs = []
     for sample in samples:
-        text = _MARKS.sub("", sample.response).partition("####")[0].rstrip()
-        numbers = list(_NUMBER.finditer(text))
-        if not numbers:
-            continue
-        last = numbers[-1]
-        wrong = _other_number(last.group(), seed, sample.id)
-        pairs.append(Pair(sample.prompt, text[: last.start()], last.group(), wrong))
+        solution, line, _ = _MARKS.sub("", sample.response).rpartition("####")
+        numbers = list(_NUMBER.finditer(solution))
+        if line and numbers:
+            shared, right = solution[: numbers[-1].start()], numbers[-1].group()
+            wrong = _other_number(right, seed, sample.id)
+            pairs.append(Pair(sample.prompt, shared, right, wrong))
     return pairs
+
+
+def grammar_file() -> Path | None:
+    """Return BLiMP's file in the folder `OGS_DATA`; None where it is not there."""
+    file = Path(os.environ.get(DATA_FOLDER) or "") / _BLIMP_FILE
+    return file if os.environ.get(DATA_FOLDER) and file.is_file() else None
 
 
 def grammar_pairs(each: int = 10) -> list[Pair]:
@@ -68,40 +75,56 @@ def grammar_pairs(each: int = 10) -> list[Pair]:
     Warstadt et al. 2020, "BLiMP: The Benchmark of Linguistic Minimal Pairs".
 
     Args:
-        each: Pairs of each of the 67 paradigms, the first of the file.
+        each: Pairs of each of the 67 paradigms at most, the first of the file.
 
     Raises:
         InputError: If neither `OGS_DATA` nor the Hugging Face hub has them.
     """
+    file = grammar_file()
+    sentences = _from_hub(each) if file is None else _from_file(file)
     counts: Counter[str] = Counter()
     pairs = []
-    for paradigm, good, bad in _sentences(each):
+    for paradigm, good, bad in sentences:
         counts[paradigm] += 1
         if counts[paradigm] <= each:
             pairs.append(Pair(None, "", good, bad))
     return pairs
 
 
-def _sentences(each: int) -> Iterator[tuple[str, str, str]]:
-    """Yield paradigm, good and bad sentence, at least `each` of a paradigm."""
-    folder = os.environ.get(DATA_FOLDER)
-    file = Path(folder or "") / f"{GRAMMAR}.jsonl.gz"
-    if folder and file.is_file():
-        for sample in read_samples(file, prompt_field="bad", response_field="good"):
-            yield sample.fields["paradigm"], sample.response, sample.prompt
-        return
-    if not hub_answers():
-        raise InputError(
-            f"blimp: not in {DATA_FOLDER} ({folder or 'unset'}), and the Hugging Face "
-            f"hub cannot be reached; put {file.name} into a folder and set "
-            f"{DATA_FOLDER} to it"
-        )
-    import datasets
+def _from_file(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield paradigm, good and bad sentence."""
+    for sample in read_samples(file, prompt_field="bad", response_field="good"):
+        if "paradigm" not in sample.fields:
+            raise InputError(
+                f"{file}: the line with '{sample.response}' has no field 'paradigm'; "
+                "expected BLiMP's pairs with good, bad and paradigm"
+            )
+        yield sample.fields["paradigm"], sample.response, sample.prompt
 
-    for paradigm in datasets.get_dataset_config_names("nyu-mll/blimp"):
-        rows = datasets.load_dataset("nyu-mll/blimp", paradigm, split=f"train[:{each}]")
-        for row in rows:
-            yield paradigm, row["sentence_good"], row["sentence_bad"]
+
+def _from_hub(each: int) -> Iterator[tuple[str, str, str]]:
+    """Yield paradigm, good and bad sentence, the first of each paradigm."""
+    if not hub_answers():
+        raise _missing("the Hugging Face hub cannot be reached")
+    try:
+        import datasets
+
+        for paradigm in datasets.get_dataset_config_names(_BLIMP):
+            rows = datasets.load_dataset(_BLIMP, paradigm, split=f"train[:{each}]")
+            for row in rows:
+                yield paradigm, row["sentence_good"], row["sentence_bad"]
+    # Whatever goes wrong between here and the hub has one remedy: the file.
+    except Exception as error:
+        why = " ".join(str(error).split())
+        raise _missing(f"the Hugging Face hub did not give {_BLIMP} ({why})") from error
+
+
+def _missing(why: str) -> InputError:
+    folder = os.environ.get(DATA_FOLDER) or "unset"
+    return InputError(
+        f"blimp: not in {DATA_FOLDER} ({folder}) and {why}; put {_BLIMP_FILE} into a "
+        f"folder and set {DATA_FOLDER} to it"
+    )
 
 
 def _other_number(number: str, seed: int, id_: str) -> str:
@@ -110,4 +133,4 @@ def _other_number(number: str, seed: int, id_: str) -> str:
     low = 10 ** (len(number) - 1) if len(number) > 1 else 0
     drawn = int(rng.integers(low, 10 ** len(number) - 1))
     # The range is one short: numbers from the right one on move up by one.
-    return str(drawn + (drawn >= int(number))).zfill(len(number))
+    return str(drawn + (drawn >= int(number)))

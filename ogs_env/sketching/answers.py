@@ -1,6 +1,7 @@
 """The model's own answers: what the untouched proxy says to a capability's prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ogs_env.data.records import Turn
 from ogs_env.data.samples import Sample
@@ -22,9 +23,19 @@ if TYPE_CHECKING:
     from ogs_env.sketching.proxy import Proxy
 
 LONGEST_ANSWER = 128
-"""Most tokens of an own answer, the end token included."""
+"""Most tokens of an own answer, the end token included; see `longest_answer`."""
 BATCH_ROWS = 32
 _STREAM = 70  # tells these draws from others of the same seed
+
+
+def longest_answer(max_tokens: int) -> int:
+    """Return the most tokens of an own answer, the end token included.
+
+    Args:
+        max_tokens: Most tokens of prompt and answer together; half of them are the
+            prompt's.
+    """
+    return min(LONGEST_ANSWER, max_tokens // 2)
 
 
 def own_answers(
@@ -38,13 +49,13 @@ def own_answers(
 
     An answer is a function of the model, the seed and the sample's id, up to rounding
     that depends on the batch. It ends with the model's end token, or after
-    `LONGEST_ANSWER` tokens. Batches that are kept in `build` are not sampled again.
+    `longest_answer` tokens. Batches that are kept in `build` are not sampled again.
 
     Args:
         proxy: A proxy with a fresh adapter, which changes nothing.
         samples: What comes before their responses is answered.
-        settings: Its seed seeds all draws; longer prompts than its `max_tokens` less
-            `LONGEST_ANSWER` lose their beginning.
+        settings: Its seed seeds all draws; prompts beside which the longest answer
+            does not fit into its `max_tokens` lose their beginning.
         build: Folder where finished batches are kept.
         role: Names the batches' files and the progress bar.
 
@@ -52,7 +63,10 @@ def own_answers(
         The token ids of each answer, in order.
     """
     most = settings.max_tokens
-    questions = [_question(proxy.tokenizer, s.turns, most) for s in samples]
+    questions = [
+        _fitted(encode_prompt(proxy.tokenizer, sample.turns), most)
+        for sample in samples
+    ]
     order = sorted(range(len(questions)), key=lambda row: len(questions[row]))
     answers: list[list[int]] = [[] for _ in questions]
     with tqdm(total=len(order), desc=f"{role}: own answers", unit="answer") as bar:
@@ -60,8 +74,12 @@ def own_answers(
             rows = order[begin : begin + BATCH_ROWS]
             file = build / f"answers-{role}-{number:05d}.safetensors"
             if not file.exists():
-                draws = [_uniforms(settings.seed, samples[row].id) for row in rows]
-                found = _sampled(proxy, [questions[row] for row in rows], draws)
+                draws = [
+                    _uniforms(settings.seed, samples[row].id, longest_answer(most))
+                    for row in rows
+                ]
+                asked = [questions[row] for row in rows]
+                found = _sampled(proxy, asked, np.stack(draws))
                 save_tensors(file, {"tokens": padded(found)})
             kept = load_file(file)["tokens"].tolist()
             for row, tokens in zip(rows, kept, strict=True):
@@ -90,27 +108,32 @@ def encode_answer(
         answer: Token ids of the answer, as `own_answers` returns them.
         max_tokens: Most tokens of a prompt and the longest answer together.
     """
-    question = _question(tokenizer, turns, max_tokens)
-    cut = len(question) == max(1, max_tokens - LONGEST_ANSWER)
-    return Encoded([*question, *answer], len(question), cut)
+    whole = encode_prompt(tokenizer, turns)
+    question = _fitted(whole, max_tokens)
+    return Encoded([*question, *answer], len(question), len(question) < len(whole))
 
 
-def _question(
-    tokenizer: "PreTrainedTokenizerBase", turns: str | Sequence[Turn], max_tokens: int
-) -> list[int]:
-    """Encode turns so that the longest answer fits behind them."""
-    return encode_prompt(tokenizer, turns)[-max(1, max_tokens - LONGEST_ANSWER) :]
+def _fitted(question: list[int], max_tokens: int) -> list[int]:
+    """Cut a question's beginning so that the longest answer fits behind it."""
+    return question[-(max_tokens - longest_answer(max_tokens)) :]
 
 
-def _uniforms(seed: int, id_: str) -> np.ndarray:
+def _uniforms(seed: int, id_: str, count: int) -> np.ndarray:
     """Return a sample's draws from U(0, 1), one a token."""
-    return np.random.default_rng([seed, _STREAM, int(id_, 16)]).random(LONGEST_ANSWER)
+    return np.random.default_rng([seed, _STREAM, int(id_, 16)]).random(count)
 
 
 def _sampled(
-    proxy: "Proxy", questions: Sequence[list[int]], uniforms: Sequence[np.ndarray]
+    proxy: "Proxy", questions: Sequence[list[int]], uniforms: np.ndarray
 ) -> list[list[int]]:
-    """Sample an answer to each of a batch of questions."""
+    """Sample an answer to each of a batch of questions.
+
+    Args:
+        proxy: The model.
+        questions: Token ids.
+        uniforms: float64 (questions, tokens), the draws; as many as an answer has
+            tokens at most.
+    """
     model, tokenizer = proxy.model.get_base_model(), proxy.tokenizer
     longest = max(map(len, questions))
     ids = torch.full((len(questions), longest), tokenizer.pad_token_id or 0)
@@ -123,18 +146,32 @@ def _sampled(
     end = next(iter(end_of_turn(tokenizer)[-1:]), None)
     # Greedy over scores that the processor has drawn from: transformers' own sampling
     # draws from the global generator.
-    with torch.no_grad():
+    with torch.no_grad(), _no_settings(model):
         out = model.generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
-            max_new_tokens=LONGEST_ANSWER,
+            max_new_tokens=uniforms.shape[1],
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id or 0,
             eos_token_id=end,
-            logits_processor=LogitsProcessorList([_Draw(np.stack(uniforms), longest)]),
+            logits_processor=LogitsProcessorList([_Draw(uniforms, longest)]),
         )
     answers = out[:, longest:].tolist()
     return [a[: a.index(end) + 1] if end in a else a for a in answers]
+
+
+@contextmanager
+def _no_settings(model: Any) -> Iterator[None]:
+    """Leave out what a model's makers advise for generating, such as penalties.
+
+    The answers would come from other probabilities than the model's.
+    """
+    advised = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = advised
 
 
 class _Draw(LogitsProcessor):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -97,32 +97,39 @@ def encode_pair(
 ) -> tuple[Encoded, Encoded]:
     """Encode a minimal pair; the loss is taken from where the two texts differ.
 
+    That is the first token in which they do: it may begin before `Pair.shared` ends.
+
     Args:
         tokenizer: The model's tokenizer.
         pair: Two texts. Without a prompt they follow the token that begins a text.
-        max_tokens: Longer prompts lose their beginning.
+        max_tokens: Most tokens of a text with what stands before it. A longer one
+            loses its beginning, as far as the two texts share it.
 
     Returns:
         The right and the wrong text.
     """
-    if pair.prompt is None:
-        begin = [tokenizer.bos_token_id]
-        if begin == [None]:
-            begin = [tokenizer.eos_token_id]
-    else:
-        begin = encode_prompt(tokenizer, pair.prompt)
     right, wrong = (
-        tokenizer(pair.shared + end, add_special_tokens=False)["input_ids"]
-        for end in (pair.right, pair.wrong)
+        _tokens(tokenizer, pair.shared + end) for end in (pair.right, pair.wrong)
     )
     same = 0
     while same < min(len(right), len(wrong)) - 1 and right[same] == wrong[same]:
         same += 1
-    found = []
-    for text in (right, wrong):
-        kept = begin[-max(1, max_tokens - len(text)) :]
-        found.append(Encoded([*kept, *text], len(kept) + same, len(kept) < len(begin)))
-    return found[0], found[1]
+    before = [*_before_pair(tokenizer, pair), *right[:same]]
+    longest = max(len(right), len(wrong)) - same
+    kept = before[-max(1, max_tokens - longest) :]
+    cut = len(kept) < len(before)
+    return (
+        Encoded([*kept, *right[same:]], len(kept), cut),
+        Encoded([*kept, *wrong[same:]], len(kept), cut),
+    )
+
+
+def _before_pair(tokenizer: "PreTrainedTokenizerBase", pair: Pair) -> list[int]:
+    """Return the tokens of a pair's prompt, or the one that begins a text."""
+    if pair.prompt is not None:
+        return encode_prompt(tokenizer, pair.prompt)
+    first: Any = tokenizer.bos_token_id
+    return [tokenizer.eos_token_id if first is None else first]
 
 
 def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> list[int]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from ogs_env.bundle import ANSWERS, BASIS, FORMAT, FORMAT_VERSION, MANIFEST, ROLES
 from ogs_env.files import sha256_of, write_json
 from ogs_env.learners.fitted import FITTED_SPACE, default_learner
-from ogs_env.sketching.answers import LONGEST_ANSWER
+from ogs_env.sketching.answers import longest_answer
 from ogs_env.sketching.basis import basis_for
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.shards import save_tensors
@@ -75,7 +75,10 @@ def write_manifest(
             ],
             "warm_up_batch": BATCH if checkpoints else None,
             "detour": settings.detour,
-            "answers": {"kind": settings.anchor_answers, "max_tokens": LONGEST_ANSWER}
+            "answers": {
+                "kind": settings.anchor_answers,
+                "max_tokens": longest_answer(settings.max_tokens),
+            }
             if own
             else None,
             "max_tokens": settings.max_tokens,

@@ -27,7 +27,8 @@ class SketchSettings:
             References are always sketched, as observations are about them; `"own"`
             and `"both"` differ in the default reward.
         learning_rate: Peak learning rate of the warm-up.
-        max_tokens: Longest sample; see `encode` for what is cut.
+        max_tokens: Longest sample; see `encode` for what is cut. Own answers have
+            at most half of them, and never more than 128.
         seed: Seed of adapter, projection and warm-up.
     """
 

@@ -5,10 +5,17 @@ import torch
 from easy_samples import colours, sums
 from tiny_model import make_tiny_model
 
+from ogs_env.data.pairs import Pair, solution_pairs
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.experiments import evaluation
-from ogs_env.experiments.evaluation import exact_match, extract_answer, mean_losses
+from ogs_env.experiments.evaluation import (
+    exact_match,
+    extract_answer,
+    mean_losses,
+    pair_preferences,
+    preferences,
+)
 from ogs_env.sketching.encoding import encode, encode_prompt
 from ogs_env.sketching.proxy import load_model
 
@@ -55,6 +62,52 @@ def test_losses_do_not_depend_on_the_order(loaded):
     assert mean_losses(*loaded, samples).per_sample == pytest.approx(
         mean_losses(*loaded, shuffled).per_sample, rel=1e-6
     )
+
+
+GRAMMAR = [
+    Pair(None, "", "The dogs bark.", "The dogs barks."),
+    Pair(None, "", "A dog barks at night.", "A dog bark at night."),
+    Pair(None, "", "She saw herself.", "She saw himself."),
+]
+
+
+def log_probability(model, tokenizer, prompt: str | None, text: str) -> float:
+    """Return log P of a whole text after its prompt, token by token."""
+    before = [0] if prompt is None else encode_prompt(tokenizer, prompt)
+    ids = torch.tensor([before + tokenizer(text)["input_ids"]])
+    with torch.no_grad():
+        likelihoods = model(ids).logits[0].log_softmax(-1).double()
+    return sum(
+        likelihoods[position - 1, ids[0, position]].item()
+        for position in range(len(before), ids.shape[1])
+    )
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 100, 4096])
+@pytest.mark.parametrize("ability", ["solutions", "grammar"])
+def test_preferences_are_those_of_whole_texts(
+    loaded, monkeypatch, batch_tokens, ability
+):
+    monkeypatch.setattr(evaluation, "BATCH_TOKENS", batch_tokens)
+    pairs = solution_pairs(sums(30)[8:]) if ability == "solutions" else GRAMMAR
+    margins = [
+        log_probability(*loaded, pair.prompt, pair.shared + pair.right)
+        - log_probability(*loaded, pair.prompt, pair.shared + pair.wrong)
+        for pair in pairs
+    ]
+    found = pair_preferences(*loaded, pairs)
+    assert found == {
+        "pairs": len(pairs),
+        "accuracy": sum(margin > 0 for margin in margins) / len(pairs),
+        "margin": pytest.approx(sum(margins) / len(pairs), rel=1e-4),
+    }
+    assert 0 < found["accuracy"] < 1
+
+
+def test_preferences_by_hand():
+    found = preferences([1.0, 2.0, 3.0, 4.0], [2.0, 1.5, 3.0, 7.0])
+    # The third pair is a tie: its right text is not the likelier one.
+    assert found == {"accuracy": 0.5, "margin": 0.875}
 
 
 def test_evaluation_leaves_the_model_as_it_was(loaded):
@@ -118,6 +171,8 @@ def test_exact_match_counts_right_numbers(loaded, monkeypatch):
 def test_bad_input(loaded):
     with pytest.raises(InputError, match="retention: no samples to evaluate on"):
         mean_losses(*loaded, [], name="retention")
+    with pytest.raises(InputError, match="grammar: no pairs to evaluate on"):
+        pair_preferences(*loaded, [], name="grammar")
     with pytest.raises(InputError, match="no samples to answer"):
         exact_match(*loaded, [])
     sample = Sample("a", "no number")

@@ -1,4 +1,5 @@
 import argparse
+import gzip
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -16,12 +18,13 @@ from easy_samples import colours, sums
 from peft import PeftModel
 from tiny_model import make_tiny_model
 
+from ogs_env.data.pairs import Pair, solution_pairs
 from ogs_env.data.samples import write_samples
 from ogs_env.errors import InputError
 from ogs_env.experiments import adapter_training
 from ogs_env.experiments import finetune as module
 from ogs_env.experiments.adapter_training import training_batch, training_order
-from ogs_env.experiments.evaluation import mean_losses
+from ogs_env.experiments.evaluation import mean_losses, pair_preferences
 from ogs_env.experiments.finetune import (
     FinetuneSettings,
     add_arguments,
@@ -34,6 +37,10 @@ from ogs_env.sketching.encoding import encode
 from ogs_env.sketching.proxy import load_model
 
 TRAINED, TEST, RETENTION = colours(0, 16), colours(100, 6), sums(5)
+GRAMMAR = [
+    Pair(None, "", "The dogs bark.", "The dogs barks."),
+    Pair(None, "", "She saw herself.", "She saw himself."),
+]
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +106,69 @@ def test_figures_are_those_of_model_and_adapter(settings, tmp_path):
         *("run.json", "result.json"),
         *("adapter_model.safetensors", "adapter_config.json", "README.md"),
     }
+
+
+def test_pairs_are_measured_before_and_after(settings, tmp_path):
+    result = finetune(
+        TRAINED, TEST, RETENTION, settings, tmp_path / "run", grammar=GRAMMAR
+    )
+    model, tokenizer = load_model(settings.model)
+
+    def preferred():
+        pairs = {"solutions": solution_pairs(RETENTION), "grammar": GRAMMAR}
+        return {
+            name: pytest.approx(pair_preferences(model, tokenizer, own), rel=1e-5)
+            for name, own in pairs.items()
+        }
+
+    assert result["before"]["pairs"] == preferred()
+    model = PeftModel.from_pretrained(model, tmp_path / "run" / "adapter")
+    assert result["after"]["pairs"] == preferred()
+    assert result["after"]["pairs"] != result["before"]["pairs"]
+
+
+def test_the_table_tells_which_share_of_pairs_is_right(settings, tmp_path):
+    result = finetune(
+        TRAINED, TEST, RETENTION, settings, tmp_path / "run", grammar=GRAMMAR
+    )
+    shares = [
+        f"{name} {result['before']['pairs'][name]['accuracy'] * 100:.0f} % -> "
+        f"{result['after']['pairs'][name]['accuracy'] * 100:.0f} %"
+        for name in ("solutions", "grammar")
+    ]
+    header, _, row = table([result]).splitlines()
+    assert header.endswith("| answers right | pairs right |")
+    assert row.endswith(f"|  | {', '.join(shares)} |")
+
+
+def test_without_maths_and_grammar_there_are_no_pairs(settings, tmp_path):
+    result = finetune(TRAINED, TEST, colours(50, 4), settings, tmp_path / "run")
+    assert result["before"]["pairs"] == result["after"]["pairs"] == {}
+    assert table([result]).endswith("|  |  |")
+
+
+def test_a_result_of_a_version_without_pairs_is_not_taken(settings, tmp_path, starts):
+    folder = tmp_path / "run"
+    result = finetune(TRAINED, TEST, RETENTION, settings, folder)
+    # As it was written then.
+    for name in ("run.json", "result.json"):
+        content = json.loads((folder / name).read_text())
+        for part in (content, content.get("run", {})):
+            part.pop("pairs_sha256", None)
+        for when in ("before", "after"):
+            content.get(when, {}).pop("pairs", None)
+        (folder / name).write_text(json.dumps(content))
+    old = json.loads((folder / "result.json").read_text())
+    again = finetune(TRAINED, TEST, RETENTION, settings, folder, before=old["before"])
+    assert starts == [None, None]
+    assert again["before"] == result["before"]
+    assert again["after"] == result["after"]
+
+
+def test_other_pairs_of_grammar_are_another_run(settings, tmp_path, starts):
+    for grammar in ([], GRAMMAR, GRAMMAR[:1], GRAMMAR[:1]):
+        finetune(TRAINED, TEST, RETENTION, settings, tmp_path / "run", grammar=grammar)
+    assert len(starts) == 3
 
 
 def test_seed_and_set_alone_decide(settings, tmp_path):
@@ -219,7 +289,8 @@ def command(*words):
 
 
 @pytest.fixture
-def files(tmp_path, tiny_model):
+def files(tmp_path, tiny_model, monkeypatch):
+    monkeypatch.delenv("OGS_DATA", raising=False)
     write_samples(tmp_path / "test.jsonl", TEST)
     write_samples(tmp_path / "keep.jsonl", RETENTION)
     save_selection(tmp_path / "picked", TRAINED[:8], "agents/navigator")
@@ -244,6 +315,31 @@ def test_command_runs_several_selections(files, tmp_path, capsys, starts):
     assert results[1]["seconds"]["evaluation_before"] < 0.01
     command(*selections, *files, "--generate", 2, "--epochs", 2)
     assert len(starts) == 2
+
+
+def test_command_measures_grammar_where_the_file_is(files, tmp_path, monkeypatch):
+    lines = [
+        json.dumps({"good": pair.right, "bad": pair.wrong, "paradigm": "verbs"})
+        for pair in GRAMMAR
+    ]
+    (tmp_path / "blimp_pairs.jsonl.gz").write_bytes(
+        gzip.compress("\n".join(lines).encode())
+    )
+    file = tmp_path / "out" / "picked" / "result.json"
+    command(tmp_path / "picked", *files)
+    assert json.loads(file.read_text())["after"]["pairs"].keys() == {"solutions"}
+    monkeypatch.setenv("OGS_DATA", str(tmp_path))
+    command(tmp_path / "picked", *files)
+    assert json.loads(file.read_text())["after"]["pairs"]["grammar"]["pairs"] == 2
+
+
+def test_grammar_that_cannot_be_had_is_told_before_training(
+    files, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"blimp: not in OGS_DATA \(unset\)"):
+        command(tmp_path / "picked", *files, "--grammar")
+    assert not (tmp_path / "out").exists()
 
 
 def test_command_takes_the_retention_part_of_an_anchor():

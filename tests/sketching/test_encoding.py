@@ -7,10 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import make_tiny_model
+from tokenizers import Tokenizer, models
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
+from ogs_env.data.pairs import Pair
 from ogs_env.data.records import Turn
 from ogs_env.errors import InputError
 from ogs_env.sketching.chat import reads_clock
@@ -19,6 +21,7 @@ from ogs_env.sketching.encoding import (
     Encoded,
     collate,
     encode,
+    encode_pair,
     encode_prompt,
     end_of_turn,
 )
@@ -346,6 +349,102 @@ def test_a_model_without_padding_is_padded_with_masked_zeros():
     batch = collate(samples, None)
     assert batch["input_ids"].tolist() == [[7, 8, 9], [0, 5, 6]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 1, 1]]
+
+
+@pytest.fixture(scope="module")
+def merging():
+    """A tokenizer that has 12, 23 and 3. as tokens of their own, as Gemma's would."""
+    pieces = ["<s>", "</s>", *"0123456789. =\n", "12", "23", "3."]
+    model = models.BPE(
+        vocab={piece: i for i, piece in enumerate(pieces)},
+        merges=[("1", "2"), ("2", "3"), ("3", ".")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(model), bos_token="<s>", eos_token="</s>"
+    )
+
+
+def pieces(tokenizer, encoded: Encoded) -> tuple[list[str], list[str]]:
+    start = encoded.response_start
+    ids = encoded.input_ids
+    return (
+        tokenizer.convert_ids_to_tokens(ids[:start]),
+        tokenizer.convert_ids_to_tokens(ids[start:]),
+    )
+
+
+def test_the_loss_of_a_pair_is_taken_from_where_its_texts_differ(tokenizer):
+    pair = Pair("2+2?", "It is ", "40", "44")
+    right, wrong = encode_pair(tokenizer, pair, 96)
+    question = "<s>user: 2+2?</s><s>assistant: It is 4"
+    assert parts(tokenizer, right) == (question, "0")
+    assert parts(tokenizer, wrong) == (question, "4")
+    assert not right.cut
+    assert not wrong.cut
+
+
+def test_texts_without_a_prompt_follow_the_token_that_begins_a_text(plain):
+    right, wrong = encode_pair(plain, Pair(None, "", "He is.", "He are."), 96)
+    assert parts(plain, right) == ("<s>He ", "is.")
+    assert parts(plain, wrong) == ("<s>He ", "are.")
+    # GPT-2 has one token for begin and end.
+    ends = type(plain)(tokenizer_object=plain.backend_tokenizer, eos_token="</s>")
+    right, _ = encode_pair(ends, Pair(None, "", "He is.", "He are."), 96)
+    assert parts(ends, right) == ("</s>He ", "is.")
+
+
+def test_texts_that_merge_over_the_boundary_differ_before_it(merging):
+    right, wrong = encode_pair(merging, Pair(None, "= 1", "2", "3"), 96)
+    assert pieces(merging, right) == (["<s>", "=", " "], ["12"])
+    assert pieces(merging, wrong) == (["<s>", "=", " "], ["1", "3"])
+    # One text's tokens may be the beginning of the other's.
+    right, wrong = encode_pair(merging, Pair(None, "= ", "2", "2."), 96)
+    assert pieces(merging, right) == (["<s>", "=", " "], ["2"])
+    assert pieces(merging, wrong) == (["<s>", "=", " "], ["2", "."])
+
+
+DIGITS = st.text("0123456789. =", max_size=12)
+
+
+@given(
+    prompt=st.none() | DIGITS,
+    shared=DIGITS,
+    ends=st.lists(DIGITS.filter(len), min_size=2, max_size=2, unique=True),
+    max_tokens=st.integers(8, 40),
+)
+@settings(max_examples=200, deadline=None)
+def test_pairs_are_the_tokens_of_whole_texts(merging, prompt, shared, ends, max_tokens):
+    pair = Pair(prompt, shared, *ends)
+    before = [0] if prompt is None else merging(f"{prompt}\n")["input_ids"]
+    texts = [merging(shared + end)["input_ids"] for end in ends]
+    wholes = [[*before, *text] for text in texts]
+    right, wrong = encode_pair(merging, pair, max_tokens)
+    start = right.response_start
+    assert start == wrong.response_start > 0
+    assert right.input_ids[:start] == wrong.input_ids[:start]
+    for encoded, whole in zip((right, wrong), wholes, strict=True):
+        assert encoded.input_ids == whole[len(whole) - len(encoded.input_ids) :]
+        assert encoded.response_tokens > 0
+        assert encoded.cut == (len(encoded.input_ids) < len(whole))
+    longest = max(right.response_tokens, wrong.response_tokens)
+    assert start + longest <= max(max_tokens, 1 + longest)
+    assert not right.cut or max(map(len, wholes)) > max_tokens
+    # The loss begins with the first token that differs, unless one text has all of
+    # the other's.
+    if right.input_ids[start] == wrong.input_ids[start]:
+        assert 1 in (right.response_tokens, wrong.response_tokens)
+
+
+def test_a_pairs_long_prompt_loses_its_beginning(tokenizer):
+    pair = Pair("A passage. " * 30 + "What follows?", "It is ", "4", "57")
+    for encoded, answer in zip(
+        encode_pair(tokenizer, pair, 40), ("4", "57"), strict=True
+    ):
+        question, told = parts(tokenizer, encoded)
+        assert question.endswith("follows?</s><s>assistant: It is ")
+        assert encoded.response_start == 38
+        assert told == answer
+        assert encoded.cut
 
 
 @pytest.mark.slow

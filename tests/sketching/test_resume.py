@@ -140,6 +140,25 @@ def test_a_run_killed_right_after_a_shard_keeps_it(words, whole, tmp_path):
     assert contents(tmp_path / "bundle") == expected
 
 
+def test_a_run_killed_after_some_own_answers_keeps_them(words, whole, tmp_path):
+    expected = contents(whole[0])
+    assert {"answers.safetensors", "anchor_answers-00000.safetensors"} < set(expected)
+    process = start(words, tmp_path)
+    build = tmp_path / "bundle" / "build"
+    first = build / "answers-anchor-00000.safetensors"
+    wait_for(first, process)
+    kill(process)
+    assert first.exists()
+    written = first.stat().st_mtime_ns
+    # A second kill, once the sketches have begun, finds the first answers as they were.
+    process = start(words, tmp_path)
+    wait_for(build / "means.safetensors", process)
+    kill(process)
+    assert first.stat().st_mtime_ns == written
+    finish(words, tmp_path)
+    assert contents(tmp_path / "bundle") == expected
+
+
 def run_here(words: list[str], out: Path, capsys) -> tuple[int, list[str]]:
     capsys.readouterr()
     status = main([*words, "--out", str(out)])
@@ -161,7 +180,13 @@ def test_a_finished_bundle_is_left_as_it_is(words, whole, capsys):
 
 
 @pytest.mark.parametrize(
-    "other", [["--seed", "1"], ["--k", "32"], ["--checkpoints", "2", "4"]]
+    "other",
+    [
+        ["--seed", "1"],
+        ["--k", "32"],
+        ["--checkpoints", "2", "4"],
+        ["--anchor-answers", "own"],
+    ],
 )
 def test_other_settings_on_a_finished_bundle_are_refused(words, whole, other, capsys):
     bundle, _ = whole

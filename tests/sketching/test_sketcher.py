@@ -12,17 +12,18 @@ from tiny_model import make_tiny_model
 from torch.nn.functional import cross_entropy
 from words import WORDS
 
-from ogs_env.bundle import DETOUR, MEASURED, ROLES
+from ogs_env.bundle import ANSWERS, DETOUR, MEASURED, ROLES
 from ogs_env.data.domains import DomainData
 from ogs_env.data.records import Turn
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.learners.fitted import default_learner
 from ogs_env.learners.surrogate import SurrogateLearner
-from ogs_env.sketching.encoding import Encoded, encode
+from ogs_env.sketching.answers import own_answers
+from ogs_env.sketching.encoding import Encoded, encode, encode_prompt
 from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.proxy import Proxy, attach_adapter, load_model
-from ogs_env.sketching.settings import SketchSettings
+from ogs_env.sketching.settings import ANCHOR_ANSWERS, SketchSettings
 from ogs_env.sketching.shards import SHARD_ROWS
 from ogs_env.sketching.sketcher import sketch
 from ogs_env.sketching.warmup import (
@@ -31,6 +32,8 @@ from ogs_env.sketching.warmup import (
     warm_up_picks,
     warm_up_steps,
 )
+
+EVERY = (*ROLES, *ANSWERS)
 
 
 def samples(count: int, first: int, source: str) -> list[Sample]:
@@ -105,6 +108,28 @@ def by_role(data: DomainData) -> dict[str, list[Sample]]:
     return groups
 
 
+def encoded_by_role(
+    proxy: Proxy, data: DomainData, settings: SketchSettings, folder
+) -> dict[str, list[Encoded]]:
+    """Encode samples, and sample answers to those of the anchor and the retention."""
+    tokenizer, most = proxy.tokenizer, settings.max_tokens
+    groups = by_role(data)
+    encoded = {
+        role: [encode(tokenizer, s.prompt, s.response, most) for s in own]
+        for role, own in groups.items()
+    }
+    for role in ("anchor", "retention"):
+        encoded[f"{role}_answers"] = []
+        answers = own_answers(proxy, groups[role], settings, folder, role)
+        for sample, answer in zip(groups[role], answers, strict=True):
+            prompt = encode_prompt(tokenizer, sample.prompt)
+            kept = prompt[max(0, len(prompt) - most // 2) :]
+            encoded[f"{role}_answers"].append(
+                Encoded([*kept, *answer], len(kept), kept != prompt)
+            )
+    return encoded
+
+
 def token_losses(proxy: Proxy, sample: Encoded) -> torch.Tensor:
     ids = torch.tensor([sample.input_ids])
     logits = proxy.model(input_ids=ids).logits[0]
@@ -131,7 +156,16 @@ def train(proxy: Proxy, batches: list[list[Encoded]], rate: float):
 
 
 @pytest.fixture(scope="module")
-def oracle(settings):
+def encoded(settings, tmp_path_factory) -> dict[str, list[Encoded]]:
+    """The samples of all roles as tokens."""
+    model, tokenizer = load_model(settings.proxy)
+    proxy = attach_adapter(model, tokenizer, rank=4, alpha=8, layers=2, seed=3)
+    folder = tmp_path_factory.mktemp("answers")
+    return encoded_by_role(proxy, make_data(), settings, folder)
+
+
+@pytest.fixture(scope="module")
+def oracle(settings, encoded):
     """Losses, gradients and sketches by plain autograd, one sample at a time.
 
     Returns for each role a list over samples, of one (loss, gradient, sketch) for B
@@ -146,15 +180,10 @@ def oracle(settings):
         layers=settings.layers,
         seed=settings.seed,
     )
-    data = by_role(make_data())
-    encoded = {
-        role: [
-            encode(tokenizer, s.prompt, s.response, settings.max_tokens) for s in own
-        ]
-        for role, own in data.items()
-    }
     last = settings.checkpoints[-1]
-    picks = warm_up_picks(len(data["pool"]), last, settings.seed).reshape(last, BATCH)
+    picks = warm_up_picks(len(encoded["pool"]), last, settings.seed).reshape(
+        last, BATCH
+    )
     batches = [[encoded["pool"][row] for row in picked] for picked in picks]
     states, scales = [proxy.state()], [{}]
     for scale in train(proxy, batches, settings.learning_rate):
@@ -168,7 +197,7 @@ def oracle(settings):
         divisors = {n: (v + 1e-8).sqrt() for n, v in scales[max(step, 3)].items()}
         places.append((states[step], {**proxy.a, **proxy.b}, divisors))
     projection = CountSketch(settings.k, settings.seed)
-    found = {role: [[] for _ in own] for role, own in data.items()}
+    found = {role: [[] for _ in own] for role, own in encoded.items()}
     for state, layers, divisors in places:
         proxy.load_state(state)
         weights = [layer.weight for layer in layers.values()]
@@ -195,7 +224,7 @@ def largest_row_error(found, expected) -> float:
     return float((error / np.linalg.norm(expected, axis=1)).max())
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", EVERY)
 def test_start_rows_equal_a_loop_over_samples(bundle, oracle, role):
     expected = np.stack([places[0][2] for places in oracle[role]])
     assert largest_row_error(getattr(bundle, role).sketches("start"), expected) < 1e-3
@@ -210,7 +239,7 @@ def test_checkpoints_count_the_same_among_the_dev_samples(bundle):
         assert np.square(block).sum(1).mean() == pytest.approx(1.0, 1e-3)
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", EVERY)
 def test_path_rows_equal_a_loop_over_samples_and_checkpoints(bundle, oracle, role):
     found = getattr(bundle, role).sketches("path")
     for number, weight in enumerate(weights(bundle)):
@@ -227,14 +256,7 @@ def test_detour_rows_equal_a_loop_over_samples_and_checkpoints(settings, tmp_pat
     proxy = attach_adapter(
         model, tokenizer, rank=4, alpha=8, layers=2, seed=settings.seed
     )
-    own = by_role(data)
-    encoded = {
-        role: [
-            encode(tokenizer, s.prompt, s.response, settings.max_tokens)
-            for s in own[role]
-        ]
-        for role in DETOUR
-    }
+    encoded = encoded_by_role(proxy, data, settings, tmp_path)
     # Forty samples, each once, of the source that the domain has none of.
     outside = [row for row, s in enumerate(data.pool) if s.source == "colours"]
     picks = detour_picks(np.array(outside), 5, settings.seed)
@@ -251,7 +273,7 @@ def test_detour_rows_equal_a_loop_over_samples_and_checkpoints(settings, tmp_pat
     for number, entry in enumerate(later):
         proxy.load_state(states[entry["step"]][0])
         divisors = states[max(entry["step"], 3)][1]
-        for role in DETOUR:
+        for role in (*DETOUR, "anchor_answers"):
             expected = []
             for sample in encoded[role]:
                 loss = token_losses(proxy, sample).mean()
@@ -266,7 +288,7 @@ def test_detour_rows_equal_a_loop_over_samples_and_checkpoints(settings, tmp_pat
             assert largest_row_error(found, np.stack(expected)) < 1e-3
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", EVERY)
 def test_losses_along_the_path_are_exact(folder, oracle, role):
     files = sorted(folder.glob(f"{role}-*.safetensors"))
     found = np.concatenate([load_file(file)["path_losses"] for file in files])
@@ -274,7 +296,7 @@ def test_losses_along_the_path_are_exact(folder, oracle, role):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", EVERY)
 def test_scalars_are_exact(bundle, oracle, role):
     rows = getattr(bundle, role)
 
@@ -330,7 +352,8 @@ def test_path_products_are_sums_over_checkpoints_within_the_sketch_error(
 def test_products_with_the_measured_samples(bundle, oracle):
     pool = np.arange(len(bundle.pool))
     found = bundle.pool.products(pool)
-    measured = [places for role in MEASURED for places in oracle[role]]
+    roles = (*MEASURED, *ANSWERS)
+    measured = [places for role in roles for places in oracle[role]]
     assert found.shape == (len(pool), 3, len(measured))
     for number, weight in enumerate(weights(bundle)):
         ours = weight * np.stack([p[number + 1][1] for p in oracle["pool"]])
@@ -352,12 +375,46 @@ def test_identity_columns_follow_the_samples(bundle):
         named = [bundle.capabilities[n] if n >= 0 else None for n in rows.capabilities]
         has = role in ("anchor", "retention")
         assert named == [s.source if has else None for s in own]
+    for role in ANSWERS:
+        # An answer is told by the sample whose prompt it answers.
+        asked = getattr(bundle, role.removesuffix("_answers"))
+        for name in ("ids", "sources", "capabilities"):
+            column = getattr(getattr(bundle, role), name)
+            assert column.tolist() == getattr(asked, name).tolist()
     long = make_data().pool[-1]
     assert bundle.pool.tokens[-1] == 96  # three quarters of 128
     assert bundle.pool.hex_ids()[-1] == long.id
 
 
-def test_the_manifest_says_what_repeats_the_bundle(folder, settings):
+@pytest.mark.parametrize("role", ANSWERS)
+def test_the_tokens_of_own_answers_are_kept(bundle, encoded, role):
+    answers = [one.input_ids[one.response_start :] for one in encoded[role]]
+    assert bundle.answer_tokens(role) == answers
+    assert getattr(bundle, role).tokens.tolist() == [len(one) for one in answers]
+
+
+def test_without_own_answers_the_other_shards_are_the_same(settings, tmp_path):
+    start = replace(settings, checkpoints=())
+    made = {
+        kind: sketch(few(), tmp_path / kind, replace(start, anchor_answers=kind))
+        for kind in ANCHOR_ANSWERS
+    }
+    manifests = {kind: bundle.manifest for kind, bundle in made.items()}
+    assert manifests["reference"]["answers"] is None
+    assert list(manifests["reference"]["roles"]) == list(ROLES)
+    for kind in ("own", "both"):
+        assert manifests[kind]["answers"] == {"kind": kind, "max_tokens": 64}
+        assert list(manifests[kind]["roles"]) == list(EVERY)
+        assert manifests[kind]["files"] == manifests["both"]["files"]
+    added = manifests["both"]["files"].keys() - manifests["reference"]["files"].keys()
+    assert added == {f"{role}-00000.safetensors" for role in ANSWERS} | {
+        "answers.safetensors"
+    }
+    for name, entry in manifests["reference"]["files"].items():
+        assert manifests["both"]["files"][name] == entry
+
+
+def test_the_manifest_says_what_repeats_the_bundle(folder, settings, encoded):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["format"] == "ogs-bundle"
     assert manifest["format_version"] == 5
@@ -372,10 +429,14 @@ def test_the_manifest_says_what_repeats_the_bundle(folder, settings):
     assert all(entry.pop("weight") > 0 for entry in manifest["checkpoints"])
     assert manifest["checkpoints"] == [{"step": 0}, {"step": 2}, {"step": 5}]
     assert manifest["warm_up_batch"] == BATCH
-    assert manifest["cut"] == {role: int(role == "pool") for role in ROLES}
+    cut = {role: sum(one.cut for one in own) for role, own in encoded.items()}
+    assert manifest["cut"] == cut
+    assert [cut[role] for role in ROLES] == [1, 0, 0, 0, 0]
+    assert manifest["answers"] == {"kind": "both", "max_tokens": 64}
     assert manifest["sources"] == make_data().sources
     counts = {"pool": 72, "dev": 20, "test": 4, "anchor": 11, "retention": 7}
-    assert manifest["roles"] == counts
+    answers = {"anchor_answers": 11, "retention_answers": 7}
+    assert manifest["roles"] == counts | answers
     assert manifest["request"]["seed"] == 3
     assert manifest["request"]["learning_rate"] == 1e-2
     present = {path.name for path in folder.iterdir()} - {"manifest.json"}
@@ -474,6 +535,7 @@ def test_the_space_is_that_of_proxy_adapter_and_projection(settings, tmp_path):
         ({"k": 0}, "k: is 0; expected a number above 0"),
         ({"rank": -1}, "rank: is -1; expected a number above 0"),
         ({"max_tokens": 8}, "max-tokens: is 8; expected 16 or more"),
+        ({"anchor_answers": "owns"}, "unknown anchor answers 'owns'; did you mean own"),
         ({"checkpoints": (5, 2)}, r"checkpoints: are \[5, 2\]; expected ascending"),
         ({"checkpoints": (2, 2)}, r"checkpoints: are \[2, 2\]; expected ascending"),
         ({"checkpoints": (-1, 2)}, r"are \[-1, 2\]; expected ascending steps from 0"),
