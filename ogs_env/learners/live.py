@@ -27,7 +27,8 @@ from ogs_env.data.samples import Sample
 from ogs_env.data.texts import bundle_texts
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import Floats
-from ogs_env.sketching.encoding import Encoded, encode, encode_prompt
+from ogs_env.sketching.answers import encode_answer
+from ogs_env.sketching.encoding import Encoded, encode
 from ogs_env.sketching.losses import has_plain_head
 from ogs_env.sketching.precision import default_precision
 from ogs_env.sketching.projection import CountSketch
@@ -393,16 +394,13 @@ class LiveLearner:
     def _encode_answers(
         self, texts: Mapping[str, Sample], role: str, rows: Sequence[int]
     ) -> Iterator[Encoded]:
-        """Encode own answers after their prompts, whose beginnings are cut to fit."""
+        """Encode own answers after their prompts."""
         ids = getattr(self.bundle, role).hex_ids()
         tokens = self.bundle.answer_tokens(role)
+        most = self.bundle.manifest["max_tokens"]
         for row in rows:
-            question = encode_prompt(self.proxy.tokenizer, texts[ids[row]].prompt)
-            excess = (
-                len(question) + len(tokens[row]) - self.bundle.manifest["max_tokens"]
-            )
-            kept = question[max(excess, 0) :]
-            yield Encoded([*kept, *tokens[row]], len(kept), excess > 0)
+            turns = texts[ids[row]].turns
+            yield encode_answer(self.proxy.tokenizer, turns, tokens[row], most)
 
 
 def _proxy(bundle: Bundle, settings: LiveSettings) -> Proxy:
