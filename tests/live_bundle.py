@@ -53,6 +53,7 @@ def make_live_bundle(folder: Path) -> LiveFiles:
     settings = SketchSettings(
         proxy=str(model),
         precision="float32",
+        anchor_answers="reference",
         k=128,
         layers=2,
         rank=4,

@@ -145,7 +145,8 @@ def test_losses_on_own_answers_are_those_of_whole_passes(
             getattr(bundle, role).hex_ids(), tokens[role], strict=True
         ):
             prompt = encode_prompt(plain.tokenizer, samples[id_].prompt)
-            prompt = prompt[max(0, len(prompt) + len(answer) - MAX_TOKENS) :]
+            # The longest answer would fit behind it.
+            prompt = prompt[-(MAX_TOKENS - min(128, MAX_TOKENS // 2)) :]
             ids = torch.tensor([[*prompt, *answer]])
             with torch.no_grad():
                 logits = plain.proxy.model(input_ids=ids).logits[0]
