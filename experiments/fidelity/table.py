@@ -56,7 +56,7 @@ def table(folder: Path) -> Table:
             f"{folder}: its terms are about other subsets than its runs; run "
             "`ogs fidelity --terms`"
         )
-    base = read_json(folder.parent / BASE, "untouched model's losses")
+    base = read_json(folder.parent / BASE, "file of the untouched model")
     changes = [[_changes(run, base) for run in runs] for runs in results.values()]
     repeats = {
         name: [np.array([one[name] for one in runs]) for runs in changes]
