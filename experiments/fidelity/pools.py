@@ -6,7 +6,7 @@ from typing import Any
 
 from ogs_env.bundle import MANIFEST, Bundle, load_bundle, shipped_bundles
 from ogs_env.data.domains import DomainData, domains, medical_packages
-from ogs_env.errors import unknown_name
+from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import write_json
 from ogs_env.sketching.command import PATH_CHECKPOINTS
 from ogs_env.sketching.settings import SketchSettings
@@ -43,9 +43,18 @@ def pool_bundle(name: str, results: Path) -> Bundle:
     Args:
         name: Of the pool.
         results: Where the study's results lie, and the bundle of ICD-10.
+
+    Raises:
+        InputError: If it has no answers of the model's own.
     """
     if name != ICD10:
-        return load_bundle(name)
+        bundle = load_bundle(name)
+        if not bundle.has_answers:
+            raise InputError(
+                f"{bundle.path}: has no answers of the model's own, on which forgetting "
+                f"is measured; build it again: {bundle.manifest['command']}"
+            )
+        return bundle
     from ogs_env.sketching.sketcher import sketch
 
     settings = SketchSettings(checkpoints=PATH_CHECKPOINTS)

@@ -120,6 +120,17 @@ def test_shipped_bundles_are_told_of_the_shipped_results(capsys, results, monkey
         assert manifests()[pool] == before[pool] | {"fidelity": expected}
 
 
+def test_a_bundle_without_own_answers_is_told(capsys, results):
+    folder = bundles.SHIPPED / "legal"
+    shutil.rmtree(folder)
+    make_bundle(folder, answers=False)
+    edit_manifest(folder, name="legal", command="ogs sketch legal")
+    assert main(["fidelity", "--terms", "--results", str(results)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "legal: has no answers of the model's own" in line
+    assert line.endswith("build it again: ogs sketch legal")
+
+
 def test_fit_prints_constants_and_the_ablation(capsys, results):
     run(capsys, "--terms", "--results", str(results))
     out, _ = run(capsys, "--fit", "--results", str(results))
