@@ -51,8 +51,8 @@ def pool_bundle(name: str, results: Path) -> Bundle:
         bundle = load_bundle(name)
         if not bundle.has_answers:
             raise InputError(
-                f"{bundle.path}: has no answers of the model's own, on which forgetting "
-                f"is measured; build it again: {bundle.manifest['command']}"
+                f"{bundle.path}: has no answers of the model's own, which forgetting "
+                f"is measured on; build it again: {bundle.manifest['command']}"
             )
         return bundle
     from ogs_env.sketching.sketcher import sketch
