@@ -32,8 +32,13 @@ def write_sources(folder: Path, count: int = 140) -> None:
     ]
     write(folder / "medquad.jsonl", [*medquad, *again, *medquad[:20]])
     write(folder / "pubmedqa.jsonl", pairs("pubmedqa", count - 10, decision="maybe"))
-    for name in ("fibo", "gsm8k_train", "gsm8k_test"):
-        write(folder / f"{name}.jsonl", pairs(name, count))
+    write(folder / "fibo.jsonl", pairs("fibo", count))
+    for name in ("gsm8k_train", "gsm8k_test"):
+        solved = [
+            one | {"response": f"{one['response']}\n#### {number}"}
+            for number, one in enumerate(pairs(name, count))
+        ]
+        write(folder / f"{name}.jsonl", solved)
     # Several questions about one table, several tasks on one clause.
     tables = [
         {"prompt": f"table {i // 2}\n{i}?", "response": str(i)}
