@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a small version: a few subsets of 16, in minutes")  # fmt: skip
     add("--terms", action="store_true",
         help="compute anew what the learner makes of all subsets, and draw the plots; "
-        "needs the bundles, and tells those that are shipped how well they "
-        "predict")  # fmt: skip
+        "needs the bundles; figures of the repository's results go into the shipped "
+        "ones' manifests")  # fmt: skip
     add("--fit", action="store_true",
         help="fit the learner to the development list; print its constants and what "
         "each part of the forgetting term predicts")  # fmt: skip
