@@ -1,5 +1,6 @@
 """Small sources in the formats of the real ones, with texts of our own."""
 
+import gzip
 import itertools
 import json
 from pathlib import Path
@@ -31,8 +32,13 @@ def write_sources(folder: Path, count: int = 140) -> None:
     ]
     write(folder / "medquad.jsonl", [*medquad, *again, *medquad[:20]])
     write(folder / "pubmedqa.jsonl", pairs("pubmedqa", count - 10, decision="maybe"))
-    for name in ("fibo", "gsm8k_train", "gsm8k_test"):
-        write(folder / f"{name}.jsonl", pairs(name, count))
+    write(folder / "fibo.jsonl", pairs("fibo", count))
+    for name in ("gsm8k_train", "gsm8k_test"):
+        solved = [
+            one | {"response": f"{one['response']}\n#### {number}"}
+            for number, one in enumerate(pairs(name, count))
+        ]
+        write(folder / f"{name}.jsonl", solved)
     # Several questions about one table, several tasks on one clause.
     tables = [
         {"prompt": f"table {i // 2}\n{i}?", "response": str(i)}
@@ -44,6 +50,7 @@ def write_sources(folder: Path, count: int = 140) -> None:
         for i in range(2 * count)
     ]
     write(folder / "legalbench.jsonl", clauses)
+    write_grammar_pairs(folder, 12)
     write_wordnet(
         folder / "wordnet",
         [([f"Hero {i}"], f"a hero of the tale of number {i}") for i in range(count)],
@@ -53,6 +60,21 @@ def write_sources(folder: Path, count: int = 140) -> None:
         folder,
         {f"own-{i}": [" ".join(rng.choice(WORDS, 50))] for i in range(2 * count)},
     )
+
+
+def write_grammar_pairs(folder: Path, count: int) -> None:
+    """Write pairs of two paradigms of grammar, `count` of each, as BLiMP's file."""
+    records = [
+        {
+            "paradigm": paradigm,
+            "good": f"The {word} {number} sees a {word}.",
+            "bad": f"The {word} {number} see a {word}.",
+        }
+        for paradigm, word in (("agreement", "cat"), ("number", "green hat"))
+        for number in range(count)
+    ]
+    lines = "".join(f"{json.dumps(record)}\n" for record in records)
+    (folder / "blimp_pairs.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
 
 
 def write_wordnet(folder: Path, instances: list[tuple[list[str], str]]) -> None:

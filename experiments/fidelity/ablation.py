@@ -1,88 +1,94 @@
-"""What the anchor term is made of: each part alone, fitted and judged the same way."""
+"""What the forgetting term is made of: each part alone, fitted and judged alike."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
-from ogs_env.experiments.fidelity.report import Table, spearman, table
+from ogs_env.experiments.fidelity.fitting import (
+    Columns,
+    curvatures,
+    fit,
+    slopes_and_curvatures,
+)
+from ogs_env.experiments.fidelity.report import spearman
+from ogs_env.experiments.fidelity.table import Table, table
 from ogs_env.experiments.fidelity.terms import Terms, read_terms
 
 Array = NDArray[np.float64]
-Inputs = Callable[[Terms, str], Array]
 
-_OWN = "own answers, Fisher"
-_REFERENCE = "references, slope and curvature"
+
+@dataclass(frozen=True)
+class Model:
+    """A model of how the loss on a capability's own answers changes.
+
+    Attributes:
+        answers: Whose terms it weights: those of `own` answers or of the `reference`.
+        columns: Which of them.
+    """
+
+    answers: str
+    columns: Columns
 
 
 def ablation(development: Path, others: Mapping[str, Path]) -> str:
     """Return a Markdown table of what predicts forgetting where.
 
-    Every row is a model of a capability's change, fitted to the development list
-    (non-negative least squares on both capabilities' real changes of own answers) and
-    then judged, as it is, by Spearman's correlation of its worst capability with the
-    real one.
+    Every model is fitted to the development list, to all capabilities' real changes of
+    own answers, and then judged as it is: by Spearman's correlation of its worst
+    capability with the real one.
 
     Args:
         development: Folder of the development list.
         others: Folders by the names of their columns.
     """
     folders = {"development (fitted)": development, **others}
-    read = {name: (read_terms(f), table(f)) for name, f in folders.items()}
-    terms, found = read["development (fitted)"]
-    models: dict[str, Inputs] = {f"{_OWN}, all checkpoints": _curvatures("own")}
-    for number, step in enumerate(terms.steps):
-        models[f"{_OWN}, step {step} alone"] = _curvatures("own", [number])
-    models |= {
-        f"{_REFERENCE}": _both,
-        "references, slope alone": lambda t, n: t.values[f"reference/{n}"][:, 0],
-        "references, curvature alone": _curvatures("reference"),
+    lists = [(read_terms(folder), table(folder)) for folder in folders.values()]
+    rows = [["model of forgetting", *folders], ["---"] * (1 + len(folders))]
+
+    def judge(name: str, predicted: list[Array]) -> None:
+        figures = [
+            spearman(values, found.real["forgetting"])
+            for values, (_, found) in zip(predicted, lists, strict=True)
+        ]
+        rows.append([name, *(f"{figure:.2f}" for figure in figures)])
+
+    terms, found = lists[0]
+    for name, model in _models(terms.steps).items():
+        weights = _fitted(model, terms, found)
+        judge(name, [_worst(model, weights, of_list) for of_list, _ in lists])
+    for name in terms.naive:
+        judge(f"naive: {name}", [of_list.naive[name] for of_list, _ in lists])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _models(steps: list[int]) -> dict[str, Model]:
+    """Return the models by name; `steps` are the checkpoints'."""
+    alone = {
+        f"own answers, step {step} alone": Model("own", lambda v, n=n: v[:, 1, [n]])
+        for n, step in enumerate(steps)
     }
-    lines = [
-        "| model of forgetting | " + " | ".join(read) + " |",
-        "|---" * (1 + len(read)) + "|",
+    return {
+        "own answers, all checkpoints": Model("own", curvatures),
+        **alone,
+        "references, slope and curvature": Model("reference", slopes_and_curvatures),
+        "references, slope alone": Model("reference", lambda v: v[:, 0]),
+        "references, curvature alone": Model("reference", curvatures),
+    }
+
+
+def _fitted(model: Model, terms: Terms, found: Table) -> Array:
+    measured = {f"{model.answers}/{name}": f"own/{name}" for name in terms.capabilities}
+    return fit(terms, found, measured, model.columns)
+
+
+def _worst(model: Model, weights: Array, terms: Terms) -> Array:
+    """Return each subset's largest predicted change over the capabilities."""
+    changes = [
+        model.columns(terms.values[group]) @ weights / terms.start[group]
+        for group in (f"{model.answers}/{name}" for name in terms.capabilities)
     ]
-    for name, inputs in models.items():
-        weights = _fit(terms, found, inputs)
-        cells = [
-            f"{spearman(_worst(t, inputs, weights), real.real['forgetting']):.2f}"
-            for t, real in read.values()
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    for name in found.naive:
-        cells = [
-            f"{spearman(one.naive[name], one.real['forgetting']):.2f}"
-            for _, one in read.values()
-        ]
-        lines.append(f"| naive: {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _curvatures(kind: str, checkpoints: list[int] | None = None) -> Inputs:
-    def inputs(terms: Terms, capability: str) -> Array:
-        values = terms.values[f"{kind}/{capability}"][:, 1]
-        return values if checkpoints is None else values[:, checkpoints]
-
-    return inputs
-
-
-def _both(terms: Terms, capability: str) -> Array:
-    values = terms.values[f"reference/{capability}"]
-    return values.reshape(len(values), -1)
-
-
-def _fit(terms: Terms, found: Table, inputs: Inputs) -> Array:
-    names = terms.capabilities
-    real = [found.real[f"own/{n}"] / 100 * terms.start[f"own/{n}"] for n in names]
-    stacked = np.concatenate([inputs(terms, name) for name in names])
-    weights: Array = nnls(stacked, np.concatenate(real))[0]
-    return weights
-
-
-def _worst(terms: Terms, inputs: Inputs, weights: Array) -> Array:
-    names = terms.capabilities
-    changes = [inputs(terms, n) @ weights / terms.start[f"own/{n}"] for n in names]
     worst: Array = np.max(changes, axis=0)
     return worst

@@ -1,16 +1,20 @@
 """`ogs fidelity`: does the environment tell the truth about real fine-tuning?"""
 
 import argparse
+import itertools
 import json
+import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-from ogs_env.errors import InputError, unknown_name
+from ogs_env.errors import InputError
 
 RESULTS = Path(__file__).parent.parent / "results" / "fidelity"
-LISTS = ("development", "held-out", "tenth")
+DEVELOPMENT = "development"
+LISTS = (DEVELOPMENT, "held-out", "tenth")
 FITTED_POOL = "medical"
+FEWEST = 3
+"""Subsets of a list that is judged: two always agree or disagree fully."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,13 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--summary", action="store_true",
         help="read the results and print one JSON line a pool and recipe")  # fmt: skip
     add("--quick", action="store_true",
-        help="a small version: eight subsets of 16, in minutes")  # fmt: skip
+        help="a small version: a few subsets of 16, in minutes")  # fmt: skip
     add("--terms", action="store_true",
         help="compute anew what the learner makes of all subsets, and draw the plots; "
-        "needs the bundles")  # fmt: skip
+        "needs the bundles; figures of the repository's results go into the shipped "
+        "ones' manifests")  # fmt: skip
     add("--fit", action="store_true",
         help="fit the learner to the development list; print its constants and what "
-        "each part of the anchor term predicts")  # fmt: skip
+        "each part of the forgetting term predicts")  # fmt: skip
     add("--pool", default=FITTED_POOL,
         help="medical, legal, financial or icd10 (%(default)s)")  # fmt: skip
     add("--list", dest="list_", choices=LISTS, default="held-out",
@@ -39,15 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run `ogs fidelity`."""
-    from ogs_env.experiments.fidelity.pools import pools
+    from ogs_env.experiments.fidelity.pools import check_pool
 
-    if arguments.pool not in pools():
-        raise unknown_name("pool", arguments.pool, pools())
+    check_pool(arguments.pool)
+    if min(arguments.seeds) < 0:
+        raise InputError(f"--seeds: has {min(arguments.seeds)}; expected 0 or more")
     if arguments.summary:
-        from ogs_env.experiments.fidelity.report import summarise
-
-        for folder in _lists(arguments.results):
-            print(json.dumps(summarise(folder)))
+        _summary(arguments.results)
     elif arguments.fit:
         _fit(arguments.results)
     elif arguments.terms:
@@ -83,56 +86,73 @@ def _study(pool: str, results: Path, name: str, seeds: list[int]) -> None:
         study.run(subset, seed, folder / name)
 
 
-def _quick(pool: str, folder: Path) -> None:
+def _quick(pool: str, scratch: Path) -> None:
     import torch
     from tqdm import tqdm
 
     from ogs_env.experiments.fidelity import subsets
+    from ogs_env.experiments.fidelity.drawing import markdown
     from ogs_env.experiments.fidelity.pools import pool_bundle, pool_data
-    from ogs_env.experiments.fidelity.report import markdown, summarise, table
+    from ogs_env.experiments.fidelity.report import summarise
     from ogs_env.experiments.fidelity.runs import Study
+    from ogs_env.experiments.fidelity.table import table
     from ogs_env.experiments.fidelity.terms import compute_terms, write_terms
     from ogs_env.experiments.fidelity.training import Recipe
 
     torch.set_num_threads(1)
-    bundle, quick = pool_bundle(pool, folder), folder / pool / "quick"
+    bundle, folder = pool_bundle(pool, scratch), scratch / pool / "quick"
     study = Study(bundle, pool_data(pool), Recipe(), retention=16, paragraphs=16)
-    study.base(quick.parent)
-    for subset in tqdm(subsets.quick(bundle), desc="quick", unit="run"):
-        study.run(subset, 0, quick)
-    write_terms(compute_terms(bundle, quick), quick)
-    print(markdown(table(quick)))
-    print(json.dumps(summarise(quick)))
+    study.base(folder.parent)
+    for subset in tqdm(subsets.quick(bundle), desc=f"{pool}, quick", unit="run"):
+        study.run(subset, 0, folder)
+    write_terms(compute_terms(bundle, folder), folder)
+    print(markdown(table(folder)))
+    print(json.dumps(summarise(folder)))
+
+
+def _summary(results: Path) -> None:
+    from ogs_env.experiments.fidelity.report import summarise
+
+    for folder in _with_terms(results):
+        print(json.dumps(summarise(folder)))
 
 
 def _terms(results: Path) -> None:
-    from ogs_env.experiments.fidelity.pools import pool_bundle
-    from ogs_env.experiments.fidelity.report import markdown, plot, summarise, table
+    from ogs_env.experiments.fidelity.drawing import markdown, plot
+    from ogs_env.experiments.fidelity.pools import ICD10, pool_bundle, write_fidelity
+    from ogs_env.experiments.fidelity.report import summarise
+    from ogs_env.experiments.fidelity.table import table
     from ogs_env.experiments.fidelity.terms import compute_terms, write_terms
     from ogs_env.files import write_text
 
-    for folder in _lists(results):
-        bundle = pool_bundle(folder.parent.name, results)
-        write_terms(compute_terms(bundle, folder), folder)
-        found, place = table(folder), folder.parent
-        write_text(place / f"{folder.name}.md", markdown(found) + "\n")
-        plot(found, summarise(folder), place / f"{folder.name}.png")
+    for place, folders in itertools.groupby(_lists(results), lambda f: f.parent):
+        bundle, judged = pool_bundle(place.name, results), {}
+        for folder in folders:
+            write_terms(compute_terms(bundle, folder), folder)
+            found, summary = table(folder), summarise(folder)
+            write_text(place / f"{folder.name}.md", markdown(found) + "\n")
+            plot(found, summary, place / f"{folder.name}.png")
+            if folder.name != DEVELOPMENT:  # which the learner was fitted to
+                judged[folder.name] = summary
+        # A bundle is shipped with the figures of the results that are shipped.
+        if judged and place.name != ICD10 and results.resolve() == RESULTS.resolve():
+            write_fidelity(bundle, judged)
 
 
 def _fit(results: Path) -> None:
     from ogs_env.experiments.fidelity.ablation import ablation
     from ogs_env.experiments.fidelity.fitting import fitted_constants, fitted_learner
-    from ogs_env.experiments.fidelity.report import table
+    from ogs_env.experiments.fidelity.table import table
     from ogs_env.experiments.fidelity.terms import read_terms
     from ogs_env.files import write_text
 
-    development = results / FITTED_POOL / "development"
+    development = results / FITTED_POOL / DEVELOPMENT
     terms = read_terms(development)
     entry = fitted_learner(terms, table(development))
     print(json.dumps(fitted_constants(terms, entry), indent=2))
     others = {
         f"{folder.parent.name}, {folder.name}": folder
-        for folder in _lists(results)
+        for folder in _with_terms(results)
         if folder != development
     }
     found = ablation(development, others)
@@ -140,9 +160,32 @@ def _fit(results: Path) -> None:
     print(found)
 
 
-def _lists(results: Path) -> Iterator[Path]:
-    """Yield the folders of lists that have results."""
+def _lists(results: Path) -> list[Path]:
+    """Return the folders of lists that can be judged; say which have too few runs."""
     folders = sorted({file.parent for file in results.glob("*/*/*--s*.json")})
     if not folders:
         raise InputError(f"{results}: holds no results; run `ogs fidelity`")
-    yield from folders
+    found = []
+    for folder in folders:
+        names = {file.name.rpartition("--s")[0] for file in folder.glob("*--s*.json")}
+        if len(names) < FEWEST:
+            _note(f"{folder}: left out: has runs of {len(names)} subsets of {FEWEST}")
+        else:
+            found.append(folder)
+    return found
+
+
+def _with_terms(results: Path) -> list[Path]:
+    """Return the folders of lists whose terms are there; say which lack them."""
+    from ogs_env.experiments.fidelity.terms import TERMS
+
+    folders = _lists(results)
+    found = [folder for folder in folders if (folder / TERMS).exists()]
+    for folder in folders:
+        if folder not in found:
+            _note(f"{folder}: left out: no {TERMS} yet; run `ogs fidelity --terms`")
+    return found
+
+
+def _note(text: str) -> None:
+    print(f"ogs: note: {text}", file=sys.stderr)

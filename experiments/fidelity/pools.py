@@ -1,10 +1,13 @@
 """The pools of the study: the shipped domains, and one that nothing was chosen by."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from ogs_env.bundle import Bundle, load_bundle, shipped_bundles
+from ogs_env.bundle import MANIFEST, Bundle, load_bundle, shipped_bundles
 from ogs_env.data.domains import DomainData, domains, medical_packages
-from ogs_env.errors import unknown_name
+from ogs_env.errors import InputError, unknown_name
+from ogs_env.files import write_json
 from ogs_env.sketching.command import PATH_CHECKPOINTS
 from ogs_env.sketching.settings import SketchSettings
 
@@ -13,25 +16,25 @@ ICD10 = "icd10"
 ICD10_SEED, ICD10_SAMPLES = 2026, 384
 
 
-def pools() -> list[str]:
-    """Return the names of the pools."""
-    return [*shipped_bundles(), ICD10]
+def check_pool(name: str) -> None:
+    """Raise InputError if there is no such pool."""
+    known = [*shipped_bundles(), ICD10]
+    if name not in known:
+        raise unknown_name("pool", name, known)
 
 
 def pool_data(name: str) -> DomainData:
     """Return a pool's samples by role.
 
     Raises:
-        InputError: If there is no such pool, or its texts cannot be had.
+        InputError: If its texts cannot be had.
     """
     if name == ICD10:
         return medical_packages(
             ICD10_SEED, ICD10_SAMPLES, dev_size=32, test_size=48, anchor_size=48
         )
-    if name not in pools():
-        raise unknown_name("pool", name, pools())
-    request = load_bundle(name).manifest["request"]
-    return domains()[name](request["seed"], load_bundle(name).manifest["roles"]["pool"])
+    manifest = load_bundle(name).manifest
+    return domains()[name](manifest["request"]["seed"], manifest["roles"]["pool"])
 
 
 def pool_bundle(name: str, results: Path) -> Bundle:
@@ -39,11 +42,31 @@ def pool_bundle(name: str, results: Path) -> Bundle:
 
     Args:
         name: Of the pool.
-        results: Where the study's results lie.
+        results: Where the study's results lie, and the bundle of ICD-10.
+
+    Raises:
+        InputError: If it has no answers of the model's own.
     """
     if name != ICD10:
-        return load_bundle(name)
+        bundle = load_bundle(name)
+        if not bundle.has_answers:
+            raise InputError(
+                f"{bundle.path}: has no answers of the model's own, which forgetting "
+                f"is measured on; build it again: {bundle.manifest['command']}"
+            )
+        return bundle
     from ogs_env.sketching.sketcher import sketch
 
     settings = SketchSettings(checkpoints=PATH_CHECKPOINTS)
     return sketch(pool_data(name), results / ICD10 / "bundle", settings, "ogs fidelity")
+
+
+def write_fidelity(bundle: Bundle, summaries: Mapping[str, Any]) -> None:
+    """Write into a bundle's manifest how well its learner predicts real fine-tuning.
+
+    Args:
+        bundle: Whose manifest is changed.
+        summaries: What `summarise` says, by the names of the recipes.
+    """
+    manifest = bundle.manifest | {"fidelity": dict(summaries)}
+    write_json(bundle.path / MANIFEST, manifest)

@@ -1,21 +1,19 @@
 """Fine-tune the real model on each subset of a list: one result file a run."""
 
 import dataclasses
+import itertools
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle
 from ogs_env.data.domains import MATHS, DomainData
 from ogs_env.data.pairs import grammar_pairs, solution_pairs
-from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.experiments.evaluation import preferences
 from ogs_env.experiments.fidelity.prose import prose
@@ -24,8 +22,9 @@ from ogs_env.experiments.fidelity.subsets import Subset
 from ogs_env.experiments.fidelity.training import Recipe, fine_tune
 from ogs_env.files import read_json, write_json
 from ogs_env.sketching.answers import encode_answer
-from ogs_env.sketching.encoding import Encoded, encode, encode_pair
+from ogs_env.sketching.encoding import encode, encode_pair
 from ogs_env.sketching.proxy import (
+    Proxy,
     attach_adapter,
     content_hash,
     draw_adapter,
@@ -35,7 +34,6 @@ from ogs_env.sketching.steps import measure
 from ogs_env.sketching.trunk import TrunkStates
 
 MAX_TOKENS = 256
-SIDES = ("right", "wrong")
 
 
 class Study:
@@ -62,55 +60,38 @@ class Study:
                 f"{bundle.path}: was made of other texts than the pool has here; build "
                 "it again"
             )
-        answers = dict(
-            zip(
-                bundle.retention_answers.hex_ids(),
-                bundle.answer_tokens("retention_answers"),
-                strict=True,
-            )
-        )
+        kept = {name: own[:retention] for name, own in data.retention.items()}
+        # Before the model is loaded: who has no grammar pairs should hear of it now.
+        pairs = {"solutions": solution_pairs(kept[MATHS]), "grammar": grammar_pairs()}
         self.bundle, self.recipe = bundle, recipe
-        proxy = bundle.manifest["proxy"]
-        model, tokenizer = load_model(proxy["id"], getattr(torch, proxy["precision"]))
-        if content_hash(proxy["id"], model) != proxy["sha256"]:
-            raise InputError(
-                f"{proxy['id']}: is another model than the bundle's; install the "
-                "version that the bundle was made with, or build the bundle again"
-            )
-        self.proxy = attach_adapter(
-            model, tokenizer, rank=16, alpha=32, layers=recipe.layers, seed=0
-        )
-
-        def encoded(samples: Sequence[Sample]) -> list[Encoded]:
-            return [encode(tokenizer, s.turns, s.response, MAX_TOKENS) for s in samples]
-
-        self._sets: dict[str, list[Encoded]] = {
-            "pool": encoded(data.pool),
-            "test": encoded(data.test),
-            "prose": encoded(prose(paragraphs)),
+        self.proxy = _proxy(bundle, recipe.layers)
+        tokenizer = self.proxy.tokenizer
+        samples = {"pool": data.pool, "test": data.test, "prose": prose(paragraphs)}
+        samples |= {f"reference/{name}": own for name, own in kept.items()}
+        sets = {
+            name: [encode(tokenizer, s.turns, s.response, MAX_TOKENS) for s in own]
+            for name, own in samples.items()
         }
-        for name, samples in data.retention.items():
-            samples = samples[:retention]
-            self._sets[f"reference/{name}"] = encoded(samples)
-            self._sets[f"own/{name}"] = [
+        answers = _own_answers(bundle)
+        for name, own in kept.items():
+            sets[f"own/{name}"] = [
                 encode_answer(tokenizer, s.turns, answers[s.id], MAX_TOKENS)
-                for s in samples
+                for s in own
             ]
-        pairs = {
-            "solutions": solution_pairs(data.retention[MATHS][:retention]),
-            "grammar": grammar_pairs(),
+        self._with_loss = [name for name in sets if name != "pool"]
+        self._abilities = list(pairs)
+        for name, both in pairs.items():
+            encoded = [encode_pair(tokenizer, pair, MAX_TOKENS) for pair in both]
+            sets[f"right/{name}"] = [right for right, _ in encoded]
+            sets[f"wrong/{name}"] = [wrong for _, wrong in encoded]
+        every = list(itertools.chain(*sets.values()))
+        ends = np.cumsum([len(own) for own in sets.values()]).tolist()
+        self.rows = {
+            name: range(end - len(own), end)
+            for (name, own), end in zip(sets.items(), ends, strict=True)
         }
-        for name, found in pairs.items():
-            sides = [encode_pair(tokenizer, pair, MAX_TOKENS) for pair in found]
-            self._sets[f"right/{name}"] = [right for right, _ in sides]
-            self._sets[f"wrong/{name}"] = [wrong for _, wrong in sides]
-        self._pairs = list(pairs)
-        every: list[Encoded] = []
-        self.rows: dict[str, range] = {}
-        for name, members in self._sets.items():
-            self.rows[name] = range(len(every), len(every) + len(members))
-            every += members
         self.texts = TrunkStates(self.proxy, every)
+        self._tokens = np.array([encoded.response_tokens for encoded in every])
 
     def measure(self) -> dict[str, Any]:
         """Measure the model as it is.
@@ -118,23 +99,24 @@ class Study:
         Returns:
             `losses`, the mean loss of each set, nats per response token; and `pairs`,
             for each ability the share of pairs whose right text has the higher
-            probability, and the mean of log P(right) - log P(wrong), nats.
+            probability, `accuracy`, and the mean of log P(right) - log P(wrong),
+            `margin`, nats.
         """
-        losses: dict[str, float] = {}
-        pairs: dict[str, dict[str, float]] = {}
-        for name, rows in self.rows.items():
-            if name != "pool" and not name.startswith(("right/", "wrong/")):
-                losses[name] = float(np.mean(measure(self.texts, rows)))
-        for name in self._pairs:
-            pairs[name] = preferences(
-                *(self._surprise(f"{side}/{name}") for side in SIDES)
-            )
-        return {"losses": losses, "pairs": pairs}
+        return {
+            "losses": {
+                name: float(np.mean(measure(self.texts, self.rows[name])))
+                for name in self._with_loss
+            },
+            "pairs": {name: self._compared(name) for name in self._abilities},
+        }
 
-    def _surprise(self, name: str) -> NDArray[np.float64]:
-        """Return -log P of each text of a set, nats."""
-        tokens = [encoded.response_tokens for encoded in self._sets[name]]
-        return np.array(measure(self.texts, self.rows[name])) * tokens
+    def _compared(self, ability: str) -> dict[str, float]:
+        """Return how the model tells the right texts of pairs from the wrong ones."""
+        right, wrong = (
+            np.array(measure(self.texts, rows)) * self._tokens[rows]  # -log P, nats
+            for rows in (self.rows[f"{side}/{ability}"] for side in ("right", "wrong"))
+        )
+        return preferences(right, wrong)
 
     def run(self, subset: Subset, seed: int, folder: Path) -> None:
         """Fine-tune on a subset and write the result, unless it is there.
@@ -192,8 +174,25 @@ class Study:
                 **self.measure(),
                 "samples": {name: len(rows) for name, rows in self.rows.items()},
                 "proxy": self.bundle.manifest["proxy"],
-                "recipe": dataclasses.asdict(self.recipe),
                 "python": sys.version.split()[0],
                 "torch": torch.__version__,
             },
         )
+
+
+def _proxy(bundle: Bundle, layers: int) -> Proxy:
+    """Load the bundle's model, with an adapter on its last layers."""
+    known = bundle.manifest["proxy"]
+    model, tokenizer = load_model(known["id"], getattr(torch, known["precision"]))
+    if content_hash(known["id"], model) != known["sha256"]:
+        raise InputError(
+            f"{known['id']}: is another model than the bundle's; install the version "
+            "that the bundle was made with, or build the bundle again"
+        )
+    return attach_adapter(model, tokenizer, rank=16, alpha=32, layers=layers, seed=0)
+
+
+def _own_answers(bundle: Bundle) -> dict[str, list[int]]:
+    """Return the tokens of the model's own answers by the ids of the samples asked."""
+    ids = bundle.retention_answers.hex_ids()
+    return dict(zip(ids, bundle.answer_tokens("retention_answers"), strict=True))

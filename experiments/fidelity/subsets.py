@@ -1,6 +1,6 @@
 """Subsets of a pool that differ: what the real model is fine-tuned on."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from ogs_env.agents.baselines.oracle import OracleSelector
 from ogs_env.agents.deployment import load_selector
 from ogs_env.bundle import Bundle
 from ogs_env.envs.observations import candidates
+from ogs_env.experiments.benchmark.command import AGENTS
 from ogs_env.experiments.fidelity.results import read_results, rows_of
 from ogs_env.learners.surrogate import SurrogateLearner
-from ogs_env.rewards import Information, Rewards
+from ogs_env.rewards import Rewards
 
-AGENTS = Path(__file__).parent.parent / "results" / "agents"
 STREAM = 384
 """Candidates from which the best and the worst are taken."""
 AT_THE_START = ("start_domain_cosine", "start_anchor_cosine")
@@ -28,16 +28,11 @@ class Subset:
 
     Attributes:
         name: Kind and number, such as `random-3`.
-        rows: Pool rows in the order of training.
+        rows: Pool rows in the order picked.
     """
 
     name: str
     rows: list[int]
-
-    @property
-    def kind(self) -> str:
-        """What the name says before its number."""
-        return self.name.rsplit("-", 1)[0]
 
 
 def development(bundle: Bundle, size: int = 48) -> list[Subset]:
@@ -82,19 +77,18 @@ def tenth(bundle: Bundle) -> list[Subset]:
     `random-i` are as many of the same candidates. The Navigator is the shipped one of
     the bundle's domain, or of Medical for a pool that none was trained on.
     """
-    size = len(bundle.pool) // 10
-    make = _Maker(bundle, size, seed=4)
-    found = list(make.random(5))
+    make = _Maker(bundle, len(bundle.pool) // 10, seed=4)
     native = AGENTS / "navigator" / bundle.name / "seed-0"
     foreign = AGENTS / "navigator-transfer" / "medical" / "seed-0"
-    names = {name: name for name in ("less", "greedy", "grad-match", "oracle")}
-    names["navigator"] = str(native if native.is_dir() else foreign)
-    for name, selector in names.items():
-        rng = np.random.default_rng([4, 53])
-        everything = np.arange(len(bundle.pool))
-        rows, _ = load_selector(selector).select(bundle, size, rng, everything)
-        found.append(Subset(f"{name}-0", rows.tolist()))
-    return [*found, *make.sources(1), *make.mixtures(4), *make.rewarded(5)]
+    rules = {name: name for name in ("less", "greedy", "grad-match", "oracle")}
+    rules["navigator"] = str(native if native.is_dir() else foreign)
+    return [
+        *make.random(5),
+        *make.selected(rules),
+        *make.sources(1),
+        *make.mixtures(4),
+        *make.rewarded(5),
+    ]
 
 
 def quick(bundle: Bundle, size: int = 16) -> list[Subset]:
@@ -114,15 +108,14 @@ class _Maker:
     def _rng(self, kind: int, number: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, 51, kind, number])
 
-    def stream(self, number: int) -> NDArray[np.int64]:
-        """Return the candidates of a pick, in random order."""
-        rng = self._rng(0, number)
-        return rng.permutation(len(self.bundle.pool))[:STREAM]
+    def _shuffled(self, number: int) -> NDArray[np.int64]:
+        """Return the pool's rows in random order; candidates are the first of them."""
+        return self._rng(0, number).permutation(len(self.bundle.pool))
 
     def random(self, count: int) -> Iterator[Subset]:
-        """Draw from the whole pool: the first candidates of a stream."""
+        """Draw from the whole pool."""
         for number in range(count):
-            rows = self.stream(number)[: self.size]
+            rows = self._shuffled(number)[: self.size]
             yield Subset(f"random-{number}", rows.tolist())
 
     def sources(self, count: int) -> Iterator[Subset]:
@@ -157,9 +150,9 @@ class _Maker:
 
     def extremes(self, names: Sequence[str]) -> Iterator[Subset]:
         """Take the best and the worst candidates by each score."""
-        scores, stream = self._scores(), self.stream(1000)
+        scores, rows = self._scores(), self._shuffled(1000)[:STREAM]
         for name in names:
-            order = stream[np.argsort(-scores[name](stream), kind="stable")]
+            order = rows[np.argsort(-scores[name](rows), kind="stable")]
             best, worst = order[: self.size], order[::-1][: self.size]
             yield Subset(f"best-{name}-0", best.tolist())
             yield Subset(f"worst-{name}-0", worst.tolist())
@@ -167,7 +160,7 @@ class _Maker:
     def _scores(self) -> dict[str, Callable[[NDArray[np.int64]], NDArray[np.float32]]]:
         """Reward terms at the untouched learner, and cosines at the untouched model."""
         bundle = self.bundle
-        rewards = Rewards(SurrogateLearner(bundle), Information(bundle.k, self.size))
+        rewards = Rewards(SurrogateLearner(bundle), information=None)
         seen = candidates(bundle, "start")
 
         def term(name: str) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
@@ -181,12 +174,26 @@ class _Maker:
             "start_anchor_cosine": lambda rows: bundle.anchor_cosines(rows).min(axis=1),
         }
 
+    def selected(self, selectors: Mapping[str, str]) -> Iterator[Subset]:
+        """Select from the whole pool, by selectors' names or agents' folders."""
+        everything = np.arange(len(self.bundle.pool))
+        for name, selector in selectors.items():
+            rng = np.random.default_rng([self.seed, 53])
+            chosen = load_selector(selector)
+            rows, _ = chosen.select(self.bundle, self.size, rng, everything)
+            yield Subset(f"{name}-0", rows.tolist())
+
     def rewarded(self, count: int) -> Iterator[Subset]:
-        """Pick what raises the default reward most, one after the other."""
+        """Pick what raises the default reward most, one after the other.
+
+        From half of the pool, of which the random subset of the number has the first.
+        """
         half = len(self.bundle.pool) // 2
         for number in range(count):
-            candidates = self._rng(0, number).permutation(len(self.bundle.pool))[:half]
             rows, _ = OracleSelector().select(
-                self.bundle, self.size, self._rng(101, number), candidates
+                self.bundle,
+                self.size,
+                self._rng(101, number),
+                self._shuffled(number)[:half],
             )
             yield Subset(f"reward-{number}", rows.tolist())

@@ -4,6 +4,7 @@ Predictions are sums of these terms times slopes and curvatures. They are kept b
 the real runs, so that figures can be made without the bundles that they are from.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle
+from ogs_env.errors import InputError
 from ogs_env.experiments.fidelity.results import read_results, rows_of
 from ogs_env.files import read_json, write_json
 from ogs_env.learners.surrogate import SurrogateLearner
 
 Array = NDArray[np.float64]
 TERMS = "terms.json"
+_ARRAYS = ("values", "naive")
 _DIGITS = 7  # significant digits kept
 
 
@@ -36,7 +39,8 @@ class Terms:
         subsets: Names of the subsets.
         values: By group (subsets, 2, checkpoints): what slopes and what curvatures are
             multiplied by.
-        naive: By name (subsets,): predictors that need no learner.
+        naive: By name (subsets,): predictors that need no learner. All grow with the
+            loss that they foretell: the cosines' sign is turned.
     """
 
     capabilities: list[str]
@@ -60,16 +64,20 @@ class Terms:
 
 
 def compute_terms(bundle: Bundle, folder: Path) -> Terms:
-    """Compute the terms of the subsets that a folder holds real runs of."""
+    """Compute the terms of the subsets that a folder holds real runs of.
+
+    Args:
+        bundle: With path sketches and own answers.
+        folder: Of the list.
+    """
     learner = SurrogateLearner(bundle)
     names = bundle.capabilities
-    groups = {"domain": 0}
-    groups |= {f"reference/{name}": 3 + n for n, name in enumerate(names)}
-    groups |= {f"own/{name}": 3 + len(names) + n for n, name in enumerate(names)}
-    start = {"domain": learner.domain_loss()}
-    for n, name in enumerate(names):
-        start[f"reference/{name}"] = float(learner.anchor_losses()[n])
-        start[f"own/{name}"] = float(learner.answer_losses()[n])
+    groups = [
+        "domain",
+        *(f"reference/{name}" for name in names),
+        *(f"own/{name}" for name in names),
+    ]
+    losses = [learner.domain_loss(), *learner.anchor_losses(), *learner.answer_losses()]
     results = read_results(folder)
     found, naive = [], []
     for runs in results.values():
@@ -78,44 +86,45 @@ def compute_terms(bundle: Bundle, folder: Path) -> Terms:
         learner.update_many(rows)
         found.append(learner.terms())
         naive.append(_naive(bundle, rows))
-    stacked = np.stack(found).astype(float)
-    weights = [entry["weight"] for entry in bundle.manifest["checkpoints"]]
+    # The learner's groups also are test and retention, and the retention's answers.
+    values = np.delete(np.stack(found).astype(float), [1, 2, -1], axis=1)
+    checkpoints = bundle.manifest["checkpoints"]
     return Terms(
-        names,
-        [entry["step"] for entry in bundle.manifest["checkpoints"]],
-        [1 / weight for weight in weights],
-        start,
-        list(results),
-        {name: stacked[:, group] for name, group in groups.items()},
-        {name: np.array([one[name] for one in naive]) for name in naive[0]},
+        capabilities=names,
+        steps=[entry["step"] for entry in checkpoints],
+        norms=[1 / entry["weight"] for entry in checkpoints],
+        start=dict(zip(groups, map(float, losses), strict=True)),
+        subsets=list(results),
+        values=dict(zip(groups, np.moveaxis(values, 1, 0), strict=True)),
+        naive={name: np.array([one[name] for one in naive]) for name in naive[0]},
     )
 
 
 def write_terms(terms: Terms, folder: Path) -> None:
     """Write terms beside the runs that they are about."""
-    write_json(
-        folder / TERMS,
-        {
-            "capabilities": terms.capabilities,
-            "steps": terms.steps,
-            "norms": terms.norms,
-            "start": terms.start,
-            "subsets": terms.subsets,
-            "values": {name: _rounded(v) for name, v in terms.values.items()},
-            "naive": {name: _rounded(v) for name, v in terms.naive.items()},
-        },
-    )
+    found = dataclasses.asdict(terms)
+    for part in _ARRAYS:
+        found[part] = {name: _rounded(values) for name, values in found[part].items()}
+    write_json(folder / TERMS, found)
 
 
 def read_terms(folder: Path) -> Terms:
-    """Read what `write_terms` wrote."""
-    found = read_json(folder / TERMS, "terms of the study's subsets")
-    for part in ("values", "naive"):
+    """Read what `write_terms` wrote.
+
+    Raises:
+        InputError: If there are none.
+    """
+    file = folder / TERMS
+    if not file.exists():
+        raise InputError(f"{file}: no such file; run `ogs fidelity --terms`")
+    found = read_json(file, "file of terms")
+    for part in _ARRAYS:
         found[part] = {name: np.array(v) for name, v in found[part].items()}
     return Terms(**found)
 
 
 def _naive(bundle: Bundle, rows: NDArray[np.int64]) -> dict[str, float]:
+    """Return what could be said of a subset without a learner."""
     pool = bundle.pool
     return {
         "domain_cosine": -float(bundle.domain_cosines(rows).mean()),

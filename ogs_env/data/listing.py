@@ -43,12 +43,17 @@ def lines(bundle: Bundle) -> Iterator[str]:
 
 
 def _fidelity(bundle: Bundle) -> str:
-    """Say how well predictions rank real fine-tuning runs."""
+    """Say how well predictions rank real fine-tuning runs, recipe by recipe."""
     found = bundle.manifest.get("fidelity")
     if found is None:
         return "not measured; predicts with the responses fitted on medical"
-    parts = []
-    for name in ("domain", "retention"):
-        low, high = found[f"{name}_interval"]
-        parts.append(f"{name} {found[f'{name}_spearman']:.2f} [{low:.2f}, {high:.2f}]")
-    return f"Spearman {', '.join(parts)}; {found['subsets']} subsets"
+    recipes = []
+    for recipe, summary in found.items():
+        parts = []
+        for name in ("domain", "forgetting"):
+            low, high = summary[f"{name}_interval"]
+            parts.append(
+                f"{name} {summary[f'{name}_spearman']:.2f} [{low:.2f}, {high:.2f}]"
+            )
+        recipes.append(f"{recipe}: {', '.join(parts)}")
+    return f"{'; '.join(recipes)} (Spearman)"

@@ -1,47 +1,163 @@
-"""`ogs fidelity` on the committed results."""
+"""`ogs fidelity` on results that were made up, and on the committed ones."""
 
 import json
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
+from made_study import NAMES, made_list
+from make_bundle import edit_manifest, make_bundle
 
+from ogs_env import bundle as bundles
 from ogs_env.bundle import load_bundle
 from ogs_env.cli import main
-from ogs_env.experiments.fidelity.command import RESULTS
-from ogs_env.experiments.fidelity.results import read_results, rows_of
+from ogs_env.experiments.fidelity import command
+from ogs_env.experiments.fidelity.report import summarise
+from ogs_env.experiments.fidelity.results import read_results
+from ogs_env.experiments.fidelity.terms import TERMS, compute_terms, read_terms
+
+LISTS = [("legal", "tenth"), ("medical", "development"), ("medical", "held-out")]
 
 
-def test_the_summary_is_one_line_a_domain_and_what_the_manifest_says(capsys):
-    assert main(["fidelity", "--summary"]) == 0
-    [line] = capsys.readouterr().out.splitlines()
-    summary = json.loads(line)
-    assert summary["domain"] == "medical"
-    assert summary["subsets"] >= 40
-    for name in ("domain", "retention"):
-        low, high = summary[f"{name}_interval"]
-        assert -1 <= low < summary[f"{name}_spearman"] < high <= 1
-        assert summary[f"{name}_spearman"] > summary[f"naive_{name}"]
-        assert 0 < summary[f"ceiling_{name}"] <= 1
-    assert load_bundle("medical").manifest["fidelity"] == summary
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory) -> Path:
+    """A folder of two small bundles that can be shipped."""
+    folder = tmp_path_factory.mktemp("shipped")
+    for seed, name in enumerate(("legal", "medical")):
+        make_bundle(folder / name, seed=seed)
+        edit_manifest(folder / name, name=name)
+    return folder
 
 
-def test_the_lists_have_subsets_of_48_and_share_none():
-    bundle, subsets = load_bundle("medical"), []
-    for name in ("development", "held-out"):
-        for runs in read_results(RESULTS / "medical" / name).values():
-            rows = rows_of(bundle, runs[0]["ids"])
-            assert len(set(rows)) == 48
-            assert all(run["ids"] == runs[0]["ids"] for run in runs)
-            subsets.append(frozenset(rows))
-    assert len(set(subsets)) == len(subsets)
+@pytest.fixture(autouse=True)
+def shipped_here(shipped, tmp_path, monkeypatch, request) -> None:
+    """Ship copies of these bundles, but for tests of the committed results."""
+    if "committed" not in request.fixturenames:
+        folder = shutil.copytree(shipped, tmp_path / "shipped")
+        monkeypatch.setattr(bundles, "SHIPPED", folder)
+
+
+@pytest.fixture
+def results(tmp_path, shipped_here) -> Path:
+    """Lists of both pools, without terms."""
+    folder = tmp_path / "results"
+    for seed, (pool, name) in enumerate(LISTS):
+        made_list(load_bundle(pool), folder / pool / name, seed)
+    return folder
+
+
+def run(capsys, *options: str) -> tuple[list[str], list[str]]:
+    """Run `ogs fidelity`; return its lines on stdout and on stderr."""
+    assert main(["fidelity", *options]) == 0
+    out, err = capsys.readouterr()
+    return out.splitlines(), err.splitlines()
+
+
+def test_the_summary_needs_no_bundle(capsys, results, monkeypatch):
+    assert run(capsys, "--terms", "--results", str(results)) == ([], [])
+    monkeypatch.setattr(bundles, "_load", None)
+    out, err = run(capsys, "--summary", "--results", str(results))
+    assert not err
+    summaries = [json.loads(line) for line in out]
+    assert [(one["pool"], one["recipe"]) for one in summaries] == LISTS
+    for summary in summaries:
+        assert summary["subsets"] == len(NAMES)
+        assert summary["refitted"] is False
+        for name in ("domain", "forgetting", "reference"):
+            low, high = summary[f"{name}_interval"]
+            assert -1 <= low <= summary[f"{name}_spearman"] <= high <= 1
+
+
+def test_a_list_without_terms_is_told_and_left_out(capsys, results):
+    run(capsys, "--terms", "--results", str(results))
+    (results / "medical" / "held-out" / TERMS).unlink()
+    out, err = run(capsys, "--summary", "--results", str(results))
+    assert [json.loads(line)["recipe"] for line in out] == ["tenth", "development"]
+    [line] = err
+    assert line.startswith(f"ogs: note: {results / 'medical' / 'held-out'}: left out")
+    assert line.endswith("run `ogs fidelity --terms`")
+
+
+def test_a_list_that_is_hardly_begun_is_told_and_left_out(capsys, results):
+    begun = results / "legal" / "held-out"
+    made_list(load_bundle("legal"), begun, names=NAMES[:2])
+    _, err = run(capsys, "--terms", "--results", str(results))
+    assert err == [f"ogs: note: {begun}: left out: has runs of 2 subsets of 3"]
+    assert not (begun / TERMS).exists()
+    assert (results / "legal" / "tenth" / TERMS).exists()
+
+
+def test_terms_come_with_tables_and_plots(capsys, results):
+    run(capsys, "--terms", "--results", str(results))
+    for pool, name in LISTS:
+        folder = results / pool / name
+        terms = read_terms(folder)
+        assert terms.subsets == list(read_results(folder))
+        expected = compute_terms(load_bundle(pool), folder)
+        np.testing.assert_allclose(
+            terms.values["own/maths"], expected.values["own/maths"], rtol=1e-6
+        )
+        text = (results / pool / f"{name}.md").read_text()
+        assert text.startswith("| subsets | number |")
+        assert "| reward | 4 |" in text
+        picture = (results / pool / f"{name}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+
+
+def test_shipped_bundles_are_told_of_the_shipped_results(capsys, results, monkeypatch):
+    def manifests() -> dict[str, dict]:
+        return {pool: load_bundle(pool).manifest for pool in ("legal", "medical")}
+
+    before = manifests()
+    run(capsys, "--terms", "--results", str(results))
+    assert manifests() == before
+
+    monkeypatch.setattr(command, "RESULTS", results)
+    run(capsys, "--terms", "--results", str(results))
+    for pool, recipe in (("legal", "tenth"), ("medical", "held-out")):
+        expected = {recipe: summarise(results / pool / recipe)}
+        assert manifests()[pool] == before[pool] | {"fidelity": expected}
+
+
+def test_a_bundle_without_own_answers_is_told(capsys, results):
+    folder = bundles.SHIPPED / "legal"
+    shutil.rmtree(folder)
+    make_bundle(folder, answers=False)
+    edit_manifest(folder, name="legal", command="ogs sketch legal")
+    assert main(["fidelity", "--terms", "--results", str(results)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "legal: has no answers of the model's own" in line
+    assert line.endswith("build it again: ogs sketch legal")
+
+
+def test_fit_prints_constants_and_the_ablation(capsys, results):
+    run(capsys, "--terms", "--results", str(results))
+    out, _ = run(capsys, "--fit", "--results", str(results))
+    end = out.index("}")
+    constants = json.loads("\n".join(out[: end + 1]))
+    assert list(constants) == ["0", "6"]
+    for entry in constants.values():
+        assert entry.keys() == {"norm", "domain", "anchor", "answers"}
+    table = out[end + 1 :]
+    columns = ["development (fitted)", "legal, tenth", "medical, held-out"]
+    assert table[0] == f"| model of forgetting | {' | '.join(columns)} |"
+    assert (results / "ablation.md").read_text().splitlines() == table
+
+
+def test_nothing_is_fitted_without_the_development_list(capsys, results):
+    assert main(["fidelity", "--fit", "--results", str(results)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("no such file; run `ogs fidelity --terms`")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--summary", "--results", "nowhere"], "nowhere: holds no results"),
-        (["--epochs", "0"], "--epochs: is 0; expected 1 or more"),
+        (["--seeds", "0", "-1"], "--seeds: has -1; expected 0 or more"),
         (["--list", "heldout"], "invalid choice: 'heldout'"),
-        (["--bundle", "medicine"], "unknown bundle 'medicine'; did you mean medical"),
+        (["--pool", "medicine"], "unknown pool 'medicine'; did you mean medical"),
     ],
 )
 def test_bad_input_is_one_line(capsys, options, message):
@@ -49,3 +165,64 @@ def test_bad_input_is_one_line(capsys, options, message):
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("ogs: error: ")
     assert message in line
+
+
+@pytest.fixture
+def committed() -> list[Path]:
+    """The folders of the committed lists."""
+    files = command.RESULTS.glob("*/*/*--s*.json")
+    folders = sorted({file.parent for file in files})
+    assert folders
+    return folders
+
+
+def test_committed_lists_have_the_terms_of_their_subsets(committed):
+    for folder in committed:
+        assert folder.name in command.LISTS
+        results = read_results(folder)
+        assert read_terms(folder).subsets == list(results)
+        for runs in results.values():
+            ids = runs[0]["ids"]
+            assert len(set(ids)) == len(ids)
+            assert all(run["ids"] == ids for run in runs)
+
+
+def test_committed_terms_are_those_of_the_shipped_bundles(committed, tmp_path):
+    for folder in committed:
+        pool, few = folder.parent.name, tmp_path / folder.parent.name / folder.name
+        if pool not in bundles.shipped_bundles():
+            continue
+        few.mkdir(parents=True)
+        terms = read_terms(folder)
+        for name in terms.subsets[::10]:
+            for file in folder.glob(f"{name}--s*.json"):
+                shutil.copy(file, few)
+        found = compute_terms(load_bundle(pool), few)
+        places = [terms.subsets.index(name) for name in found.subsets]
+        assert found.start == pytest.approx(terms.start, rel=1e-6)
+        assert found.norms == pytest.approx(terms.norms, rel=1e-6)
+        for group, values in found.values.items():
+            kept = terms.values[group][places]
+            np.testing.assert_allclose(values, kept, rtol=1e-3, atol=1e-5)
+        for name, values in found.naive.items():
+            np.testing.assert_allclose(values, terms.naive[name][places], rtol=1e-5)
+
+
+def test_committed_lists_for_fitting_and_judging_share_no_subset(committed):
+    def subsets(name: str) -> set[frozenset[str]]:
+        results = read_results(command.RESULTS / command.FITTED_POOL / name)
+        return {frozenset(runs[0]["ids"]) for runs in results.values()}
+
+    development, held_out = subsets("development"), subsets("held-out")
+    assert development.isdisjoint(held_out)
+    assert {len(ids) for ids in development | held_out} == {48}
+
+
+def test_committed_figures_are_in_the_manifests(committed):
+    for pool in bundles.shipped_bundles():
+        judged = {
+            folder.name: summarise(folder)
+            for folder in committed
+            if folder.parent.name == pool and folder.name != command.DEVELOPMENT
+        }
+        assert load_bundle(pool).manifest.get("fidelity", {}) == judged

@@ -1,60 +1,46 @@
 """A learner that was fitted to changes made by known slopes and curvatures."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made_study import made_list, write_list
 from make_bundle import edit_manifest, make_bundle
 from scipy import stats
 
 from ogs_env.bundle import Bundle, load_bundle
-from ogs_env.experiments.fidelity.fitting import (
-    fitted_learner,
-    write_fidelity,
-    write_learner,
+from ogs_env.experiments.fidelity.ablation import ablation
+from ogs_env.experiments.fidelity.fitting import fitted_constants, fitted_learner
+from ogs_env.experiments.fidelity.results import BASE
+from ogs_env.experiments.fidelity.table import predict, table
+from ogs_env.experiments.fidelity.terms import (
+    Terms,
+    compute_terms,
+    read_terms,
+    write_terms,
 )
-from ogs_env.experiments.fidelity.report import Table, predict, table
-from ogs_env.experiments.fidelity.results import BASE, result_file
 from ogs_env.files import write_json
+from ogs_env.learners import fitted
+from ogs_env.learners.fitted import default_learner
 from ogs_env.learners.surrogate import SurrogateLearner
 
 TRUE = {
-    "path": {
-        "sketches": "path",
-        "domain": {"slope": [0.21, 0.04], "curvature": [0.0, 0.35]},
-        "anchor": {"slope": [0.08, 0.3], "curvature": [1.2, 0.5]},
-    },
-    "start": {
-        "sketches": "start",
-        "domain": {"slope": [0.21], "curvature": [0.35]},
-        "anchor": {"slope": [0.08], "curvature": [1.2]},
-    },
+    "sketches": "path",
+    "domain": {"slope": [0.21, 0.04], "curvature": [0.0, 0.35]},
+    "anchor": {"slope": [0.08, 0.3], "curvature": [1.2, 0.5]},
+    "answers": {"curvature": [0.004, 0.011]},
 }
 
 
-@pytest.fixture(params=list(TRUE))
-def kind(request) -> str:
-    return request.param
-
-
-@pytest.fixture
-def made(kind, tmp_path) -> Bundle:
-    """A bundle with the study's settings."""
-    checkpoints = 2 if kind == "path" else 0
-    return load_bundle(make_bundle(tmp_path / "made", checkpoints=checkpoints))
-
-
-@pytest.fixture
-def truth(kind, tmp_path) -> Bundle:
-    """The same sketches with the settings to be found."""
-    checkpoints = 2 if kind == "path" else 0
-    folder = make_bundle(tmp_path / "truth", checkpoints=checkpoints)
-    edit_manifest(folder, learner=TRUE[kind])
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory) -> Bundle:
+    """A bundle whose learner is to be found."""
+    folder = make_bundle(tmp_path_factory.mktemp("truth") / "made")
+    edit_manifest(folder, learner=TRUE)
     return load_bundle(folder)
 
 
-def subsets(bundle: Bundle) -> list[list[int]]:
+def subsets(bundle: Bundle) -> dict[str, list[int]]:
     """From the whole pool and from single sources, of several sizes."""
     rng = np.random.default_rng(0)
     of = bundle.pool.sources
@@ -62,82 +48,111 @@ def subsets(bundle: Bundle) -> list[list[int]]:
     for source in range(len(bundle.sources)):
         rows = np.flatnonzero(of == source)
         found += [rng.permutation(rows)[:n].tolist() for n in (8, 24, 48)]
-    return found
+    return {f"mixture-{number}": rows for number, rows in enumerate(found)}
 
 
-def changes(bundle: Bundle, rows: list[int]) -> tuple[float, float]:
-    """Percent by which the dev loss and the first capability's anchor loss change."""
-    learner = SurrogateLearner(bundle)
-    before = learner.domain_loss(), float(learner.anchor_losses()[0])
-    for row in rows:
-        learner.update(row)
-    after = learner.domain_loss(), float(learner.anchor_losses()[0])
-    return tuple(100 * (b / a - 1) for a, b in zip(before, after, strict=True))
+def losses(learner: SurrogateLearner) -> dict[str, float]:
+    """Losses by the names of what a run measures; the dev set stands for the test's."""
+    anchors, answers = learner.anchor_losses(), learner.answer_losses()
+    return {
+        "test": learner.domain_loss(),
+        "prose": 1.0,
+        "reference/maths": float(anchors[0]),
+        "reference/knowledge": float(anchors[1]),
+        "own/maths": float(answers[0]),
+        "own/knowledge": float(answers[1]),
+    }
 
 
-def table_of(rows: list[list[int]], real: np.ndarray) -> Table:
-    """A table of real changes; what it predicts does not matter to a fit."""
-    both = dict(zip(("test", "retention"), real.T, strict=True))
-    repeats = {name: [np.array([v]) for v in values] for name, values in both.items()}
-    names = [f"random-{number}" for number in range(len(rows))]
-    return Table(names, rows, both, repeats, {}, {})
+def write_truth(bundle: Bundle, folder: Path, direction: float = 1) -> None:
+    """Write runs that change losses as the bundle's learner does, and their terms."""
+    learner, picks, runs = SurrogateLearner(bundle), subsets(bundle), {}
+    before = losses(learner)
+    for name, rows in picks.items():
+        learner.reset()
+        learner.update_many(rows)
+        after = losses(learner)
+        changed = {n: before[n] + direction * (after[n] - before[n]) for n in before}
+        runs[name] = [{"losses": changed, "pairs": {}}]
+    write_list(bundle, folder, picks, runs)
+    write_json(folder.parent / BASE, {"losses": before, "pairs": {}})
+    write_terms(compute_terms(bundle, folder), folder)
 
 
-def test_known_settings_are_found_again(kind, made, truth):
-    rows = subsets(made)
-    real = np.array([changes(truth, own) for own in rows])
-    entry = fitted_learner(made, table_of(rows, real))
-    assert entry["sketches"] == kind
-    for role in ("domain", "anchor"):
-        for name, expected in TRUE[kind][role].items():
+@pytest.fixture(scope="module")
+def folder(truth, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("results") / "medical" / "development"
+    write_truth(truth, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def terms(folder) -> Terms:
+    return read_terms(folder)
+
+
+def test_a_known_learner_is_found_again(folder, terms):
+    found = table(folder)
+    entry = fitted_learner(terms, found)
+    assert entry.keys() == TRUE.keys()
+    assert entry["sketches"] == "path"
+    for role in ("domain", "anchor", "answers"):
+        assert entry[role].keys() == TRUE[role].keys()
+        for name, expected in TRUE[role].items():
             assert entry[role][name] == pytest.approx(expected, rel=0.01, abs=2e-3)
-
-    write_learner(made, entry)
-    fitted = load_bundle(made.path)
-    for own in rows[::5]:
-        assert predict(fitted, own) == pytest.approx(predict(truth, own), abs=0.02)
-    kept = {n: v for n, v in fitted.manifest.items() if n != "learner"}
-    assert kept == {n: v for n, v in made.manifest.items() if n != "learner"}
+    predicted = predict(terms, entry)
+    for name, real in (("domain", "test"), ("forgetting", "forgetting")):
+        np.testing.assert_allclose(predicted[name], found.real[real], atol=0.02)
 
 
-def test_no_setting_is_below_zero(kind, made):
-    rows = subsets(made)
-    real = -np.array([changes(made, own) for own in rows])
-    entry = fitted_learner(made, table_of(rows, real))
-    values = [v for role in ("domain", "anchor") for v in entry[role].values()]
-    assert min(min(own) for own in values) >= 0
-    write_learner(made, json.loads(json.dumps(entry)))
-    learner = SurrogateLearner(load_bundle(made.path))
-    assert learner.domain_loss() == pytest.approx(made.dev.losses.mean(), rel=1e-5)
+def test_the_constants_make_the_fitted_learner(folder, terms, monkeypatch):
+    entry = fitted_learner(terms, table(folder))
+    constants = fitted_constants(terms, entry)
+    assert list(constants) == terms.steps == [0, 6]
+    monkeypatch.setattr(fitted, "FITTED", constants)
+    learner = default_learner(terms.steps, terms.norms)
+    for role in ("domain", "anchor", "answers"):
+        for name, expected in entry[role].items():
+            assert learner[role][name] == pytest.approx(expected, abs=2e-5)
 
 
-def test_the_fidelity_is_written_into_the_manifest(bundle: Bundle, tmp_path: Path):
-    folder, rng = tmp_path / "results" / "held-out", np.random.default_rng(1)
-    before = {"test": 2.0, "retention": 1.0, "prose": 3.0}
-    write_json(folder.parent / BASE, {"losses": before})
-    ids = bundle.pool.hex_ids()
-    for kind in ("random", "greedy"):
-        for number in range(4):
-            rows = rng.permutation(len(ids))[:9]
-            for seed in range(1 + (number == 0)):
-                losses = {n: v * rng.uniform(0.9, 1.05) for n, v in before.items()}
-                result = {
-                    "subset": f"{kind}-{number}",
-                    "seed": seed,
-                    "losses": losses,
-                    "ids": [ids[row] for row in rows],
-                }
-                write_json(result_file(folder, f"{kind}-{number}", seed), result)
-    own = load_bundle(make_bundle(tmp_path / "own"))
-    write_fidelity(own, folder)
-    again = load_bundle(own.path)
-    found = table(bundle, folder)
-    written = again.manifest["fidelity"]
-    assert written["subsets"] == 8
-    for name, real in (("domain", "test"), ("retention", "retention")):
-        expected = stats.spearmanr(found.predicted[name], found.real[real]).statistic
-        assert written[f"{name}_spearman"] == pytest.approx(expected, abs=5e-4)
-        low, high = written[f"{name}_interval"]
-        assert low <= written[f"{name}_spearman"] <= high
-    kept = {n: v for n, v in again.manifest.items() if n != "fidelity"}
-    assert kept == own.manifest
+def test_nothing_is_fitted_below_zero(truth, tmp_path):
+    folder = tmp_path / "medical" / "development"
+    write_truth(truth, folder, direction=-1)
+    entry = fitted_learner(read_terms(folder), table(folder))
+    roles = ("domain", "anchor", "answers")
+    values = [v for role in roles for own in entry[role].values() for v in own]
+    assert len(values) == 10
+    assert min(values) == 0
+
+
+def test_the_ablation_judges_each_model_by_itself(truth, folder, tmp_path):
+    other = tmp_path / "legal" / "tenth"
+    real = made_list(truth, other)
+    write_terms(compute_terms(truth, other), other)
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in ablation(folder, {"legal, tenth": other}).splitlines()
+    ]
+    assert rows[0] == ["model of forgetting", "development (fitted)", "legal, tenth"]
+    figures = {row[0]: [float(cell) for cell in row[1:]] for row in rows[2:]}
+    # The whole model is the one that the development list was made by.
+    assert figures["own answers, all checkpoints"][0] == 1
+
+    terms, found = read_terms(other), table(other)
+    assert real.keys() == set(found.names)
+    forgetting = found.real["forgetting"]
+    # One weight leaves the order as it is: the model alone tells its own.
+    for number, step in enumerate(terms.steps):
+        alone = [
+            terms.values[f"own/{name}"][:, 1, number] / terms.start[f"own/{name}"]
+            for name in terms.capabilities
+        ]
+        expected = stats.spearmanr(np.max(alone, axis=0), forgetting).statistic
+        shown = figures[f"own answers, step {step} alone"][1]
+        assert shown == pytest.approx(expected, abs=0.0051)
+    for name, values in found.naive.items():
+        expected = stats.spearmanr(values, forgetting).statistic
+        assert figures[f"naive: {name}"][1] == pytest.approx(expected, abs=0.0051)
+    assert {"references, slope alone", "references, curvature alone"} < figures.keys()
+    assert "references, slope and curvature" in figures

@@ -1,26 +1,27 @@
 """The study's numbers by hand, on results written by hand."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from made_study import BEFORE, KINDS, NAMES, PAIRS, made_list
+from make_bundle import edit_manifest, make_bundle
 from matplotlib import image
 from scipy import stats
 
-from ogs_env.bundle import Bundle
+from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.errors import InputError
+from ogs_env.experiments.fidelity.drawing import markdown, plot
 from ogs_env.experiments.fidelity.report import (
-    Table,
     ceiling,
     correlation,
-    markdown,
     paired,
-    plot,
-    predict,
+    spearman,
     summarise,
-    table,
 )
 from ogs_env.experiments.fidelity.results import (
     BASE,
@@ -28,113 +29,195 @@ from ogs_env.experiments.fidelity.results import (
     result_file,
     rows_of,
 )
-from ogs_env.files import write_json
+from ogs_env.experiments.fidelity.table import Table, kind_of, table
+from ogs_env.experiments.fidelity.terms import (
+    compute_terms,
+    read_terms,
+    write_terms,
+)
+from ogs_env.learners.fitted import default_learner
 from ogs_env.learners.surrogate import SurrogateLearner
 
-BEFORE = {"test": 2.0, "retention": 1.25, "prose": 4.0}
-KINDS = {"random": 5, "greedy": 4, "best-anchor_gain": 1, "mixture": 3}
-SEEDS = {"random-0": [0, 1], "greedy-0": [0, 1, 2]}
+MATHS, KNOWLEDGE = "maths", "knowledge"
 
 
 @pytest.fixture(scope="module")
-def losses() -> dict[str, list[dict[str, float]]]:
-    """What each run came to, one entry a seed."""
-    rng = np.random.default_rng(5)
-    names = [f"{kind}-{number}" for kind, n in KINDS.items() for number in range(n)]
+def bundle(tmp_path_factory) -> Bundle:
+    """A bundle whose learner is the one that predictions are made with."""
+    folder = make_bundle(tmp_path_factory.mktemp("bundles") / "made")
+    edit_manifest(folder, learner=default_learner([0, 6], [1.0, 1.0]))
+    return load_bundle(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("results") / "made" / "held-out"
+
+
+@pytest.fixture(scope="module")
+def measured(bundle, folder):
+    """What each run came to, by subset, one a seed."""
+    found = made_list(bundle, folder)
+    write_terms(compute_terms(bundle, folder), folder)
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(folder, measured) -> Table:
+    return table(folder)
+
+
+@pytest.fixture(scope="module")
+def summary(folder, measured):
+    return summarise(folder)
+
+
+def changes(runs, name: str) -> list[float]:
+    """Percent by which each run changed a loss."""
+    return [100 * (run["losses"][name] - BEFORE[name]) / BEFORE[name] for run in runs]
+
+
+def largest_rises(runs, kind: str) -> list[float]:
+    both = [changes(runs, f"{kind}/{name}") for name in (MATHS, KNOWLEDGE)]
+    return [max(own) for own in zip(*both, strict=True)]
+
+
+def by_hand(runs) -> dict[str, list[float]]:
+    """Everything that a table holds about the runs of a subset."""
     return {
-        name: [
-            {role: loss * rng.uniform(0.8, 1.1) for role, loss in BEFORE.items()}
-            for _ in SEEDS.get(name, [0])
-        ]
-        for name in names
+        **{name: changes(runs, name) for name in BEFORE},
+        "forgetting": largest_rises(runs, "own"),
+        "reference": largest_rises(runs, "reference"),
+        **{
+            f"pairs/{name}": [
+                100 * (run["pairs"][name]["accuracy"] - before["accuracy"])
+                for run in runs
+            ]
+            for name, before in PAIRS.items()
+        },
+        **{
+            f"margin/{name}": [
+                run["pairs"][name]["margin"] - before["margin"] for run in runs
+            ]
+            for name, before in PAIRS.items()
+        },
     }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, bundle, losses) -> Path:
-    folder = tmp_path_factory.mktemp("results") / "made" / "held-out"
-    write_json(folder.parent / BASE, {"losses": BEFORE})
-    ids = bundle.pool.hex_ids()
-    for number, (name, runs) in enumerate(losses.items()):
-        for seed, found in enumerate(runs):
-            result = {
-                "subset": name,
-                "seed": seed,
-                "losses": found,
-                "ids": [ids[row] for row in picks(number)],
-            }
-            write_json(result_file(folder, name, seed), result)
-    return folder
+def test_the_table_holds_every_subset_once(found):
+    assert sorted(found.names) == sorted(NAMES)
 
 
-def picks(number: int) -> list[int]:
-    return np.random.default_rng(number).permutation(480)[:20].tolist()
+def test_real_changes_are_those_from_the_untouched_model(found, measured):
+    for place, name in enumerate(found.names):
+        expected = by_hand(measured[name])
+        assert set(found.real) == set(found.repeats) == set(expected)
+        for key, values in expected.items():
+            assert found.real[key][place] == pytest.approx(np.mean(values))
+            np.testing.assert_allclose(found.repeats[key][place], values, atol=1e-9)
 
 
-@pytest.fixture(scope="module")
-def found(bundle, folder) -> Table:
-    return table(bundle, folder)
-
-
-@pytest.fixture(scope="module")
-def summary(bundle, folder):
-    return summarise(bundle, folder)
-
-
-def changes(losses, name: str, role: str) -> list[float]:
-    return [100 * (run[role] - BEFORE[role]) / BEFORE[role] for run in losses[name]]
-
-
-def test_the_table_holds_every_subset_once(found, losses):
-    assert sorted(found.names) == sorted(losses)
-    numbers = [list(losses).index(name) for name in found.names]
-    assert found.rows == [picks(number) for number in numbers]
-
-
-def test_real_changes_are_percent_of_the_first_loss(found, losses):
-    assert set(found.real) == set(BEFORE)
-    for role in BEFORE:
-        by_seed = [changes(losses, name, role) for name in found.names]
-        means = [np.mean(own) for own in by_seed]
-        np.testing.assert_allclose(found.real[role], means, rtol=1e-9)
-        for repeats, own in zip(found.repeats[role], by_seed, strict=True):
-            np.testing.assert_allclose(repeats, own, rtol=1e-9)
-
-
-def test_predictions_are_those_of_the_learner(bundle, found):
-    for place, rows in enumerate(found.rows):
+def test_predictions_are_those_of_the_learner(bundle, folder, found):
+    results = read_results(folder)
+    for place, name in enumerate(found.names):
         learner = SurrogateLearner(bundle)
-        domain, anchors = learner.domain_loss(), learner.anchor_losses().copy()
-        for row in rows:
-            learner.update(row)
-        change = 100 * (learner.domain_loss() - domain) / domain
-        rises = [
-            100 * (after - before) / before
-            for before, after in zip(anchors, learner.anchor_losses(), strict=True)
+        before = [
+            learner.domain_loss(),
+            learner.anchor_losses(),
+            learner.answer_losses(),
         ]
-        own = {name: values[place] for name, values in found.predicted.items()}
-        assert own == predict(bundle, rows)
-        names = ("domain", "retention", bundle.capabilities[1])
-        expected = dict(zip(names, (change, *rises), strict=True))
-        assert own == pytest.approx(expected, abs=1e-4)
-    assert set(predict(bundle, []).values()) == {0.0}
-    assert predict(bundle, found.rows[0]) != predict(bundle, found.rows[1])
+        for row in rows_of(bundle, results[name][0]["ids"]):
+            learner.update(row)
+        after = [
+            learner.domain_loss(),
+            learner.anchor_losses(),
+            learner.answer_losses(),
+        ]
+        domain, anchors, answers = (
+            100 * (a - b) / b for a, b in zip(after, before, strict=True)
+        )
+        expected = {
+            "domain": domain,
+            f"reference/{MATHS}": anchors[0],
+            f"reference/{KNOWLEDGE}": anchors[1],
+            f"own/{MATHS}": answers[0],
+            f"own/{KNOWLEDGE}": answers[1],
+            "forgetting": max(answers),
+            "reference": max(anchors),
+        }
+        own = {key: values[place] for key, values in found.predicted.items()}
+        assert own == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        assert min(answers) > 0
 
 
-def test_the_naive_prediction_is_the_mean_cosine(bundle, found):
+def test_terms_are_read_as_they_were_written(bundle, folder, measured):
+    terms, again = compute_terms(bundle, folder), read_terms(folder)
+    assert (terms.capabilities, terms.steps) == ([MATHS, KNOWLEDGE], [0, 6])
+    for name in ("capabilities", "steps", "norms", "start", "subsets"):
+        assert getattr(again, name) == getattr(terms, name)
+    for part in ("values", "naive"):
+        written, kept = getattr(terms, part), getattr(again, part)
+        assert written.keys() == kept.keys()
+        for name in written:
+            np.testing.assert_allclose(kept[name], written[name], rtol=1e-6)
+
+
+def test_naive_predictions_need_no_learner(bundle, folder, found):
     def unit(rows: np.ndarray) -> np.ndarray:
         return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
-    pool = unit(bundle.pool.sketches("start"))
-    anchors, of = bundle.anchor.sketches("start"), bundle.anchor.capabilities
-    towards = {
-        "domain": unit(bundle.dev.sketches("start").mean(0))[None],
-        "retention": unit(anchors[of == 0].mean(0))[None],
-    }
-    for name, directions in towards.items():
-        # A sample that points where the domain does lowers its loss.
-        expected = [-(pool[rows] @ directions.T).mean() for rows in found.rows]
-        np.testing.assert_allclose(found.naive[name], expected, atol=1e-4)
+    starts, of = bundle.pool.sketches("start"), bundle.anchor.capabilities
+    anchors = bundle.anchor.sketches("start")
+    domain = unit(bundle.dev.sketches("start").mean(0))
+    means = unit(np.stack([anchors[of == n].mean(0) for n in (0, 1)]))
+    results = read_results(folder)
+    for place, name in enumerate(found.names):
+        rows = rows_of(bundle, results[name][0]["ids"])
+        tokens, cosines = bundle.pool.tokens[rows], unit(starts[rows]) @ means.T
+        expected = {
+            # A sample that points where the domain does lowers its loss.
+            "domain_cosine": -(unit(starts[rows]) @ domain).mean(),
+            "anchor_cosine": -np.mean([min(own) for own in cosines]),
+            "tokens": tokens.sum(),
+            "short_answers": -np.log(tokens).mean(),
+            "norm": np.log(np.linalg.norm(starts[rows], axis=1)).mean(),
+        }
+        own = {key: values[place] for key, values in found.naive.items()}
+        assert own == pytest.approx(expected, abs=1e-3)
+
+
+def test_terms_of_other_subsets_are_refused(bundle, tmp_path):
+    folder = tmp_path / "pool" / "tenth"
+    made_list(bundle, folder, names=NAMES[:5])
+    with pytest.raises(InputError, match="no such file; run `ogs fidelity --terms`"):
+        table(folder)
+    write_terms(compute_terms(bundle, folder), folder)
+    assert table(folder).names == sorted(NAMES[:5])
+    result_file(folder, NAMES[0], 0).rename(tmp_path / "elsewhere.json")
+    result_file(folder, NAMES[0], 1).unlink()
+    with pytest.raises(InputError, match="about other subsets than its runs"):
+        table(folder)
+
+
+def test_without_the_untouched_model_nothing_is_compared(bundle, tmp_path):
+    folder = tmp_path / "pool" / "tenth"
+    made_list(bundle, folder, names=NAMES[:3])
+    write_terms(compute_terms(bundle, folder), folder)
+    (tmp_path / "pool" / BASE).unlink()
+    with pytest.raises(InputError, match="no such file; expected a file of the untou"):
+        table(folder)
+
+
+@given(arrays(float, (2, 9), elements=st.integers(-4, 4).map(float)))
+def test_rank_correlations_are_scipys(values):
+    first, second = values
+    if len(set(first)) > 1 and len(set(second)) > 1:
+        expected = stats.spearmanr(first, second).statistic
+        assert spearman(first, second) == pytest.approx(expected, abs=1e-12)
+        both = spearman(np.stack([first, second]), np.stack([second, second]))
+        assert both == pytest.approx([expected, 1], abs=1e-12)
+    else:
+        assert np.isnan(spearman(first, second))
 
 
 def test_correlations_are_those_of_their_definitions():
@@ -192,59 +275,59 @@ def test_a_ceiling_needs_two_seeds():
         ceiling([np.array([1.0]), np.array([2.0])])
 
 
-def test_pairs_are_compared_by_number(found, losses):
-    result = paired(found, "greedy", "random")
+def test_pairs_are_compared_by_number(found, measured):
+    result = paired(found, "reward", "random")
     assert result["pairs"] == 4  # random-4 has no partner
-    for role in BEFORE:
+    for name in by_hand(measured["random-0"]):
         first, second = (
-            [np.mean(changes(losses, f"{kind}-{n}", role)) for n in range(4)]
-            for kind in ("greedy", "random")
+            [np.mean(by_hand(measured[f"{kind}-{n}"])[name]) for n in range(4)]
+            for kind in ("reward", "random")
         )
-        test = stats.ttest_rel(first, second)
-        interval = test.confidence_interval(0.95)
-        assert result[role]["difference"] == pytest.approx(
+        interval = stats.ttest_rel(first, second).confidence_interval(0.95)
+        assert result[name]["difference"] == pytest.approx(
             np.mean(first) - np.mean(second), abs=1e-3
         )
-        assert result[role]["interval"] == pytest.approx(
+        assert result[name]["interval"] == pytest.approx(
             [interval.low, interval.high], abs=1e-3
         )
+    assert paired(found, "best", "worst") == {"pairs": 0}
 
 
-def test_the_summary_is_of_these_parts(bundle, found, summary):
-    domain = correlation(found.predicted["domain"], found.real["test"])
-    assert summary["domain"] == "made"
-    assert summary["subsets"] == 13
-    assert summary["domain_spearman"] == domain["spearman"]
-    assert summary["domain_interval"] == domain["interval"]
-    assert summary["domain_pearson"] == domain["pearson"]
-    for name, predicted, real in (
-        ("retention_spearman", found.predicted["retention"], "retention"),
-        ("general_text_spearman", found.predicted["retention"], "prose"),
-        ("naive_domain", found.naive["domain"], "test"),
-        ("naive_retention", found.naive["retention"], "retention"),
+def test_the_summary_is_of_these_parts(found, summary):
+    head = {name: summary[name] for name in ("pool", "recipe", "subsets", "refitted")}
+    assert head == {
+        "pool": "made",
+        "recipe": "held-out",
+        "subsets": len(NAMES),
+        "refitted": False,
+    }
+    for name, real in (
+        ("domain", found.real["test"]),
+        ("forgetting", found.real["forgetting"]),
+        ("reference", found.real["reference"]),
     ):
-        expected = stats.spearmanr(predicted, found.real[real]).statistic
-        assert summary[name] == pytest.approx(expected, abs=5e-4)
-    assert summary["ceiling_domain"] == ceiling(found.repeats["test"])
-    assert summary["ceiling_retention"] == ceiling(found.repeats["retention"])
-    assert summary["greedy_less_random"] == paired(found, "greedy", "random")
+        expected = stats.spearmanr(found.predicted[name], real).statistic
+        assert summary[f"{name}_spearman"] == pytest.approx(expected, abs=5e-4)
+        low, high = summary[f"{name}_interval"]
+        assert -1 <= low <= summary[f"{name}_spearman"] <= high <= 1
+        repeats = found.repeats["test" if name == "domain" else name]
+        assert summary[f"{name}_ceiling"] == ceiling(repeats)
+        naive = {
+            key: stats.spearmanr(values, real).statistic
+            for key, values in found.naive.items()
+        }
+        assert summary[f"{name}_naive"] == pytest.approx(naive, abs=5e-4)
+    assert summary["reward_less_random"] == paired(found, "reward", "random")
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
-def test_greedy_is_that_of_the_rewarded_list_where_there_is_one(
-    bundle, folder, summary, tmp_path
-):
-    shutil.copytree(folder.parent, tmp_path / "results")
-    own = tmp_path / "results" / "rewarded"
-    shutil.copytree(folder, own)
-    for file in own.glob("greedy-*.json"):
-        result = json.loads(file.read_text())
-        result["losses"]["test"] *= 0.5
-        file.write_text(json.dumps(result))
-    found = summarise(bundle, tmp_path / "results" / folder.name)
-    expected = paired(table(bundle, own), "greedy", "random")
-    assert found["greedy_less_random"] == expected != summary["greedy_less_random"]
-    assert found["domain_spearman"] == summary["domain_spearman"]
+def test_without_repeats_no_ceiling_is_told(bundle, tmp_path):
+    folder = tmp_path / "pool" / "tenth"
+    made_list(bundle, folder, names=["random-1", "random-2", "mixture-0", "less-0"])
+    write_terms(compute_terms(bundle, folder), folder)
+    summary = summarise(folder)
+    assert summary["subsets"] == 4
+    assert not [name for name in summary if "ceiling" in name or "reward" in name]
 
 
 def test_the_markdown_table_has_a_row_a_kind(found):
@@ -252,8 +335,12 @@ def test_the_markdown_table_has_a_row_a_kind(found):
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in markdown(found).splitlines()
     ]
-    assert {len(cells) for cells in lines} == {7}
-    assert lines[0][0] == "subsets"
+    assert lines[0][:8] == [
+        *("subsets", "number", "domain test", "predicted", "own answers", "predicted"),
+        *("references", "predicted"),
+    ]
+    assert lines[0][8:] == ["prose", "pairs/solutions", "pairs/grammar"]
+    assert {len(cells) for cells in lines} == {11}
     assert set(lines[1]) == {"---"}
     assert {cells[0]: int(cells[1]) for cells in lines[2:]} == KINDS
     for cells in lines[2:]:
@@ -261,12 +348,21 @@ def test_the_markdown_table_has_a_row_a_kind(found):
         columns = (
             found.real["test"],
             found.predicted["domain"],
-            found.real["retention"],
-            found.predicted["retention"],
+            found.real["forgetting"],
+            found.predicted["forgetting"],
+            found.real["reference"],
+            found.predicted["reference"],
             found.real["prose"],
+            found.real["pairs/solutions"],
+            found.real["pairs/grammar"],
         )
         means = [column[places].mean() for column in columns]
         assert [float(cell) for cell in cells[2:]] == pytest.approx(means, abs=0.0051)
+
+
+def test_a_kind_is_what_stands_before_the_number():
+    assert kind_of("best-anchor_gain-0") == "best-anchor_gain"
+    assert kind_of("grad-match-12") == "grad-match"
 
 
 def test_the_plot_is_a_picture(found, summary, tmp_path):

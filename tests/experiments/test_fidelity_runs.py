@@ -4,20 +4,23 @@ The domain's texts are read from small files, as `OGS_DATA` allows.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from make_bundle import edit_manifest
-from plain_training import mean_loss, plain_training
+from plain_training import mean_loss, plain_training, token_losses
 from small_sources import write_sources
 from tiny_model import make_tiny_model
 
 from ogs_env.bundle import Bundle, load_bundle
-from ogs_env.data.domains import DomainData, load_anchor, real_domain
+from ogs_env.data.domains import DomainData, real_domain
+from ogs_env.data.pairs import Pair, grammar_pairs, solution_pairs
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.experiments.fidelity.prose import prose
@@ -27,12 +30,12 @@ from ogs_env.experiments.fidelity.subsets import Subset
 from ogs_env.experiments.fidelity.training import Recipe
 from ogs_env.files import read_json
 from ogs_env.sketching.encoding import Encoded, encode
-from ogs_env.sketching.proxy import attach_adapter, load_model
+from ogs_env.sketching.proxy import Proxy, attach_adapter, load_model
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.sketcher import sketch
 
-POOL, RETENTION, PROSE = 30, 5, 3
-RECIPE = Recipe(learning_rate=1e-2, batch=4, layers=2)
+POOL, RETENTION, PROSE = 30, 3, 3
+RECIPE = Recipe(epochs=2, learning_rate=1e-2, batch=4, layers=2)
 SUBSET = Subset("random-0", [3, 17, 0, 29, 8, 11])
 
 
@@ -53,80 +56,148 @@ def medical(tmp_path_factory) -> Iterator[Medical]:
         patch.setenv("OGS_DATA", str(folder))
         model = make_tiny_model(folder / "model")
         data = real_domain("medical", 0, pool_size=POOL)
-        # The study needs the pool's sketches alone; the rest is small.
         small = replace(
             data,
             dev=data.dev[:4],
-            test=data.test[:3],
+            test=data.test[:5],
             anchor={name: own[:4] for name, own in data.anchor.items()},
-            retention={name: own[:3] for name, own in data.retention.items()},
+            retention={name: own[:4] for name, own in data.retention.items()},
         )
         settings = SketchSettings(
             proxy=str(model), precision="float32", k=16, layers=1, rank=2
         )
-        yield Medical(sketch(small, folder / "bundle", settings), data, str(model))
+        yield Medical(sketch(small, folder / "bundle", settings), small, str(model))
 
 
 @pytest.fixture(scope="module")
 def study(medical) -> Study:
-    return Study(medical.bundle, RECIPE, retention=RETENTION, paragraphs=PROSE)
+    return Study(
+        medical.bundle, medical.data, RECIPE, retention=RETENTION, paragraphs=PROSE
+    )
 
 
-@pytest.fixture(scope="module")
-def plain(medical) -> dict[str, list[Encoded]]:
-    """The texts that losses are measured on, and the pool."""
-    _, tokenizer = load_model(medical.model)
+def fresh_proxy(medical: Medical, seed: int = 0) -> Proxy:
+    model, tokenizer = load_model(medical.model)
+    return attach_adapter(model, tokenizer, rank=16, alpha=32, layers=2, seed=seed)
 
-    def tokens(samples: list[Sample]) -> list[Encoded]:
-        return [encode(tokenizer, s.prompt, s.response, 256) for s in samples]
 
+def encoded(tokenizer, samples: list[Sample]) -> list[Encoded]:
+    return [encode(tokenizer, s.prompt, s.response, 256) for s in samples]
+
+
+def plain_losses(proxy: Proxy, medical: Medical) -> dict[str, float]:
+    """The mean loss of each set, text by text."""
+    data, tokenizer = medical.data, proxy.tokenizer
+    samples = {"test": data.test, "prose": prose(PROSE)}
+    answers = dict(
+        zip(
+            medical.bundle.retention_answers.hex_ids(),
+            medical.bundle.answer_tokens("retention_answers"),
+            strict=True,
+        )
+    )
+    found = {}
+    for name, kept in data.retention.items():
+        samples[f"reference/{name}"] = kept[:RETENTION]
+        own = []
+        for sample in kept[:RETENTION]:
+            asked = encode(tokenizer, sample.prompt, sample.response, 256)
+            prompt = asked.input_ids[: asked.response_start]
+            whole = [*prompt, *answers[sample.id]]
+            own.append(Encoded(whole, len(prompt), False))
+        found[f"own/{name}"] = mean_loss(proxy.model, own)
+    for name, own in samples.items():
+        found[name] = mean_loss(proxy.model, encoded(tokenizer, own))
+    return found
+
+
+def plain_pairs(proxy: Proxy, medical: Medical) -> dict[str, dict[str, float]]:
+    """How the model tells right from wrong, by each whole text's probability."""
+
+    def log_probability(prompt: str | None, text: str) -> float:
+        tokenizer = proxy.tokenizer
+        if prompt is None:
+            begin = [tokenizer.bos_token_id]
+        else:
+            asked = encode(tokenizer, prompt, "x", 256)
+            begin = asked.input_ids[: asked.response_start]
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        whole = Encoded([*begin, *ids], len(begin), False)
+        return -float(token_losses(proxy.model, whole).sum().detach())
+
+    def margin(pair: Pair) -> float:
+        right, wrong = (
+            log_probability(pair.prompt, pair.shared + end)
+            for end in (pair.right, pair.wrong)
+        )
+        return right - wrong
+
+    pairs = {
+        "solutions": solution_pairs(medical.data.retention["maths"][:RETENTION]),
+        "grammar": grammar_pairs(),
+    }
+    margins = {name: [margin(pair) for pair in own] for name, own in pairs.items()}
     return {
-        "pool": tokens(medical.data.pool),
-        "test": tokens(medical.data.test),
-        "retention": tokens(load_anchor("gsm8k", RETENTION)[1]),
-        "prose": tokens(prose(PROSE)),
-        "knowledge": tokens(medical.data.retention["knowledge"]),
+        name: {"accuracy": np.mean(np.array(own) > 0), "margin": np.mean(own)}
+        for name, own in margins.items()
     }
 
 
-def losses_of(model, plain: dict[str, list[Encoded]]) -> dict[str, float]:
-    return {n: mean_loss(model, own) for n, own in plain.items() if n != "pool"}
+def check_measures(measured, proxy: Proxy, medical: Medical) -> None:
+    losses = plain_losses(proxy, medical)
+    assert measured["losses"] == pytest.approx(losses, rel=1e-3)
+    pairs = plain_pairs(proxy, medical)
+    assert measured["pairs"].keys() == pairs.keys()
+    for name, expected in pairs.items():
+        assert measured["pairs"][name] == pytest.approx(expected, rel=1e-2, abs=2e-3)
 
 
-def test_the_first_losses_are_those_of_the_untouched_model(
-    study, medical, plain, tmp_path
-):
+def test_the_first_measures_are_those_of_the_untouched_model(study, medical, tmp_path):
     study.run(SUBSET, 0, tmp_path / "list")  # which leaves a trained adapter
     study.base(tmp_path)
     base = read_json(tmp_path / BASE, "base")
-    model, _ = load_model(medical.model)
-    assert base["losses"] == pytest.approx(losses_of(model, plain), rel=1e-4)
-    counts = {"pool": POOL, "test": 64, "retention": RETENTION, "prose": PROSE}
-    assert base["samples"] == counts | {"knowledge": 64}
+    check_measures(base, fresh_proxy(medical), medical)
+    counts = {"pool": POOL, "test": 5, "prose": PROSE}
+    for name in ("maths", "knowledge"):
+        counts |= {f"reference/{name}": RETENTION, f"own/{name}": RETENTION}
+    for side in ("right", "wrong"):
+        # Ten of each of two paradigms.
+        counts |= {f"{side}/solutions": RETENTION, f"{side}/grammar": 20}
+    assert base["samples"] == counts
     assert base["proxy"]["id"] == medical.model
-    assert base["recipe"] == {
-        **{"epochs": 1, "learning_rate": 1e-2},
-        **{"batch": 4, "layers": 2},
-    }
 
 
-def test_a_run_is_that_of_a_plain_loop(study, medical, plain, tmp_path):
+def test_a_run_is_that_of_a_plain_loop(study, medical, tmp_path):
+    pool = encoded(fresh_proxy(medical).tokenizer, medical.data.pool)
     for seed in (0, 3):
         study.run(SUBSET, seed, tmp_path)
         result = read_json(result_file(tmp_path, SUBSET.name, seed), "result")
-        model, tokenizer = load_model(medical.model)
-        proxy = attach_adapter(model, tokenizer, rank=16, alpha=32, layers=2, seed=seed)
-        before = losses_of(proxy.model, plain)
-        plain_training(proxy, [plain["pool"][row] for row in SUBSET.rows], 4, 1e-2)
-        after = losses_of(proxy.model, plain)
-        assert result["losses"] == pytest.approx(after, rel=1e-3)
-        assert after["test"] < 0.98 * before["test"]
+        proxy, rng = fresh_proxy(medical, seed), np.random.default_rng([seed, 50])
+        before = plain_losses(proxy, medical)
+        order = [*rng.permutation(SUBSET.rows), *rng.permutation(SUBSET.rows)]
+        plain_training(proxy, [pool[row] for row in order], 4, 1e-2)
+        check_measures(result, proxy, medical)
+        assert result["losses"]["test"] < 0.98 * before["test"]
         assert result["ids"] == [medical.data.pool[row].id for row in SUBSET.rows]
         assert (result["subset"], result["seed"]) == (SUBSET.name, seed)
+        assert result["recipe"] == {
+            **{"epochs": 2, "learning_rate": 1e-2},
+            **{"batch": 4, "layers": 2},
+        }
         assert result["seconds"].keys() == {"training", "measuring"}
     found = read_results(tmp_path)
     assert [run["seed"] for run in found[SUBSET.name]] == [0, 3]
     assert {path.suffix for path in tmp_path.iterdir()} == {".json"}
+
+
+def test_without_grammar_pairs_the_study_says_what_to_do(medical, monkeypatch):
+    monkeypatch.setenv("OGS_DATA", "/nowhere")
+    # No request leaves the machine: the hub's address leads to a closed port.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"blimp: .* set OGS_DATA to it") as caught:
+        Study(medical.bundle, medical.data, RECIPE)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_is_there_is_not_made_again(study, tmp_path):
@@ -140,16 +211,6 @@ def test_what_is_there_is_not_made_again(study, tmp_path):
     study.base(tmp_path)
     study.run(SUBSET, 0, tmp_path / "list")
     assert [read_json(f, "file")["losses"]["test"] for f in files] == [123.0, 123.0]
-
-
-def test_what_the_first_losses_lack_is_added(study, tmp_path):
-    study.base(tmp_path)
-    whole = read_json(tmp_path / BASE, "base")
-    older = {"test": 123.0, "retention": 1.0, "prose": 2.0}
-    (tmp_path / BASE).write_text(json.dumps({"losses": older}))
-    study.base(tmp_path)
-    added = {"knowledge": pytest.approx(whole["losses"]["knowledge"], rel=1e-6)}
-    assert read_json(tmp_path / BASE, "base")["losses"] == older | added
 
 
 def test_a_result_of_other_samples_is_refused(study, tmp_path):
@@ -191,27 +252,18 @@ def test_what_another_process_has_begun_is_left_alone(study, tmp_path):
     assert not Path(f"{file}.lock").exists()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"name": "words"}, "its texts are not known; expected the bundle of a domain"),
-        ({"request": {"seed": 1}}, "was made of other texts than domain 'medical'"),
-        ({"proxy": {"sha256": "0" * 64}}, "is another model than the bundle's"),
-    ],
-)
-def test_a_bundle_of_something_else_is_refused(medical, tmp_path, change, message):
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    for file in medical.bundle.path.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    manifest = medical.bundle.manifest
-    merged = {
-        name: manifest[name] | value if isinstance(value, dict) else value
-        for name, value in change.items()
-    }
-    edit_manifest(folder, **merged)
-    with pytest.raises(InputError, match=message):
-        Study(load_bundle(folder), RECIPE)
+def test_texts_that_the_bundle_is_not_made_of_are_refused(medical):
+    other = replace(medical.data, pool=medical.data.pool[::-1])
+    with pytest.raises(InputError, match="was made of other texts than the pool has"):
+        Study(medical.bundle, other, RECIPE)
+
+
+def test_another_model_than_the_bundles_is_refused(medical, tmp_path):
+    folder = shutil.copytree(medical.bundle.path, tmp_path / "bundle")
+    proxy = medical.bundle.manifest["proxy"] | {"sha256": "0" * 64}
+    edit_manifest(folder, proxy=proxy)
+    with pytest.raises(InputError, match="is another model than the bundle's"):
+        Study(load_bundle(folder), medical.data, RECIPE)
 
 
 def test_prose_is_whole_paragraphs_drawn_from_a_seed():

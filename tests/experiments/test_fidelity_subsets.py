@@ -4,19 +4,21 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from made_study import write_list
 from make_bundle import edit_manifest, make_bundle
 
+from ogs_env.agents.deployment import load_selector
 from ogs_env.bundle import Bundle, load_bundle
-from ogs_env.errors import InputError
 from ogs_env.experiments.fidelity import subsets
 from ogs_env.experiments.fidelity.subsets import (
     Subset,
     development,
     held_out,
-    of_agent,
+    of_results,
     quick,
-    rewarded,
+    tenth,
 )
+from ogs_env.experiments.fidelity.table import kind_of
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import Information, Rewards, checked_weights, weighted_sum
 
@@ -30,6 +32,17 @@ def lists(bundle: Bundle) -> dict[str, list[Subset]]:
     }
 
 
+@pytest.fixture(scope="module")
+def medical() -> Bundle:
+    """The shipped bundle, in whose sketch space the shipped agents are."""
+    return load_bundle("medical")
+
+
+@pytest.fixture(scope="module")
+def tenths(medical) -> dict[str, list[int]]:
+    return {subset.name: subset.rows for subset in tenth(medical)}
+
+
 def test_subsets_hold_so_many_samples_and_none_twice(bundle, lists):
     for found in lists.values():
         for subset in found:
@@ -41,13 +54,13 @@ def test_subsets_hold_so_many_samples_and_none_twice(bundle, lists):
 def test_names_are_unique_and_tell_the_kind(lists):
     for found in lists.values():
         assert len({subset.name for subset in found}) == len(found)
-    kinds = Counter(subset.kind for subset in lists["held_out"])
+    kinds = Counter(kind_of(subset.name) for subset in lists["held_out"])
     sources = {f"source-{name}": 1 for name in ("alpha", "beta", "gamma", "delta")}
     scores = ("domain_gain", "orthogonality", "anchor_gain")
     cosines = ("start_domain_cosine", "start_anchor_cosine")
     extremes = {f"{end}-{s}": 1 for s in scores + cosines for end in ("best", "worst")}
     assert kinds == {
-        **{"random": 8, "mixture": 12, "greedy": 8, "source-epsilon": 1},
+        **{"random": 8, "mixture": 12, "source-epsilon": 1},
         **sources,
         **extremes,
     }
@@ -73,13 +86,14 @@ def test_a_source_subset_is_of_its_source(bundle, lists):
     for subset in lists["development"]:
         if subset.name.startswith("source-"):
             of = {bundle.sources[n] for n in bundle.pool.sources[subset.rows]}
-            assert of == {subset.kind.removeprefix("source-")}
+            assert of == {kind_of(subset.name).removeprefix("source-")}
 
 
 def test_a_source_with_too_few_samples_has_no_subset(bundle):
     counts = np.bincount(bundle.pool.sources)
     size = int(np.sort(counts)[-2])
-    named = {s.kind.removeprefix("source-") for s in quick(bundle, size)} - {"random"}
+    kinds = {kind_of(subset.name) for subset in quick(bundle, size)} - {"random"}
+    named = {kind.removeprefix("source-") for kind in kinds}
     expected = {bundle.sources[n] for n in np.flatnonzero(counts >= size)}
     assert named == expected
     assert 0 < len(named) < len(counts)
@@ -87,8 +101,11 @@ def test_a_source_with_too_few_samples_has_no_subset(bundle):
 
 def test_mixtures_are_more_uneven_than_random_subsets(bundle, lists):
     def largest_share(kind: str) -> list[float]:
-        of = [bundle.pool.sources[s.rows] for s in lists["held_out"] if s.kind == kind]
-        return [np.bincount(sources).max() / SIZE for sources in of]
+        return [
+            np.bincount(bundle.pool.sources[subset.rows]).max() / SIZE
+            for subset in lists["held_out"]
+            if kind_of(subset.name) == kind
+        ]
 
     assert np.mean(largest_share("mixture")) > np.mean(largest_share("random")) + 0.15
     assert len(set(largest_share("mixture"))) > 3
@@ -96,27 +113,65 @@ def test_mixtures_are_more_uneven_than_random_subsets(bundle, lists):
 
 def test_a_mixture_may_ask_for_more_than_a_source_has(bundle):
     size = len(bundle.pool) - 20
-    found = [s for s in development(bundle, size) if s.kind == "mixture"]
+    found = [s for s in development(bundle, size) if kind_of(s.name) == "mixture"]
     assert len(found) == 10
     assert all(len(set(subset.rows)) == size for subset in found)
 
 
-def test_kinds_that_are_compared_share_their_candidates(bundle, monkeypatch):
-    monkeypatch.setattr(subsets, "STREAM", SIZE)  # all that there is to pick from
-    by_name = {s.name: set(s.rows) for s in held_out(bundle, SIZE)}
-    by_name |= {s.name: set(s.rows) for s in of_agent(bundle, "random", "held-out", 12)}
-    for number in range(8):
-        assert by_name[f"greedy-{number}"] == by_name[f"random-{number}"]
-    for number in range(4):
-        assert by_name[f"agent-{number}"] == by_name[f"random-{number}"]
-    other = of_agent(bundle, "random", "development", SIZE)
-    assert set(other[0].rows) != by_name["agent-0"]
+def test_the_tenth_list_has_a_tenth_of_the_pool(medical, tenths):
+    for rows in tenths.values():
+        assert len(rows) == len(set(rows)) == len(medical.pool) // 10
+        assert all(type(row) is int for row in rows)
+    kinds = Counter(map(kind_of, tenths))
+    rules = ("less", "greedy", "grad-match", "oracle", "navigator")
+    big = np.bincount(medical.pool.sources) >= len(medical.pool) // 10
+    assert kinds == {
+        **{"random": 5, "mixture": 4, "reward": 5},
+        **dict.fromkeys(rules, 1),
+        **{f"source-{medical.sources[n]}": 1 for n in np.flatnonzero(big)},
+    }
+    assert len({frozenset(rows) for rows in tenths.values()}) == len(tenths)
 
 
-def test_the_rewarded_list_is_of_the_held_out_lists_candidates(bundle):
-    kinds = [s for s in held_out(bundle, SIZE) if s.kind in ("random", "greedy")]
-    assert rewarded(bundle, SIZE) == kinds
-    assert len(kinds) == 16
+def test_rules_select_from_the_whole_pool(medical, tenths):
+    size = len(medical.pool) // 10
+    for name in ("less", "greedy", "grad-match", "oracle"):
+        rng = np.random.default_rng([4, 53])
+        expected, _ = load_selector(name).select(medical, size, rng)
+        assert tenths[f"{name}-0"] == expected.tolist()
+
+
+def reward_of(bundle: Bundle, rows: list[int]) -> float:
+    """The default reward of a selection, summed over its picks."""
+    rewards = Rewards(SurrogateLearner(bundle), Information(bundle.k, len(rows)))
+    starts = bundle.pool.sketches("start")
+    units = starts / np.linalg.norm(starts, axis=1, keepdims=True)
+    weights = checked_weights(None, bundle)
+    return sum(weighted_sum(rewards.pick(row, units[row]), weights) for row in rows)
+
+
+def test_what_the_reward_picks_earns_more_than_random_picks(medical, tenths):
+    for number in range(5):
+        random, picked = tenths[f"random-{number}"], tenths[f"reward-{number}"]
+        assert reward_of(medical, picked) > reward_of(medical, random)
+
+
+def test_the_reward_picks_from_a_half_that_has_the_random_subset(medical, tenths):
+    size = len(medical.pool) // 10
+    for number in range(5):
+        rng = np.random.default_rng([4, 51, 0, number])
+        half = rng.permutation(len(medical.pool))[: len(medical.pool) // 2].tolist()
+        assert tenths[f"random-{number}"] == half[:size]
+        assert set(tenths[f"reward-{number}"]) < set(half)
+
+
+def test_subsets_of_results_are_those_that_were_run(bundle, tmp_path):
+    assert of_results(bundle, tmp_path / "pool" / "tenth") == {}
+    picks = {"random-0": [5, 3, 400], "less-0": [7, 8, 9]}
+    runs = {name: [{"losses": {}, "pairs": {}}] for name in picks}
+    write_list(bundle, tmp_path / "pool" / "tenth", picks, runs)
+    found = of_results(bundle, tmp_path / "pool" / "tenth")
+    assert found == {name: Subset(name, rows) for name, rows in picks.items()}
 
 
 def scores_of_the_pool(bundle: Bundle) -> dict[str, np.ndarray]:
@@ -158,29 +213,3 @@ def test_best_and_worst_are_the_extremes_of_their_score(bundle, monkeypatch):
         best, worst = (scores[by_name[f"{end}-{name}-0"]] for end in ("best", "worst"))
         np.testing.assert_allclose(best, ascending[::-1][:SIZE], atol=close)
         np.testing.assert_allclose(worst, ascending[:SIZE], atol=close)
-
-
-def test_greedy_is_brute_force(bundle, monkeypatch):
-    monkeypatch.setattr(subsets, "STREAM", SIZE)
-    weights = checked_weights(None, bundle)
-    starts = bundle.pool.sketches("start")
-    units = starts / np.linalg.norm(starts, axis=1, keepdims=True)
-
-    def reward_of_the_last(picks: list[int]) -> float:
-        rewards = Rewards(SurrogateLearner(bundle), Information(bundle.k, len(picks)))
-        terms = [rewards.pick(row, units[row]) for row in picks]
-        return weighted_sum(terms[-1], weights)
-
-    by_name = {s.name: s.rows for s in held_out(bundle, SIZE)}
-    for number in range(2):
-        stream = by_name[f"random-{number}"]  # all there is
-        picked: list[int] = []
-        while len(picked) < SIZE:  # more than a batch of 8
-            left = [row for row in stream if row not in picked]
-            picked.append(max(left, key=lambda row: reward_of_the_last([*picked, row])))
-        assert by_name[f"greedy-{number}"] == picked
-
-
-def test_an_unknown_agent_is_told(bundle):
-    with pytest.raises(InputError, match="unknown agent 'randm'; did you mean random"):
-        of_agent(bundle, "randm", "held-out", SIZE)

@@ -60,8 +60,8 @@ def test_fine_tuning_is_that_of_a_plain_loop(model_folder, epochs, seed):
     fine_tune(ours, texts, [2, 1], recipe, seed=9)
     fine_tune(ours, texts, picks, recipe, seed)
 
-    order, rng = list(picks), np.random.default_rng([seed, 50])
-    for _ in range(1, epochs):
+    order, rng = [], np.random.default_rng([seed, 50])
+    for _ in range(epochs):
         order += rng.permutation(picks).tolist()
     draw_adapter(plain, seed)
     before = plain.state()
@@ -72,7 +72,7 @@ def test_fine_tuning_is_that_of_a_plain_loop(model_folder, epochs, seed):
         assert (expected - before[name]).abs().max() > RATE / 10
 
 
-def test_the_seed_draws_the_adapter_and_the_second_epoch(model_folder):
+def test_a_run_is_a_function_of_its_seed(model_folder):
     proxy = make_proxy(model_folder)
     texts = TrunkStates(proxy, [encode(proxy.tokenizer, p, r, 96) for p, r in TEXTS])
 
@@ -81,6 +81,20 @@ def test_the_seed_draws_the_adapter_and_the_second_epoch(model_folder):
         return proxy.state()
 
     first, again, other = weights(2, 1), weights(2, 1), weights(2, 2)
-    for name in first:
-        assert torch.equal(first[name], again[name])
-        assert not torch.equal(first[name], other[name])
+    for name, expected in first.items():
+        # The frozen layers' states are rounded as the batch that made them.
+        torch.testing.assert_close(again[name], expected, rtol=0, atol=1e-3 * RATE)
+        assert (other[name] - expected).abs().max() > RATE / 10
+
+
+def test_every_epoch_has_an_order_of_its_own(model_folder):
+    proxy = make_proxy(model_folder)
+    texts = TrunkStates(proxy, [encode(proxy.tokenizer, p, r, 96) for p, r in TEXTS])
+
+    def weights(picks: list[int], epochs: int) -> dict[str, torch.Tensor]:
+        fine_tune(proxy, texts, picks, Recipe(epochs, RATE, batch=2), seed=3)
+        return proxy.state()
+
+    order = np.random.default_rng([3, 50]).permutation(5).tolist()
+    as_given, in_order = weights(list(range(5)), 1), weights(order, 1)
+    assert any((in_order[n] - w).abs().max() > RATE / 10 for n, w in as_given.items())

@@ -1,0 +1,88 @@
+"""The study as a table and as a picture."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ogs_env.experiments.fidelity.table import MEASURES, Table, kind_of
+
+_MARKERS = "os^Dv*P<>X"
+_TITLES = {"domain": "domain test loss", "forgetting": "loss on own answers"}
+
+
+def markdown(found: Table) -> str:
+    """Return a Markdown table of the kinds of subset: means of real and predicted."""
+    columns = [
+        ("domain test", found.real["test"]),
+        ("predicted", found.predicted["domain"]),
+        ("own answers", found.real["forgetting"]),
+        ("predicted", found.predicted["forgetting"]),
+        ("references", found.real["reference"]),
+        ("predicted", found.predicted["reference"]),
+        ("prose", found.real["prose"]),
+        *[item for item in found.real.items() if item[0].startswith("pairs/")],
+    ]
+    rows = [["subsets", "number", *(title for title, _ in columns)]]
+    rows.append(["---"] * len(rows[0]))
+    for kind, places in _places_by(kind_of, found).items():
+        means = [f"{values[places].mean():+.2f}" for _, values in columns]
+        rows.append([kind, str(len(places)), *means])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def plot(found: Table, summary: Mapping[str, Any], file: Path) -> None:
+    """Draw predicted against real changes, for the domain and for forgetting.
+
+    Args:
+        found: What is drawn, one point a subset.
+        summary: What `summarise` says about it.
+        file: The PNG file to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from ogs_env.experiments.plots import COLOURS, RANDOM_COLOUR
+    from ogs_env.files import whole_file
+
+    figure = Figure(figsize=(10, 4.8), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    families = _places_by(_family, found)
+    colours = [*COLOURS, RANDOM_COLOUR]
+    panels: Any = figure.subplots(1, 2)
+    for axes, (name, title) in zip(panels, _TITLES.items(), strict=True):
+        x, y = found.predicted[name], found.real[MEASURES[name]]
+        for number, (family, places) in enumerate(families.items()):
+            axes.scatter(
+                x[places],
+                y[places],
+                label=family,
+                color=colours[number % len(colours)],
+                marker=_MARKERS[number % len(_MARKERS)],
+                s=28,
+            )
+        low, high = summary[f"{name}_interval"]
+        axes.set(
+            xlabel="predicted change, %",
+            ylabel="real change, %",
+            title=f"{title}: Spearman {summary[f'{name}_spearman']:.2f} "
+            f"[{low:.2f}, {high:.2f}]",
+        )
+        axes.grid(alpha=0.25)
+    panels[1].legend(loc="best", frameon=False, fontsize=8)
+    with whole_file(file) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _places_by(group: Callable[[str], str], found: Table) -> dict[str, list[int]]:
+    """Return the places of the subsets of each group, by its name."""
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(found.names):
+        places.setdefault(group(name), []).append(place)
+    return places
+
+
+def _family(name: str) -> str:
+    """Return a subset's kind; one for all scores, and one for all sources."""
+    kind = kind_of(name)
+    first = kind.partition("-")[0]
+    return first if first in ("best", "worst", "source") else kind

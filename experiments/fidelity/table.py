@@ -1,0 +1,116 @@
+"""Real and predicted changes of a list's subsets, side by side."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ogs_env.errors import InputError
+from ogs_env.experiments.fidelity.results import BASE, read_results
+from ogs_env.experiments.fidelity.terms import Terms, read_terms
+from ogs_env.files import read_json
+from ogs_env.learners.fitted import default_learner
+
+Array = NDArray[np.float64]
+MEASURES = {"domain": "test", "forgetting": "forgetting", "reference": "reference"}
+"""What was measured, by the name of what is predicted."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Real and predicted changes, one row a subset; percent of the first loss.
+
+    Attributes:
+        names: Of the subsets.
+        real: By what was measured, means over seeds (subsets,): `test`, `prose`,
+            `own/NAME` and `reference/NAME` of each capability; `forgetting`, the
+            largest of own answers' rises; `reference`, the largest of references'
+            rises; `pairs/NAME`, the change of the share of pairs that are right,
+            points of percent, and `margin/NAME`, that of the mean log-probability
+            ratio, nats.
+        repeats: The same with the changes of each subset's seeds.
+        predicted: `domain`, `forgetting`, `reference`, and each `own/NAME` and
+            `reference/NAME`.
+        naive: Predictors that need no learner.
+    """
+
+    names: list[str]
+    real: dict[str, Array]
+    repeats: dict[str, list[Array]]
+    predicted: dict[str, Array]
+    naive: dict[str, Array]
+
+
+def table(folder: Path) -> Table:
+    """Read the results in a folder, and the learner's terms beside them.
+
+    Args:
+        folder: With one file a run, and the terms; the untouched model's losses lie
+            above it.
+    """
+    results, terms = read_results(folder), read_terms(folder)
+    if list(results) != terms.subsets:
+        raise InputError(
+            f"{folder}: its terms are about other subsets than its runs; run "
+            "`ogs fidelity --terms`"
+        )
+    base = read_json(folder.parent / BASE, "file of the untouched model")
+    changes = [[_changes(run, base) for run in runs] for runs in results.values()]
+    repeats = {
+        name: [np.array([one[name] for one in runs]) for runs in changes]
+        for name in changes[0][0]
+    }
+    return Table(
+        terms.subsets,
+        {name: np.array([one.mean() for one in v]) for name, v in repeats.items()},
+        repeats,
+        predict(terms, default_learner(terms.steps, terms.norms)),
+        terms.naive,
+    )
+
+
+def predict(terms: Terms, learner: dict[str, Any]) -> dict[str, Array]:
+    """Return what a learner predicts for each subset, in percent.
+
+    Args:
+        terms: Of the subsets.
+        learner: A manifest's `learner` entry.
+    """
+    responses = {
+        "domain": learner["domain"],
+        **{f"reference/{name}": learner["anchor"] for name in terms.capabilities},
+        **{f"own/{name}": learner["answers"] for name in terms.capabilities},
+    }
+    found = {
+        name: 100 * terms.change(name, response) / terms.start[name]
+        for name, response in responses.items()
+    }
+    return found | _worst(found)
+
+
+def _changes(run: dict[str, Any], base: dict[str, Any]) -> dict[str, float]:
+    found = {
+        name: 100 * (loss / base["losses"][name] - 1)
+        for name, loss in run["losses"].items()
+    }
+    for name, pairs in run["pairs"].items():
+        before = base["pairs"][name]
+        found[f"pairs/{name}"] = 100 * (pairs["accuracy"] - before["accuracy"])
+        found[f"margin/{name}"] = pairs["margin"] - before["margin"]
+    return found | _worst(found)
+
+
+def _worst(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return how the capability stands that is worst, for both kinds of answers."""
+    kinds = {"forgetting": "own/", "reference": "reference/"}
+    return {
+        name: np.max([v for key, v in changes.items() if key.startswith(kind)], axis=0)
+        for name, kind in kinds.items()
+    }
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of a subset: what its name says before its number."""
+    return name.rsplit("-", 1)[0]
