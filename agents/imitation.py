@@ -9,11 +9,11 @@ and it does so in many domains at once, where PPO's gradients are too noisy to.
 Three things make what is learned move to other bundles. Drawn domains are played
 along a detour, where the bundle has one: what a sample teaches depends on what the
 warm-up has taught before, so an agent has to meet two of them. The plan that is
-imitated cares less for the anchor than the reward does: what the anchor gains in it
-comes from updates that cancel along this bundle's training path, which nobody sees at
-the start. And an agent that plays keeps step with the stream (`AHEAD`): where all of
-a new domain looks better than what it knows, it would spend its budget on the first
-hands.
+imitated weighs general abilities less than the reward does: what reference answers
+gain in it comes from updates that cancel along this bundle's training path, which
+nobody sees at the start. And an agent that plays keeps step with the stream (`AHEAD`):
+where all of a new domain looks better than what it knows, it would spend its budget on
+the first hands.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,8 +37,9 @@ EPOCHS = 6
 BATCH = 1024
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 1e-3
-# What the oracle's weight of the anchor is multiplied by. Lower, agents move better
-# to where the domain counts for more; higher, to where the anchor does.
+# What the oracle's weights of general abilities, `anchor_gain` and `forgetting`, are
+# multiplied by. Lower, agents move better to where the domain counts for more; higher,
+# to where those abilities do.
 _ANCHOR = 0.6
 # Of the episodes in drawn domains, one in so many is in the bundle's own.
 _OWN_EVERY = 8

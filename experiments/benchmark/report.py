@@ -242,10 +242,14 @@ def markdown(report: Mapping[str, Any]) -> str:
             ],
         ),
         "Return: interquartile mean over episodes (and training seeds), in points of "
-        "percent, with its 95 % bootstrap interval. Domain gain and anchor change "
-        "are its two parts, cost is the sum of the conflicts, test and retention "
-        "are changes of losses that no reward sees (negative is better); these are "
-        "means. Gap closed: 0 % is the best, 100 % the oracle. P(> greedy): "
+        "percent, with its 95 % bootstrap interval. Its parts are the domain gain and, "
+        "by whose answers a bundle's reward is about, the cost, which is taken off "
+        "(the model's own), the anchor change (reference answers), or both. Cost is "
+        "the selection's forgetting, the largest rise of a capability's loss on the "
+        "model's own answers, or without those on reference answers; anchor change is "
+        "the least fall of a capability's loss on reference answers. Test and "
+        "retention are changes of losses that no reward sees (negative is better). "
+        "These are means. Gap closed: 0 % is the best, 100 % the oracle. P(> greedy): "
         "probability of improvement over greedy. Time: choosing, an episode's median. "
         f"`NAME{STREAM}` sees the whole stream before its first pick; `KIND-from-"
         "DOMAIN` was trained there and plays here without training. All returns are "

@@ -1,5 +1,6 @@
 """Frames as pictures. They need matplotlib, but no display."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -7,8 +8,10 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from ogs_env.bundle import Bundle
 from ogs_env.envs.rendering import (
     History,
+    anchor_of,
     mixture_last_step,
     mixture_title,
     selection_title,
@@ -30,7 +33,7 @@ _LEFT_PANEL = (0.075, 0.11, 0.495, 0.68)
 _RIGHT_PANELS = ((0.645, 0.545, 0.335, 0.32), (0.645, 0.11, 0.335, 0.32))
 _COLOUR_BAR = (0.075, 0.87, 0.495, 0.02)
 _LEFT_LEGEND = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0), "ncols": 4}
-_RIGHT_LEGEND = {"loc": "lower right", "bbox_to_anchor": (1.03, 0.97), "ncols": 2}
+_RIGHT_LEGEND = {"loc": "upper left", "bbox_to_anchor": (-0.02, 1.04), "ncols": 2}
 _LEGEND_PLACES = 12
 # More do not fit beside the bars.
 _NAMED_CLUSTERS = 24
@@ -41,7 +44,7 @@ def selection_picture(env: "SelectionEnv", history: History) -> NDArray[np.uint8
     figure = _figure(selection_title(env, history), history.last_step)
     _draw_hand(figure.add_axes(_LEFT_PANEL), env, history)
     losses = history.losses[: len(history.picks) + 1]
-    _draw_losses(figure, losses, env.bundle.capabilities, env.budget)
+    _draw_losses(figure, losses, env.bundle, env.budget)
     figure.axes[-1].set_xlabel("picks of the budget")
     return _pixels(figure)
 
@@ -51,7 +54,7 @@ def mixture_picture(env: "MixtureEnv") -> NDArray[np.uint8]:
     figure = _figure(mixture_title(env), mixture_last_step(env))
     _draw_clusters(figure.add_axes(_LEFT_PANEL), env)
     losses = np.stack(env.losses)
-    _draw_losses(figure, losses, env.bundle.capabilities, env.steps)
+    _draw_losses(figure, losses, env.bundle, env.steps)
     figure.axes[-1].set_xlabel("batches of the budget")
     return _pixels(figure)
 
@@ -78,20 +81,20 @@ def _pixels(figure: Any) -> NDArray[np.uint8]:
 
 
 def _draw_losses(
-    figure: Any, losses: NDArray[np.floating], capabilities: Sequence[str], budget: int
+    figure: Any, losses: NDArray[np.floating], bundle: Bundle, budget: int
 ) -> None:
-    """Draw in two panels how the domain's and the anchor's losses have changed.
+    """Draw in two panels how the domain's and the capabilities' losses have changed.
 
     Args:
         figure: Gets the panels.
         losses: Nats per token (n, 1 + capabilities), the domain's first, at the start
             and after each unit of the budget spent.
-        capabilities: Their names.
+        bundle: Whose losses they are.
         budget: Units that there are.
     """
     changes = 100 * (losses / losses[0] - 1)
     panels = [("domain loss", [""], changes[:, :1])]
-    panels.append(("anchor loss", list(capabilities), changes[:, 1:]))
+    panels.append((anchor_of(bundle).title, bundle.capabilities, changes[:, 1:]))
     for place, (title, names, curves) in zip(_RIGHT_PANELS, panels, strict=True):
         axes = figure.add_axes(place)
         low, high = min(curves.min(), -0.5), max(curves.max(), 0.5)
@@ -109,7 +112,10 @@ def _draw_losses(
         if len(names) == 1:
             title = f"{title}: {label}"
         else:
-            _legend(axes, axes.lines[2:13:2], **_RIGHT_LEGEND)
+            points = axes.lines[2:13:2]
+            # The legend is above the curves, two names a row.
+            axes.set_ylim(top=high + room * (1 + math.ceil(len(points) / 2)))
+            _legend(axes, points, **_RIGHT_LEGEND)
         axes.set_title(title, loc="left", size=10, parse_math=False)
         step = -(-budget // 4)
         axes.set_xticks([*range(0, budget - step // 2, step), budget])

@@ -431,8 +431,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self._rows[which, 6:] = means[..., 4:]
 
     def _now(self) -> NDArray[np.float32]:
-        losses = [self.learner.domain_loss(), *self.learner.anchor_losses()]
-        return np.array(losses, np.float32)
+        return rendering.losses_now(self.bundle, self.learner)
 
     def _show(self) -> None:
         if self.render_mode == "human":

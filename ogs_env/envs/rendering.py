@@ -1,11 +1,15 @@
 """What frames tell of an episode, and frames as text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ogs_env.bundle import Bundle
+from ogs_env.learners import Learner
+from ogs_env.rewards import OWN, REFERENCE, answers_of
 
 if TYPE_CHECKING:
     from ogs_env.envs.mixture import MixtureEnv
@@ -19,6 +23,57 @@ _SPARK = 44
 _SPARKS = "▁▂▃▄▅▆▇█"
 # A sparkline's scale spans at least this share of the first value.
 _LEAST_SPREAD = 0.005
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """What frames show of general abilities: what the reward and the cost are about.
+
+    Attributes:
+        losses: Returns a learner's loss of each capability, (capabilities,), nats per
+            token.
+        label: Goes before a capability's name.
+        title: What the losses are.
+        term: The reward term that is made of them.
+    """
+
+    losses: Callable[[Learner], NDArray[np.floating]]
+    label: str
+    title: str
+    term: str
+
+
+_ANCHORS = {
+    OWN: Anchor(
+        lambda learner: learner.answer_losses(),
+        "own answers",
+        "loss on own answers",
+        "forgetting",
+    ),
+    REFERENCE: Anchor(
+        lambda learner: learner.anchor_losses(),
+        "anchor",
+        "anchor loss",
+        "anchor_gain",
+    ),
+}
+
+
+def anchor_of(bundle: Bundle) -> Anchor:
+    """Return what frames show: the model's own answers where the bundle has them.
+
+    Without those it is the anchor's samples, reference answers that come with the data.
+    """
+    return _ANCHORS[answers_of(bundle)]
+
+
+def losses_now(bundle: Bundle, learner: Learner) -> NDArray[np.float32]:
+    """Return the losses that frames show, float32 (1 + capabilities,).
+
+    Nats per token: the domain's, and each capability's by `anchor_of`.
+    """
+    losses = [learner.domain_loss(), *anchor_of(bundle).losses(learner)]
+    return np.array(losses, np.float32)
 
 
 @dataclass(frozen=True)
@@ -48,7 +103,7 @@ class History:
 
     Attributes:
         losses: float32 (budget + 1, 1 + capabilities), nats per token: the domain's
-            and each capability's anchor loss after so many picks.
+            and each capability's, as of `losses_now`, after so many picks.
         hand: Pool rows dealt to the hand, -1 where none was.
         seen: float32 (hand_size, 6), columns as in `Pick`, of the hand as dealt: what
             was picked from it stays as it looked.
@@ -99,9 +154,7 @@ class History:
         d = env.bundle.basis.shape[1]
         there = env.table >= 0
         self.seen[there] = env.observation()["candidates"][there, d : d + 6]
-        learner = env.learner
-        self.losses[len(self.picks), 0] = learner.domain_loss()
-        self.losses[len(self.picks), 1:] = learner.anchor_losses()
+        self.losses[len(self.picks)] = losses_now(env.bundle, env.learner)
 
 
 def selection_text(env: "SelectionEnv", history: History) -> str:
@@ -114,7 +167,7 @@ def selection_text(env: "SelectionEnv", history: History) -> str:
         "",
         *_last_pick(env, history),
         "",
-        *_losses(history.losses[: count + 1], env.bundle.capabilities, env.budget),
+        *_losses(history.losses[: count + 1], env.bundle, env.budget),
     ]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
@@ -146,7 +199,7 @@ def mixture_text(env: "MixtureEnv") -> str:
     lines += [
         "   (> last action; means over what is left; norm: deviations from the usual)",
         "",
-        *_losses(np.stack(env.losses), env.bundle.capabilities, env.steps),
+        *_losses(np.stack(env.losses), env.bundle, env.steps),
     ]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
@@ -191,18 +244,18 @@ def sparkline(values: NDArray[np.floating], points: int) -> str:
     return "".join(_SPARKS[level] for level in levels.round().astype(int))
 
 
-def _losses(
-    losses: NDArray[np.floating], capabilities: Sequence[str], budget: int
-) -> list[str]:
+def _losses(losses: NDArray[np.floating], bundle: Bundle, budget: int) -> list[str]:
     """Draw each loss as a sparkline over the budget, with its change.
 
     Args:
         losses: Nats per token (n, 1 + capabilities), the domain's first, at the start
             and after each unit of the budget spent.
-        capabilities: Their names.
+        bundle: Whose losses they are.
         budget: Units that there are.
     """
-    names = ["domain", *[short(f"anchor: {name}", 22) for name in capabilities]]
+    label = anchor_of(bundle).label
+    names = [short(f"{label}: {name}", 22) for name in bundle.capabilities]
+    names = ["domain", *names]
     width = max(map(len, names))
     title = f"{'':{width}}  {'loss, nats per token':{_SPARK}}"
     lines = [f"{title}    start     now    change"]
@@ -224,7 +277,7 @@ def _table(env: "SelectionEnv", history: History) -> list[str]:
     """Draw the hand: one line a place, so that all frames are of one height."""
     bundle = env.bundle
     lines = [
-        "   place  sample            domain cos  anchor cos    norm    loss  tokens  "
+        "   place  sample            domain cos  anchor cos   norm   loss tokens  "
         "nearest  source",
     ]
     for place, row in enumerate(history.hand.tolist()):
@@ -238,7 +291,7 @@ def _table(env: "SelectionEnv", history: History) -> list[str]:
         source = bundle.sources[bundle.pool.sources[row]]
         lines.append(
             f" {mark} {place:5d}  {int(bundle.pool.ids[row]):016x}  {domain:+10.3f}  "
-            f"{anchor:+10.3f}  {norm:+6.2f}  {loss:+6.2f}  {tokens:+6.2f}  "
+            f"{anchor:+10.3f} {norm:+6.2f} {loss:+6.2f} {tokens:+6.2f}  "
             f"{nearest:+7.3f}  {short(source, 14)}"
         )
     lines.append(
@@ -253,11 +306,14 @@ def _last_pick(env: "SelectionEnv", history: History) -> list[str]:
         return ["last pick: none yet", ""]
     bundle, pick = env.bundle, history.picks[-1]
     domain, anchor = pick.seen[:2]
+    gains = [
+        f"{term.replace('_', ' ')} {pick.terms[term]:+.3f}%"
+        for term in ("domain_gain", anchor_of(bundle).term)
+    ]
     source = bundle.sources[bundle.pool.sources[pick.row]]
     return [
         f"last pick: {int(bundle.pool.ids[pick.row]):016x} of {short(source, 30)}, "
         f"hand {pick.hand + 1}, place {pick.place}",
         f"           cosine with domain {domain:+.3f}, anchor {anchor:+.3f}; "
-        f"gain of domain {pick.terms['domain_gain']:+.3f}%, "
-        f"anchor {pick.terms['anchor_gain']:+.3f}%",
+        + ", ".join(gains),
     ]

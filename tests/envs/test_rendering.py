@@ -16,6 +16,7 @@ from make_bundle import edit_manifest, make_bundle
 from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.envs.rendering import sparkline
 from ogs_env.envs.selection import SelectionEnv
+from ogs_env.learners import Learner
 
 pytestmark = pytest.mark.filterwarnings(
     "error", "ignore:`is_gradient_checkpointing`:FutureWarning"
@@ -28,11 +29,16 @@ def env(bundle_folder: Path) -> SelectionEnv:
     return SelectionEnv(str(bundle_folder), render_mode="ansi", **sizes)
 
 
+@pytest.fixture(params=["bundle_folder", "folder_without_answers"])
+def either_folder(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param))
+
+
 def frame(env: Any) -> str:
     text = env.render()
     assert text.endswith("\n")
     assert "\x1b" not in text
-    assert max(map(len, text.splitlines())) < 100
+    assert max(map(len, text.splitlines())) <= 96
     return text
 
 
@@ -90,8 +96,8 @@ def test_the_header_and_the_last_pick(env: SelectionEnv) -> None:
         assert f", hand 1, place {action}\n" in text  # where it was picked
         d = env.bundle.basis.shape[1]
         assert f"domain {seen[d]:+.3f}, anchor {seen[d + 1]:+.3f};" in text
-        gains = [info["reward_terms"][name] for name in ("domain_gain", "anchor_gain")]
-        assert "gain of domain {:+.3f}%, anchor {:+.3f}%".format(*gains) in text
+        gains = [info["reward_terms"][name] for name in ("domain_gain", "forgetting")]
+        assert "; domain gain {:+.3f}%, forgetting {:+.3f}%\n".format(*gains) in text
         assert text.count("█") + text.count("░") >= 30
         assert text.count("\n") == height
     env.step(0)
@@ -108,21 +114,42 @@ def test_the_header_and_the_last_pick(env: SelectionEnv) -> None:
     assert "episode over" not in frame(env)
 
 
+def test_the_last_pick_without_own_answers(folder_without_answers: Path) -> None:
+    env = SelectionEnv(str(folder_without_answers), render_mode="ansi")
+    env.reset(seed=3)
+    *_, info = env.step(0)
+    gains = [info["reward_terms"][name] for name in ("domain_gain", "anchor_gain")]
+    assert gains[1] != 0
+    assert "; domain gain {:+.3f}%, anchor gain {:+.3f}%\n".format(*gains) in frame(env)
+
+
+def losses_of(learner: Learner) -> list[float]:
+    """Return the domain's loss and those that forgetting, or the anchor gain, is of."""
+    own = learner.answer_losses().tolist()
+    return [learner.domain_loss(), *(own or learner.anchor_losses().tolist())]
+
+
 def loss_rows(text: str) -> dict[str, tuple[str, float, float, float]]:
-    pattern = r"^(domain|anchor: \w+) +([▁-█]+) +([\d.]+) +([\d.]+) +([-+\d.]+)%$"
+    pattern = (
+        r"^(domain|(?:anchor|own answers): \w+) +([▁-█]+) +([\d.]+) +([\d.]+) "
+        r"+([-+\d.]+)%$"
+    )
     found = re.findall(pattern, text, re.MULTILINE)
     return {name: (line, *map(float, numbers)) for name, line, *numbers in found}
 
 
-def test_losses_of_the_domain_and_every_capability(env: SelectionEnv) -> None:
+def test_losses_of_the_domain_and_every_capability(either_folder: str) -> None:
+    sizes = {"hand_size": 4, "hands": 3, "budget": 6}
+    env = SelectionEnv(either_folder, render_mode="ansi", **sizes)
     env.reset(seed=3)
-    start = [env.learner.domain_loss(), *env.learner.anchor_losses().tolist()]
+    start = losses_of(env.learner)
     assert [line for line, *_ in loss_rows(frame(env)).values()] == ["▁▁▁▁"] * 3
     for action in (0, 1, 4):
         env.step(action)
-    now = [env.learner.domain_loss(), *env.learner.anchor_losses().tolist()]
+    now = losses_of(env.learner)
     rows = loss_rows(frame(env))
-    assert list(rows) == ["domain", "anchor: maths", "anchor: knowledge"]
+    label = "own answers" if env.bundle.has_answers else "anchor"
+    assert list(rows) == ["domain", f"{label}: maths", f"{label}: knowledge"]
     for (line, first, last, change), a, b in zip(
         rows.values(), start, now, strict=True
     ):
@@ -130,6 +157,33 @@ def test_losses_of_the_domain_and_every_capability(env: SelectionEnv) -> None:
         assert change == pytest.approx(100 * (b / a - 1), abs=0.006)
         # Two of six picks: with the start, three points of seven.
         assert len(line) == pytest.approx(44 * 3 / 7, abs=2)
+
+
+def test_the_mixtures_losses(either_folder: str) -> None:
+    env = MixtureEnv(either_folder, clusters=3, batch=30, render_mode="ansi")
+    env.reset(seed=0)
+    start = losses_of(env.learner)
+    env.step(0)
+    env.step(1)
+    shown = [row[1:] for row in loss_rows(frame(env)).values()]
+    changes = zip(start, losses_of(env.learner), strict=True)
+    expected = [(a, b, 100 * (b / a - 1)) for a, b in changes]
+    np.testing.assert_allclose(shown, expected, atol=0.0051)
+
+
+def test_pictures_are_of_own_answers_where_there_are_any(
+    bundle_folder: Path, folder_without_answers: Path
+) -> None:
+    def lower_panel(folder: Path) -> Any:
+        sizes = {"hand_size": 4, "hands": 3, "budget": 6}
+        env = SelectionEnv(str(folder), render_mode="rgb_array", **sizes)
+        env.reset(seed=3)
+        env.step(0)
+        return env.render()[300:, 600:]
+
+    # The two bundles are the same but for the answers.
+    own, reference = map(lower_panel, (bundle_folder, folder_without_answers))
+    assert (own != reference).any()
 
 
 @given(
