@@ -4,6 +4,7 @@ A bundle is a folder with `manifest.json`, `basis.safetensors` and, for each rol
 shards `ROLE-00000.safetensors`; with a detour also `detour-ROLE-00000.safetensors`.
 It may also hold answers that the untouched proxy itself gives to the anchor's and the
 retention's prompts, as two further roles, and their tokens in `answers.safetensors`.
+They are sketched at the untouched model alone.
 Environments are made of bundles; the texts they were sketched from are not needed.
 """
 
@@ -24,9 +25,10 @@ FORMAT_VERSION = 5
 READABLE = (4, 5)
 """Format versions that can be loaded: 5 may have answers, 4 is the same without."""
 MEASURED = ("dev", "test", "anchor", "retention")
+"""Roles that the pool's `products` are taken with, in the order of the columns."""
 ANSWERS = ("anchor_answers", "retention_answers")
 """Roles of a bundle with the proxy's own answers, to the prompts of anchor and
-retention."""
+retention; the pool's `answer_products` are in the order of their samples."""
 ROLES = ("pool", *MEASURED)
 """Roles of every bundle."""
 DETOUR = ("anchor", "pool")
@@ -110,8 +112,8 @@ class Rows:
         """Return sketches as float32; only the asked rows are read from the disk.
 
         Args:
-            kind: `"start"`, `"path"`, or `"detour"`: the roles of
-                `Bundle.detoured` along a second warm-up, on samples from outside the
+            kind: `"start"`; `"path"`, which own answers do not have; or `"detour"`:
+                anchor and pool along a second warm-up, on samples from outside the
                 domain.
             indices: Row numbers (m,); all rows when omitted.
 
@@ -135,13 +137,29 @@ class Rows:
             indices: Row numbers (m,) of the pool; other roles have none.
 
         Returns:
-            float32 (m, checkpoints, n) with the n samples of `Bundle.measured`, role
-            by role, each checkpoint's times its weight squared.
+            float32 (m, checkpoints, n) with the n samples of `MEASURED`, role by role,
+            each checkpoint's times its weight squared.
         """
         cut = self._read("products", indices)
         cut = cut.reshape(len(indices), len(self._weights), -1)
         units = self._read("product_units", indices) * np.square(self._weights)
         return cut * units[:, :, None]
+
+    def answer_products(self, indices: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Return inner products of pool samples with own answers.
+
+        They are taken in the metric of the path's first checkpoint, which is the
+        untouched model, from as wide sketches as `products`.
+
+        Args:
+            indices: Row numbers (m,) of the pool; other roles have none.
+
+        Returns:
+            float32 (m, n) with the n samples of `ANSWERS`, role by role, times that
+            checkpoint's weight squared.
+        """
+        units = self._read("answer_units", indices) * np.square(self._weights[0])
+        return self._read("answer_products", indices) * units[:, None]
 
     def part(self, indices: NDArray[np.integer], **columns: NDArray[Any]) -> "Rows":
         """Return some of the samples, held in memory.
@@ -163,7 +181,8 @@ class Rows:
         return self.part(rows, path=path)
 
     def _read(self, name: str, indices: NDArray[np.integer]) -> NDArray[np.float32]:
-        out = np.empty((len(indices), self._shards[0][name].shape[1]), np.float32)
+        shape = len(indices), *self._shards[0][name].shape[1:]
+        out = np.empty(shape, np.float32)
         which = np.searchsorted(self._starts, indices, side="right") - 1
         for number in np.unique(which):
             here = which == number
@@ -269,7 +288,7 @@ class Bundle:
 
     @property
     def has_detour(self) -> bool:
-        """Whether the roles of `detoured` were also sketched along a second warm-up."""
+        """Whether anchor and pool were also sketched along a second warm-up."""
         return bool(self.manifest.get("detour"))
 
     @property
@@ -279,13 +298,8 @@ class Bundle:
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """Roles whose losses are measured, in the order of the columns of products."""
+        """Roles whose losses are measured: all but the pool."""
         return (*MEASURED, *ANSWERS) if self.has_answers else MEASURED
-
-    @property
-    def detoured(self) -> tuple[str, ...]:
-        """Roles that are sketched along the detour, if there is one."""
-        return (*DETOUR, ANSWERS[0]) if self.has_answers else DETOUR
 
     def domain_cosines(self, indices: NDArray[np.integer]) -> NDArray[np.float32]:
         """Exact cosines (n,) of pool samples with the mean domain gradient."""
@@ -356,11 +370,11 @@ class Bundle:
     def _read_role(self, role: str) -> Rows:
         files = sorted(n for n in self.manifest["files"] if n.startswith(f"{role}-"))
         shards = [_map_safetensors(self.path / name) for name in files]
-        if self.has_detour and role in self.detoured:
+        if self.has_detour and role in DETOUR:
             for name, shard in zip(files, shards, strict=True):
                 shard.update(_map_safetensors(self.path / f"detour-{name}"))
         for name, shard in zip(files, shards, strict=True):
-            self._check_shard(self.path / name, shard)
+            self._check_shard(role, self.path / name, shard)
         rows = sum(len(shard["ids"]) for shard in shards)
         if rows == 0 or rows != self.manifest["roles"].get(role):
             raise InputError(
@@ -370,23 +384,33 @@ class Bundle:
         weights = [entry["weight"] for entry in self.manifest["checkpoints"]]
         return Rows(shards, np.array(weights, np.float32))
 
-    def _check_shard(self, file: Path, shard: dict[str, NDArray[Any]]) -> None:
-        checkpoints = len(self.manifest["checkpoints"])
-        rows = len(shard["ids"]) if "ids" in shard else 0
+    def _shapes(self, role: str, rows: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of a shard's tensors."""
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(COLUMNS, (rows,))
         shapes["anchor_dots"] = (rows, len(self.capabilities))
         shapes["start"] = (rows, self.k)
-        if checkpoints:
-            shapes["path"] = (rows, checkpoints * self.k)
-            if file.name.startswith("pool-"):
-                measured = sum(self.manifest["roles"][role] for role in self.measured)
-                shapes["products"] = (rows, checkpoints * measured)
-                shapes["product_units"] = (rows, checkpoints)
-            detoured = tuple(f"{role}-" for role in self.detoured)
-            if self.has_detour and file.name.startswith(detoured):
-                later = sum(c["step"] > 0 for c in self.manifest["checkpoints"])
-                shapes["detour"] = (rows, later * self.k)
-        for name, shape in shapes.items():
+        if not self.has_path or role in ANSWERS:
+            return shapes
+        checkpoints, counts = self.manifest["checkpoints"], self.manifest["roles"]
+        shapes["path"] = (rows, len(checkpoints) * self.k)
+        if role == "pool":
+            measured = sum(counts[name] for name in MEASURED)
+            shapes["products"] = (rows, len(checkpoints) * measured)
+            shapes["product_units"] = (rows, len(checkpoints))
+            if self.has_answers:
+                answers = sum(counts[name] for name in ANSWERS)
+                shapes["answer_products"] = (rows, answers)
+                shapes["answer_units"] = (rows,)
+        if self.has_detour and role in DETOUR:
+            later = sum(entry["step"] > 0 for entry in checkpoints)
+            shapes["detour"] = (rows, later * self.k)
+        return shapes
+
+    def _check_shard(
+        self, role: str, file: Path, shard: dict[str, NDArray[Any]]
+    ) -> None:
+        rows = len(shard["ids"]) if "ids" in shard else 0
+        for name, shape in self._shapes(role, rows).items():
             if name not in shard or shard[name].shape != shape:
                 found = shard[name].shape if name in shard else "nothing"
                 raise InputError(
@@ -468,6 +492,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{file}: 'answers' are of kind {kind!r}; expected "
             f"{' or '.join(ANSWER_KINDS)}; rebuild the bundle"
+        )
+    steps = [entry.get("step") for entry in manifest["checkpoints"]]
+    if answers is not None and steps and steps[0] != 0:
+        raise InputError(
+            f"{file}: has own answers, and checkpoints at {steps}; expected the first "
+            "at 0, the untouched model, where own answers are sketched; rebuild the "
+            "bundle"
         )
     return manifest
 

@@ -40,7 +40,8 @@ class DrawnBundle(Bundle):
     Where the origin has a detour, a second warm-up on samples from outside its own
     domain, these gradients are taken along it: what a sample teaches depends on what
     the warm-up has taught before, and a policy that has seen one alone takes that
-    for a property of the samples.
+    for a property of the samples. Those of own answers are the untouched model's, with
+    a detour and without.
 
     What the origin has exactly, inner products with the domain's gradients, is here
     taken from sketches. A step moves the domain no farther than it moves the
@@ -59,21 +60,19 @@ class DrawnBundle(Bundle):
     def __init__(self, origin: Bundle, number: int, split: str) -> None:
         self._drawn_from = origin, number, split
         self.path, self.basis, self.scales = origin.path, origin.basis, origin.scales
-        kept = [origin.anchor]
         self.retention = origin.retention
         if origin.has_answers:
-            kept.append(origin.anchor_answers)
+            self.anchor_answers = origin.anchor_answers
             self.retention_answers = origin.retention_answers
         rng = np.random.default_rng(number)
         dev, test, pool = _draw(origin, rng, origin.split(split))
         start = origin.pool.sketches("start", dev).mean(0)
         dots = origin.pool.sketches("start", pool) @ start
-        parts = [*(origin.pool.part(rows) for rows in (pool, dev, test)), *kept]
+        parts = [origin.pool.part(rows) for rows in (pool, dev, test)]
+        parts.append(origin.anchor)
         if origin.has_detour:
             parts = [part.detoured() for part in parts]
-        drawn, self.dev, self.test, self.anchor = parts[:4]
-        if origin.has_answers:
-            self.anchor_answers = parts[4]
+        drawn, self.dev, self.test, self.anchor = parts
         self.pool = drawn.part(
             np.arange(len(pool)), domain_dots=dots, **_products(origin, pool, parts)
         )
@@ -168,25 +167,20 @@ def _products(
     Args:
         origin: As for `DrawnBundle`.
         pool: Rows of the origin's pool that are in the drawn one.
-        parts: Drawn pool, dev, test, anchor and, if there are any, the anchor's own
-            answers.
+        parts: Drawn pool, dev, test and anchor.
     """
     if not origin.has_path:
         return {}
     checkpoints = origin.manifest["checkpoints"]
     weights = [entry["weight"] for entry in checkpoints]
-    own, dev, test, *anchors = (
+    own, dev, test, anchor = (
         part.sketches("path").reshape(len(part), len(weights), -1) for part in parts
     )
     drawn = _inner(own, np.concatenate([dev, test]))
     kept = origin.pool.products(pool)[:, :, len(origin.dev) + len(origin.test) :]
     if origin.has_detour:
         later = [number for number, entry in enumerate(checkpoints) if entry["step"]]
-        # The retention lies between the anchor and its own answers.
-        begins = 0, len(origin.anchor) + len(origin.retention)
-        for begin, anchor in zip(begins, anchors, strict=False):
-            columns = slice(begin, begin + len(anchor))
-            kept[:, later, columns] = _inner(own, anchor)[:, later]
+        kept[:, later, : len(anchor)] = _inner(own, anchor)[:, later]
     # `Rows.products` multiplies by the weights, which both parts hold already.
     units = np.tile(np.array(weights, np.float32) ** -2, (len(pool), 1))
     products = np.concatenate([drawn, kept], axis=2)
@@ -215,6 +209,7 @@ def _response(origin: Bundle, dev: Rows) -> dict[str, Any]:
         values = (slope * by).tolist(), (curvature * by**2).tolist()
         scaled[role] = dict(zip(_TERMS, values, strict=True))
     if "answers" in learner:
-        curvature = np.array(learner["answers"]["curvature"]) * ratios**2
-        scaled["answers"] = {"curvature": curvature.tolist()}
+        # The first norm is the untouched model's.
+        curvature = learner["answers"]["curvature"] * float(ratios[0]) ** 2
+        scaled["answers"] = {"curvature": curvature}
     return {**learner, **scaled}

@@ -38,7 +38,7 @@ def make_bundle(
     """Write a valid bundle; each role but the pool has `held_out` samples.
 
     With `answers`, two of three anchor and retention samples have an answer of the
-    proxy's own.
+    proxy's own, sketched at the start alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -50,9 +50,7 @@ def make_bundle(
     means["gamma"] -= means["maths"]
 
     roles = {role: _role(rng, role, pool, held_out, means, maps) for role in ROLES}
-    measured, detoured = MEASURED, DETOUR
     if answers:
-        measured, detoured = (*MEASURED, *ANSWERS), (*DETOUR, ANSWERS[0])
         # Drawn apart, so that all else is the same without answers.
         own = np.random.default_rng([seed, 2])
         for role in ANSWERS:
@@ -66,9 +64,16 @@ def make_bundle(
         ]
     )
     if checkpoints:
-        roles["pool"]["products"] = _products(roles, measured, checkpoints)
+        products = _products(roles, MEASURED, checkpoints)
+        roles["pool"]["products"] = products.reshape(pool, -1)
         units = np.full((pool, checkpoints), 1, np.float32)
         roles["pool"]["product_units"] = units
+    if checkpoints and answers:
+        products = _products(roles, ANSWERS, checkpoints)
+        roles["pool"]["answer_products"] = np.ascontiguousarray(products[:, 0])
+        roles["pool"]["answer_units"] = units[:, 0].copy()
+        for role in ANSWERS:
+            del roles[role]["path"]
     files = {}
     for role, columns in roles.items():
         start = columns["start"].astype(np.float32)
@@ -79,7 +84,7 @@ def make_bundle(
             name = f"{role}-{number:05d}.safetensors"
             save_file({n: c[part] for n, c in columns.items()}, folder / name)
             files[name] = {"sha256": sha256_of(folder / name), "rows": len(part)}
-            if detour and role in detoured:
+            if detour and role in DETOUR:
                 name = f"detour-{name}"
                 other = _detour(columns["path"], checkpoints, seed)[part]
                 save_file({"detour": other}, folder / name)
@@ -119,7 +124,7 @@ def make_bundle(
             "sketches": "path" if steps else "start",
             # Milder than the real ones: these gradients agree far more.
             **dict.fromkeys(("domain", "anchor"), response),
-            "answers": {"curvature": [0.0003] * max(1, checkpoints)},
+            "answers": {"curvature": 0.0006},
         },
     }
     write_json(folder / "manifest.json", manifest)
@@ -222,7 +227,7 @@ def _detour(path: np.ndarray, checkpoints: int, seed: int) -> np.ndarray:
 def _products(
     roles: dict[str, Any], names: Sequence[str], checkpoints: int
 ) -> np.ndarray:
-    """Inner products of the pool's path sketches with the measured roles'."""
+    """Inner products of the pool's path sketches with roles' (n, checkpoints, m)."""
 
     def cut(role: str) -> np.ndarray:
         path = roles[role]["path"].astype(np.float32)
@@ -230,7 +235,7 @@ def _products(
 
     measured = np.concatenate([cut(role) for role in names])
     products = np.einsum("ick,mck->icm", cut("pool"), measured)
-    return products.reshape(len(products), -1).astype(np.float16)
+    return products.astype(np.float16)
 
 
 def _basis(start: np.ndarray, d: int) -> np.ndarray:

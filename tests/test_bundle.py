@@ -8,7 +8,7 @@ import pytest
 from make_bundle import edit_manifest, make_bundle
 from safetensors.numpy import load_file, save_file
 
-from ogs_env.bundle import COLUMNS, Bundle, load_bundle
+from ogs_env.bundle import COLUMNS, Bundle, Rows, load_bundle
 from ogs_env.errors import InputError
 from ogs_env.files import sha256_of
 
@@ -59,9 +59,10 @@ def test_a_part_holds_the_samples_asked_for_and_other_columns(folder: Path) -> N
         np.testing.assert_array_equal(part.sketches(kind), pool.sketches(kind, rows))
         assert [start for start, _ in part.blocks(kind)] == [0]
     every = np.arange(4)
-    np.testing.assert_array_equal(part.products(every), pool.products(rows))
     again = part.part(np.array([2]))
-    np.testing.assert_array_equal(again.products(every[:1]), pool.products(rows[[2]]))
+    for read in (Rows.products, Rows.answer_products):
+        np.testing.assert_array_equal(read(part, every), read(pool, rows))
+        np.testing.assert_array_equal(read(again, every[:1]), read(pool, rows[[2]]))
 
 
 def test_columns_are_read_only(folder: Path) -> None:
@@ -209,8 +210,40 @@ def test_own_answers_are_roles_with_their_tokens(folder: Path) -> None:
     for number in range(2):
         own = bundle.anchor_answers.capabilities[bundle.answer_rows(number)]
         assert set(own.tolist()) == {number}
-    every = sum(len(getattr(bundle, role)) for role in bundle.measured)
-    assert bundle.pool.products(np.arange(3)).shape == (3, 2, every)
+    measured = sum(len(getattr(bundle, role)) for role in bundle.measured[:4])
+    assert bundle.pool.products(np.arange(3)).shape == (3, 2, measured)
+
+
+def test_products_with_own_answers_are_in_the_metric_of_the_start(folder: Path) -> None:
+    names = [f"pool-{number:05d}.safetensors" for number in range(3)]
+    kept, units = [], np.random.default_rng(0).uniform(1, 9, 60).astype(np.float32)
+    for number, name in enumerate(names):
+        tensors = load_file(folder / name)
+        kept.append(tensors["answer_products"].astype(np.float64))
+        tensors["answer_units"] = units[20 * number : 20 * number + 20]
+        rewrite(folder, name, tensors)
+    weights = [{"step": 0, "weight": 0.5}, {"step": 6, "weight": 2.0}]
+    edit_manifest(folder, checkpoints=weights)
+    bundle = load_bundle(folder)
+    rows = np.array([59, 0, 20, 19, 21, 20])
+    found = bundle.pool.answer_products(rows)
+    answers = len(bundle.anchor_answers) + len(bundle.retention_answers)
+    assert found.shape == (6, answers)
+    assert found.dtype == np.float32
+    expected = 0.25 * units[rows, None] * np.concatenate(kept)[rows]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["answer_products", "answer_units"])
+def test_a_path_without_products_with_own_answers_is_refused(
+    folder: Path, name: str
+) -> None:
+    file = "pool-00001.safetensors"
+    tensors = load_file(folder / file)
+    del tensors[name]
+    rewrite(folder, file, tensors)
+    with pytest.raises(InputError, match=rf"{file}: tensor '{name}'.* found nothing"):
+        load_bundle(folder)
 
 
 @pytest.mark.parametrize("version", [4, 5])
@@ -315,6 +348,10 @@ def test_a_file_that_is_no_safetensors_is_named(folder: Path) -> None:
             "'answers' are of kind 'ours'; expected own or",
         ),
         ({"answers": True}, "'answers' are of kind True; expected own or both"),
+        (
+            {"checkpoints": [{"step": s, "weight": 1.0} for s in (2, 5)]},
+            r"has own answers, and checkpoints at \[2, 5\]; expected the first at 0",
+        ),
     ],
 )
 def test_other_manifests_are_refused(

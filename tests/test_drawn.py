@@ -15,7 +15,7 @@ from make_bundle import edit_manifest, make_bundle
 from safetensors.numpy import load_file, save_file
 
 from ogs_env.agents.policies import episode_return, make_policy
-from ogs_env.bundle import COLUMNS, Bundle, Rows, load_bundle
+from ogs_env.bundle import ANSWERS, COLUMNS, MEASURED, Bundle, Rows, load_bundle
 from ogs_env.drawn import POOL, DrawnBundle, drawn_domain
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.errors import InputError
@@ -34,7 +34,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         "sketches": "path",
         "domain": {"slope": [0.05, 0.03], "curvature": [0.04, 0.0]},
         "anchor": {"slope": [0.02, 0.06], "curvature": [0.01, 0.05]},
-        "answers": {"curvature": [0.002, 0.003]},
+        "answers": {"curvature": 0.004},
     }
     weights = [{"step": 0, "weight": 0.5}, {"step": 6, "weight": 2.0}]
     edit_manifest(folder, checkpoints=weights, learner=learner)
@@ -86,10 +86,13 @@ def contents(drawn: Bundle) -> dict[str, Any]:
     for role in ("pool", *drawn.measured):
         rows = getattr(drawn, role)
         found |= {f"{role}/{name}": getattr(rows, name) for name in COLUMNS}
-        kinds = ("start", "path") if drawn.has_path else ("start",)
+        has_path = drawn.has_path and role not in ANSWERS
+        kinds = ("start", "path") if has_path else ("start",)
         found |= {f"{role}/{kind}": rows.sketches(kind) for kind in kinds}
     if drawn.has_path:
-        found["products"] = drawn.pool.products(np.arange(len(drawn.pool)))
+        every = np.arange(len(drawn.pool))
+        found["products"] = drawn.pool.products(every)
+        found["answer_products"] = drawn.pool.answer_products(every)
     return found
 
 
@@ -199,9 +202,7 @@ def test_products_against_a_plain_loop(origin: Bundle, number: int) -> None:
         np.concatenate([rows_of(origin, drawn.dev), rows_of(origin, drawn.test)]),
     )
     found = drawn.pool.products(np.arange(len(pool)))
-    measured = len(domain) + sum(
-        len(getattr(origin, role)) for role in origin.measured[2:]
-    )
+    measured = len(domain) + len(origin.anchor) + len(origin.retention)
     assert found.shape == (len(pool), 2, measured)
     path = origin.pool.sketches("path").astype(np.float64).reshape(-1, 2, origin.k)
     for place in range(0, len(pool), 37):
@@ -213,6 +214,10 @@ def test_products_against_a_plain_loop(origin: Bundle, number: int) -> None:
                 assert abs(product - expected) < 1e-5 * scale.prod()
     kept = origin.pool.products(pool)[:, :, len(origin.dev) + len(origin.test) :]
     np.testing.assert_allclose(found[:, :, len(domain) :], kept, rtol=1e-6)
+    np.testing.assert_array_equal(
+        drawn.pool.answer_products(np.arange(len(pool))),
+        origin.pool.answer_products(pool),
+    )
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -227,7 +232,6 @@ def test_a_detour_is_the_later_path(
         ("dev", with_detour.pool),
         ("test", with_detour.pool),
         ("anchor", with_detour.anchor),
-        ("anchor_answers", with_detour.anchor_answers),
     ):
         rows, before = getattr(drawn, role), getattr(plain, role)
         np.testing.assert_array_equal(rows.ids, before.ids)
@@ -241,16 +245,16 @@ def test_a_detour_is_the_later_path(
         np.testing.assert_array_equal(rows.sketches("start"), before.sketches("start"))
 
     # Of the later checkpoint, what a reward is made of comes from it too; what no
-    # reward sees, and the start's, are as before.
+    # reward sees, and the start's, which own answers are about, are as before.
     products, before = (
         bundle.pool.products(np.arange(len(bundle.pool))) for bundle in (drawn, plain)
     )
     own = drawn.pool.sketches("path")[:, later].astype(np.float64)
-    parts = {role: getattr(drawn, role) for role in drawn.measured}
+    parts = {role: getattr(drawn, role) for role in MEASURED}
     ends = np.cumsum([len(part) for part in parts.values()])
     for (role, part), end in zip(parts.items(), ends.tolist(), strict=True):
         columns = slice(end - len(part), end)
-        if "retention" in role:
+        if role == "retention":
             np.testing.assert_array_equal(
                 products[:, 1, columns], before[:, 1, columns]
             )
@@ -260,6 +264,11 @@ def test_a_detour_is_the_later_path(
         found = products[:, 1, columns]
         assert (abs(found - own @ others.T) / scale).max() < 1e-5
     np.testing.assert_array_equal(products[:, 0], before[:, 0])
+    assert drawn.anchor_answers is with_detour.anchor_answers
+    assert drawn.retention_answers is with_detour.retention_answers
+    np.testing.assert_array_equal(
+        *(b.pool.answer_products(np.arange(len(own))) for b in (drawn, plain))
+    )
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -299,9 +308,9 @@ def test_the_domain_moves_no_farther_than_the_origins(origin: Bundle) -> None:
             for name, power in (("slope", 1), ("curvature", 2)):
                 expected = np.array(before[role][name]) * by**power
                 np.testing.assert_allclose(response[role][name], expected, rtol=1e-4)
-        expected = np.array(before["answers"]["curvature"]) * ratios**2
+        expected = before["answers"]["curvature"] * ratios[0] ** 2
         found = response["answers"]["curvature"]
-        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        assert found == pytest.approx(expected, rel=1e-4)
         for name in ("slope", "curvature"):
             pairs = zip(response["domain"][name], before["domain"][name], strict=True)
             assert all(mine <= whole for mine, whole in pairs)

@@ -33,6 +33,14 @@ class Model:
     columns: Columns
 
 
+_MODELS = {
+    "own answers": Model("own", curvatures),
+    "references, slope and curvature": Model("reference", slopes_and_curvatures),
+    "references, slope alone": Model("reference", lambda values: values[:, 0]),
+    "references, curvature alone": Model("reference", curvatures),
+}
+
+
 def ablation(development: Path, others: Mapping[str, Path]) -> str:
     """Return a Markdown table of what predicts forgetting where.
 
@@ -56,27 +64,12 @@ def ablation(development: Path, others: Mapping[str, Path]) -> str:
         rows.append([name, *(f"{figure:.2f}" for figure in figures)])
 
     terms, found = lists[0]
-    for name, model in _models(terms.steps).items():
+    for name, model in _MODELS.items():
         weights = _fitted(model, terms, found)
         judge(name, [_worst(model, weights, of_list) for of_list, _ in lists])
     for name in terms.naive:
         judge(f"naive: {name}", [of_list.naive[name] for of_list, _ in lists])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _models(steps: list[int]) -> dict[str, Model]:
-    """Return the models by name; `steps` are the checkpoints'."""
-    alone = {
-        f"own answers, step {step} alone": Model("own", lambda v, n=n: v[:, 1, [n]])
-        for n, step in enumerate(steps)
-    }
-    return {
-        "own answers, all checkpoints": Model("own", curvatures),
-        **alone,
-        "references, slope and curvature": Model("reference", slopes_and_curvatures),
-        "references, slope alone": Model("reference", lambda v: v[:, 0]),
-        "references, curvature alone": Model("reference", curvatures),
-    }
 
 
 def _fitted(model: Model, terms: Terms, found: Table) -> Array:

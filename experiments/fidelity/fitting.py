@@ -29,8 +29,8 @@ def fitted_learner(terms: Terms, found: Table) -> dict[str, Any]:
     """Return the manifest's `learner` entry that predicts real runs best.
 
     The domain is fitted from the dev samples' terms to the test loss; the anchor from
-    the first capability's references to its retention samples' loss; own answers,
-    which have no slope, from those of all capabilities together.
+    the first capability's references to its retention samples' loss; the one curvature
+    of own answers from those of all capabilities together.
 
     Args:
         terms: Of the subsets.
@@ -43,8 +43,8 @@ def fitted_learner(terms: Terms, found: Table) -> dict[str, Any]:
         weights = fit(terms, found, measured, slopes_and_curvatures)
         slope, curvature = weights.reshape(2, -1).tolist()
         entry[role] = {"slope": slope, "curvature": curvature}
-    answers = fit(terms, found, own, curvatures)
-    return entry | {"answers": {"curvature": answers.tolist()}}
+    (curvature,) = fit(terms, found, own, curvatures).tolist()
+    return entry | {"answers": {"curvature": curvature}}
 
 
 def fit(
@@ -84,12 +84,13 @@ def fitted_constants(terms: Terms, entry: Mapping[str, Any]) -> dict[int, Any]:
         slope, curvature = (entry[role][n][number] for n in ("slope", "curvature"))
         return [round(slope, 5), round(curvature, 5)]
 
-    return {
+    constants: dict[int, Any] = {
         step: {
             "norm": round(terms.norms[number], 4),
             "domain": pair("domain", number),
             "anchor": pair("anchor", number),
-            "answers": round(entry["answers"]["curvature"][number], 5),
         }
         for number, step in enumerate(terms.steps)
     }
+    constants[0]["answers"] = round(entry["answers"]["curvature"], 5)
+    return constants

@@ -5,7 +5,7 @@ the real runs, so that figures can be made without the bundles that they are fro
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ class Terms:
             for each capability `reference/NAME` and `own/NAME`.
         subsets: Names of the subsets.
         values: By group (subsets, 2, checkpoints): what slopes and what curvatures are
-            multiplied by.
+            multiplied by. Own answers have those of the first checkpoint alone, the
+            untouched model.
         naive: By name (subsets,): predictors that need no learner. All grow with the
             loss that they foretell: the cosines' sign is turned.
     """
@@ -51,16 +52,17 @@ class Terms:
     values: dict[str, Array]
     naive: dict[str, Array]
 
-    def change(self, group: str, response: Mapping[str, Sequence[float]]) -> Array:
+    def change(self, group: str, response: Mapping[str, Any]) -> Array:
         """Return each subset's predicted change of a group's loss, nats (subsets,).
 
         Args:
             group: One of `values`.
-            response: `slope` (none: 0) and `curvature` of each checkpoint.
+            response: `slope` (none: 0) and `curvature` of each checkpoint; one number
+                for own answers.
         """
         values = self.values[group]
         slopes = np.array(response.get("slope", np.zeros(values.shape[2])))
-        return values[:, 0] @ slopes + values[:, 1] @ np.array(response["curvature"])
+        return values[:, 0] @ slopes + values[:, 1] @ np.ravel(response["curvature"])
 
 
 def compute_terms(bundle: Bundle, folder: Path) -> Terms:
@@ -87,7 +89,9 @@ def compute_terms(bundle: Bundle, folder: Path) -> Terms:
         found.append(learner.terms())
         naive.append(_naive(bundle, rows))
     # The learner's groups also are test and retention, and the retention's answers.
-    values = np.delete(np.stack(found).astype(float), [1, 2, -1], axis=1)
+    of_groups = np.delete(np.stack(found).astype(float), [1, 2, -1], axis=1)
+    values = dict(zip(groups, np.moveaxis(of_groups, 1, 0), strict=True))
+    values |= {f"own/{name}": values[f"own/{name}"][..., :1] for name in names}
     checkpoints = bundle.manifest["checkpoints"]
     return Terms(
         capabilities=names,
@@ -95,7 +99,7 @@ def compute_terms(bundle: Bundle, folder: Path) -> Terms:
         norms=[1 / entry["weight"] for entry in checkpoints],
         start=dict(zip(groups, map(float, losses), strict=True)),
         subsets=list(results),
-        values=dict(zip(groups, np.moveaxis(values, 1, 0), strict=True)),
+        values=values,
         naive={name: np.array([one[name] for one in naive]) for name in naive[0]},
     )
 

@@ -3,34 +3,33 @@
 from collections.abc import Sequence
 from typing import Any
 
-# Slope and curvature of domain and anchor and the curvature of own answers by warm-up
-# step, fitted to the real runs of the development list (`ogs fidelity --fit`), and
-# those where there is no path. Their unit is the root mean square norm of the studied
-# bundle's dev samples' sketches.
+# Slope and curvature of domain and anchor by warm-up step, and the curvature of own
+# answers at the untouched model, fitted to the real runs of the development list
+# (`ogs fidelity --fit`), and those where there is no path. Their unit is the root mean
+# square norm of the studied bundle's dev samples' sketches.
 FITTED: dict[int, dict[str, Any]] = {
     0: {
         "norm": 46.2661,
         "domain": (0.05883, 0.0),
         "anchor": (0.34297, 3.97704),
-        "answers": 1.0,
+        "answers": 0.06695,
     },
     6: {
         "norm": 58.7243,
         "domain": (0.07561, 0.22577),
         "anchor": (0.04015, 0.18744),
-        "answers": 1.0,
     },
     24: {
         "norm": 60.5156,
         "domain": (0.09834, 0.0),
         "anchor": (0.0, 0.24426),
-        "answers": 1.0,
     },
 }
 FITTED_START: dict[str, Any] = {
     "norm": 0.7799,
     "domain": (0.2895, 2.28811),
     "anchor": (0.18249, 1.07495),
+    # Not fitted: without a path nothing is trained in.
     "answers": 1.0,
 }
 FITTED_SPACE = "2bf3851c0d43ecc8"
@@ -45,6 +44,9 @@ def default_learner(
     A step has one length in the metric of Adam, whatever is learned: where gradients
     are as in the study, a dev set of one-word answers, whose gradients are five times
     as long, moves five times as far.
+
+    Own answers respond at the untouched model alone. They have no entry where the first
+    checkpoint is another: such a path can have no own answers.
 
     Args:
         steps: Of the checkpoints, 0 for the untouched model; none without a path. Each
@@ -67,8 +69,9 @@ def default_learner(
             "slope": _in_units(slopes, ratios, 1),
             "curvature": _in_units(curvatures, ratios, 2),
         }
-    answers = [one["answers"] for one in fitted]
-    entry["answers"] = {"curvature": _in_units(answers, ratios, 2)}
+    if not any(steps[:1]):
+        answers = _in_units([fitted[0]["answers"]], ratios[:1], 2)
+        entry["answers"] = {"curvature": answers[0]}
     return entry
 
 

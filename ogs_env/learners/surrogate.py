@@ -22,9 +22,11 @@ Farajtabar et al. 2020), and picks that cancel there cost nothing.
 
 Answers that the untouched model itself gave have an expected gradient of zero there,
 so their loss has no slope, and what it gains is the divergence from the untouched
-model, KL(before || after) per token. With T_j the tokens of answer j it changes by
+model, KL(before || after) per token: half the square of the displacement in the metric
+of the untouched model's Fisher information. So it is the first checkpoint's alone, the
+untouched model's: with T_j the tokens of answer j the loss changes by
 
-    mean over j, sum over c of  curvature_c T_j x_jc^2 / 2
+    mean over j of  curvature T_j x_j0^2 / 2
 
 which is never negative: whatever moves the model where it would have answered counts
 as forgetting, and nothing makes up for it but a pick that takes the move back.
@@ -198,7 +200,8 @@ class SurrogateLearner:
 
     Args:
         bundle: Its manifest's `learner` says which sketches are used, and how the
-            domain, the anchor and own answers respond at each checkpoint.
+            domain and the anchor respond at each checkpoint, and own answers at the
+            untouched model.
 
     Attributes:
         sketches: `"path"`, or `"start"` for a bundle without path sketches.
@@ -303,7 +306,7 @@ class SurrogateLearner:
             float32 (groups, 2, checkpoints): mean x and mean x^2 / (4 l) of dev, test,
             retention and each capability's anchor samples, in nats; then, where the
             bundle has own answers, mean x and mean T x^2 / 2 of each capability's and
-            of the retention's.
+            of the retention's, 0 beyond the first checkpoint.
         """
         return self._tables.terms(self._history(), self._descent.lengths)
 

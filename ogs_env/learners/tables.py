@@ -24,7 +24,9 @@ _BLOCK = 4096
 class Tables:
     """The tables of one bundle; read-only.
 
-    The measured samples are those of `Bundle.measured`, role by role.
+    The measured samples are those of `Bundle.measured`, role by role. Own answers have
+    products at the untouched model alone, the first checkpoint; at the others these are
+    taken to be 0.
     Sketches are cut in checkpoints (one, where there is no path), and each is scaled so
     that the dev samples' have a root mean square norm of 1.
 
@@ -130,7 +132,7 @@ class Tables:
     def products(self, indices: NDArray[np.integer]) -> Floats:
         """Return t_i <g_ic, g_jc> of pool rows (n,), (n, checkpoints, measured)."""
         if self._measured is None:
-            products = self.bundle.pool.products(indices) * np.square(self._scale)
+            products = self._along_path(indices) * np.square(self._scale)
         else:
             sketches = self._cut(self.bundle.pool.sketches(self.kind, indices))
             # Sample by sample, whose numbers then are the same in any company.
@@ -154,21 +156,34 @@ class Tables:
         means = [both[..., places].mean(axis=-1) for places in self.members]
         return np.stack(means).astype(np.float32)
 
-    def _forgetting(self) -> Floats:
-        """Return slopes, all 0, and curvatures of own answers (2, checkpoints)."""
-        bundle, count = self.bundle, self.checkpoints
-        if "answers" in bundle.manifest["learner"]:
-            return _response(bundle, "answers", count, ("curvature",))
-        steps, weights = [], [1.0]
+    def _forgetting(self) -> NDArray[np.float64]:
+        """Return slopes and curvatures of own answers (2, checkpoints).
+
+        All are 0 but the curvature at the untouched model.
+        """
+        response = np.zeros((2, self.checkpoints))
+        response[1, 0] = _curvature(self.bundle, self._default_answers())
+        return response
+
+    def _default_answers(self) -> dict[str, float]:
+        """Return how own answers respond where the manifest does not say."""
+        steps, weight = [], 1.0
         if self.kind == "path":
-            checkpoints = bundle.manifest["checkpoints"]
-            steps = [entry["step"] for entry in checkpoints]
-            weights = [entry["weight"] for entry in checkpoints]
+            steps, weight = [0], self.bundle.manifest["checkpoints"][0]["weight"]
         norms = None
-        if bundle.space == FITTED_SPACE:
-            norms = (1 / self._scale[:, 0] / weights).tolist()
-        curvatures = default_learner(steps, norms)["answers"]["curvature"]
-        return np.array([np.zeros(count), curvatures])
+        if self.bundle.space == FITTED_SPACE:
+            norms = [float(1 / self._scale[0, 0] / weight)]
+        answers: dict[str, float] = default_learner(steps, norms)["answers"]
+        return answers
+
+    def _along_path(self, indices: NDArray[np.integer]) -> Floats:
+        """Return the bundle's products (n, checkpoints, measured)."""
+        products = self.bundle.pool.products(indices)
+        if not self.bundle.has_answers:
+            return products
+        own = self.bundle.pool.answer_products(indices)[:, None]
+        own = np.pad(own, [(0, 0), (0, self.checkpoints - 1), (0, 0)])
+        return np.concatenate([products, own], axis=2)
 
     def _cut(self, sketches: Floats) -> Floats:
         """Cut sketches (n, K) in scaled checkpoints (n, checkpoints, k)."""
@@ -242,34 +257,45 @@ def _kind(bundle: Bundle) -> str:
     return kind
 
 
-def _response(
-    bundle: Bundle,
-    role: str,
-    checkpoints: int,
-    names: Sequence[str] = ("slope", "curvature"),
-) -> Floats:
+def _response(bundle: Bundle, role: str, checkpoints: int) -> NDArray[np.float64]:
     """Return slopes and curvatures (2, checkpoints) of the manifest.
 
     Args:
         bundle: Whose.
         role: An entry of the manifest's `learner`.
         checkpoints: How many.
-        names: What the entry has; slopes are 0 where it has none.
     """
     found = bundle.manifest["learner"].get(role, {})
-    lists = [found.get(name) for name in names]
+    lists = [found.get(name) for name in ("slope", "curvature")]
     for values in lists:
         if (
             not isinstance(values, list)
             or len(values) != checkpoints
-            or not all(isinstance(v, int | float) and 0 <= v < np.inf for v in values)
+            or not all(map(_can_respond, values))
         ):
             raise InputError(
                 f"{bundle.path}: the manifest's learner has {found} for the {role}; "
-                f"expected a {' and a '.join(names)} of at least 0 for each of "
+                "expected a slope and a curvature of at least 0 for each of "
                 f"{checkpoints} checkpoints; rebuild the bundle"
             )
-    return np.array([np.zeros(checkpoints)] * (2 - len(lists)) + lists)
+    return np.array(lists, float)
+
+
+def _curvature(bundle: Bundle, default: dict[str, float]) -> float:
+    """Return the manifest's curvature of own answers; `default` where it has none."""
+    found = bundle.manifest["learner"].get("answers", default)
+    curvature = found.get("curvature")
+    if not _can_respond(curvature):
+        raise InputError(
+            f"{bundle.path}: the manifest's learner has {found} for the answers; "
+            "expected a curvature of at least 0, one number; rebuild the bundle"
+        )
+    return float(curvature)
+
+
+def _can_respond(value: Any) -> bool:
+    """Say whether a value can be a slope or a curvature."""
+    return isinstance(value, int | float) and 0 <= value < np.inf
 
 
 def _places(roles: Sequence[Rows]) -> list[NDArray[np.int64]]:

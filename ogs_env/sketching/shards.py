@@ -115,11 +115,14 @@ def write_shards(
 ) -> None:
     """Sketch all samples into shards of 64; those that are there already stay.
 
+    Own answers are sketched at the untouched model alone.
+
     Args:
         proxy: The proxy with a fresh adapter.
         rows: Samples by role.
         means: What the exact inner products are taken with.
-        checkpoints: Of the warm-up; empty for `start` sketches alone.
+        checkpoints: Of the warm-up; empty for `start` sketches alone. With own answers
+            the first is the untouched model.
         projection: To the sketch's dimensions.
         folder: The bundle's.
         build: Where wide sketches of the measured roles are kept for the pool's turn.
@@ -127,30 +130,30 @@ def write_shards(
     fresh = proxy.state()
     wide = CountSketch(WIDE, projection.seed)
     total = sum(map(len, rows.values()))
+    answers = [role for role in ANSWERS if role in rows]
     with tqdm(total=total, desc="sketches", unit="sample", smoothing=0.1) as bar:
-        for role in (*measured_roles(rows), "pool"):
+        for role in (*MEASURED, *answers, "pool"):
+            along = checkpoints[:1] if role in answers else checkpoints
             measured = None
             if role == "pool" and checkpoints:
-                measured = _measured(rows, build)
+                measured = [_wide(rows, of, build) for of in (MEASURED, answers) if of]
             for file, part in _missing(folder, role, rows[role], bar):
-                shard = _empty_shard(part, means, checkpoints, projection.k)
-                kept = torch.zeros(len(part), len(checkpoints), WIDE)
+                shard = _empty_shard(part, means, projection.k)
+                if role not in answers:
+                    shard |= _empty_path(len(part), checkpoints, projection.k)
+                kept = torch.zeros(len(part), len(along), WIDE)
                 for chosen in _batches(part):
                     with shared_trunk(proxy.trunk):
                         batch = proxy.batch([part[row].encoded for row in chosen])
-                        path = _Path(checkpoints, projection, wide, shard, chosen)
+                        path = _Path(along, projection, wide, shard, chosen)
                         _start(proxy, batch, projection, means, path, shard, chosen)
                         path.later(proxy, batch)
                     proxy.load_state(fresh)
                     kept[chosen] = path.wide_sketches()
                     bar.update(len(chosen))
                 if measured is not None:
-                    products = torch.einsum("ick,mck->icm", kept, measured)
-                    # One-word answers' products are too large for float16.
-                    units = products.abs().amax(dim=2).clamp_min(EPSILON)
-                    shard["products"] = (products / units[..., None]).flatten(1).half()
-                    shard["product_units"] = units
-                elif checkpoints:
+                    shard |= _products(kept, *measured)
+                elif along:
                     save_tensors(build / file.name, {"wide": kept})
                 _check_finite(shard, part)
                 save_tensors(file, shard)
@@ -173,10 +176,9 @@ def write_detour(
         folder: The bundle's; shards that are there already stay.
     """
     fresh = proxy.state()
-    roles = detour_roles(rows)
-    total = sum(len(rows[role]) for role in roles)
+    total = sum(len(rows[role]) for role in DETOUR)
     with tqdm(total=total, desc="detour", unit="sample", smoothing=0.1) as bar:
-        for role in roles:
+        for role in DETOUR:
             for file, part in _missing(folder, f"detour-{role}", rows[role], bar):
                 found = torch.zeros(len(part), len(checkpoints), projection.k)
                 for chosen in _batches(part):
@@ -205,33 +207,50 @@ def _missing(
             yield file, part
 
 
-def measured_roles(rows: Mapping[str, Sequence[Row]]) -> list[str]:
-    """Return the roles that a pool sample's products are taken with, in order."""
-    return [role for role in (*MEASURED, *ANSWERS) if role in rows]
-
-
-def detour_roles(rows: Mapping[str, Sequence[Row]]) -> list[str]:
-    """Return the roles that are sketched along the detour."""
-    return [role for role in (*DETOUR, ANSWERS[0]) if role in rows]
-
-
-def _measured(rows: dict[str, list[Row]], build: Path) -> torch.Tensor:
-    """Return the wide sketches of all measured roles (n, checkpoints, 8192)."""
+def _wide(
+    rows: Mapping[str, Sequence[Row]], roles: Sequence[str], build: Path
+) -> torch.Tensor:
+    """Return the wide sketches of roles (n, checkpoints, 8192), role by role."""
     files = [
         build / f"{role}-{number:05d}.safetensors"
-        for role in measured_roles(rows)
+        for role in roles
         for number in range(-(-len(rows[role]) // SHARD_ROWS))
     ]
     return torch.cat([load_file(file)["wide"] for file in files])
 
 
-def _empty_shard(
-    part: Sequence[Row], means: Means, checkpoints: Sequence[Checkpoint], k: int
+def _products(
+    pool: torch.Tensor, measured: torch.Tensor, answers: torch.Tensor | None = None
 ) -> dict[str, torch.Tensor]:
+    """Return the columns of a pool shard that hold inner products.
+
+    Args:
+        pool: Wide sketches (n, checkpoints, 8192).
+        measured: Those of the measured roles (m, checkpoints, 8192).
+        answers: Those of own answers (a, 1, 8192), if there are any.
+    """
+    products, units = _in_units(torch.einsum("ick,mck->icm", pool, measured))
+    columns = {"products": products.flatten(1), "product_units": units}
+    if answers is not None:
+        products, units = _in_units(pool[:, 0] @ answers[:, 0].T)
+        columns |= {"answer_products": products, "answer_units": units}
+    return columns
+
+
+def _in_units(products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return products (..., m) as float16 in units of the largest, and these (...).
+
+    Those of one-word answers are too large for float16.
+    """
+    units = products.abs().amax(dim=-1).clamp_min(EPSILON)
+    return (products / units[..., None]).half(), units
+
+
+def _empty_shard(part: Sequence[Row], means: Means, k: int) -> dict[str, torch.Tensor]:
     n = len(part)
     capabilities = len(means.norms()) - 1
     ids = np.array([int(row.id, 16) for row in part], np.uint64)
-    shard = {
+    return {
         "ids": torch.from_numpy(ids),
         "norms": torch.zeros(n),
         "losses": torch.zeros(n),
@@ -246,10 +265,18 @@ def _empty_shard(
         "anchor_dots": torch.zeros(n, capabilities),
         "start": torch.zeros(n, k, dtype=torch.float16),
     }
-    if checkpoints:
-        shard["path"] = torch.zeros(n, len(checkpoints) * k, dtype=torch.float16)
-        shard["path_losses"] = torch.zeros(n, len(checkpoints))
-    return shard
+
+
+def _empty_path(
+    n: int, checkpoints: Sequence[Checkpoint], k: int
+) -> dict[str, torch.Tensor]:
+    """Return a shard's columns along the path; none without checkpoints."""
+    if not checkpoints:
+        return {}
+    return {
+        "path": torch.zeros(n, len(checkpoints) * k, dtype=torch.float16),
+        "path_losses": torch.zeros(n, len(checkpoints)),
+    }
 
 
 class _Path:
@@ -259,7 +286,7 @@ class _Path:
         checkpoints: Of the warm-up.
         projection: To the sketch's dimensions.
         wide: To more dimensions, for inner products.
-        shard: What the sketches go into.
+        shard: What the sketches go into, if it has columns for a path.
         chosen: The batch's places in the shard.
     """
 
@@ -285,13 +312,14 @@ class _Path:
         return None
 
     def keep(self, number: int, consumer: "_Consumer", losses: torch.Tensor) -> None:
-        """Put a checkpoint's sketches into the shard."""
+        """Keep a checkpoint's wide sketches; put the others into the shard."""
         narrow, wide = consumer.sketches
-        k = len(narrow)
-        columns = slice(number * k, (number + 1) * k)
-        self._shard["path"][self._chosen, columns] = narrow.T.half().cpu()
-        self._shard["path_losses"][self._chosen, number] = losses.cpu()
         self._wide.append(wide.T.cpu())
+        if "path" in self._shard:
+            k = len(narrow)
+            columns = slice(number * k, (number + 1) * k)
+            self._shard["path"][self._chosen, columns] = narrow.T.half().cpu()
+            self._shard["path_losses"][self._chosen, number] = losses.cpu()
 
     def later(self, proxy: Proxy, batch: dict[str, torch.Tensor]) -> None:
         """Sketch A's and B's gradients at each checkpoint but that of the start."""
@@ -384,7 +412,8 @@ def _start(
 
 def _check_finite(shard: dict[str, torch.Tensor], part: Sequence[Row]) -> None:
     """Refuse what the loader would refuse, while the sample's id is at hand."""
-    for name in ("start", "path", "losses", "product_units", "detour"):
+    units = "product_units", "answer_units"
+    for name in ("start", "path", "losses", *units, "detour"):
         values = shard.get(name, torch.zeros(len(part))).reshape(len(part), -1)
         finite = values.isfinite().all(1)
         if not finite.all():

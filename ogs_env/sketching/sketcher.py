@@ -13,7 +13,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from ogs_env.bundle import ANSWER_TOKENS, MANIFEST, Bundle, load_bundle
+from ogs_env.bundle import (
+    ANSWER_TOKENS,
+    ANSWERS,
+    DETOUR,
+    MANIFEST,
+    Bundle,
+    load_bundle,
+)
 from ogs_env.data.domains import DomainData
 from ogs_env.data.samples import Sample, check_disjoint
 from ogs_env.errors import InputError, unknown_name
@@ -36,7 +43,6 @@ from ogs_env.sketching.settings import ANCHOR_ANSWERS, SketchSettings
 from ogs_env.sketching.shards import (
     BATCH_ROWS,
     Row,
-    detour_roles,
     mean_gradients,
     save_tensors,
     write_detour,
@@ -147,6 +153,12 @@ def _check(data: DomainData, settings: SketchSettings) -> None:
         )
     if steps:
         _warm_up(data, settings)
+        if steps[0] and settings.anchor_answers != "reference":
+            raise InputError(
+                f"checkpoints: are {list(steps)}; own answers need the untouched model "
+                "among them; include 0 in --checkpoints or use --anchor-answers "
+                "reference"
+            )
     if settings.detour:
         if not any(steps):
             raise InputError(
@@ -312,22 +324,20 @@ def _announce(
     begin = time.perf_counter()
     per_sample_gradients(proxy.model, proxy.b, batch, lambda name, values: None)
     rate = batch["input_ids"].numel() / (time.perf_counter() - begin)
-    tokens = sum(len(encoded.input_ids) for encoded in every)
+    tokens = {
+        role: sum(len(row.encoded.input_ids) for row in of_role)
+        for role, of_role in rows.items()
+    }
     # Later passes skip the trunk, but also take the gradient of A.
     later = sum(step > 0 for step in settings.checkpoints)
     passes = 1 + later
-    extra = sum(
-        len(row.encoded.input_ids) for r in ("dev", "anchor") for row in rows[r]
-    )
+    work = sum(n * (1 if r in ANSWERS else passes) for r, n in tokens.items())
+    work += tokens["dev"] + tokens["anchor"]
     if settings.detour:
-        extra += later * sum(
-            len(row.encoded.input_ids)
-            for role in detour_roles(rows)
-            for row in rows[role]
-        )
-    minutes = (tokens * passes + extra) / rate / 60
+        work += later * sum(tokens[role] for role in DETOUR)
+    minutes = work / rate / 60
     print(
-        f"{len(every):,} samples, {tokens:,} tokens, {passes} pass"
+        f"{len(every):,} samples, {sum(tokens.values()):,} tokens, {passes} pass"
         f"{'es' if passes > 1 else ''}: about {minutes:.1f} min "
         f"({rate:,.0f} tokens/s on one batch)",
         file=sys.stderr,

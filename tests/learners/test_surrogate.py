@@ -14,7 +14,7 @@ from ogs_env import gram
 from ogs_env.bundle import Bundle, Rows, load_bundle
 from ogs_env.errors import InputError
 from ogs_env.files import sha256_of
-from ogs_env.learners.fitted import default_learner
+from ogs_env.learners.fitted import FITTED, default_learner
 from ogs_env.learners.surrogate import SurrogateLearner, SurrogateLearners
 from ogs_env.rewards import Rewards
 
@@ -37,19 +37,30 @@ class Oracle:
             whole = of.sketches(self.kind).astype(np.float64)
             return np.split(whole, self.checkpoints, axis=1)[checkpoint]
 
-        dev = block(self.bundle.dev)
-        return block(rows) / np.sqrt(np.mean([row @ row for row in dev]))
+        return block(rows) / self.unit(checkpoint)
 
-    def displacement(self, checkpoint: int) -> np.ndarray:
-        pool, n = self.bundle.pool, len(self.picks)
-        g = self.sketches(pool, checkpoint)
-        steps = [float(pool.tokens[i]) * g[i] for i in self.picks]
-        total = sum(steps, np.zeros(g.shape[1]))
+    def unit(self, checkpoint: int) -> float:
+        whole = self.bundle.dev.sketches(self.kind).astype(np.float64)
+        dev = np.split(whole, self.checkpoints, axis=1)[checkpoint]
+        return float(np.sqrt(np.mean([row @ row for row in dev])))
+
+    def steps(self, checkpoint: int) -> np.ndarray:
+        """Return the picks' gradients, sums over their tokens (picks, k)."""
+        g, tokens = self.sketches(self.bundle.pool, checkpoint), self.bundle.pool.tokens
+        return np.array([tokens[i] * g[i] for i in self.picks]).reshape(-1, g.shape[1])
+
+    def length(self, checkpoint: int) -> float:
+        """Return what the sum of the steps is multiplied by."""
+        steps, n = self.steps(checkpoint), len(self.picks)
+        total = steps.sum(axis=0)
         if n < 8:
-            return -n / 8 * total / max(np.linalg.norm(total), 1e-300)
+            return -n / 8 / max(np.linalg.norm(total), 1e-300)
         alone = sum(step @ step for step in steps)
         pairs = (total @ total - alone) / (n * (n - 1))
-        return -total / np.sqrt(8 * alone / n + 8 * 7 * pairs)
+        return -1 / np.sqrt(8 * alone / n + 8 * 7 * pairs)
+
+    def displacement(self, checkpoint: int) -> np.ndarray:
+        return self.length(checkpoint) * self.steps(checkpoint).sum(axis=0)
 
     def losses(self, rows: Rows, role: str) -> np.ndarray:
         before = rows.losses.astype(np.float64)
@@ -60,12 +71,20 @@ class Oracle:
             after += self.learner[role]["curvature"][c] * x**2 / (4 * before)
         return after
 
+    def movement(self, rows: Rows) -> np.ndarray:
+        """Return x of own answers, at the untouched model."""
+        if self.kind == "start":
+            return self.sketches(rows, 0) @ self.displacement(0)
+        # A path has no sketches of them, but the pool has products with them.
+        pool, picks = self.bundle.pool, np.array(self.picks, int)
+        first = len(self.bundle.anchor_answers)
+        parts = np.split(pool.answer_products(picks).astype(np.float64), [first], 1)
+        products = parts[rows is self.bundle.retention_answers] / self.unit(0) ** 2
+        return self.length(0) * pool.tokens[picks] @ products
+
     def answer_losses(self, rows: Rows) -> np.ndarray:
-        after = rows.losses.astype(np.float64)
-        for c in range(self.checkpoints):
-            x = self.sketches(rows, c) @ self.displacement(c)
-            after += self.learner["answers"]["curvature"][c] * rows.tokens / 2 * x**2
-        return after
+        weights = self.learner["answers"]["curvature"] * rows.tokens / 2
+        return rows.losses + weights * self.movement(rows) ** 2
 
 
 @pytest.fixture(params=["path", "start", "partly linear", "without answers"])
@@ -81,7 +100,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path, bundle: Bundle) -> Bund
         "sketches": "path",
         "domain": {"slope": [0.1, 0.0, 0.2], "curvature": [0, 0, 0]},
         "anchor": {"slope": [0.0, 0.1, 0.05], "curvature": [0.3, 0, 0.1]},
-        "answers": {"curvature": [0.01, 0, 0.003]},
+        "answers": {"curvature": 0.013},
     }
     edit_manifest(folder, learner=learner)
     return load_bundle(folder)
@@ -132,8 +151,13 @@ def test_terms_are_what_the_response_is_multiplied_by(made: Bundle) -> None:
     for terms, (rows, chosen) in zip(found, groups, strict=True):
         own = made.has_answers and rows in (made.anchor_answers, made.retention_answers)
         weights = rows.tokens / 2 if own else 1 / (4 * rows.losses)
-        for c in range(oracle.checkpoints):
-            x = oracle.sketches(rows, c) @ oracle.displacement(c)
+        if own:
+            assert not terms[:, 1:].any()
+        for c in range(1 if own else oracle.checkpoints):
+            if own:
+                x = oracle.movement(rows)
+            else:
+                x = oracle.sketches(rows, c) @ oracle.displacement(c)
             squares = (weights * x**2)[chosen].mean()
             np.testing.assert_allclose(terms[1, c], squares, rtol=2e-3)
             scale = np.abs(x).mean()
@@ -307,7 +331,7 @@ def test_picks_that_cancel_move_nothing(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "b", pool=40, k=8, d=4, held_out=8)
     name = "pool-00000.safetensors"
     tensors = load_file(folder / name)
-    for column in ("path", "start", "products"):
+    for column in ("path", "start", "products", "answer_products"):
         tensors[column][1] = -tensors[column][0]
     tensors["tokens"][1] = tensors["tokens"][0]
     save_file(tensors, folder / name)
@@ -370,7 +394,8 @@ def test_a_pool_too_large_for_tables_gives_the_same_numbers(
         ({"anchor": {"slope": [1.0], "curvature": [1.0]}}, "of 2 checkpoints"),
         ({"anchor": {"slope": [1, 1], "curvature": [1, -1]}}, "of at least 0"),
         ({"answers": {"curvature": [1.0]}}, "for the answers; expected a curvature of"),
-        ({"answers": {"curvature": [1, float("nan")]}}, "for the answers; expected a"),
+        ({"answers": {"curvature": -1}}, "for the answers; expected a curvature of at"),
+        ({"answers": {"curvature": float("nan")}}, "for the answers; expected a curv"),
         (
             {"answers": {}},
             r"has \{\} for the answers; expected a curvature of at least",
@@ -418,3 +443,9 @@ def test_other_checkpoints_respond_as_the_nearest_of_the_study() -> None:
     known, other = default_learner([0, 6, 24]), default_learner([0, 5, 40])
     assert known == other
     assert default_learner([])["sketches"] == "start"
+
+
+def test_own_answers_respond_where_the_untouched_model_is_a_checkpoint() -> None:
+    answers = [default_learner(steps)["answers"] for steps in ([0, 6, 24], [0], [0, 5])]
+    assert answers == [{"curvature": FITTED[0]["answers"]}] * 3
+    assert "answers" not in default_learner([2, 5])

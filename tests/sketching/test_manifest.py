@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -19,7 +20,7 @@ def scaled(entry, factor):
     powers = {"slope": factor, "curvature": factor**2}
     return {
         role: {
-            name: pytest.approx([powers[name] * v for v in values], abs=1e-5)
+            name: pytest.approx((powers[name] * np.array(values)).tolist(), abs=1e-5)
             for name, values in entry[role].items()
         }
         for role in ("domain", "anchor", "answers")

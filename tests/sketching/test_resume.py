@@ -43,7 +43,7 @@ def words(tmp_path_factory, tiny_model_folder) -> list[str]:
         write_lines(folder / "anchor.jsonl", 12, 3),
         *("--proxy", str(tiny_model_folder), "--precision", "float32"),
         *("--k", "64", "--rank", "4", "--layers", "2", "--max-tokens", "96"),
-        *("--path", "--checkpoints", "2", "5", "--detour"),
+        *("--path", "--checkpoints", "0", "2", "5", "--detour"),
     ]
 
 
@@ -184,7 +184,7 @@ def test_a_finished_bundle_is_left_as_it_is(words, whole, capsys):
     [
         ["--seed", "1"],
         ["--k", "32"],
-        ["--checkpoints", "2", "4"],
+        ["--checkpoints", "0", "2", "4"],
         ["--anchor-answers", "own"],
     ],
 )
