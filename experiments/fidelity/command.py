@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--summary", action="store_true",
         help="read the results and print one JSON line a pool and recipe")  # fmt: skip
     add("--quick", action="store_true",
-        help="a small version: a few subsets of 16, in minutes")  # fmt: skip
+        help="a small version on texts of packages: subsets of 16 samples")  # fmt: skip
     add("--terms", action="store_true",
         help="compute anew what the learner makes of all subsets, and draw the plots; "
         "needs the bundles; figures of the repository's results go into the shipped "
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         _terms(arguments.results)
     elif arguments.quick:
         with tempfile.TemporaryDirectory() as scratch:
-            _quick(arguments.pool, Path(scratch))
+            _quick(Path(scratch))
     else:
         _study(arguments.pool, arguments.results, arguments.list_, arguments.seeds)
 
@@ -86,13 +86,13 @@ def _study(pool: str, results: Path, name: str, seeds: list[int]) -> None:
         study.run(subset, seed, folder / name)
 
 
-def _quick(pool: str, scratch: Path) -> None:
+def _quick(folder: Path) -> None:
     import torch
     from tqdm import tqdm
 
     from ogs_env.experiments.fidelity import subsets
     from ogs_env.experiments.fidelity.drawing import markdown
-    from ogs_env.experiments.fidelity.pools import pool_bundle, pool_data
+    from ogs_env.experiments.fidelity.pools import quick_pool
     from ogs_env.experiments.fidelity.report import summarise
     from ogs_env.experiments.fidelity.runs import Study
     from ogs_env.experiments.fidelity.table import table
@@ -100,14 +100,15 @@ def _quick(pool: str, scratch: Path) -> None:
     from ogs_env.experiments.fidelity.training import Recipe
 
     torch.set_num_threads(1)
-    bundle, folder = pool_bundle(pool, scratch), scratch / pool / "quick"
-    study = Study(bundle, pool_data(pool), Recipe(), retention=16, paragraphs=16)
-    study.base(folder.parent)
-    for subset in tqdm(subsets.quick(bundle), desc=f"{pool}, quick", unit="run"):
-        study.run(subset, 0, folder)
-    write_terms(compute_terms(bundle, folder), folder)
-    print(markdown(table(folder)))
-    print(json.dumps(summarise(folder)))
+    data, bundle = quick_pool(folder / "bundle")
+    runs = folder / "packages" / "quick"
+    study = Study(bundle, data, Recipe(), paragraphs=16, grammar=False)
+    study.base(runs.parent)
+    for subset in tqdm(subsets.quick(bundle), desc="quick", unit="run"):
+        study.run(subset, 0, runs)
+    write_terms(compute_terms(bundle, runs), runs)
+    print(markdown(table(runs)))
+    print(json.dumps(summarise(runs)))
 
 
 def _summary(results: Path) -> None:

@@ -14,6 +14,8 @@ from ogs_env.sketching.settings import SketchSettings
 ICD10 = "icd10"
 """Questions about ICD-10-CM, one-word answers and puzzles, of packages alone."""
 ICD10_SEED, ICD10_SAMPLES = 2026, 384
+QUICK_SAMPLES = 96
+QUICK_HELD_OUT = 16
 
 
 def check_pool(name: str) -> None:
@@ -59,6 +61,21 @@ def pool_bundle(name: str, results: Path) -> Bundle:
 
     settings = SketchSettings(checkpoints=PATH_CHECKPOINTS)
     return sketch(pool_data(name), results / ICD10 / "bundle", settings, "ogs fidelity")
+
+
+def quick_pool(folder: Path) -> tuple[DomainData, Bundle]:
+    """Make a small pool of package texts and sketch it.
+
+    Args:
+        folder: Where its bundle goes.
+    """
+    from ogs_env.sketching.sketcher import sketch
+
+    held_out = {f"{role}_size": QUICK_HELD_OUT for role in ("dev", "test", "anchor")}
+    data = medical_packages(ICD10_SEED, QUICK_SAMPLES, **held_out)
+    # A warm-up of 24 steps would need 192 samples.
+    settings = SketchSettings(checkpoints=PATH_CHECKPOINTS[:2])
+    return data, sketch(data, folder, settings, "ogs fidelity --quick")
 
 
 def write_fidelity(bundle: Bundle, summaries: Mapping[str, Any]) -> None:

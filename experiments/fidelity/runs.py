@@ -45,6 +45,7 @@ class Study:
         recipe: How the model is fine-tuned.
         retention: How many samples of each capability are measured at most.
         paragraphs: How many paragraphs of general text are measured.
+        grammar: Whether BLiMP's pairs are measured, which packages do not have.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Study:
         recipe: Recipe,
         retention: int = 64,
         paragraphs: int = 48,
+        grammar: bool = True,
     ) -> None:
         if [sample.id for sample in data.pool] != bundle.pool.hex_ids():
             raise InputError(
@@ -62,7 +64,9 @@ class Study:
             )
         kept = {name: own[:retention] for name, own in data.retention.items()}
         # Before the model is loaded: who has no grammar pairs should hear of it now.
-        pairs = {"solutions": solution_pairs(kept[MATHS]), "grammar": grammar_pairs()}
+        pairs = {"solutions": solution_pairs(kept[MATHS])}
+        if grammar:
+            pairs["grammar"] = grammar_pairs()
         self.bundle, self.recipe = bundle, recipe
         self.proxy = _proxy(bundle, recipe.layers)
         tokenizer = self.proxy.tokenizer
