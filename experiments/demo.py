@@ -57,9 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"--oracle-episodes: {arguments.oracle_episodes}; expected at least 1"
         )
     stages = Stages(arguments.out)
-    data = medical_packages(
-        DATA_SEED, POOL, dev_size=DEV, test_size=TEST, anchor_size=ANCHOR
-    )
+    data = demo_data()
     agent = arguments.out / "agent"
     with_agent = "train an agent in OGS-Medical-v0 and domains drawn from its pool"
     stages.do("train", with_agent, lambda: _train(arguments, agent))
@@ -98,6 +96,13 @@ def run(arguments: argparse.Namespace) -> None:
     tradeoff(list(results.values()), plot)
     print("\n" + report(results, selections, stages.seconds))
     print(f"\nthe trade-off as a picture: {plot.resolve()}")
+
+
+def demo_data() -> DomainData:
+    """Return the pool, domain and anchor of the demo, all of installed packages."""
+    return medical_packages(
+        DATA_SEED, POOL, dev_size=DEV, test_size=TEST, anchor_size=ANCHOR
+    )
 
 
 def report(

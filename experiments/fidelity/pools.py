@@ -12,8 +12,7 @@ from ogs_env.sketching.command import PATH_CHECKPOINTS
 from ogs_env.sketching.settings import SketchSettings
 
 ICD10 = "icd10"
-"""Questions about ICD-10-CM, one-word answers and puzzles, of packages alone."""
-ICD10_SEED, ICD10_SAMPLES = 2026, 384
+"""The demo's pool: questions about ICD-10-CM, one-word answers and puzzles."""
 QUICK_SAMPLES = 96
 QUICK_HELD_OUT = 16
 
@@ -32,9 +31,9 @@ def pool_data(name: str) -> DomainData:
         InputError: If its texts cannot be had.
     """
     if name == ICD10:
-        return medical_packages(
-            ICD10_SEED, ICD10_SAMPLES, dev_size=32, test_size=48, anchor_size=48
-        )
+        from ogs_env.experiments.demo import demo_data
+
+        return demo_data()
     manifest = load_bundle(name).manifest
     return domains()[name](manifest["request"]["seed"], manifest["roles"]["pool"])
 
@@ -69,10 +68,11 @@ def quick_pool(folder: Path) -> tuple[DomainData, Bundle]:
     Args:
         folder: Where its bundle goes.
     """
+    from ogs_env.experiments.demo import DATA_SEED
     from ogs_env.sketching.sketcher import sketch
 
     held_out = {f"{role}_size": QUICK_HELD_OUT for role in ("dev", "test", "anchor")}
-    data = medical_packages(ICD10_SEED, QUICK_SAMPLES, **held_out)
+    data = medical_packages(DATA_SEED, QUICK_SAMPLES, **held_out)
     # A warm-up of 24 steps would need 192 samples.
     settings = SketchSettings(checkpoints=PATH_CHECKPOINTS[:2])
     return data, sketch(data, folder, settings, "ogs fidelity --quick")
