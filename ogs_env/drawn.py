@@ -211,5 +211,5 @@ def _response(origin: Bundle, dev: Rows) -> dict[str, Any]:
     if "answers" in learner:
         # The first norm is the untouched model's.
         curvature = learner["answers"]["curvature"] * float(ratios[0]) ** 2
-        scaled["answers"] = {"curvature": curvature}
+        scaled["answers"] = {**learner["answers"], "curvature": curvature}
     return {**learner, **scaled}

@@ -124,7 +124,7 @@ def make_bundle(
             "sketches": "path" if steps else "start",
             # Milder than the real ones: these gradients agree far more.
             **dict.fromkeys(("domain", "anchor"), response),
-            "answers": {"curvature": 0.0006},
+            "answers": {"curvature": 0.0006, "domain_share": 0.7},
         },
     }
     write_json(folder / "manifest.json", manifest)

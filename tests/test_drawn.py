@@ -34,7 +34,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         "sketches": "path",
         "domain": {"slope": [0.05, 0.03], "curvature": [0.04, 0.0]},
         "anchor": {"slope": [0.02, 0.06], "curvature": [0.01, 0.05]},
-        "answers": {"curvature": 0.004},
+        "answers": {"curvature": 0.004, "domain_share": 0.5},
     }
     weights = [{"step": 0, "weight": 0.5}, {"step": 6, "weight": 2.0}]
     edit_manifest(folder, checkpoints=weights, learner=learner)
@@ -370,6 +370,12 @@ def test_the_dev_loss_falls_as_a_plain_formula_says(
         slope, curvature = of["slope"][c], of["curvature"][c]
         change += (slope * x + curvature * x**2 / (4 * losses)).mean()
     assert change < 0
+    # What own answers lose, the domain loses in part.
+    lost = learner.answer_losses().mean()
+    learner.reset()
+    lost -= learner.answer_losses().mean()
+    change += origin.manifest["learner"]["answers"]["domain_share"] * lost
+    learner.update(row)
     found = learner.domain_loss() - losses.mean()
     assert found == pytest.approx(change, rel=2e-3)
 

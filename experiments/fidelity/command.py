@@ -149,8 +149,9 @@ def _fit(results: Path) -> None:
 
     development = results / FITTED_POOL / DEVELOPMENT
     terms = read_terms(development)
-    entry = fitted_learner(terms, table(development))
-    print(json.dumps(fitted_constants(terms, entry), indent=2))
+    real = table(development)
+    entries = [fitted_learner(terms, real, answers) for answers in (True, False)]
+    print(json.dumps(fitted_constants(terms, *entries), indent=2))
     others = {
         f"{folder.parent.name}, {folder.name}": folder
         for folder in _with_terms(results)

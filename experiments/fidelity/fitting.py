@@ -25,26 +25,38 @@ def curvatures(values: Array) -> Array:
     return values[:, 1]
 
 
-def fitted_learner(terms: Terms, found: Table) -> dict[str, Any]:
+def fitted_learner(terms: Terms, found: Table, answers: bool = True) -> dict[str, Any]:
     """Return the manifest's `learner` entry that predicts real runs best.
 
-    The domain is fitted from the dev samples' terms to the test loss; the anchor from
-    the first capability's references to its retention samples' loss; the one curvature
-    of own answers from those of all capabilities together.
+    The one curvature of own answers is fitted from those of all capabilities together
+    to their real losses; the domain from the dev samples' terms, and the mean term of
+    own answers, to the test loss; the anchor from the first capability's references to
+    its retention samples' loss.
 
     Args:
         terms: Of the subsets.
         found: Their real runs: the development list.
+        answers: Whether the learner is of a bundle with own answers.
     """
     first = f"reference/{terms.capabilities[0]}"
     own = {f"own/{name}": f"own/{name}" for name in terms.capabilities}
+
+    def of_domain(values: Array) -> Array:
+        found = slopes_and_curvatures(values)
+        return np.column_stack([found, terms.own()]) if answers else found
+
+    domain = fit(terms, found, {"domain": "test"}, of_domain).tolist()
+    anchor = fit(terms, found, {first: first}, slopes_and_curvatures).tolist()
     entry: dict[str, Any] = {"sketches": "path"}
-    for role, measured in (("domain", {"domain": "test"}), ("anchor", {first: first})):
-        weights = fit(terms, found, measured, slopes_and_curvatures)
-        slope, curvature = weights.reshape(2, -1).tolist()
+    for role, weights in (("domain", domain), ("anchor", anchor)):
+        slope, curvature = np.reshape(weights[: len(anchor)], (2, -1)).tolist()
         entry[role] = {"slope": slope, "curvature": curvature}
-    (curvature,) = fit(terms, found, own, curvatures).tolist()
-    return entry | {"answers": {"curvature": curvature}}
+    if answers:
+        (curvature,) = fit(terms, found, own, curvatures).tolist()
+        # Without a curvature nothing is forgotten that the domain could miss.
+        share = domain[-1] / curvature if curvature else 0.0
+        entry["answers"] = {"curvature": curvature, "domain_share": share}
+    return entry
 
 
 def fit(
@@ -72,25 +84,31 @@ def fit(
     return weights
 
 
-def fitted_constants(terms: Terms, entry: Mapping[str, Any]) -> dict[int, Any]:
+def fitted_constants(
+    terms: Terms, entry: Mapping[str, Any], alone: Mapping[str, Any]
+) -> dict[int, Any]:
     """Return what `ogs_env.learners.fitted.FITTED` should hold, by warm-up step.
 
     Args:
         terms: Whose norms are the constants' unit.
         entry: A fitted `learner` entry.
+        alone: One that was fitted without own answers.
     """
 
-    def pair(role: str, number: int) -> list[float]:
-        slope, curvature = (entry[role][n][number] for n in ("slope", "curvature"))
+    def pair(response: Mapping[str, Any], number: int) -> list[float]:
+        slope, curvature = (response[n][number] for n in ("slope", "curvature"))
         return [round(slope, 5), round(curvature, 5)]
 
     constants: dict[int, Any] = {
         step: {
             "norm": round(terms.norms[number], 4),
-            "domain": pair("domain", number),
-            "anchor": pair("anchor", number),
+            "domain": pair(entry["domain"], number),
+            "domain_alone": pair(alone["domain"], number),
+            "anchor": pair(entry["anchor"], number),
         }
         for number, step in enumerate(terms.steps)
     }
-    constants[0]["answers"] = round(entry["answers"]["curvature"], 5)
+    answers = entry["answers"]
+    constants[0]["answers"] = round(answers["curvature"], 5)
+    constants[0]["domain_share"] = round(answers["domain_share"], 5)
     return constants

@@ -83,10 +83,12 @@ def predict(terms: Terms, learner: dict[str, Any]) -> dict[str, Array]:
         **{f"reference/{name}": learner["anchor"] for name in terms.capabilities},
         **{f"own/{name}": learner["answers"] for name in terms.capabilities},
     }
-    found = {
-        name: 100 * terms.change(name, response) / terms.start[name]
-        for name, response in responses.items()
+    changes = {
+        name: terms.change(name, response) for name, response in responses.items()
     }
+    answers = learner["answers"]
+    changes["domain"] += answers["domain_share"] * answers["curvature"] * terms.own()
+    found = {name: 100 * change / terms.start[name] for name, change in changes.items()}
     return found | _worst(found)
 
 

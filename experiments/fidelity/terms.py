@@ -64,6 +64,12 @@ class Terms:
         slopes = np.array(response.get("slope", np.zeros(values.shape[2])))
         return values[:, 0] @ slopes + values[:, 1] @ np.ravel(response["curvature"])
 
+    def own(self) -> Array:
+        """Return the curvature's term of own answers, mean over capabilities."""
+        groups = [self.values[f"own/{name}"] for name in self.capabilities]
+        mean: Array = np.mean(groups, axis=0)[:, 1, 0]
+        return mean
+
 
 def compute_terms(bundle: Bundle, folder: Path) -> Terms:
     """Compute the terms of the subsets that a folder holds real runs of.

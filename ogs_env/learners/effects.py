@@ -46,6 +46,8 @@ class Effects:
         pool: Samples in the pool.
         losses: Those of all measured samples before the first pick (measured,).
         groups: Whose losses are followed.
+        shares: What part of each group's change the first group's loss changes by as
+            well (groups,).
 
     Attributes:
         start: float64 (groups,), losses before the first pick.
@@ -53,6 +55,7 @@ class Effects:
         checkpoints: int64 (segments,), those of the segments; these are in the order
             of the groups, and each group has at least one.
         first: int64 (groups,), each group's first segment.
+        shares: float64 (groups,), as given.
     """
 
     def __init__(
@@ -61,8 +64,10 @@ class Effects:
         pool: int,
         losses: Floats,
         groups: Sequence[Group],
+        shares: Sequence[float],
     ) -> None:
         self._products = products
+        self.shares = np.array(shares)
         self._groups = groups
         self.start = np.array([losses[one.places].mean(dtype=float) for one in groups])
         self.linear = np.zeros((pool + 1, len(groups), len(groups[0].slopes)))
@@ -117,7 +122,13 @@ class Effects:
         linear = np.add.reduce(linear * lengths[..., None, :], axis=-1)
         sums = np.add.reduce(self.rows(picked), axis=0)
         squares = np.vecdot(sums, sums) * np.square(lengths[..., self.checkpoints])
-        return self.start + linear + np.add.reduceat(squares, self.first, -1) / 2
+        return self.after(linear + np.add.reduceat(squares, self.first, -1) / 2)
+
+    def after(self, changes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the losses (..., groups) after each group's own change."""
+        found = self.start + changes
+        found[..., 0] += np.vecdot(changes, self.shares)
+        return found
 
     def _scaled(self, products: Floats) -> Floats:
         found = products[:, self.checkpoints[:, None], self._places]

@@ -3,32 +3,37 @@
 from collections.abc import Sequence
 from typing import Any
 
-# Slope and curvature of domain and anchor by warm-up step, and the curvature of own
-# answers at the untouched model, fitted to real runs of Medical's development list
-# (`ogs fidelity --fit`), and those where there is no path. Those of domain and anchor
-# are from an earlier list of 51 subsets. Their unit is the root mean square norm of the
-# studied bundle's dev samples' sketches.
+# Slope and curvature of domain and anchor by warm-up step; the curvature of own answers
+# at the untouched model, and the share of their rise that the domain's loss rises by;
+# and those where there is no path. `domain_alone` is the domain's response where there
+# are no own answers. Fitted to real runs of Medical's development list (`ogs fidelity
+# --fit`), without a path to an earlier list. Their unit is the root mean square norm of
+# the studied bundle's dev samples' sketches.
 FITTED: dict[int, dict[str, Any]] = {
     0: {
         "norm": 46.2661,
-        "domain": (0.05883, 0.0),
-        "anchor": (0.34297, 3.97704),
-        "answers": 0.06357,
+        "domain": (0.18923, 0.3386),
+        "domain_alone": (0.06828, 0.0),
+        "anchor": (0.3194, 3.46676),
+        "answers": 0.06358,
+        "domain_share": 0.78365,
     },
     6: {
         "norm": 58.7243,
-        "domain": (0.07561, 0.22577),
-        "anchor": (0.04015, 0.18744),
+        "domain": (0.04657, 0.0),
+        "domain_alone": (0.09805, 0.20628),
+        "anchor": (0.04435, 0.13832),
     },
     24: {
-        "norm": 60.5156,
-        "domain": (0.09834, 0.0),
-        "anchor": (0.0, 0.24426),
+        "norm": 60.5157,
+        "domain": (0.06563, 1.23064),
+        "domain_alone": (0.06301, 0.95326),
+        "anchor": (0.0, 0.0),
     },
 }
 FITTED_START: dict[str, Any] = {
     "norm": 0.7799,
-    "domain": (0.2895, 2.28811),
+    "domain_alone": (0.2895, 2.28811),
     "anchor": (0.18249, 1.07495),
     # Not fitted: without a path nothing is trained in.
     "answers": 1.0,
@@ -38,7 +43,7 @@ FITTED_SPACE = "2bf3851c0d43ecc8"
 
 
 def default_learner(
-    steps: Sequence[int], norms: Sequence[float] | None = None
+    steps: Sequence[int], norms: Sequence[float] | None = None, answers: bool = True
 ) -> dict[str, Any]:
     """Return the manifest's `learner` entry.
 
@@ -46,15 +51,14 @@ def default_learner(
     are as in the study, a dev set of one-word answers, whose gradients are five times
     as long, moves five times as far.
 
-    Own answers respond at the untouched model alone. They have no entry where the first
-    checkpoint is another: such a path can have no own answers.
-
     Args:
         steps: Of the checkpoints, 0 for the untouched model; none without a path. Each
             responds as the study's nearest does.
         norms: Root mean square norms of the dev samples' sketches, one a step, or the
             one at the start; taken to be the study's when omitted, as they must be for
             another proxy.
+        answers: Whether the bundle has own answers. They respond at the untouched
+            model alone, which is the first checkpoint of a bundle with both.
     """
     fitted, sketches = [FITTED_START], "start"
     if steps:
@@ -64,15 +68,18 @@ def default_learner(
     pairs = zip(units if norms is None else norms, units, strict=True)
     ratios = [norm / unit for norm, unit in pairs]
     entry: dict[str, Any] = {"sketches": sketches}
+    alone = not (steps and answers)
     for role in ("domain", "anchor"):
-        slopes, curvatures = zip(*[one[role] for one in fitted], strict=True)
+        known = "domain_alone" if alone and role == "domain" else role
+        slopes, curvatures = zip(*[one[known] for one in fitted], strict=True)
         entry[role] = {
             "slope": _in_units(slopes, ratios, 1),
             "curvature": _in_units(curvatures, ratios, 2),
         }
-    if not any(steps[:1]):
-        answers = _in_units([fitted[0]["answers"]], ratios[:1], 2)
-        entry["answers"] = {"curvature": answers[0]}
+    if answers:
+        [curvature] = _in_units([fitted[0]["answers"]], ratios[:1], 2)
+        share = 0.0 if alone else FITTED[0]["domain_share"]
+        entry["answers"] = {"curvature": curvature, "domain_share": share}
     return entry
 
 

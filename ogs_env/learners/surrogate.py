@@ -29,7 +29,9 @@ untouched model's: with T_j the tokens of answer j the loss changes by
     mean over j of  curvature T_j x_j0^2 / 2
 
 which is never negative: whatever moves the model where it would have answered counts
-as forgetting, and nothing makes up for it but a pick that takes the move back.
+as forgetting, and nothing makes up for it but a pick that takes the move back. What is
+forgotten is missed in the domain as well: where there are own answers, the domain's
+loss also rises by `domain_share` times the mean rise of the capabilities' own answers.
 
 The form, and the slopes and curvatures, are those that best predict real
 fine-tuning on the development list of `ogs fidelity`; none is negative
@@ -190,7 +192,7 @@ class Descent:
         changes = np.add.reduceat(parts, of.first, -1)
         groups = self.losses.shape[-1]
         changes = changes[..., :groups] + changes[..., groups:]
-        return lengths, self.tables.seen.start + changes
+        return lengths, self.tables.seen.after(changes)
 
 
 class SurrogateLearner:

@@ -12,7 +12,6 @@ from ogs_env.bundle import ANSWERS, Bundle, Rows
 from ogs_env.errors import InputError
 from ogs_env.gram import Floats, Gram
 from ogs_env.learners.effects import Effects, Group
-from ogs_env.learners.fitted import FITTED_SPACE, default_learner
 
 # A loss below this (nats) is taken as this: the model is done with the sample.
 _LEAST_LOSS = 1e-4
@@ -78,12 +77,15 @@ class Tables:
         held_out = [(places["test"], domain), (places["retention"], anchor)]
         self.members = [places[role] for role in ("dev", "test", "retention")] + anchors
         self.anchors = slice(1, len(seen))
+        share = 0.0
         if bundle.has_answers:
             for role in ANSWERS:
                 self.weights[places[role]] = getattr(bundle, role).tokens / 2
             kept = places["retention_answers"]
             answers = [places["anchor_answers"][bundle.answer_rows(n)] for n in numbers]
-            forgetting = self._forgetting()
+            # Of the untouched model alone, the first checkpoint.
+            forgetting = np.zeros((2, count))
+            forgetting[1, 0], share = _of_answers(bundle)
             seen += [(rows, forgetting) for rows in answers]
             held_out.append((kept, forgetting))
             self.members += [*answers, kept]
@@ -95,8 +97,9 @@ class Tables:
                 pool,
                 self.losses,
                 [Group(rows, self.weights[rows], *response) for rows, response in of],
+                [0.0] * first + [share / max(1, len(of) - first)] * (len(of) - first),
             )
-            for of in (seen, held_out)
+            for of, first in ((seen, self.anchors.stop), (held_out, 2))
         )
 
         keep = pool * count * bundle.k <= gram.TABLE_FLOATS
@@ -155,26 +158,6 @@ class Tables:
         both: NDArray[Any] = np.stack([x, np.square(x) * self.weights])
         means = [both[..., places].mean(axis=-1) for places in self.members]
         return np.stack(means).astype(np.float32)
-
-    def _forgetting(self) -> NDArray[np.float64]:
-        """Return slopes and curvatures of own answers (2, checkpoints).
-
-        All are 0 but the curvature at the untouched model.
-        """
-        response = np.zeros((2, self.checkpoints))
-        response[1, 0] = _curvature(self.bundle, self._default_answers())
-        return response
-
-    def _default_answers(self) -> dict[str, float]:
-        """Return how own answers respond where the manifest does not say."""
-        steps, weight = [], 1.0
-        if self.kind == "path":
-            steps, weight = [0], self.bundle.manifest["checkpoints"][0]["weight"]
-        norms = None
-        if self.bundle.space == FITTED_SPACE:
-            norms = [float(1 / self._scale[0, 0] / weight)]
-        answers: dict[str, float] = default_learner(steps, norms)["answers"]
-        return answers
 
     def _along_path(self, indices: NDArray[np.integer]) -> Floats:
         """Return the bundle's products (n, checkpoints, measured)."""
@@ -281,16 +264,17 @@ def _response(bundle: Bundle, role: str, checkpoints: int) -> NDArray[np.float64
     return np.array(lists, float)
 
 
-def _curvature(bundle: Bundle, default: dict[str, float]) -> float:
-    """Return the manifest's curvature of own answers; `default` where it has none."""
-    found = bundle.manifest["learner"].get("answers", default)
-    curvature = found.get("curvature")
-    if not _can_respond(curvature):
+def _of_answers(bundle: Bundle) -> tuple[float, float]:
+    """Return the manifest's curvature of own answers, and their domain share."""
+    found = bundle.manifest["learner"].get("answers", {})
+    curvature, share = (found.get(name) for name in ("curvature", "domain_share"))
+    if not (_can_respond(curvature) and _can_respond(share)):
         raise InputError(
             f"{bundle.path}: the manifest's learner has {found} for the answers; "
-            "expected a curvature of at least 0, one number; rebuild the bundle"
+            "expected a curvature and a domain_share, numbers of at least 0; rebuild "
+            "the bundle"
         )
-    return float(curvature)
+    return float(curvature), float(share)
 
 
 def _can_respond(value: Any) -> bool:

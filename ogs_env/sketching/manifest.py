@@ -107,13 +107,14 @@ def _learner(
     shards: Shards,
 ) -> dict[str, Any]:
     """Return the `learner` entry, in the units of this bundle's sketches."""
+    norms = None
+    if space == FITTED_SPACE and checkpoints:
+        norms = [1 / weight for weight in weights]
+    elif space == FITTED_SPACE:
+        dev = torch.cat([shard["start"] for shard in shards["dev"]]).double()
+        norms = [float(dev.square().sum(1).mean().sqrt())]
     steps = [checkpoint.step for checkpoint in checkpoints]
-    if space != FITTED_SPACE:
-        return default_learner(steps)
-    if steps:
-        return default_learner(steps, [1 / weight for weight in weights])
-    dev = torch.cat([shard["start"] for shard in shards["dev"]]).double()
-    return default_learner([], [float(dev.square().sum(1).mean().sqrt())])
+    return default_learner(steps, norms, answers=ANSWERS[0] in shards)
 
 
 def _weights(shards: Shards, checkpoints: int) -> list[float]:

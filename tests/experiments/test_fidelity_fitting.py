@@ -28,7 +28,7 @@ TRUE = {
     "sketches": "path",
     "domain": {"slope": [0.21, 0.04], "curvature": [0.0, 0.35]},
     "anchor": {"slope": [0.08, 0.3], "curvature": [1.2, 0.5]},
-    "answers": {"curvature": 0.015},
+    "answers": {"curvature": 0.015, "domain_share": 0.6},
 }
 
 
@@ -106,14 +106,17 @@ def test_a_known_learner_is_found_again(folder, terms):
 
 
 def test_the_constants_make_the_fitted_learner(folder, terms, monkeypatch):
-    entry = fitted_learner(terms, table(folder))
-    constants = fitted_constants(terms, entry)
+    real = table(folder)
+    entries = [fitted_learner(terms, real, answers) for answers in (True, False)]
+    constants = fitted_constants(terms, *entries)
     assert list(constants) == terms.steps == [0, 6]
     monkeypatch.setattr(fitted, "FITTED", constants)
-    learner = default_learner(terms.steps, terms.norms)
-    for role in ("domain", "anchor", "answers"):
-        for name, expected in entry[role].items():
-            assert learner[role][name] == pytest.approx(expected, abs=2e-5)
+    for entry, answers in zip(entries, (True, False), strict=True):
+        learner = default_learner(terms.steps, terms.norms, answers)
+        assert learner.keys() == entry.keys()
+        for role in learner.keys() - {"sketches"}:
+            for name, expected in entry[role].items():
+                assert learner[role][name] == pytest.approx(expected, abs=2e-5)
 
 
 def test_nothing_is_fitted_below_zero(truth, tmp_path):
@@ -122,7 +125,7 @@ def test_nothing_is_fitted_below_zero(truth, tmp_path):
     entry = fitted_learner(read_terms(folder), table(folder))
     roles = ("domain", "anchor", "answers")
     values = [np.ravel(own) for role in roles for own in entry[role].values()]
-    assert len(np.concatenate(values)) == 9
+    assert len(np.concatenate(values)) == 10
     assert np.concatenate(values).min() == 0
 
 
