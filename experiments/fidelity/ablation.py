@@ -1,4 +1,4 @@
-"""What the forgetting term is made of: each part alone, fitted and judged alike."""
+"""What the predictions are made of: each part alone, fitted and judged alike."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +12,10 @@ from ogs_env.experiments.fidelity.fitting import (
     curvatures,
     fit,
     slopes_and_curvatures,
+    with_own_answers,
 )
 from ogs_env.experiments.fidelity.report import spearman
-from ogs_env.experiments.fidelity.table import Table, table
+from ogs_env.experiments.fidelity.table import MEASURES, table
 from ogs_env.experiments.fidelity.terms import Terms, read_terms
 
 Array = NDArray[np.float64]
@@ -22,31 +23,40 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Model:
-    """A model of how the loss on a capability's own answers changes.
+    """A model of how a loss changes.
 
     Attributes:
-        answers: Whose terms it weights: those of `own` answers or of the `reference`.
+        measure: What it predicts: the `domain`, or `forgetting`, the largest rise of
+            the loss on a capability's own answers.
+        groups: Whose terms it weights: those of the `domain`, or of each capability's
+            `own` or `reference` answers.
         columns: Which of them.
     """
 
-    answers: str
+    measure: str
+    groups: str
     columns: Columns
 
 
 _MODELS = {
-    "own answers": Model("own", curvatures),
-    "references, slope and curvature": Model("reference", slopes_and_curvatures),
-    "references, slope alone": Model("reference", lambda values: values[:, 0]),
-    "references, curvature alone": Model("reference", curvatures),
+    "domain: dev samples and own answers": Model("domain", "domain", with_own_answers),
+    "domain: dev samples alone": Model("domain", "domain", slopes_and_curvatures),
+    "forgetting: own answers": Model("forgetting", "own", curvatures),
+    "forgetting: references, slope and curvature": Model(
+        "forgetting", "reference", slopes_and_curvatures
+    ),
+    "forgetting: references, curvature alone": Model(
+        "forgetting", "reference", curvatures
+    ),
 }
 
 
 def ablation(development: Path, others: Mapping[str, Path]) -> str:
-    """Return a Markdown table of what predicts forgetting where.
+    """Return a Markdown table of what predicts the domain and forgetting where.
 
-    Every model is fitted to the development list, to all capabilities' real changes of
-    own answers, and then judged as it is: by Spearman's correlation of its worst
-    capability with the real one.
+    Every model is fitted to the development list and then judged as it is, by
+    Spearman's correlation. Forgetting is fitted to all capabilities' real changes of
+    own answers, and judged by the worst capability.
 
     Args:
         development: Folder of the development list.
@@ -54,34 +64,39 @@ def ablation(development: Path, others: Mapping[str, Path]) -> str:
     """
     folders = {"development (fitted)": development, **others}
     lists = [(read_terms(folder), table(folder)) for folder in folders.values()]
-    rows = [["model of forgetting", *folders], ["---"] * (1 + len(folders))]
+    rows = [["model", *folders], ["---"] * (1 + len(folders))]
 
-    def judge(name: str, predicted: list[Array]) -> None:
+    def judge(name: str, measure: str, predicted: list[Array]) -> None:
         figures = [
-            spearman(values, found.real["forgetting"])
+            spearman(values, found.real[MEASURES[measure]])
             for values, (_, found) in zip(predicted, lists, strict=True)
         ]
         rows.append([name, *(f"{figure:.2f}" for figure in figures)])
 
     terms, found = lists[0]
     for name, model in _MODELS.items():
-        weights = _fitted(model, terms, found)
-        judge(name, [_worst(model, weights, of_list) for of_list, _ in lists])
-    for name in terms.naive:
-        judge(f"naive: {name}", [of_list.naive[name] for of_list, _ in lists])
+        weights = fit(terms, found, _measured(model, terms), model.columns)
+        changes = [_changes(model, weights, of_list) for of_list, _ in lists]
+        judge(name, model.measure, changes)
+    for measure in ("domain", "forgetting"):
+        for name in terms.naive:
+            values = [of_list.naive[name] for of_list, _ in lists]
+            judge(f"{measure}, naive: {name}", measure, values)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _fitted(model: Model, terms: Terms, found: Table) -> Array:
-    measured = {f"{model.answers}/{name}": f"own/{name}" for name in terms.capabilities}
-    return fit(terms, found, measured, model.columns)
+def _measured(model: Model, terms: Terms) -> dict[str, str]:
+    """Return what was measured by the group of terms that predicts it."""
+    if model.groups == "domain":
+        return {"domain": MEASURES["domain"]}
+    return {f"{model.groups}/{name}": f"own/{name}" for name in terms.capabilities}
 
 
-def _worst(model: Model, weights: Array, terms: Terms) -> Array:
-    """Return each subset's largest predicted change over the capabilities."""
+def _changes(model: Model, weights: Array, terms: Terms) -> Array:
+    """Return each subset's predicted change, of the capability where it is largest."""
     changes = [
-        model.columns(terms.values[group]) @ weights / terms.start[group]
-        for group in (f"{model.answers}/{name}" for name in terms.capabilities)
+        model.columns(terms, group) @ weights / terms.start[group]
+        for group in _measured(model, terms)
     ]
-    worst: Array = np.max(changes, axis=0)
-    return worst
+    largest: Array = np.max(changes, axis=0)
+    return largest

@@ -11,18 +11,23 @@ from ogs_env.experiments.fidelity.table import Table
 from ogs_env.experiments.fidelity.terms import Terms
 
 Array = NDArray[np.float64]
-Columns = Callable[[Array], Array]
-"""Picks from terms (subsets, 2, checkpoints) what is weighted (subsets, columns)."""
+Columns = Callable[[Terms, str], Array]
+"""Picks from a group's terms what is weighted (subsets, columns)."""
 
 
-def slopes_and_curvatures(values: Array) -> Array:
+def slopes_and_curvatures(terms: Terms, group: str) -> Array:
     """Pick all terms: the slopes' of each checkpoint, then the curvatures'."""
-    return values.reshape(len(values), -1)
+    return terms.values[group].reshape(len(terms.subsets), -1)
 
 
-def curvatures(values: Array) -> Array:
+def with_own_answers(terms: Terms, group: str) -> Array:
+    """Pick all terms, and behind them the mean term of own answers."""
+    return np.column_stack([slopes_and_curvatures(terms, group), terms.own()])
+
+
+def curvatures(terms: Terms, group: str) -> Array:
     """Pick the curvatures' terms."""
-    return values[:, 1]
+    return terms.values[group][:, 1]
 
 
 def fitted_learner(terms: Terms, found: Table, answers: bool = True) -> dict[str, Any]:
@@ -40,11 +45,7 @@ def fitted_learner(terms: Terms, found: Table, answers: bool = True) -> dict[str
     """
     first = f"reference/{terms.capabilities[0]}"
     own = {f"own/{name}": f"own/{name}" for name in terms.capabilities}
-
-    def of_domain(values: Array) -> Array:
-        found = slopes_and_curvatures(values)
-        return np.column_stack([found, terms.own()]) if answers else found
-
+    of_domain = with_own_answers if answers else slopes_and_curvatures
     domain = fit(terms, found, {"domain": "test"}, of_domain).tolist()
     anchor = fit(terms, found, {first: first}, slopes_and_curvatures).tolist()
     entry: dict[str, Any] = {"sketches": "path"}
@@ -79,7 +80,7 @@ def fit(
     changes = [
         found.real[name] / 100 * terms.start[group] for group, name in measured.items()
     ]
-    inputs = [columns(terms.values[group]) for group in measured]
+    inputs = [columns(terms, group) for group in measured]
     weights: Array = nnls(np.concatenate(inputs), np.concatenate(changes))[0]
     return weights
 

@@ -137,23 +137,30 @@ def test_the_ablation_judges_each_model_by_itself(truth, folder, tmp_path):
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in ablation(folder, {"legal, tenth": other}).splitlines()
     ]
-    assert rows[0] == ["model of forgetting", "development (fitted)", "legal, tenth"]
+    assert rows[0] == ["model", "development (fitted)", "legal, tenth"]
     figures = {row[0]: [float(cell) for cell in row[1:]] for row in rows[2:]}
-    # The whole model is the one that the development list was made by.
-    assert figures["own answers"][0] == 1
+    # The whole models are those that the development list was made by.
+    assert figures["domain: dev samples and own answers"][0] == 1
+    assert figures["domain: dev samples alone"][0] <= 1
+    assert figures["forgetting: own answers"][0] == 1
 
     terms, found = read_terms(other), table(other)
     assert real.keys() == set(found.names)
-    forgetting = found.real["forgetting"]
     # One weight leaves the order as it is: the terms alone tell it.
     own = [
         terms.values[f"own/{name}"][:, 1, 0] / terms.start[f"own/{name}"]
         for name in terms.capabilities
     ]
-    expected = stats.spearmanr(np.max(own, axis=0), forgetting).statistic
-    assert figures["own answers"][1] == pytest.approx(expected, abs=0.0051)
+    expected = {"forgetting: own answers": (np.max(own, axis=0), "forgetting")}
     for name, values in found.naive.items():
-        expected = stats.spearmanr(values, forgetting).statistic
-        assert figures[f"naive: {name}"][1] == pytest.approx(expected, abs=0.0051)
-    assert {"references, slope alone", "references, curvature alone"} < figures.keys()
-    assert "references, slope and curvature" in figures
+        expected[f"domain, naive: {name}"] = values, "test"
+        expected[f"forgetting, naive: {name}"] = values, "forgetting"
+    for name, (values, measured) in expected.items():
+        correlation = stats.spearmanr(values, found.real[measured]).statistic
+        assert figures[name][1] == pytest.approx(correlation, abs=0.0051)
+    kinds = ("slope and curvature", "curvature alone")
+    others = {f"forgetting: references, {kind}" for kind in kinds}
+    assert figures.keys() == expected.keys() | others | {
+        "domain: dev samples and own answers",
+        "domain: dev samples alone",
+    }
