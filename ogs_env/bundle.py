@@ -4,7 +4,8 @@ A bundle is a folder with `manifest.json`, `basis.safetensors` and, for each rol
 shards `ROLE-00000.safetensors`; with a detour also `detour-ROLE-00000.safetensors`.
 It may also hold answers that the untouched proxy itself gives to the anchor's and the
 retention's prompts, as two further roles, and their tokens in `answers.safetensors`.
-They are sketched at the untouched model alone.
+They are sketched at the untouched model alone; along a path, the pool's products with
+them are in `answers-pool-00000.safetensors`.
 Environments are made of bundles; the texts they were sketched from are not needed.
 """
 
@@ -22,8 +23,6 @@ from ogs_env.files import read_json, sha256_of
 
 FORMAT = "ogs-bundle"
 FORMAT_VERSION = 5
-READABLE = (4, 5)
-"""Format versions that can be loaded: 5 may have answers, 4 is the same without."""
 MEASURED = ("dev", "test", "anchor", "retention")
 """Roles that the pool's `products` are taken with, in the order of the columns."""
 ANSWERS = ("anchor_answers", "retention_answers")
@@ -33,6 +32,9 @@ ROLES = ("pool", *MEASURED)
 """Roles of every bundle."""
 DETOUR = ("anchor", "pool")
 """Roles of every bundle that are sketched along the detour, if there is one."""
+FURTHER = {"detour": ("detour",), "answers": ("answer_products", "answer_units")}
+"""Columns of a role that are in files of their own beside its shards, by what these
+files' names begin with."""
 MANIFEST = "manifest.json"
 BASIS = "basis.safetensors"
 ANSWER_TOKENS = "answers.safetensors"
@@ -370,9 +372,9 @@ class Bundle:
     def _read_role(self, role: str) -> Rows:
         files = sorted(n for n in self.manifest["files"] if n.startswith(f"{role}-"))
         shards = [_map_safetensors(self.path / name) for name in files]
-        if self.has_detour and role in DETOUR:
+        for kind in self._further(role):
             for name, shard in zip(files, shards, strict=True):
-                shard.update(_map_safetensors(self.path / f"detour-{name}"))
+                shard.update(_map_safetensors(self.path / f"{kind}-{name}"))
         for name, shard in zip(files, shards, strict=True):
             self._check_shard(role, self.path / name, shard)
         rows = sum(len(shard["ids"]) for shard in shards)
@@ -383,6 +385,12 @@ class Bundle:
             )
         weights = [entry["weight"] for entry in self.manifest["checkpoints"]]
         return Rows(shards, np.array(weights, np.float32))
+
+    def _further(self, role: str) -> list[str]:
+        """Return the kinds of files beside a role's shards, of `FURTHER`."""
+        has_detour = self.has_detour and role in DETOUR
+        has_answers = self.has_path and self.has_answers and role == "pool"
+        return ["detour"] * has_detour + ["answers"] * has_answers
 
     def _shapes(self, role: str, rows: int) -> dict[str, tuple[int, ...]]:
         """Return the shapes of a shard's tensors."""
@@ -397,11 +405,11 @@ class Bundle:
             measured = sum(counts[name] for name in MEASURED)
             shapes["products"] = (rows, len(checkpoints) * measured)
             shapes["product_units"] = (rows, len(checkpoints))
-            if self.has_answers:
-                answers = sum(counts[name] for name in ANSWERS)
-                shapes["answer_products"] = (rows, answers)
-                shapes["answer_units"] = (rows,)
-        if self.has_detour and role in DETOUR:
+        if "answers" in self._further(role):
+            answers = sum(counts[name] for name in ANSWERS)
+            shapes["answer_products"] = (rows, answers)
+            shapes["answer_units"] = (rows,)
+        if "detour" in self._further(role):
             later = sum(entry["step"] > 0 for entry in checkpoints)
             shapes["detour"] = (rows, later * self.k)
         return shapes
@@ -410,7 +418,10 @@ class Bundle:
         self, role: str, file: Path, shard: dict[str, NDArray[Any]]
     ) -> None:
         rows = len(shard["ids"]) if "ids" in shard else 0
+        base = file
         for name, shape in self._shapes(role, rows).items():
+            kinds = [kind for kind, names in FURTHER.items() if name in names]
+            file = base.with_name("-".join([*kinds, base.name]))
             if name not in shard or shard[name].shape != shape:
                 found = shard[name].shape if name in shard else "nothing"
                 raise InputError(
@@ -461,11 +472,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     manifest = read_json(file, "bundle manifest")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(f"{file}: is no manifest of an ogs_env bundle")
-    if manifest.get("format_version") not in READABLE:
+    if manifest.get("format_version") != FORMAT_VERSION:
         raise InputError(
             f"{file}: format version {manifest.get('format_version')}, this ogs_env "
-            f"reads versions {' and '.join(map(str, READABLE))}; rebuild the bundle "
-            "with `ogs sketch`"
+            f"reads version {FORMAT_VERSION}; rebuild the bundle with `ogs sketch`"
         )
     expected = [
         "name",

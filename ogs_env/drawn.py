@@ -23,7 +23,6 @@ _DEV, _TEST = 48, 16
 _DEV_SHARE, _TEST_SHARE = 1 / 3, 1 / 6
 # A source needs so many samples to be half of a domain.
 _LEAST = 24
-_TERMS = "slope", "curvature"
 # The shipped pools are half in the domain; so, about, are these.
 _INSIDE = 0.35, 0.6
 
@@ -205,11 +204,8 @@ def _response(origin: Bundle, dev: Rows) -> dict[str, Any]:
     ratios = norms[0] / norms[1]
     scaled = {}
     for role, by in (("domain", np.minimum(ratios, 1)), ("anchor", ratios)):
-        slope, curvature = (np.array(learner[role][n]) for n in _TERMS)
-        values = (slope * by).tolist(), (curvature * by**2).tolist()
-        scaled[role] = dict(zip(_TERMS, values, strict=True))
-    if "answers" in learner:
-        # The first norm is the untouched model's.
-        curvature = learner["answers"]["curvature"] * float(ratios[0]) ** 2
-        scaled["answers"] = {**learner["answers"], "curvature": curvature}
-    return {**learner, **scaled}
+        slopes = (np.array(learner[role]["slope"]) * by).tolist()
+        scaled[role] = {**learner[role], "slope": slopes}
+    # The first norm is the untouched model's.
+    curvature = learner["forgetting"]["curvature"] * float(ratios[0]) ** 2
+    return {**learner, **scaled, "forgetting": {"curvature": curvature}}

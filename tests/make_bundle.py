@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from ogs_env.bundle import ANSWERS, DETOUR, FORMAT_VERSION, MEASURED, ROLES
+from ogs_env.bundle import (
+    ANSWERS,
+    DETOUR,
+    FORMAT_VERSION,
+    FURTHER,
+    MEASURED,
+    ROLES,
+)
 from ogs_env.files import sha256_of, write_json
 
 ABILITIES = 10
@@ -63,6 +70,7 @@ def make_bundle(
             for n in range(len(CAPABILITIES))
         ]
     )
+    further: dict[str, np.ndarray] = {}
     if checkpoints:
         products = _products(roles, MEASURED, checkpoints)
         roles["pool"]["products"] = products.reshape(pool, -1)
@@ -70,8 +78,8 @@ def make_bundle(
         roles["pool"]["product_units"] = units
     if checkpoints and answers:
         products = _products(roles, ANSWERS, checkpoints)
-        roles["pool"]["answer_products"] = np.ascontiguousarray(products[:, 0])
-        roles["pool"]["answer_units"] = units[:, 0].copy()
+        columns = np.ascontiguousarray(products[:, 0]), units[:, 0].copy()
+        further = dict(zip(FURTHER["answers"], columns, strict=True))
         for role in ANSWERS:
             del roles[role]["path"]
     files = {}
@@ -84,11 +92,16 @@ def make_bundle(
             name = f"{role}-{number:05d}.safetensors"
             save_file({n: c[part] for n, c in columns.items()}, folder / name)
             files[name] = {"sha256": sha256_of(folder / name), "rows": len(part)}
+            beside = {}
             if detour and role in DETOUR:
-                name = f"detour-{name}"
-                other = _detour(columns["path"], checkpoints, seed)[part]
-                save_file({"detour": other}, folder / name)
-                files[name] = {"sha256": sha256_of(folder / name), "rows": len(part)}
+                other = _detour(columns["path"], checkpoints, seed)
+                beside[f"detour-{name}"] = {"detour": other}
+            if further and role == "pool":
+                beside[f"answers-{name}"] = further
+            for other_name, tensors in beside.items():
+                cut = {key: values[part] for key, values in tensors.items()}
+                save_file(cut, folder / other_name)
+                files[other_name] = {"sha256": sha256_of(folder / other_name)}
     if answers:
         name = "answers.safetensors"
         save_file(
@@ -102,7 +115,7 @@ def make_bundle(
         "sha256": sha256_of(folder / "basis.safetensors"),
         "rows": k,
     }
-    response = dict.fromkeys(("slope", "curvature"), [0.05] * max(1, checkpoints))
+    response = {"slope": [0.05] * max(1, checkpoints), "share": 0.7}
     steps = [6 * number for number in range(checkpoints)]
     manifest = {
         "format": "ogs-bundle",
@@ -123,8 +136,9 @@ def make_bundle(
         "learner": {
             "sketches": "path" if steps else "start",
             # Milder than the real ones: these gradients agree far more.
+            "epochs": 1,
             **dict.fromkeys(("domain", "anchor"), response),
-            "answers": {"curvature": 0.0006, "domain_share": 0.7},
+            "forgetting": {"curvature": 0.0006},
         },
     }
     write_json(folder / "manifest.json", manifest)

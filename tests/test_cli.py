@@ -337,7 +337,7 @@ def put_nan(made: Path) -> None:
         ),
         (
             lambda made: edit_manifest(made, format_version=1),
-            "format version 1, this ogs_env reads versions 4 and 5; rebuild the",
+            "format version 1, this ogs_env reads version 5; rebuild the",
         ),
         (lambda made: edit_manifest(made, format="zip"), "is no manifest"),
         (lambda made: edit_manifest(made, roles=None), "lacks 'roles'"),

@@ -32,9 +32,10 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = make_bundle(tmp_path_factory.mktemp("drawn") / "b", shards=3)
     learner = {
         "sketches": "path",
-        "domain": {"slope": [0.05, 0.03], "curvature": [0.04, 0.0]},
-        "anchor": {"slope": [0.02, 0.06], "curvature": [0.01, 0.05]},
-        "answers": {"curvature": 0.004, "domain_share": 0.5},
+        "epochs": 2,
+        "domain": {"slope": [0.05, 0.03], "share": 0.5},
+        "anchor": {"slope": [0.02, 0.06], "share": 0.3},
+        "forgetting": {"curvature": 0.004},
     }
     weights = [{"step": 0, "weight": 0.5}, {"step": 6, "weight": 2.0}]
     edit_manifest(folder, checkpoints=weights, learner=learner)
@@ -305,15 +306,14 @@ def test_the_domain_moves_no_farther_than_the_origins(origin: Bundle) -> None:
         longer += (ratios > 1).tolist()
         assert response["sketches"] == "path"
         for role, by in (("domain", np.minimum(ratios, 1)), ("anchor", ratios)):
-            for name, power in (("slope", 1), ("curvature", 2)):
-                expected = np.array(before[role][name]) * by**power
-                np.testing.assert_allclose(response[role][name], expected, rtol=1e-4)
-        expected = before["answers"]["curvature"] * ratios[0] ** 2
-        found = response["answers"]["curvature"]
+            expected = np.array(before[role]["slope"]) * by
+            np.testing.assert_allclose(response[role]["slope"], expected, rtol=1e-4)
+            assert response[role]["share"] == before[role]["share"]
+        expected = before["forgetting"]["curvature"] * ratios[0] ** 2
+        found = response["forgetting"]["curvature"]
         assert found == pytest.approx(expected, rel=1e-4)
-        for name in ("slope", "curvature"):
-            pairs = zip(response["domain"][name], before["domain"][name], strict=True)
-            assert all(mine <= whole for mine, whole in pairs)
+        pairs = zip(response["domain"]["slope"], before["domain"]["slope"], strict=True)
+        assert all(mine <= whole for mine, whole in pairs)
     assert 0.2 < np.mean(longer) < 0.8
 
 
@@ -359,22 +359,23 @@ def test_the_dev_loss_falls_as_a_plain_formula_says(
     # In the origin's unit; one pick of a batch of eight.
     unit = norms_of_dev(origin, "path")
     at_most = np.minimum(unit / norms_of_dev(drawn, "path"), 1)
-    of = origin.manifest["learner"]["domain"]
+    of = origin.manifest["learner"]
     losses = drawn.dev.losses.astype(np.float64)
-    change = 0.0
+    x = np.zeros(len(losses))
     for c in range(2):
         cut = slice(c * origin.k, (c + 1) * origin.k)
         step = drawn.pool.sketches("path", np.array([row]))[0, cut].astype(np.float64)
         dev = drawn.dev.sketches("path")[:, cut] / unit[c] * at_most[c]
-        x = dev @ (-step / np.linalg.norm(step) / 8)
-        slope, curvature = of["slope"][c], of["curvature"][c]
-        change += (slope * x + curvature * x**2 / (4 * losses)).mean()
+        length = of["epochs"] / 8 / np.linalg.norm(step)
+        x -= of["domain"]["slope"][c] * length * (dev @ step)
+    p = 1 - np.exp(-losses)
+    change = np.log(1 + p * (np.exp(x / p) - 1)).mean()
     assert change < 0
     # What own answers lose, the domain loses in part.
     lost = learner.answer_losses().mean()
     learner.reset()
     lost -= learner.answer_losses().mean()
-    change += origin.manifest["learner"]["answers"]["domain_share"] * lost
+    change += of["domain"]["share"] * lost
     learner.update(row)
     found = learner.domain_loss() - losses.mean()
     assert found == pytest.approx(change, rel=2e-3)

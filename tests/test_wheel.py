@@ -131,7 +131,7 @@ def test_shipped_bundles_are_small(wheel):
                 of = detours if parts[-1].startswith("detour-") else sizes
                 of[parts[2]] = of.get(parts[2], 0) + info.file_size
     assert "medical" in sizes
-    assert all(size <= 12 * 2**20 for size in sizes.values())
+    assert all(size <= 13 * 2**20 for size in sizes.values())
     assert detours.keys() == sizes.keys()
     assert all(size <= 3 * 2**20 for size in detours.values())
 

@@ -1,62 +1,31 @@
 """What the predictions are made of: each part alone, fitted and judged alike."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ogs_env.experiments.fidelity.fitting import (
-    Columns,
-    curvatures,
-    fit,
-    slopes_and_curvatures,
-    with_own_answers,
+    fitted_curvature,
+    fitted_response,
 )
 from ogs_env.experiments.fidelity.report import spearman
-from ogs_env.experiments.fidelity.table import MEASURES, table
+from ogs_env.experiments.fidelity.table import MEASURES, Table, table
 from ogs_env.experiments.fidelity.terms import Terms, read_terms
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model of how a loss changes.
-
-    Attributes:
-        measure: What it predicts: the `domain`, or `forgetting`, the largest rise of
-            the loss on a capability's own answers.
-        groups: Whose terms it weights: those of the `domain`, or of each capability's
-            `own` or `reference` answers.
-        columns: Which of them.
-    """
-
-    measure: str
-    groups: str
-    columns: Columns
-
-
-_MODELS = {
-    "domain: dev samples and own answers": Model("domain", "domain", with_own_answers),
-    "domain: dev samples alone": Model("domain", "domain", slopes_and_curvatures),
-    "forgetting: own answers": Model("forgetting", "own", curvatures),
-    "forgetting: references, slope and curvature": Model(
-        "forgetting", "reference", slopes_and_curvatures
-    ),
-    "forgetting: references, curvature alone": Model(
-        "forgetting", "reference", curvatures
-    ),
-}
+Model = Callable[[Terms, int], Array]
+"""Predicts a loss of each subset (subsets,), by the epochs that it is trained for."""
 
 
 def ablation(development: Path, others: Mapping[str, Path]) -> str:
     """Return a Markdown table of what predicts the domain and forgetting where.
 
     Every model is fitted to the development list and then judged as it is, by
-    Spearman's correlation. Forgetting is fitted to all capabilities' real changes of
-    own answers, and judged by the worst capability.
+    Spearman's correlation; forgetting by the capability where it is largest. One
+    curvature leaves the order of subsets as it is.
 
     Args:
         development: Folder of the development list.
@@ -66,37 +35,64 @@ def ablation(development: Path, others: Mapping[str, Path]) -> str:
     lists = [(read_terms(folder), table(folder)) for folder in folders.values()]
     rows = [["model", *folders], ["---"] * (1 + len(folders))]
 
-    def judge(name: str, measure: str, predicted: list[Array]) -> None:
+    def judge(name: str, measure: str, model: Model) -> None:
         figures = [
-            spearman(values, found.real[MEASURES[measure]])
-            for values, (_, found) in zip(predicted, lists, strict=True)
+            spearman(model(terms, found.epochs), found.real[MEASURES[measure]])
+            for terms, found in lists
         ]
-        rows.append([name, *(f"{figure:.2f}" for figure in figures)])
+        rows.append([f"{measure}: {name}", *(f"{figure:.2f}" for figure in figures)])
 
     terms, found = lists[0]
-    for name, model in _MODELS.items():
-        weights = fit(terms, found, _measured(model, terms), model.columns)
-        changes = [_changes(model, weights, of_list) for of_list, _ in lists]
-        judge(name, model.measure, changes)
+    for name, kind in (
+        ("dev samples, less what own answers lose", "own"),
+        ("dev samples, less what references tell", "reference"),
+        ("dev samples alone", None),
+    ):
+        judge(name, "domain", _domain(terms, found, kind))
+    judge("own answers", "forgetting", lambda terms, _: _largest(terms, "own"))
+    judge("references", "forgetting", lambda terms, _: _largest(terms, "reference"))
     for measure in ("domain", "forgetting"):
         for name in terms.naive:
-            values = [of_list.naive[name] for of_list, _ in lists]
-            judge(f"{measure}, naive: {name}", measure, values)
+            judge(f"{name} (naive)", measure, functools.partial(_naive, name))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _measured(model: Model, terms: Terms) -> dict[str, str]:
-    """Return what was measured by the group of terms that predicts it."""
-    if model.groups == "domain":
-        return {"domain": MEASURES["domain"]}
-    return {f"{model.groups}/{name}": f"own/{name}" for name in terms.capabilities}
+def _domain(terms: Terms, found: Table, kind: str | None) -> Model:
+    """Return a fitted model of the domain.
+
+    Args:
+        terms: Of the development list.
+        found: Its real runs.
+        kind: Whose gradients tell what is forgotten, `own` or `reference`; None for a
+            model without that part.
+    """
+    curvature = fitted_curvature(terms, found, kind) if kind else 0.0
+
+    def forgotten(of_list: Terms, epochs: int) -> Array:
+        return curvature * epochs**2 * of_list.mean_moved(kind or "own")
+
+    measured = "domain", MEASURES["domain"]
+    *slopes, share = fitted_response(
+        terms, found, measured, forgotten(terms, found.epochs)
+    )
+
+    def model(of_list: Terms, epochs: int) -> Array:
+        own = of_list.change("domain", slopes, epochs)
+        return own + share * forgotten(of_list, epochs)
+
+    return model
 
 
-def _changes(model: Model, weights: Array, terms: Terms) -> Array:
-    """Return each subset's predicted change, of the capability where it is largest."""
-    changes = [
-        model.columns(terms, group) @ weights / terms.start[group]
-        for group in _measured(model, terms)
+def _naive(name: str, terms: Terms, epochs: int) -> Array:
+    """Return a predictor that needs no learner, whatever the epochs."""
+    return terms.naive[name]
+
+
+def _largest(terms: Terms, kind: str) -> Array:
+    """Return what is forgotten of the capability where it is most, up to a factor."""
+    rises = [
+        terms.moved(f"{kind}/{name}") / terms.start(f"own/{name}")
+        for name in terms.capabilities
     ]
-    largest: Array = np.max(changes, axis=0)
+    largest: Array = np.max(rises, axis=0)
     return largest

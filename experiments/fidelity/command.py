@@ -150,8 +150,11 @@ def _fit(results: Path) -> None:
     development = results / FITTED_POOL / DEVELOPMENT
     terms = read_terms(development)
     real = table(development)
-    entries = [fitted_learner(terms, real, answers) for answers in (True, False)]
-    print(json.dumps(fitted_constants(terms, *entries), indent=2))
+    constants = {
+        kind: fitted_constants(fitted_learner(terms, real, kind))
+        for kind in ("own", "reference")
+    }
+    print(json.dumps({"norms": terms.norms, **constants}, indent=2))
     others = {
         f"{folder.parent.name}, {folder.name}": folder
         for folder in _with_terms(results)

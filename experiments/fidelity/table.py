@@ -24,6 +24,7 @@ class Table:
 
     Attributes:
         names: Of the subsets.
+        epochs: That each was trained for.
         real: By what was measured, means over seeds (subsets,): `test`, `prose`,
             `own/NAME` and `reference/NAME` of each capability; `forgetting`, the
             largest of own answers' rises; `reference`, the largest of references'
@@ -37,6 +38,7 @@ class Table:
     """
 
     names: list[str]
+    epochs: int
     real: dict[str, Array]
     repeats: dict[str, list[Array]]
     predicted: dict[str, Array]
@@ -56,6 +58,8 @@ def table(folder: Path) -> Table:
             f"{folder}: its terms are about other subsets than its runs; run "
             "`ogs fidelity --terms`"
         )
+    epochs = next(iter(results.values()))[0]["recipe"]["epochs"]
+    learner = default_learner(terms.steps, terms.norms, epochs=epochs)
     base = read_json(folder.parent / BASE, "file of the untouched model")
     changes = [[_changes(run, base) for run in runs] for runs in results.values()]
     repeats = {
@@ -64,9 +68,10 @@ def table(folder: Path) -> Table:
     }
     return Table(
         terms.subsets,
+        epochs,
         {name: np.array([one.mean() for one in v]) for name, v in repeats.items()},
         repeats,
-        predict(terms, default_learner(terms.steps, terms.norms)),
+        predict(terms, learner),
         terms.naive,
     )
 
@@ -78,17 +83,19 @@ def predict(terms: Terms, learner: dict[str, Any]) -> dict[str, Array]:
         terms: Of the subsets.
         learner: A manifest's `learner` entry.
     """
-    responses = {
-        "domain": learner["domain"],
-        **{f"reference/{name}": learner["anchor"] for name in terms.capabilities},
-        **{f"own/{name}": learner["answers"] for name in terms.capabilities},
-    }
-    changes = {
-        name: terms.change(name, response) for name, response in responses.items()
-    }
-    answers = learner["answers"]
-    changes["domain"] += answers["domain_share"] * answers["curvature"] * terms.own()
-    found = {name: 100 * change / terms.start[name] for name, change in changes.items()}
+    epochs, names = learner["epochs"], terms.capabilities
+    scale = learner["forgetting"]["curvature"] * epochs**2
+    forgotten = {name: scale * terms.moved(f"own/{name}") for name in names}
+    changes = {f"own/{name}": rise for name, rise in forgotten.items()}
+    of_all = scale * terms.mean_moved()
+    for group, role, lost in (
+        ("domain", "domain", of_all),
+        *((f"reference/{name}", "anchor", forgotten[name]) for name in names),
+    ):
+        response = learner[role]
+        own = terms.change(group, response["slope"], epochs)
+        changes[group] = own + response["share"] * lost
+    found = {name: 100 * change / terms.start(name) for name, change in changes.items()}
     return found | _worst(found)
 
 

@@ -1,10 +1,10 @@
 """What the learner makes of each subset, before its fitted response.
 
-Predictions are sums of these terms times slopes and curvatures. They are kept beside
-the real runs, so that figures can be made without the bundles that they are from.
+Kept beside the real runs, so that figures can be made without the bundles that they
+are from.
 """
 
-import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,34 +12,36 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError
 from ogs_env.experiments.fidelity.results import read_results, rows_of
-from ogs_env.files import read_json, write_json
+from ogs_env.files import whole_file
+from ogs_env.learners.effects import change
 from ogs_env.learners.surrogate import SurrogateLearner
 
 Array = NDArray[np.float64]
-TERMS = "terms.json"
-_ARRAYS = ("values", "naive")
-_DIGITS = 7  # significant digits kept
+TERMS = "terms.safetensors"
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms of the subsets of one list.
+    """The terms of the subsets of one list, trained on for one epoch.
+
+    Groups are the `domain`, and for each capability `reference/NAME` and `own/NAME`.
 
     Attributes:
         capabilities: Their names.
         steps: Warm-up steps of the checkpoints.
         norms: Root mean square norm of the dev samples' sketches at each checkpoint,
             the unit of slopes and curvatures.
-        start: Losses of the untouched model by group, nats per token: `domain`, and
-            for each capability `reference/NAME` and `own/NAME`.
         subsets: Names of the subsets.
-        values: By group (subsets, 2, checkpoints): what slopes and what curvatures are
-            multiplied by. Own answers have those of the first checkpoint alone, the
-            untouched model.
+        losses: By group (samples,), those of the untouched model, nats per token.
+        tokens: By group (samples,), response tokens.
+        shifts: By group (subsets, checkpoints, samples), x = <g, d>; of own answers
+            those of the untouched model, the first checkpoint, alone.
         naive: By name (subsets,): predictors that need no learner. All grow with the
             loss that they foretell: the cosines' sign is turned.
     """
@@ -47,27 +49,38 @@ class Terms:
     capabilities: list[str]
     steps: list[int]
     norms: list[float]
-    start: dict[str, float]
     subsets: list[str]
-    values: dict[str, Array]
+    losses: dict[str, Array]
+    tokens: dict[str, Array]
+    shifts: dict[str, Array]
     naive: dict[str, Array]
 
-    def change(self, group: str, response: Mapping[str, Any]) -> Array:
-        """Return each subset's predicted change of a group's loss, nats (subsets,).
+    def start(self, group: str) -> float:
+        """Return a group's mean loss of the untouched model, nats per token."""
+        return float(self.losses[group].mean())
+
+    def moved(self, group: str) -> Array:
+        """Return what the curvature is multiplied by: mean T x^2 / 2 (subsets,)."""
+        x = self.shifts[group][:, 0]
+        mean: Array = (self.tokens[group] * np.square(x)).mean(axis=1) / 2
+        return mean
+
+    def mean_moved(self, kind: str = "own") -> Array:
+        """Return `moved`, mean over the capabilities, of `own` or `reference`."""
+        moved = [self.moved(f"{kind}/{name}") for name in self.capabilities]
+        mean: Array = np.mean(moved, axis=0)
+        return mean
+
+    def change(self, group: str, slopes: Any, epochs: int) -> Array:
+        """Return a group's predicted change without what is forgotten, nats (subsets,).
 
         Args:
-            group: One of `values`.
-            response: `slope` (none: 0) and `curvature` of each checkpoint; one number
-                for own answers.
+            group: The domain or references.
+            slopes: (checkpoints,).
+            epochs: Of training.
         """
-        values = self.values[group]
-        slopes = np.array(response.get("slope", np.zeros(values.shape[2])))
-        return values[:, 0] @ slopes + values[:, 1] @ np.ravel(response["curvature"])
-
-    def own(self) -> Array:
-        """Return the curvature's term of own answers, mean over capabilities."""
-        groups = [self.values[f"own/{name}"] for name in self.capabilities]
-        mean: Array = np.mean(groups, axis=0)[:, 1, 0]
+        x = epochs * np.einsum("scj,c->sj", self.shifts[group], np.array(slopes))
+        mean: Array = change(x, self.losses[group]).mean(axis=1)
         return mean
 
 
@@ -79,43 +92,56 @@ def compute_terms(bundle: Bundle, folder: Path) -> Terms:
         folder: Of the list.
     """
     learner = SurrogateLearner(bundle)
-    names = bundle.capabilities
-    groups = [
-        "domain",
-        *(f"reference/{name}" for name in names),
-        *(f"own/{name}" for name in names),
-    ]
-    losses = [learner.domain_loss(), *learner.anchor_losses(), *learner.answer_losses()]
+    groups = {"domain": ("dev", np.arange(len(bundle.dev)))}
+    for number, name in enumerate(bundle.capabilities):
+        groups[f"reference/{name}"] = "anchor", bundle.anchor_rows(number)
+        groups[f"own/{name}"] = "anchor_answers", bundle.answer_rows(number)
     results = read_results(folder)
-    found, naive = [], []
+    found: list[dict[str, Array]] = []
+    naive: list[dict[str, float]] = []
     for runs in results.values():
         rows = np.array(rows_of(bundle, runs[0]["ids"]))
         learner.reset()
         learner.update_many(rows)
-        found.append(learner.terms())
+        shifts = learner.shifts()
+        found.append({name: shifts[of][:, own] for name, (of, own) in groups.items()})
         naive.append(_naive(bundle, rows))
-    # The learner's groups also are test and retention, and the retention's answers.
-    of_groups = np.delete(np.stack(found).astype(float), [1, 2, -1], axis=1)
-    values = dict(zip(groups, np.moveaxis(of_groups, 1, 0), strict=True))
-    values |= {f"own/{name}": values[f"own/{name}"][..., :1] for name in names}
+    epochs = bundle.manifest["learner"]["epochs"]
+    shifts = {name: np.stack([one[name] for one in found]) / epochs for name in groups}
     checkpoints = bundle.manifest["checkpoints"]
+
+    def of_samples(attribute: str) -> dict[str, Array]:
+        return {
+            name: getattr(getattr(bundle, role), attribute)[rows].astype(float)
+            for name, (role, rows) in groups.items()
+        }
+
     return Terms(
-        capabilities=names,
+        capabilities=bundle.capabilities,
         steps=[entry["step"] for entry in checkpoints],
         norms=[1 / entry["weight"] for entry in checkpoints],
-        start=dict(zip(groups, map(float, losses), strict=True)),
         subsets=list(results),
-        values=values,
+        losses=of_samples("losses"),
+        tokens=of_samples("tokens"),
+        shifts={n: x[:, :1] if n.startswith("own/") else x for n, x in shifts.items()},
         naive={name: np.array([one[name] for one in naive]) for name in naive[0]},
     )
 
 
+_ARRAYS = ("losses", "tokens", "shifts", "naive")
+_LISTS = ("capabilities", "steps", "norms", "subsets")
+
+
 def write_terms(terms: Terms, folder: Path) -> None:
     """Write terms beside the runs that they are about."""
-    found = dataclasses.asdict(terms)
-    for part in _ARRAYS:
-        found[part] = {name: _rounded(values) for name, values in found[part].items()}
-    write_json(folder / TERMS, found)
+    arrays = {
+        f"{kind}:{name}": np.ascontiguousarray(values, np.float32)
+        for kind in _ARRAYS
+        for name, values in getattr(terms, kind).items()
+    }
+    known = {name: json.dumps(getattr(terms, name)) for name in _LISTS}
+    with whole_file(folder / TERMS) as temporary:
+        temporary.write_bytes(save(arrays, known))
 
 
 def read_terms(folder: Path) -> Terms:
@@ -127,10 +153,15 @@ def read_terms(folder: Path) -> Terms:
     file = folder / TERMS
     if not file.exists():
         raise InputError(f"{file}: no such file; run `ogs fidelity --terms`")
-    found = read_json(file, "file of terms")
-    for part in _ARRAYS:
-        found[part] = {name: np.array(v) for name, v in found[part].items()}
-    return Terms(**found)
+    arrays: dict[str, dict[str, Array]] = {kind: {} for kind in _ARRAYS}
+    with safe_open(file, "np") as tensors:
+        known: Mapping[str, str] = tensors.metadata()
+        for key in tensors.keys():  # noqa: SIM118 (it is no mapping)
+            kind, name = key.split(":")
+            arrays[kind][name] = tensors.get_tensor(key).astype(float)
+    lists = {name: json.loads(known[name]) for name in _LISTS}
+    both: dict[str, Any] = lists | arrays
+    return Terms(**both)
 
 
 def _naive(bundle: Bundle, rows: NDArray[np.int64]) -> dict[str, float]:
@@ -143,10 +174,3 @@ def _naive(bundle: Bundle, rows: NDArray[np.int64]) -> dict[str, float]:
         "short_answers": -float(np.log(pool.tokens[rows]).mean()),
         "norm": float(np.log(pool.norms[rows]).mean()),
     }
-
-
-def _rounded(values: Array) -> Any:
-    def significant(value: float) -> float:
-        return float(f"{value:.{_DIGITS}g}")
-
-    return np.vectorize(significant)(values).tolist()

@@ -271,7 +271,7 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
             for copy in ended.tolist():
                 picked = learners.picked[: learners.counts[copy], copy]
                 selection[copy] = self._names[picked].tolist()
-            start = learners.tables.held_out.start
+            start = learners.tables.start_held_out
             losses = learners.held_out_losses(ended)
             changes[: len(start), ended] = 100 * (losses / start - 1).T
         return {

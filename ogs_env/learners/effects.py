@@ -1,7 +1,8 @@
-"""What picks do to the mean loss of a group of samples, precomputed."""
+"""What picks do to the mean losses of groups of samples, precomputed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,53 +10,70 @@ from numpy.typing import NDArray
 from ogs_env import gram
 from ogs_env.gram import Floats, Indices, take
 
+# Beyond, e^u would not fit into float32; it is the loss of a model that is ruined.
+_LARGEST = np.float32(60)
+
 
 @dataclass(frozen=True)
 class Group:
-    """Samples whose mean loss is followed, and how it responds.
-
-    At a displacement where sample j has x_jc = <g_jc, d_c>, the loss changes by the
-    mean over j, sum over c of slope_c x_jc + curvature_c weight_j x_jc^2.
+    """Samples whose mean loss is followed.
 
     Attributes:
         places: int64 (n,), among the measured samples.
-        weights: float (n,), one a sample.
-        slopes: float (checkpoints,).
-        curvatures: float (checkpoints,), none negative.
+        slopes: float (checkpoints,), what x of each checkpoint is multiplied by.
+    """
+
+    places: NDArray[np.integer]
+    slopes: NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Samples whose gradients at the untouched model tell what is forgotten.
+
+    Attributes:
+        places: int64 (n,), among the measured samples.
+        weights: float (n,), what each x^2 of the first checkpoint is multiplied by.
     """
 
     places: NDArray[np.integer]
     weights: NDArray[np.floating]
-    slopes: NDArray[np.floating]
-    curvatures: NDArray[np.floating]
+
+
+def change(x: NDArray[np.floating], losses: NDArray[np.floating]) -> NDArray[Any]:
+    """Return how losses change when their slope along a displacement is x, nats.
+
+    As that of a token of probability e^-l whose logit moves against all others.
+
+    Args:
+        x: (..., n).
+        losses: l, those before (n,).
+    """
+    other = -np.expm1(-losses)
+    return np.log1p(other * np.expm1(np.minimum(x / other, _LARGEST)))
 
 
 class Effects:
-    """What picks do to the mean losses of some groups of samples; read-only.
+    """The effects of pool samples on the losses of some groups; read-only.
 
-    A loss is its start, plus a linear part: one number for each pool sample; plus a
-    quadratic part, which is a sum of squares. For the latter the rows t_i <g_ic, g_jc>
-    are scaled so that half the squared length of a displacement's sum of rows is the
-    change in nats. They have a segment for each checkpoint of a group that has a
-    curvature there.
-
-    Row -1 stands for no sample: it has no effect.
+    A row holds what one pool sample adds to the numbers of a selection: for each
+    checkpoint and sample of the groups slope_c t_i <g_ic, g_jc> / (1 - e^-l_j), and,
+    for what is forgotten, t_i <g_i0, g_j0> scaled so that half the squared length of a
+    displacement's sum is the change in nats. All groups have as many numbers as the
+    largest; the rest are 0. Row -1 stands for no sample and is 0.
 
     Args:
         products: From pool rows (n,) to t_i <g_ic, g_jc>, (n, checkpoints, measured).
         pool: Samples in the pool.
         losses: Those of all measured samples before the first pick (measured,).
         groups: Whose losses are followed.
-        shares: What part of each group's change the first group's loss changes by as
-            well (groups,).
+        answers: What is forgotten, one entry a capability.
+        shares: What part of what is forgotten each group's loss rises by
+            (groups, answers).
 
     Attributes:
         start: float64 (groups,), losses before the first pick.
-        linear: float64 (pool + 1, groups, checkpoints).
-        checkpoints: int64 (segments,), those of the segments; these are in the order
-            of the groups, and each group has at least one.
-        first: int64 (groups,), each group's first segment.
-        shares: float64 (groups,), as given.
+        width: Numbers of a row.
     """
 
     def __init__(
@@ -64,73 +82,91 @@ class Effects:
         pool: int,
         losses: Floats,
         groups: Sequence[Group],
-        shares: Sequence[float],
+        answers: Sequence[Answers],
+        shares: NDArray[np.floating],
     ) -> None:
-        self._products = products
-        self.shares = np.array(shares)
-        self._groups = groups
-        self.start = np.array([losses[one.places].mean(dtype=float) for one in groups])
-        self.linear = np.zeros((pool + 1, len(groups), len(groups[0].slopes)))
-        segments = [
-            (number, checkpoint)
-            for number, group in enumerate(groups)
-            for checkpoint in np.flatnonzero(group.curvatures).tolist() or [0]
-        ]
-        owners, checkpoints = np.array(segments).T
-        self.checkpoints = checkpoints
-        self.first = np.searchsorted(owners, np.arange(len(groups)))
-        shape = len(segments), max(len(group.places) for group in groups)
-        # Where each number of a row comes from, and its scale.
-        self._places, self._scales = np.zeros(shape, np.int64), np.zeros(shape)
-        for segment, (number, checkpoint) in enumerate(segments):
-            group, count = groups[number], len(groups[number].places)
-            squares = 2 * group.curvatures[checkpoint] * group.weights / count
-            self._places[segment, :count] = group.places
-            self._scales[segment, :count] = np.sqrt(squares)
+        self._products, self._shares = products, shares.astype(float)
+        means = [losses[one.places].mean(dtype=float) for one in groups]
+        self.start = np.array(means)
+        self._checkpoints = len(groups[0].slopes)
+        self._places, there = _padded([one.places for one in groups])
+        self._answers, asked = _padded([one.places for one in answers])
+        # Where there is no sample, its change is log(1) and counts nothing.
+        of_groups = np.where(there, losses[self._places], 0).astype(np.float32)
+        # The two add up to 1 exactly: without picks no loss changes.
+        self._right = np.exp(-of_groups)
+        self._wrong = np.float32(1) - self._right
+        self._means = (there / there.sum(1, keepdims=True)).astype(np.float32)
+        inverse = np.divide(1, self._wrong, out=np.zeros(there.shape), where=there)
+        slopes = np.stack([one.slopes for one in groups], axis=1)
+        self._slopes = slopes[..., None] * inverse
+        self._scales = np.zeros(asked.shape)
+        self._scales[asked] = np.concatenate(
+            [np.sqrt(2 * one.weights / len(one.places)) for one in answers]
+        )
+        self._linear = self._slopes.size
+        self.width = self._linear + self._scales.size
         self._table: Floats | None = None
-        if (pool + 1) * self._places.size <= gram.TABLE_FLOATS:
-            self._table = np.zeros((pool + 1, *shape), np.float32)
+        if (pool + 1) * self.width <= gram.TABLE_FLOATS:
+            self._table = np.zeros((pool + 1, self.width), np.float32)
 
     def fill(self, rows: NDArray[np.integer], products: Floats) -> None:
-        """Fill the tables' rows (n,) in; products as `products` gives them."""
-        for number, group in enumerate(self._groups):
-            means = products[..., group.places].mean(axis=-1)
-            self.linear[rows, number] = group.slopes * means
+        """Fill the table's rows (n,) in; products as `products` gives them."""
         if self._table is not None:
             self._table[rows] = self._scaled(products)
 
     def rows(self, indices: Indices) -> Floats:
-        """Return the scaled rows (..., segments, width) of pool rows (...)."""
+        """Return the rows (..., width) of pool rows (...)."""
         if self._table is not None:
             return take(self._table, indices)
         flat = np.ravel(indices)
         found = self._scaled(self._products(np.maximum(flat, 0)))
         found[flat < 0] = 0
-        return found.reshape(*np.shape(indices), *self._places.shape)
+        return found.reshape(*np.shape(indices), self.width)
 
-    def losses(
-        self, picked: NDArray[np.integer], lengths: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Return the losses (..., groups) after picks.
+    def changes(
+        self, sums: Floats, lengths: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return by how much losses change, and what is forgotten, nats.
 
         Args:
-            picked: Pool rows (picks, ...).
-            lengths: What the sum of the picks' gradients is multiplied by
-                (..., checkpoints).
-        """
-        linear = np.add.reduce(take(self.linear, picked), axis=0)
-        linear = np.add.reduce(linear * lengths[..., None, :], axis=-1)
-        sums = np.add.reduce(self.rows(picked), axis=0)
-        squares = np.vecdot(sums, sums) * np.square(lengths[..., self.checkpoints])
-        return self.after(linear + np.add.reduceat(squares, self.first, -1) / 2)
+            sums: Sums of the picks' rows (..., width).
+            lengths: What they are multiplied by (..., checkpoints).
 
-    def after(self, changes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the losses (..., groups) after each group's own change."""
-        found = self.start + changes
-        found[..., 0] += np.vecdot(changes, self.shares)
-        return found
+        Returns:
+            (..., groups) and (..., answers).
+        """
+        before = sums.shape[:-1]
+        moved = sums[..., self._linear :].reshape(*before, *self._scales.shape)
+        forgotten = np.vecdot(moved, moved) * (np.square(lengths[..., :1]) / 2)
+        parts = sums[..., : self._linear].reshape(*before, *self._slopes.shape)
+        factors = lengths.astype(np.float32)[..., None, None]
+        # One checkpoint after the other: of a product of matrices, the last bits
+        # depend on how many there are.
+        u = parts[..., 0, :, :] * factors[..., 0, :, :]
+        for number in range(1, self._checkpoints):
+            u += parts[..., number, :, :] * factors[..., number, :, :]
+        np.exp(np.minimum(u, _LARGEST, out=u), out=u)
+        u *= self._wrong
+        u += self._right
+        found = np.vecdot(np.log(u, out=u), self._means)
+        return found + np.vecdot(self._shares, forgotten[..., None, :]), forgotten
 
     def _scaled(self, products: Floats) -> Floats:
-        found = products[:, self.checkpoints[:, None], self._places]
-        # In C order: of another, a dot product is added up in another order.
-        return np.multiply(found, self._scales, dtype=np.float32, order="C")
+        found = np.empty((len(products), self.width), np.float32)
+        linear = products[:, :, self._places] * self._slopes
+        found[:, : self._linear] = linear.reshape(len(products), -1)
+        moved = products[:, 0, self._answers] * self._scales
+        found[:, self._linear :] = moved.reshape(len(products), -1)
+        return found
+
+
+def _padded(
+    groups: Sequence[NDArray[np.integer]],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return places as rows of one width (groups, width), and which of these count."""
+    counts = np.array([len(places) for places in groups])
+    there = np.arange(counts.max()) < counts[:, None]
+    found = np.zeros(there.shape, np.int64)
+    found[there] = np.concatenate(groups)
+    return found, there

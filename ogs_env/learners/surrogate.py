@@ -1,41 +1,42 @@
 """The surrogate learner: fine-tuning in closed form, in sketch space.
 
-A real run shuffles its selection and makes an optimizer step on every batch of 8.
-AdamW gives all steps the same length, whatever the gradient's, and the loss is a mean
-over response tokens. So, for each checkpoint c of the path, with g_i the sketch (in
-Adam's metric) and t_i the response tokens of sample i, a batch whose gradient is G =
-sum of t_i g_i moves by -G / |G|. What a selection of n samples teaches does not depend
-on an order: with S the sum of t_i g_ic over all of it, p = |S|^2, q the sum of
-|t_i g_ic|^2 and B = 8, the mean of |G|^2 over random batches and the displacement are
+A real run shuffles its selection, makes an optimizer step on every batch of 8, and
+does so for some epochs. AdamW gives all steps the same length, whatever the gradient's,
+and the loss is a mean over response tokens. So, for each checkpoint c of the path, with
+g_i the sketch (in Adam's metric) and t_i the response tokens of sample i, a batch whose
+gradient is G = sum of t_i g_i moves by -G / |G|. What a selection of n samples teaches
+does not depend on an order: with S the sum of t_i g_ic over all of it, p = |S|^2, q the
+sum of |t_i g_ic|^2 and B = 8, the mean of |G|^2 over random batches and the
+displacement are
 
     E|G|^2 = B q / n + B (B - 1) (p - q) / (n (n - 1))
-    d_c    = -S / sqrt(E|G|^2)            less than a batch: -(n / B) S / sqrt(p)
+    d_c    = -epochs S / sqrt(E|G|^2)     less than a batch: -epochs (n / B) S / sqrt(p)
 
-and with x_jc = <g_jc, d_c>, a loss changes by
+**Forgetting.** Answers that the untouched model itself gave have an expected gradient
+of zero there, so their loss has no slope, and what it gains is the divergence from the
+untouched model, KL(before || after) per token: half the square of the displacement in
+the metric of the untouched model's Fisher information. So it is the first checkpoint's
+alone, the untouched model's: with T_j the tokens of answer j, capability k's loss on
+own answers rises by
 
-    mean over j, sum over c of  slope_c x_jc + curvature_c x_jc^2 / (4 l_j)
-
-j runs over the domain's or a capability's samples, l_j is the loss before. Every
-sample adds a curvature of its own: moving inside the span of the anchor's gradients
-costs, though their mean be orthogonal (orthogonality to a subspace, as in OGD,
-Farajtabar et al. 2020), and picks that cancel there cost nothing.
-
-Answers that the untouched model itself gave have an expected gradient of zero there,
-so their loss has no slope, and what it gains is the divergence from the untouched
-model, KL(before || after) per token: half the square of the displacement in the metric
-of the untouched model's Fisher information. So it is the first checkpoint's alone, the
-untouched model's: with T_j the tokens of answer j the loss changes by
-
-    mean over j of  curvature T_j x_j0^2 / 2
+    A_k = mean over j of  curvature T_j <g_j0, d_0>^2 / 2
 
 which is never negative: whatever moves the model where it would have answered counts
-as forgetting, and nothing makes up for it but a pick that takes the move back. What is
-forgotten is missed in the domain as well: where there are own answers, the domain's
-loss also rises by `domain_share` times the mean rise of the capabilities' own answers.
+as forgetting, and nothing makes up for it but a pick that takes the move back. Where a
+bundle has no own answers, gradients of reference answers stand in.
 
-The form, and the slopes and curvatures, are those that best predict real
-fine-tuning on the development list of `ogs fidelity`; none is negative
-(`ogs_env.learners.fitted`).
+**Domain and references.** With x_j = sum over c of slope_c <g_jc, d_c>, the mean loss
+of the domain's samples, or of a capability's references, changes by
+
+    mean over j of log(1 + p_j (e^(x_j / p_j) - 1)) + share A,    p_j = 1 - e^-l_j
+
+l_j is the loss before. The first part has the slope x_j, and is how the loss of a token
+changes whose logit moves against all others: it cannot fall below 0, while harm has no
+bound. The second is what a model that has moved far from itself lacks everywhere: A is
+the capability's own A_k, or for the domain the mean of all.
+
+Slopes, shares and the curvature are those that best predict real fine-tuning on the
+development list of `ogs fidelity`; none is negative (`ogs_env.learners.fitted`).
 
 Losses take no step in sketch space: S is only seen through its products with the
 measured samples, which are sums over the picks of numbers known before, and p is a
@@ -57,6 +58,7 @@ Losses = NDArray[np.float64]
 BATCH = 8
 """Picks of an optimizer step."""
 
+_TINY = 1e-12  # the p of no picks, which can be divided by
 # Rounding of p is less than this share of q: gradients that cancel must not leave a
 # p of 0 or less.
 _ROUNDING = 1e-6
@@ -85,19 +87,17 @@ class Descent:
 
     Attributes:
         tables: What all learners of the bundle share.
-        losses: Of the dev samples, of each capability's anchor samples and, where the
-            bundle has some, of each one's own answers, nats per token (*copies,
-            groups).
+        losses: As `Tables.start`, nats per token (*copies, groups).
         lengths: What the sum of the picks' gradients is multiplied by to give d
             (*copies, checkpoints).
     """
 
     def __init__(self, bundle: Bundle, copies: tuple[int, ...] = ()) -> None:
         self.tables = tables = tables_of(bundle)
-        # Of the picks: the sum of their scaled rows, and the numbers of `Sums`.
-        self._rows = np.empty((*copies, *tables.seen.rows(-1).shape), np.float32)
-        self._sums = np.empty((*copies, tables.sums.own.shape[1]))
-        self.losses = np.empty((*copies, len(tables.seen.start)))
+        # Of the picks: the sum of their rows, q and p.
+        self._rows = np.empty((*copies, tables.seen.width), np.float32)
+        self._squares = np.empty((2, *copies, tables.checkpoints))
+        self.losses = np.empty((*copies, len(tables.start)))
         self.lengths = np.zeros((*copies, tables.checkpoints))
         self.reset(...)
 
@@ -108,9 +108,9 @@ class Descent:
             which: Indices of copies; `...` for all of them, or for the only one.
         """
         self.losses = self.losses.copy()  # the old may be in someone's hands
-        self.losses[which] = self.tables.seen.start
+        self.losses[which] = self.tables.start
         self._rows[which] = 0
-        self._sums[which] = self.tables.sums.empty
+        self._squares[0][which], self._squares[1][which] = 0, _TINY
 
     def update(
         self, rows: Any, before: NDArray[np.int64], square: tuple[Any, Any]
@@ -122,24 +122,24 @@ class Descent:
             before: Pool rows picked before (picks, *copies).
             square: `mean_square` of the picks with these (*copies, 1).
         """
-        self._add(self._sums, self._rows, rows, before)
-        self.lengths, self.losses = self._measure(self._sums, *square)
+        self._add(self._squares, self._rows, rows, before)
+        self.lengths, self.losses = self._measure(self._squares, self._rows, square)
 
     def update_many(
         self, rows: NDArray[np.int64], before: NDArray[np.int64], square: Any
     ) -> None:
         """Let samples (n,) join the selection of a single copy at once."""
-        tables, of = self.tables, self.tables.sums
+        tables = self.tables
         self._rows += np.add.reduce(tables.seen.rows(rows), axis=0)
-        self._sums += np.add.reduce(take(of.own, rows), axis=0)
+        self._squares += np.add.reduce(take(tables.squares, rows), axis=0)
         # Each of them meets the picks before, and those of the rows before it.
         place = np.arange(len(before) + len(rows))[:, None]
         earlier = place < len(before) + np.arange(len(rows))
         picked = np.append(before, rows)[:, None]
         pairs = tables.gram.of(rows, np.where(earlier, picked, -1))
-        self._pair(self._sums, np.add.reduce(pairs, axis=(0, 1)))
-        self._sums[of.segments] = np.vecdot(self._rows, self._rows)
-        self.lengths, self.losses = self._measure(self._sums, *square)
+        products = np.add.reduce(pairs, axis=(0, 1))
+        self._squares[1] += 2 * products[: tables.checkpoints]
+        self.lengths, self.losses = self._measure(self._squares, self._rows, square)
 
     def preview(
         self,
@@ -151,48 +151,36 @@ class Descent:
 
         For a single copy.
         """
-        sums = np.repeat(self._sums[None], len(indices), axis=0)
+        squares = np.repeat(self._squares[:, None], len(indices), axis=1)
         total = np.repeat(self._rows[None], len(indices), axis=0)
-        self._add(sums, total, indices, before[:, None])
-        return self._measure(sums, *square)[1]
+        self._add(squares, total, indices, before[:, None])
+        return self._measure(squares, total, square)[1]
 
     def _add(
-        self, sums: Losses, total: Floats, rows: Any, before: NDArray[np.int64]
+        self, squares: Losses, total: Floats, rows: Any, before: NDArray[np.int64]
     ) -> None:
         """Add samples to selections.
 
         Args:
-            sums: Numbers of selections (..., numbers).
-            total: Sums of scaled rows (..., segments, width).
+            squares: q and p of selections (2, ..., checkpoints).
+            total: Sums of rows (..., width).
             rows: Pool rows (...).
             before: Pool rows picked before (picks, ...).
         """
-        tables, of = self.tables, self.tables.sums
+        tables = self.tables
         total += tables.seen.rows(rows)
-        sums += take(of.own, rows)
-        pairs = tables.gram.of(rows, before)
-        self._pair(sums, np.add.reduce(pairs, axis=0))
-        sums[..., of.segments] = np.vecdot(total, total)
-
-    def _pair(self, sums: Losses, products: Floats) -> None:
-        """Add the products (..., width) of new samples with others to p."""
-        together = sums[..., self.tables.sums.together]
-        together += 2 * products[..., : self.tables.checkpoints]
+        squares += take(tables.squares, rows)
+        pairs = np.add.reduce(tables.gram.of(rows, before), axis=0)
+        squares[1] += 2 * pairs[..., : tables.checkpoints]
 
     def _measure(
-        self, sums: Losses, of_alone: Any, of_together: Any
+        self, squares: Losses, total: Floats, square: tuple[Any, Any]
     ) -> tuple[Losses, Losses]:
         """Return lengths and losses of selections; see `mean_square`."""
-        of, count = self.tables.sums, self.tables.checkpoints
-        squares = of_alone * sums[..., of.alone] + of_together * sums[..., of.together]
-        factors = np.empty((*squares.shape[:-1], 2 * count))
-        lengths = np.divide(-1, np.sqrt(squares), out=factors[..., :count])
-        np.divide(0.5, squares, out=factors[..., count:])
-        parts = sums[..., of.parts] * factors.take(of.factors, -1)
-        changes = np.add.reduceat(parts, of.first, -1)
-        groups = self.losses.shape[-1]
-        changes = changes[..., :groups] + changes[..., groups:]
-        return lengths, self.tables.seen.after(changes)
+        tables, (of_alone, of_together) = self.tables, square
+        mean = of_alone * squares[0] + of_together * squares[1]
+        lengths = -tables.epochs / np.sqrt(mean)
+        return lengths, tables.losses_after(total, lengths)
 
 
 class SurrogateLearner:
@@ -201,9 +189,8 @@ class SurrogateLearner:
     What it has learned is a function of the set of its picks, whatever their order.
 
     Args:
-        bundle: Its manifest's `learner` says which sketches are used, and how the
-            domain and the anchor respond at each checkpoint, and own answers at the
-            untouched model.
+        bundle: Its manifest's `learner` says which sketches are used, for how many
+            epochs a selection is trained on, and how losses respond.
 
     Attributes:
         sketches: `"path"`, or `"start"` for a bundle without path sketches.
@@ -225,7 +212,7 @@ class SurrogateLearner:
         """Return to d = 0. This learner is deterministic and ignores `rng`."""
         self._descent.reset(...)
         self._count = 0
-        self._held_out: Losses | None = self._tables.held_out.start
+        self._held_out: Losses | None = self._tables.start_held_out
 
     def update(self, index: int) -> None:
         """Let pool sample `index` join the selection."""
@@ -301,22 +288,20 @@ class SurrogateLearner:
         after = losses[:, 0], losses[:, self._anchors], losses[:, self._answers]
         return *after, self._tables.anchor_cosines[indices]
 
-    def terms(self) -> Floats:
-        """Return what the slopes and curvatures are multiplied by at d.
+    def shifts(self) -> dict[str, NDArray[np.float64]]:
+        """Return x_jc = <g_jc, d_c> of the measured samples (checkpoints, n) by role.
 
-        Returns:
-            float32 (groups, 2, checkpoints): mean x and mean x^2 / (4 l) of dev, test,
-            retention and each capability's anchor samples, in nats; then, where the
-            bundle has own answers, mean x and mean T x^2 / 2 of each capability's and
-            of the retention's, 0 beyond the first checkpoint.
+        In units of the dev samples' root mean square norm. Own answers have those of
+        the untouched model, the first checkpoint, and 0 at the others.
         """
-        return self._tables.terms(self._history(), self._descent.lengths)
+        return self._tables.shifts(self._history(), self._descent.lengths)
 
     def _unseen_losses(self) -> Losses:
         # Measured when asked for: an environment asks at an episode's end alone.
         if self._held_out is None:
-            effects = self._tables.held_out
-            self._held_out = effects.losses(self._history(), self._descent.lengths)
+            self._held_out = self._tables.held_out_after(
+                self._history(), self._descent.lengths
+            )
         return self._held_out
 
     def _history(self) -> NDArray[np.int64]:
@@ -355,7 +340,7 @@ class SurrogateLearners:
 
     @property
     def losses(self) -> Losses:
-        """Mean losses (copies, groups), the groups as of `Descent`."""
+        """Mean losses (copies, groups), the groups as of `Tables.start`."""
         return self._descent.losses
 
     def reset(self, which: NDArray[np.integer]) -> None:
@@ -381,4 +366,4 @@ class SurrogateLearners:
             the retention's.
         """
         lengths = self._descent.lengths[which]
-        return self.tables.held_out.losses(self.picked[:, which], lengths)
+        return self.tables.held_out_after(self.picked[:, which], lengths)

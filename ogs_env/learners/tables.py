@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ogs_env import gram
-from ogs_env.bundle import ANSWERS, Bundle, Rows
+from ogs_env.bundle import Bundle, Rows
 from ogs_env.errors import InputError
 from ogs_env.gram import Floats, Gram
-from ogs_env.learners.effects import Effects, Group
+from ogs_env.learners.effects import Answers, Effects, Group
 
 # A loss below this (nats) is taken as this: the model is done with the sample.
 _LEAST_LOSS = 1e-4
@@ -32,18 +32,18 @@ class Tables:
     Attributes:
         kind: `"path"`, or `"start"` for a bundle without path sketches.
         checkpoints: How many.
+        epochs: How often a selection is trained on.
         losses: float32 (measured,), l_j.
-        weights: float32 (measured,), what a curvature is multiplied by beside x^2.
-        members: Of dev, test, retention and each capability's anchor samples, and of
-            each capability's and the retention's own answers if there are any: places
-            among the measured samples.
-        seen: `Effects` on what rewards see: dev, each capability's anchor samples, and
-            each one's own answers if there are any.
-        anchors, answers: Where the groups of the capabilities are in `seen`.
-        held_out: `Effects` on the test and retention samples, and on the retention's
-            own answers if there are any.
+        start: float64 (groups,), mean losses before the first pick, of the dev samples,
+            of each capability's anchor samples and, where the bundle has some, of each
+            one's own answers.
+        start_held_out: The same of the test and retention samples, and of the
+            retention's own answers if there are any.
+        anchors, answers: Where the groups of the capabilities are in `start`.
+        seen: `Effects` on the groups of `start`.
+        held_out: `Effects` on those of `start_held_out`.
+        squares: float64 (pool + 1, checkpoints), |t_i g_ic|^2; 0 of row -1.
         gram: <t_i g_ic, t_j g_jc> of pool samples, one for each checkpoint.
-        sums: What samples add to the sums of a selection.
         anchor_cosines: float32 (pool, capabilities), cosines of pool samples with the
             mean anchor gradients over all checkpoints together.
 
@@ -62,62 +62,68 @@ class Tables:
         roles = [getattr(bundle, role) for role in bundle.measured]
         losses = np.concatenate([rows.losses for rows in roles])
         self.losses = np.maximum(losses, _LEAST_LOSS)
-        self.weights = 1 / (4 * self.losses)
         # Where there is a path, products from wider sketches are at hand.
         self._measured = None
         if self.kind == "start":
             start = [self._cut(rows.sketches(self.kind)) for rows in roles]
             self._measured = np.concatenate(start).transpose(1, 2, 0)
+        self.epochs = _epochs(bundle)
         places = dict(zip(bundle.measured, _places(roles), strict=True))
-        numbers = range(len(bundle.capabilities))
-        own = [bundle.anchor_rows(n) for n in numbers]
-        anchors = [places["anchor"][rows] for rows in own]
-        domain, anchor = (_response(bundle, r, count) for r in ("domain", "anchor"))
-        seen = [(places["dev"], domain), *[(rows, anchor) for rows in anchors]]
-        held_out = [(places["test"], domain), (places["retention"], anchor)]
-        self.members = [places[role] for role in ("dev", "test", "retention")] + anchors
-        self.anchors = slice(1, len(seen))
-        share = 0.0
+        of_anchor = [bundle.anchor_rows(n) for n in range(len(bundle.capabilities))]
+        anchors = [places["anchor"][rows] for rows in of_anchor]
+        answers, kept = anchors, places["retention"]
         if bundle.has_answers:
-            for role in ANSWERS:
-                self.weights[places[role]] = getattr(bundle, role).tokens / 2
+            rows_of = map(bundle.answer_rows, range(len(anchors)))
+            answers = [places["anchor_answers"][rows] for rows in rows_of]
             kept = places["retention_answers"]
-            answers = [places["anchor_answers"][bundle.answer_rows(n)] for n in numbers]
-            # Of the untouched model alone, the first checkpoint.
-            forgetting = np.zeros((2, count))
-            forgetting[1, 0], share = _of_answers(bundle)
-            seen += [(rows, forgetting) for rows in answers]
-            held_out.append((kept, forgetting))
-            self.members += [*answers, kept]
-        self.answers = slice(self.anchors.stop, len(seen))
-        pool = len(bundle.pool)
-        self.seen, self.held_out = (
-            Effects(
+        self.anchors = slice(1, 1 + len(anchors))
+        end = self.anchors.stop + len(answers) * bundle.has_answers
+        self.answers = slice(self.anchors.stop, end)
+        domain, domain_share = _response(bundle, "domain", count)
+        anchor, anchor_share = _response(bundle, "anchor", count)
+        tokens = np.concatenate([rows.tokens for rows in roles])
+        weights = _curvature(bundle) * tokens / 2
+
+        def effects(
+            of_domain: NDArray[np.int64],
+            of_anchors: list[NDArray[np.int64]],
+            of_answers: list[NDArray[np.int64]],
+        ) -> Effects:
+            # A capability's loss rises by its own part of what is forgotten alone.
+            shares = np.eye(len(of_answers)) * anchor_share
+            mean = np.full((1, len(of_answers)), domain_share / len(of_answers))
+            return Effects(
                 self.products,
-                pool,
+                len(bundle.pool),
                 self.losses,
-                [Group(rows, self.weights[rows], *response) for rows, response in of],
-                [0.0] * first + [share / max(1, len(of) - first)] * (len(of) - first),
+                [Group(of_domain, domain), *(Group(a, anchor) for a in of_anchors)],
+                [Answers(own, weights[own]) for own in of_answers],
+                np.concatenate([mean, shares]),
             )
-            for of, first in ((seen, self.anchors.stop), (held_out, 2))
+
+        self.seen = effects(places["dev"], anchors, answers)
+        self.held_out = effects(places["test"], [places["retention"]], [kept])
+        self.start, self.start_held_out = (
+            np.concatenate([of.start, self._means(own if bundle.has_answers else [])])
+            for of, own in ((self.seen, answers), (self.held_out, [kept]))
         )
 
+        pool = len(bundle.pool)
         keep = pool * count * bundle.k <= gram.TABLE_FLOATS
         self._sketches = self._weigh(np.arange(pool)) if keep else None
         # Two numbers a pair at least, else NumPy adds in another order for one learner.
         self.gram = Gram(self.sketches, pool, 4 * -(-count // 4))
-        gradients = np.zeros((pool + 1, count))
-        self.anchor_cosines = np.empty((pool, len(own)), np.float32)
-        anchor_sketches = [self._cut(bundle.anchor.sketches(self.kind, r)) for r in own]
-        units = _unit(np.stack([found.mean(0).ravel() for found in anchor_sketches]))
+        self.squares = np.zeros((pool + 1, count))
+        self.anchor_cosines = np.empty((pool, len(anchors)), np.float32)
+        found = [bundle.anchor.sketches(self.kind, rows) for rows in of_anchor]
+        units = _unit(np.stack([self._cut(own).mean(0).ravel() for own in found]))
         for rows in _blocks(pool):
             products, sketches = self.products(rows), self.sketches(rows)
             self.seen.fill(rows, products)
             self.held_out.fill(rows, products)
-            gradients[rows] = np.vecdot(sketches, sketches)
+            self.squares[rows] = np.vecdot(sketches, sketches)
             flat = sketches.reshape(len(rows), -1)
             self.anchor_cosines[rows] = _unit(flat) @ units.T
-        self.sums = Sums(self.seen, gradients)
 
     # Read-only: copies share it, another process builds its own.
     def __reduce__(self) -> tuple[Any, ...]:
@@ -142,22 +148,61 @@ class Tables:
             products = np.matmul(sketches[:, :, None], self._measured)[:, :, 0]
         return np.multiply(products, self._tokens(indices), dtype=np.float32)
 
-    def terms(
+    def losses_after(
+        self, sums: Floats, lengths: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the losses (..., groups) of `start` after picks.
+
+        Args:
+            sums: Sums of the picks' rows of `seen` (..., width).
+            lengths: What they are multiplied by (..., checkpoints).
+        """
+        return self._after(self.start, self.seen, sums, lengths)
+
+    def held_out_after(
         self, picked: NDArray[np.integer], lengths: NDArray[np.float64]
-    ) -> Floats:
-        """Return what slopes and curvatures are multiplied by.
+    ) -> NDArray[np.float64]:
+        """Return the losses (..., groups) of `start_held_out` after picks.
+
+        Args:
+            picked: Pool rows (picks, ...).
+            lengths: What the sum of their gradients is multiplied by
+                (..., checkpoints).
+        """
+        sums = np.add.reduce(self.held_out.rows(picked), axis=0)
+        return self._after(self.start_held_out, self.held_out, sums, lengths)
+
+    def shifts(
+        self, picked: NDArray[np.integer], lengths: NDArray[np.float64]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return x_jc = <g_jc, d_c> of the measured samples (checkpoints, n) by role.
 
         Args:
             picked: Pool rows (picks,).
-            lengths: What the sum of their gradients is multiplied by (checkpoints,).
-
-        Returns:
-            float32 (groups, 2, checkpoints): mean x and mean weight x^2 of `members`.
+            lengths: As that of `held_out_after` (checkpoints,).
         """
         x = self.products(picked).sum(axis=0, dtype=float) * lengths[:, None]
-        both: NDArray[Any] = np.stack([x, np.square(x) * self.weights])
-        means = [both[..., places].mean(axis=-1) for places in self.members]
-        return np.stack(means).astype(np.float32)
+        roles = [getattr(self.bundle, role) for role in self.bundle.measured]
+        names = self.bundle.measured
+        return {
+            name: x[:, places]
+            for name, places in zip(names, _places(roles), strict=True)
+        }
+
+    def _after(
+        self,
+        start: NDArray[np.float64],
+        effects: Effects,
+        sums: Floats,
+        lengths: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        changes, forgotten = effects.changes(sums, lengths)
+        if not self.bundle.has_answers:
+            return start + changes
+        return start + np.concatenate([changes, forgotten], axis=-1)
+
+    def _means(self, groups: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+        return np.array([self.losses[rows].mean(dtype=float) for rows in groups])
 
     def _along_path(self, indices: NDArray[np.integer]) -> Floats:
         """Return the bundle's products (n, checkpoints, measured)."""
@@ -182,46 +227,6 @@ class Tables:
         return self.bundle.pool.tokens[indices, None, None].astype(np.float32)
 
 
-class Sums:
-    """The numbers of a selection that are sums over its samples; read-only.
-
-    With l_c the length of the displacement and S the sum of the scaled rows, the loss
-    changes by l_c times the linear parts, and by l_c^2 |S|^2 / 2 of each segment. The
-    numbers are in this order: the linear parts, the |S|^2 of the segments, and for
-    each checkpoint the sum of |t_i g_i|^2 and |sum of t_i g_i|^2.
-
-    Args:
-        seen: The effects on what rewards see.
-        squares: |t_i g_ic|^2 of pool samples (pool + 1, checkpoints).
-
-    Attributes:
-        own: float64 (pool + 1, numbers), what each sample adds; |S|^2 is found anew,
-            and products with the other samples come to the last.
-        empty: float64 (numbers,), those of no samples.
-        factors: Of each linear part and segment the place of its factor among the
-            l_c and, after them, the l_c^2 / 2.
-        first: Where the linear parts and where the segments of each group begin.
-        parts, segments, alone, together: Where these numbers are: the linear parts
-            and segments, the segments, and the two of the checkpoints.
-    """
-
-    def __init__(self, seen: Effects, squares: NDArray[np.float64]) -> None:
-        rows, groups, count = seen.linear.shape
-        linear, segments = groups * count, len(seen.checkpoints)
-        parts = linear + segments
-        of_linear = np.tile(np.arange(count), groups)
-        self.factors = np.append(of_linear, count + seen.checkpoints)
-        self.first = np.append(count * np.arange(groups), linear + seen.first)
-        self.parts, self.segments = slice(0, parts), slice(linear, parts)
-        self.alone = slice(parts, parts + count)
-        self.together = slice(parts + count, parts + 2 * count)
-        self.own = np.zeros((rows, parts + 2 * count))
-        self.own[:, :linear] = seen.linear.reshape(rows, -1)
-        self.own[:, self.alone] = self.own[:, self.together] = squares
-        self.empty = np.zeros(self.own.shape[1])
-        self.empty[self.together] = _TINY  # which can be divided by
-
-
 @functools.lru_cache(maxsize=8)
 def tables_of(bundle: Bundle) -> Tables:
     """Return the bundle's tables, computed on the first call."""
@@ -240,8 +245,10 @@ def _kind(bundle: Bundle) -> str:
     return kind
 
 
-def _response(bundle: Bundle, role: str, checkpoints: int) -> NDArray[np.float64]:
-    """Return slopes and curvatures (2, checkpoints) of the manifest.
+def _response(
+    bundle: Bundle, role: str, checkpoints: int
+) -> tuple[NDArray[np.float64], float]:
+    """Return slopes (checkpoints,) and share of the manifest.
 
     Args:
         bundle: Whose.
@@ -249,32 +256,41 @@ def _response(bundle: Bundle, role: str, checkpoints: int) -> NDArray[np.float64
         checkpoints: How many.
     """
     found = bundle.manifest["learner"].get(role, {})
-    lists = [found.get(name) for name in ("slope", "curvature")]
-    for values in lists:
-        if (
-            not isinstance(values, list)
-            or len(values) != checkpoints
-            or not all(map(_can_respond, values))
-        ):
-            raise InputError(
-                f"{bundle.path}: the manifest's learner has {found} for the {role}; "
-                "expected a slope and a curvature of at least 0 for each of "
-                f"{checkpoints} checkpoints; rebuild the bundle"
-            )
-    return np.array(lists, float)
-
-
-def _of_answers(bundle: Bundle) -> tuple[float, float]:
-    """Return the manifest's curvature of own answers, and their domain share."""
-    found = bundle.manifest["learner"].get("answers", {})
-    curvature, share = (found.get(name) for name in ("curvature", "domain_share"))
-    if not (_can_respond(curvature) and _can_respond(share)):
+    slopes, share = found.get("slope"), found.get("share")
+    if (
+        not isinstance(slopes, list)
+        or len(slopes) != checkpoints
+        or not all(map(_can_respond, [*slopes, share]))
+    ):
         raise InputError(
-            f"{bundle.path}: the manifest's learner has {found} for the answers; "
-            "expected a curvature and a domain_share, numbers of at least 0; rebuild "
-            "the bundle"
+            f"{bundle.path}: the manifest's learner has {found} for the {role}; "
+            f"expected a slope for each of {checkpoints} checkpoints and a share, none "
+            "negative; rebuild the bundle"
         )
-    return float(curvature), float(share)
+    return np.array(slopes, float), float(share)
+
+
+def _curvature(bundle: Bundle) -> float:
+    """Return the manifest's curvature of what is forgotten."""
+    found = bundle.manifest["learner"].get("forgetting", {})
+    curvature = found.get("curvature")
+    if not _can_respond(curvature):
+        raise InputError(
+            f"{bundle.path}: the manifest's learner has {found} for forgetting; "
+            "expected a curvature of at least 0, one number; rebuild the bundle"
+        )
+    return float(curvature)
+
+
+def _epochs(bundle: Bundle) -> float:
+    """Return how often the manifest's learner trains on a selection."""
+    epochs = bundle.manifest["learner"].get("epochs")
+    if not _can_respond(epochs) or not epochs:
+        raise InputError(
+            f"{bundle.path}: the manifest's learner has epochs {epochs!r}; expected a "
+            "number above 0; rebuild the bundle"
+        )
+    return float(epochs)
 
 
 def _can_respond(value: Any) -> bool:

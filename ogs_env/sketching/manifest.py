@@ -114,7 +114,7 @@ def _learner(
         dev = torch.cat([shard["start"] for shard in shards["dev"]]).double()
         norms = [float(dev.square().sum(1).mean().sqrt())]
     steps = [checkpoint.step for checkpoint in checkpoints]
-    return default_learner(steps, norms, answers=ANSWERS[0] in shards)
+    return default_learner(steps, norms, "own" if ANSWERS[0] in shards else "reference")
 
 
 def _weights(shards: Shards, checkpoints: int) -> list[float]:

@@ -39,7 +39,7 @@ class SketchSettings:
     rank: int = 16
     checkpoints: tuple[int, ...] = ()
     detour: bool = False
-    anchor_answers: str = "both"
+    anchor_answers: str = "own"
     learning_rate: float = 1e-3
     max_tokens: int = 256
     seed: int = 0

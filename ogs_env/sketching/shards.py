@@ -152,7 +152,11 @@ def write_shards(
                     kept[chosen] = path.wide_sketches()
                     bar.update(len(chosen))
                 if measured is not None:
-                    shard |= _products(kept, *measured)
+                    of_answers = _products(kept, shard, *measured)
+                    if of_answers:
+                        _check_finite(of_answers, part)
+                        beside = file.with_name(f"answers-{file.name}")
+                        save_tensors(beside, of_answers)
                 elif along:
                     save_tensors(build / file.name, {"wide": kept})
                 _check_finite(shard, part)
@@ -220,21 +224,25 @@ def _wide(
 
 
 def _products(
-    pool: torch.Tensor, measured: torch.Tensor, answers: torch.Tensor | None = None
+    pool: torch.Tensor,
+    shard: dict[str, torch.Tensor],
+    measured: torch.Tensor,
+    answers: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return the columns of a pool shard that hold inner products.
+    """Put the columns of inner products into a pool shard; return those of answers.
 
     Args:
         pool: Wide sketches (n, checkpoints, 8192).
+        shard: What the products with the measured roles go into.
         measured: Those of the measured roles (m, checkpoints, 8192).
         answers: Those of own answers (a, 1, 8192), if there are any.
     """
     products, units = _in_units(torch.einsum("ick,mck->icm", pool, measured))
-    columns = {"products": products.flatten(1), "product_units": units}
-    if answers is not None:
-        products, units = _in_units(pool[:, 0] @ answers[:, 0].T)
-        columns |= {"answer_products": products, "answer_units": units}
-    return columns
+    shard.update({"products": products.flatten(1), "product_units": units})
+    if answers is None:
+        return {}
+    products, units = _in_units(pool[:, 0] @ answers[:, 0].T)
+    return {"answer_products": products, "answer_units": units}
 
 
 def _in_units(products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

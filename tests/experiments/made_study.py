@@ -67,6 +67,7 @@ def write_list(
     folder: Path,
     picks: Mapping[str, Sequence[int]],
     measured: Mapping[str, Sequence[Mapping[str, Any]]],
+    epochs: int = 3,
 ) -> None:
     """Write the files of a list: `picks` of each subset, and what was measured."""
     ids = bundle.pool.hex_ids()
@@ -76,6 +77,7 @@ def write_list(
             result = {
                 "subset": name,
                 "seed": seed,
+                "recipe": {"epochs": epochs},
                 **run,
                 "ids": [ids[row] for row in picks[name]],
             }

@@ -19,6 +19,7 @@ from ogs_env.experiments.fidelity.subsets import (
     tenth,
 )
 from ogs_env.experiments.fidelity.table import kind_of
+from ogs_env.learners.fitted import default_learner
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import Information, Rewards, checked_weights, weighted_sum
 
@@ -74,8 +75,8 @@ def test_a_list_is_the_same_again_and_no_other(bundle, lists):
 
 def test_the_development_list_does_not_depend_on_the_learner(bundle, lists, tmp_path):
     folder = make_bundle(tmp_path / "same")
-    response = {"slope": [0.0, 9.0], "curvature": [3.0, 0.0]}
-    learner = {"sketches": "path", "domain": response, "anchor": response}
+    learner = default_learner([0, 6])
+    learner["domain"] = {"slope": [0.0, 9.0], "share": 3.0}
     edit_manifest(folder, learner=learner)
     other = load_bundle(folder)
     assert development(other, SIZE) == lists["development"]

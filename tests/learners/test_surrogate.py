@@ -14,7 +14,8 @@ from ogs_env import gram
 from ogs_env.bundle import Bundle, Rows, load_bundle
 from ogs_env.errors import InputError
 from ogs_env.files import sha256_of
-from ogs_env.learners.fitted import FITTED, default_learner
+from ogs_env.learners.effects import change
+from ogs_env.learners.fitted import FITTED, NORMS, STEPS, default_learner
 from ogs_env.learners.surrogate import SurrogateLearner, SurrogateLearners
 from ogs_env.rewards import Rewards
 
@@ -51,6 +52,9 @@ class Oracle:
 
     def length(self, checkpoint: int) -> float:
         """Return what the sum of the steps is multiplied by."""
+        return self.learner["epochs"] * self.length_of_epoch(checkpoint)
+
+    def length_of_epoch(self, checkpoint: int) -> float:
         steps, n = self.steps(checkpoint), len(self.picks)
         total = steps.sum(axis=0)
         if n < 8:
@@ -64,39 +68,39 @@ class Oracle:
 
     def losses(self, rows: Rows, role: str) -> np.ndarray:
         before = rows.losses.astype(np.float64)
-        after = before.copy()
+        response = self.learner[role]
+        x = np.zeros(len(rows))
         for c in range(self.checkpoints):
-            x = self.sketches(rows, c) @ self.displacement(c)
-            after += self.learner[role]["slope"][c] * x
-            after += self.learner[role]["curvature"][c] * x**2 / (4 * before)
-        if role == "domain" and self.bundle.has_answers:
-            after += self.missed(rows is self.bundle.test)
-        return after
+            x += response["slope"][c] * (self.sketches(rows, c) @ self.displacement(c))
+        p = 1 - np.exp(-before)
+        after = before + np.log(1 + p * (np.exp(x / p) - 1))
+        held_out = rows in (self.bundle.test, self.bundle.retention)
+        rises = self.forgotten(held_out)
+        if rows is self.bundle.anchor:
+            return after + response["share"] * rises[rows.capabilities]
+        return after + response["share"] * rises.mean()
+
+    def forgotten(self, held_out: bool) -> np.ndarray:
+        """Return what is forgotten of each capability, or of all that is held out."""
+        bundle = self.bundle
+        of = (bundle.anchor, bundle.retention)[held_out]
+        if bundle.has_answers:
+            of = (bundle.anchor_answers, bundle.retention_answers)[held_out]
+        weights = self.learner["forgetting"]["curvature"] * of.tokens / 2
+        rises = weights * self.movement(of) ** 2
+        numbers = of.capabilities * (not held_out)
+        return np.array([rises[numbers == n].mean() for n in np.unique(numbers)])
 
     def movement(self, rows: Rows) -> np.ndarray:
-        """Return x of own answers, at the untouched model."""
-        if self.kind == "start":
+        """Return x at the untouched model."""
+        if self.kind == "start" or not self.bundle.has_answers:
             return self.sketches(rows, 0) @ self.displacement(0)
-        # A path has no sketches of them, but the pool has products with them.
+        # A path has no sketches of own answers, but the pool has products with them.
         pool, picks = self.bundle.pool, np.array(self.picks, int)
         first = len(self.bundle.anchor_answers)
         parts = np.split(pool.answer_products(picks).astype(np.float64), [first], 1)
         products = parts[rows is self.bundle.retention_answers] / self.unit(0) ** 2
         return self.length(0) * pool.tokens[picks] @ products
-
-    def answer_losses(self, rows: Rows) -> np.ndarray:
-        weights = self.learner["answers"]["curvature"] * rows.tokens / 2
-        return rows.losses + weights * self.movement(rows) ** 2
-
-    def missed(self, held_out: bool) -> float:
-        """Return what the domain's loss rises by as own answers are forgotten."""
-        both = self.bundle.anchor_answers, self.bundle.retention_answers
-        rows = both[held_out]
-        rises = self.answer_losses(rows) - rows.losses
-        # Those held out are one group, the others one for each capability.
-        of = rows.capabilities * (not held_out)
-        means = [rises[of == number].mean() for number in np.unique(of)]
-        return float(self.learner["answers"]["domain_share"] * np.mean(means))
 
 
 @pytest.fixture(params=["path", "start", "partly linear", "without answers"])
@@ -110,9 +114,10 @@ def made(request: pytest.FixtureRequest, tmp_path: Path, bundle: Bundle) -> Bund
     folder = make_bundle(tmp_path / "linear", checkpoints=3, seed=4, held_out=33)
     learner = {
         "sketches": "path",
-        "domain": {"slope": [0.1, 0.0, 0.2], "curvature": [0, 0, 0]},
-        "anchor": {"slope": [0.0, 0.1, 0.05], "curvature": [0.3, 0, 0.1]},
-        "answers": {"curvature": 0.013, "domain_share": 0.4},
+        "epochs": 2.5,
+        "domain": {"slope": [0.1, 0.0, 0.2], "share": 0},
+        "anchor": {"slope": [0.0, 0.1, 0.05], "share": 0.3},
+        "forgetting": {"curvature": 0.013},
     }
     edit_manifest(folder, learner=learner)
     return load_bundle(folder)
@@ -138,42 +143,36 @@ def test_losses_follow_the_formulas(made: Bundle) -> None:
         if not made.has_answers:
             assert learner.answers_loss() == len(learner.answer_losses()) == 0
             continue
-        kept, own = map(
-            oracle.answer_losses, (made.retention_answers, made.anchor_answers)
-        )
-        np.testing.assert_allclose(learner.answers_loss(), kept.mean(), rtol=1e-4)
+        kept, own = made.retention_answers, made.anchor_answers
+        expected = kept.losses.mean() + oracle.forgotten(held_out=True)[0]
+        np.testing.assert_allclose(learner.answers_loss(), expected, rtol=1e-4)
+        rises = oracle.forgotten(held_out=False)
         for number, loss in enumerate(learner.answer_losses()):
-            mine = own[made.anchor_answers.capabilities == number]
-            np.testing.assert_allclose(loss, mine.mean(), rtol=1e-4)
+            mine = own.losses[own.capabilities == number]
+            expected = mine.mean() + rises[number]
+            np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
-def test_terms_are_what_the_response_is_multiplied_by(made: Bundle) -> None:
+def test_shifts_are_the_products_with_the_displacement(made: Bundle) -> None:
     learner, oracle = SurrogateLearner(made), Oracle(made)
     learner.update_many(PICKS)
     oracle.picks = PICKS
-    capabilities = range(len(made.capabilities))
-    groups = [(made.dev, ...), (made.test, ...), (made.retention, ...)]
-    groups += [(made.anchor, made.anchor_rows(n)) for n in capabilities]
-    if made.has_answers:
-        groups += [(made.anchor_answers, made.answer_rows(n)) for n in capabilities]
-        groups.append((made.retention_answers, ...))
-    found = learner.terms()
-    assert found.shape == (len(groups), 2, oracle.checkpoints)
-    assert found.dtype == np.float32
-    for terms, (rows, chosen) in zip(found, groups, strict=True):
-        own = made.has_answers and rows in (made.anchor_answers, made.retention_answers)
-        weights = rows.tokens / 2 if own else 1 / (4 * rows.losses)
+    found = learner.shifts()
+    assert tuple(found) == made.measured
+    for role, shifts in found.items():
+        rows = getattr(made, role)
+        assert shifts.shape == (oracle.checkpoints, len(rows))
+        own = role.endswith("_answers")
         if own:
-            assert not terms[:, 1:].any()
+            assert not shifts[1:].any()
         for c in range(1 if own else oracle.checkpoints):
-            if own:
-                x = oracle.movement(rows)
-            else:
-                x = oracle.sketches(rows, c) @ oracle.displacement(c)
-            squares = (weights * x**2)[chosen].mean()
-            np.testing.assert_allclose(terms[1, c], squares, rtol=2e-3)
-            scale = np.abs(x).mean()
-            np.testing.assert_allclose(terms[0, c], x[chosen].mean(), atol=1e-3 * scale)
+            expected = (
+                oracle.movement(rows)
+                if own
+                else oracle.sketches(rows, c) @ oracle.displacement(c)
+            )
+            scale = np.abs(expected).mean()
+            np.testing.assert_allclose(shifts[c], expected, atol=0.02 * scale)
 
 
 def test_anchor_cosines_follow_the_formula(made: Bundle) -> None:
@@ -262,8 +261,14 @@ class InBatches:
         scale = 1 / np.sqrt((dev**2).sum(axis=2).mean(axis=0))[:, None]
         tokens = pool.tokens[:, None, None]
         self.g = tokens * scale * g
-        products = pool.products(np.arange(len(pool)))
-        self.products = tokens * scale**2 * products.astype(float)
+        rows = np.arange(len(pool))
+        self.products = tokens * scale**2 * pool.products(rows).astype(float)
+        own = pool.answer_products(rows).astype(float)
+        self.of_answers = tokens[:, 0] * scale[0] ** 2 * own
+        self.answers = [
+            (bundle.answer_rows(n), bundle.anchor_answers.tokens[bundle.answer_rows(n)])
+            for n in range(len(bundle.capabilities))
+        ]
         before = len(bundle.dev) + len(bundle.test)
         self.groups = [(np.arange(len(bundle.dev)), "domain")]
         for number in range(len(bundle.capabilities)):
@@ -271,47 +276,60 @@ class InBatches:
         measured = bundle.dev, bundle.test, bundle.anchor
         self.before = np.concatenate([rows.losses for rows in measured]).astype(float)
 
-    def losses(self, picks: np.ndarray) -> list[float]:
-        x = np.zeros(self.products.shape[1:])
+    def changes(self, picks: np.ndarray) -> list[float]:
+        """Return how the domain, references and own answers change, nats."""
+        x, own = np.zeros(self.products.shape[1:]), np.zeros(self.of_answers.shape[1])
         for begin in range(0, len(picks), 8):
             batch = picks[begin : begin + 8]
-            lengths = np.linalg.norm(self.g[batch].sum(axis=0), axis=1)[:, None]
-            x -= len(batch) / 8 * self.products[batch].sum(axis=0) / lengths
+            lengths = np.linalg.norm(self.g[batch].sum(axis=0), axis=1)
+            share = self.learner["epochs"] * len(batch) / 8
+            x -= share * self.products[batch].sum(axis=0) / lengths[:, None]
+            own -= share * self.of_answers[batch].sum(axis=0) / lengths[0]
+        curvature = self.learner["forgetting"]["curvature"]
+        rises = [
+            (curvature * tokens * own[rows] ** 2 / 2).mean()
+            for rows, tokens in self.answers
+        ]
         found = []
-        for places, role in self.groups:
-            slope, curvature = (
-                np.array(self.learner[role][name])[:, None]
-                for name in ("slope", "curvature")
-            )
-            mine, before = x[:, places], self.before[places]
-            change = slope * mine + curvature * mine**2 / (4 * before)
-            found.append((before + change.sum(axis=0)).mean())
-        return found
+        for (places, role), rise in zip(
+            self.groups, [np.mean(rises), *rises], strict=True
+        ):
+            response = self.learner[role]
+            moved = np.array(response["slope"]) @ x[:, places]
+            p = 1 - np.exp(-self.before[places])
+            change = np.log(1 + p * (np.exp(moved / p) - 1))
+            found.append(change.mean() + response["share"] * rise)
+        return found + rises
 
 
 @pytest.mark.parametrize(
-    ("count", "tolerance"), [(5, 1e-4), (8, 1e-4), (16, 0.06), (20, 0.1), (48, 0.15)]
+    ("count", "tolerance"), [(5, 1e-3), (8, 1e-3), (16, 0.15), (20, 0.3), (48, 0.6)]
 )
 def test_it_is_the_mean_over_orders_of_a_learner_in_batches(
     count: int, tolerance: float
 ) -> None:
-    """Percent of the loss before, twelve selections of each size measured.
+    """Percent of the loss before, for each loss that rewards see.
 
-    Changes of 48 picks are 2 to 3 %. What is left out is that orders differ: in how
-    far they go, at sizes that are no multiple of 8, and in the squares of x.
+    Changes of 48 picks are 2 to 6 %, and orders differ by 0.1 to 0.3. What is left out
+    is just that: orders differ in how far they go, more so at sizes that are no
+    multiple of 8, and losses are no linear function of it.
     """
     bundle = load_bundle("medical")
     learner, oracle = SurrogateLearner(bundle), InBatches(bundle)
     rng = np.random.default_rng(count)
-    start = np.array(oracle.losses(np.empty(0, np.int64)))
+
+    def losses() -> np.ndarray:
+        own = *learner.anchor_losses(), *learner.answer_losses()
+        return np.array([learner.domain_loss(), *own])
+
+    start = losses()
     for _ in range(3):
         picks = rng.choice(len(bundle.pool), count, replace=False)
         learner.reset()
         learner.update_many(picks)
-        found = np.array([learner.domain_loss(), *learner.anchor_losses()])
-        orders = [oracle.losses(rng.permutation(picks)) for _ in range(200)]
+        orders = [oracle.changes(rng.permutation(picks)) for _ in range(200)]
         expected = np.mean(orders, axis=0)
-        assert 100 * np.abs((found - expected) / start).max() < tolerance
+        assert 100 * np.abs((losses() - start - expected) / start).max() < tolerance
 
 
 def test_learners_side_by_side_are_single_learners(bundle: Bundle) -> None:
@@ -341,14 +359,16 @@ def test_learners_side_by_side_are_single_learners(bundle: Bundle) -> None:
 
 def test_picks_that_cancel_move_nothing(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "b", pool=40, k=8, d=4, held_out=8)
-    name = "pool-00000.safetensors"
-    tensors = load_file(folder / name)
-    for column in ("path", "start", "products", "answer_products"):
-        tensors[column][1] = -tensors[column][0]
-    tensors["tokens"][1] = tensors["tokens"][0]
-    save_file(tensors, folder / name)
     files = json.loads((folder / "manifest.json").read_text())["files"]
-    files[name]["sha256"] = sha256_of(folder / name)
+    for name in ("pool-00000.safetensors", "answers-pool-00000.safetensors"):
+        tensors = load_file(folder / name)
+        for column in ("path", "start", "products", "answer_products"):
+            if column in tensors:
+                tensors[column][1] = -tensors[column][0]
+        if "tokens" in tensors:
+            tensors["tokens"][1] = tensors["tokens"][0]
+        save_file(tensors, folder / name)
+        files[name]["sha256"] = sha256_of(folder / name)
     edit_manifest(folder, files=files)
     learner = SurrogateLearner(load_bundle(folder))
     start = all_losses(learner)
@@ -403,19 +423,16 @@ def test_a_pool_too_large_for_tables_gives_the_same_numbers(
     [
         ({"sketches": "pth"}, "sketches 'pth'; expected path or start"),
         ({"domain": {}}, r"has \{\} for the domain; expected a slope"),
-        ({"anchor": {"slope": [1.0], "curvature": [1.0]}}, "of 2 checkpoints"),
-        ({"anchor": {"slope": [1, 1], "curvature": [1, -1]}}, "of at least 0"),
-        ({"answers": {}}, r"has \{\} for the answers; expected a curvature and a d"),
-        *(
-            ({"answers": {"curvature": 1, "domain_share": 1} | change}, "numbers of at")
-            for change in (
-                {"curvature": [1.0]},
-                {"curvature": -1},
-                {"curvature": float("nan")},
-                {"domain_share": "1"},
-                {"domain_share": -1},
-            )
-        ),
+        ({"anchor": {"slope": [1.0], "share": 1.0}}, "of 2 checkpoints and a share"),
+        ({"anchor": {"slope": [1, -1], "share": 1}}, "none negative"),
+        ({"anchor": {"slope": [1, 1]}}, "for the anchor; expected a slope"),
+        ({"domain": {"slope": [1, 1], "share": -1}}, "none negative"),
+        ({"forgetting": {}}, r"has \{\} for forgetting; expected a curvature"),
+        ({"forgetting": {"curvature": [1.0]}}, "of at least 0, one number; rebuild"),
+        ({"forgetting": {"curvature": -1}}, "of at least 0"),
+        ({"forgetting": {"curvature": float("nan")}}, "of at least 0"),
+        ({"epochs": None}, "epochs None; expected a number above 0; rebuild"),
+        ({"epochs": 0}, "epochs 0; expected a number above 0"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(
@@ -444,9 +461,26 @@ def test_other_checkpoints_respond_as_the_nearest_of_the_study() -> None:
     assert default_learner([])["sketches"] == "start"
 
 
-def test_own_answers_respond_and_what_is_forgotten_is_missed() -> None:
-    for steps in ([0, 6, 24], [0], [0, 5]):
-        answers = default_learner(steps)["answers"]
-        known = FITTED[0]["answers"], FITTED[0]["domain_share"]
-        assert (answers["curvature"], answers["domain_share"]) == known
-    assert "answers" not in default_learner([0, 6], answers=False)
+@pytest.mark.parametrize("answers", ["own", "reference"])
+def test_a_learner_has_the_fitted_constants_in_its_own_units(answers: str) -> None:
+    known = FITTED[answers]
+    learner = default_learner(STEPS, [2 * norm for norm in NORMS], answers, epochs=5)
+    assert learner["epochs"] == 5
+    for role in ("domain", "anchor"):
+        slopes = [2 * slope for slope in known[role]["slope"]]
+        assert learner[role]["slope"] == pytest.approx(slopes, abs=1e-5)
+        assert learner[role]["share"] == known[role]["share"]
+    curvature = 4 * known["forgetting"]["curvature"]
+    assert learner["forgetting"]["curvature"] == pytest.approx(curvature, abs=1e-5)
+
+
+def test_harm_has_no_bound_and_no_loss_falls_below_zero() -> None:
+    losses = np.array([0.01, 1.0, 4.0])
+    x = np.array([[-1e3], [-1.0], [0.0], [1e-3], [30.0]])
+    found = change(x, losses)
+    assert (found >= -losses - 1e-12).all()
+    np.testing.assert_allclose(found[0], -losses)
+    assert not found[2].any()
+    np.testing.assert_allclose(found[3], 1e-3, rtol=0.06)  # its slope is 1
+    assert (np.diff(found, axis=0) >= 0).all()
+    assert found[4, 1] > 40

@@ -453,7 +453,7 @@ def test_the_manifest_says_what_repeats_the_bundle(folder, settings, encoded):
     cut = {role: sum(one.cut for one in own) for role, own in encoded.items()}
     assert manifest["cut"] == cut
     assert [cut[role] for role in ROLES] == [1, 0, 0, 0, 0]
-    assert manifest["answers"] == {"kind": "both", "max_tokens": 64}
+    assert manifest["answers"] == {"kind": "own", "max_tokens": 64}
     assert manifest["sources"] == make_data().sources
     counts = {"pool": 72, "dev": 20, "test": 4, "anchor": 11, "retention": 7}
     answers = {"anchor_answers": 11, "retention_answers": 7}
