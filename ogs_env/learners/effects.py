@@ -59,8 +59,7 @@ class Effects:
     A row holds what one pool sample adds to the numbers of a selection: for each
     checkpoint and sample of the groups slope_c t_i <g_ic, g_jc> / (1 - e^-l_j), and,
     for what is forgotten, t_i <g_i0, g_j0> scaled so that half the squared length of a
-    displacement's sum is the change in nats. All groups have as many numbers as the
-    largest; the rest are 0. Row -1 stands for no sample and is 0.
+    displacement's sum is the change in nats. Row -1 stands for no sample and is 0.
 
     Args:
         products: From pool rows (n,) to t_i <g_ic, g_jc>, (n, checkpoints, measured).
@@ -88,22 +87,20 @@ class Effects:
         self._products, self._shares = products, shares.astype(float)
         means = [losses[one.places].mean(dtype=float) for one in groups]
         self.start = np.array(means)
-        self._checkpoints = len(groups[0].slopes)
-        self._places, there = _padded([one.places for one in groups])
-        self._answers, asked = _padded([one.places for one in answers])
-        # Where there is no sample, its change is log(1) and counts nothing.
-        of_groups = np.where(there, losses[self._places], 0).astype(np.float32)
+        self._places, self._parts = _joined([one.places for one in groups])
+        self._answers, self._asked = _joined([one.places for one in answers])
+        of_groups = losses[self._places].astype(np.float32)
         # The two add up to 1 exactly: without picks no loss changes.
         self._right = np.exp(-of_groups)
         self._wrong = np.float32(1) - self._right
-        self._means = (there / there.sum(1, keepdims=True)).astype(np.float32)
-        inverse = np.divide(1, self._wrong, out=np.zeros(there.shape), where=there)
-        slopes = np.stack([one.slopes for one in groups], axis=1)
-        self._slopes = slopes[..., None] * inverse
-        self._scales = np.zeros(asked.shape)
-        self._scales[asked] = np.concatenate(
+        slopes = [np.tile(one.slopes[:, None], len(one.places)) for one in groups]
+        self._slopes = np.concatenate(slopes, axis=1) / self._wrong
+        self._scales = np.concatenate(
             [np.sqrt(2 * one.weights / len(one.places)) for one in answers]
         )
+        self._means = np.concatenate(
+            [np.full(len(one.places), 1 / len(one.places)) for one in groups]
+        ).astype(np.float32)
         self._linear = self._slopes.size
         self.width = self._linear + self._scales.size
         self._table: Floats | None = None
@@ -136,37 +133,40 @@ class Effects:
         Returns:
             (..., groups) and (..., answers).
         """
-        before = sums.shape[:-1]
-        moved = sums[..., self._linear :].reshape(*before, *self._scales.shape)
-        forgotten = np.vecdot(moved, moved) * (np.square(lengths[..., :1]) / 2)
-        parts = sums[..., : self._linear].reshape(*before, *self._slopes.shape)
-        factors = lengths.astype(np.float32)[..., None, None]
+        moved = sums[..., self._linear :]
+        forgotten = np.empty((*sums.shape[:-1], len(self._asked)))
+        for number, part in enumerate(self._asked):
+            np.vecdot(moved[..., part], moved[..., part], out=forgotten[..., number])
+        forgotten *= np.square(lengths[..., :1]) / 2
+        count = len(self._right)
+        factors = lengths.astype(np.float32)[..., None]
         # One checkpoint after the other: of a product of matrices, the last bits
         # depend on how many there are.
-        u = parts[..., 0, :, :] * factors[..., 0, :, :]
-        for number in range(1, self._checkpoints):
-            u += parts[..., number, :, :] * factors[..., number, :, :]
+        u = sums[..., :count] * factors[..., 0, :]
+        for number in range(1, len(self._slopes)):
+            linear = sums[..., number * count : (number + 1) * count]
+            u += linear * factors[..., number, :]
         np.exp(np.minimum(u, _LARGEST, out=u), out=u)
         u *= self._wrong
         u += self._right
-        found = np.vecdot(np.log(u, out=u), self._means)
-        return found + np.vecdot(self._shares, forgotten[..., None, :]), forgotten
+        np.log(u, out=u)
+        found = np.vecdot(self._shares, forgotten[..., None, :])
+        for number, part in enumerate(self._parts):
+            found[..., number] += np.vecdot(u[..., part], self._means[part])
+        return found, forgotten
 
     def _scaled(self, products: Floats) -> Floats:
         found = np.empty((len(products), self.width), np.float32)
         linear = products[:, :, self._places] * self._slopes
         found[:, : self._linear] = linear.reshape(len(products), -1)
-        moved = products[:, 0, self._answers] * self._scales
-        found[:, self._linear :] = moved.reshape(len(products), -1)
+        found[:, self._linear :] = products[:, 0, self._answers] * self._scales
         return found
 
 
-def _padded(
+def _joined(
     groups: Sequence[NDArray[np.integer]],
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return places as rows of one width (groups, width), and which of these count."""
-    counts = np.array([len(places) for places in groups])
-    there = np.arange(counts.max()) < counts[:, None]
-    found = np.zeros(there.shape, np.int64)
-    found[there] = np.concatenate(groups)
-    return found, there
+) -> tuple[NDArray[np.int64], list[slice]]:
+    """Return the places of all groups, and where among these each group's are."""
+    ends = np.cumsum([len(places) for places in groups]).tolist()
+    parts = [slice(end - len(p), end) for p, end in zip(groups, ends, strict=True)]
+    return np.concatenate(groups), parts
