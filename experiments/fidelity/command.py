@@ -154,7 +154,9 @@ def _fit(results: Path) -> None:
         kind: fitted_constants(fitted_learner(terms, real, kind))
         for kind in ("own", "reference")
     }
-    print(json.dumps({"norms": terms.norms, **constants}, indent=2))
+    print(
+        json.dumps({"steps": terms.steps, "norms": terms.norms, **constants}, indent=2)
+    )
     others = {
         f"{folder.parent.name}, {folder.name}": folder
         for folder in _with_terms(results)

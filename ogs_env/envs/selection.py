@@ -144,9 +144,9 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     A bundle's manifest says whose answers its anchor is about, and of two weights the
     first is for the model's own answers, the second for reference answers alone, where
     `forgetting` is always 0; about both kinds, both terms have weight 1. The shipped
-    bundles have no own answers yet. A loss on reference answers falls
-    when the model learns how they are worded; on its own answers it can only rise,
-    and what it rises by is the divergence from the untouched model, per token.
+    bundles are about own answers. A loss on reference answers falls when the model
+    learns how they are worded; on its own answers it can only rise, and what it rises
+    by is the divergence from the untouched model, per token.
 
     The first four terms are differences of potentials, and what the learner has
     learned is a function of the set of its picks: any order gives the same return,

@@ -13,9 +13,12 @@ from ogs_env import bundle as bundles
 from ogs_env.bundle import load_bundle
 from ogs_env.cli import main
 from ogs_env.experiments.fidelity import command
+from ogs_env.experiments.fidelity.fitting import fitted_constants, fitted_learner
 from ogs_env.experiments.fidelity.report import summarise
 from ogs_env.experiments.fidelity.results import read_results
+from ogs_env.experiments.fidelity.table import table
 from ogs_env.experiments.fidelity.terms import TERMS, compute_terms, read_terms
+from ogs_env.learners.fitted import FITTED, NORMS, STEPS
 
 LISTS = [("legal", "tenth"), ("medical", "development"), ("medical", "held-out")]
 
@@ -136,14 +139,14 @@ def test_fit_prints_constants_and_the_ablation(capsys, results):
     out, _ = run(capsys, "--fit", "--results", str(results))
     end = out.index("}")
     constants = json.loads("\n".join(out[: end + 1]))
-    assert list(constants) == ["0", "6"]
-    for step, entry in constants.items():
-        own = {"answers"} if step == "0" else set()
-        assert entry.keys() == {"norm", "domain", "anchor"} | own
-    table = out[end + 1 :]
+    assert constants.keys() == {"steps", "norms", *FITTED}
+    assert constants["steps"] == [0, 6]
+    for kind, known in FITTED.items():
+        assert constants[kind].keys() == known.keys()
+    lines = out[end + 1 :]
     columns = ["development (fitted)", "legal, tenth", "medical, held-out"]
-    assert table[0] == f"| model of forgetting | {' | '.join(columns)} |"
-    assert (results / "ablation.md").read_text().splitlines() == table
+    assert lines[0] == f"| model | {' | '.join(columns)} |"
+    assert (results / "ablation.md").read_text().splitlines() == lines
 
 
 def test_nothing_is_fitted_without_the_development_list(capsys, results):
@@ -228,6 +231,18 @@ def test_committed_lists_for_fitting_and_judging_share_no_subset(committed):
     development = lists.pop(command.DEVELOPMENT)
     assert {len(ids) for ids in development} == {48}
     assert development.isdisjoint(frozenset().union(*lists.values()))
+
+
+def test_the_constants_are_those_that_fit_the_committed_list():
+    folder = command.RESULTS / command.FITTED_POOL / command.DEVELOPMENT
+    terms, found = read_terms(folder), table(folder)
+    assert tuple(terms.steps) == STEPS
+    assert terms.norms == pytest.approx(NORMS, abs=1e-4)
+    for kind, known in FITTED.items():
+        fitted = fitted_constants(fitted_learner(terms, found, kind))
+        for role, values in known.items():
+            for name, value in values.items():
+                assert fitted[role][name] == pytest.approx(value, abs=1e-3)
 
 
 def test_committed_figures_are_in_the_manifests(committed):
