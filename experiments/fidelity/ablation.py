@@ -68,8 +68,13 @@ def _domain(terms: Terms, found: Table, kind: str | None) -> Model:
     """
     curvature = fitted_curvature(terms, found, kind) if kind else 0.0
 
+    def ratios(of_list: Terms) -> Array:
+        """Return a list's norms in the development list's, the constants' unit."""
+        return np.divide(of_list.norms, terms.norms)
+
     def forgotten(of_list: Terms, epochs: int) -> Array:
-        return curvature * epochs**2 * of_list.mean_moved(kind or "own")
+        scale = curvature * (epochs * ratios(of_list)[0]) ** 2
+        return scale * of_list.mean_moved(kind or "own")
 
     measured = "domain", MEASURES["domain"]
     *slopes, share = fitted_response(
@@ -77,7 +82,7 @@ def _domain(terms: Terms, found: Table, kind: str | None) -> Model:
     )
 
     def model(of_list: Terms, epochs: int) -> Array:
-        own = of_list.change("domain", slopes, epochs)
+        own = of_list.change("domain", slopes * ratios(of_list), epochs)
         return own + share * forgotten(of_list, epochs)
 
     return model
