@@ -185,7 +185,7 @@ def test_a_finished_bundle_is_left_as_it_is(words, whole, capsys):
         ["--seed", "1"],
         ["--k", "32"],
         ["--checkpoints", "0", "2", "4"],
-        ["--anchor-answers", "own"],
+        ["--anchor-answers", "both"],
     ],
 )
 def test_other_settings_on_a_finished_bundle_are_refused(words, whole, other, capsys):
