@@ -84,11 +84,10 @@ class Effects:
         answers: Sequence[Answers],
         shares: NDArray[np.floating],
     ) -> None:
-        self._products, self._shares = products, shares.astype(float)
-        means = [losses[one.places].mean(dtype=float) for one in groups]
-        self.start = np.array(means)
-        self._places, self._parts = _joined([one.places for one in groups])
-        self._answers, self._asked = _joined([one.places for one in answers])
+        self._products = products
+        self.start = np.array([losses[g.places].mean(dtype=float) for g in groups])
+        self._places = np.concatenate([one.places for one in groups])
+        self._answers = np.concatenate([one.places for one in answers])
         of_groups = losses[self._places].astype(np.float32)
         # The two add up to 1 exactly: without picks no loss changes.
         self._right = np.exp(-of_groups)
@@ -98,9 +97,12 @@ class Effects:
         self._scales = np.concatenate(
             [np.sqrt(2 * one.weights / len(one.places)) for one in answers]
         )
-        self._means = np.concatenate(
-            [np.full(len(one.places), 1 / len(one.places)) for one in groups]
-        ).astype(np.float32)
+        self._shares = shares.astype(float)
+        self._parts = [
+            (part, np.full(len(one.places), 1 / len(one.places), np.float32))
+            for part, one in zip(_parts(groups), groups, strict=True)
+        ]
+        self._asked = _parts(answers)
         self._linear = self._slopes.size
         self.width = self._linear + self._scales.size
         self._table: Floats | None = None
@@ -123,7 +125,7 @@ class Effects:
 
     def changes(
         self, sums: Floats, lengths: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    ) -> NDArray[np.float64]:
         """Return by how much losses change, and what is forgotten, nats.
 
         Args:
@@ -131,29 +133,28 @@ class Effects:
             lengths: What they are multiplied by (..., checkpoints).
 
         Returns:
-            (..., groups) and (..., answers).
+            (..., groups + answers).
         """
-        moved = sums[..., self._linear :]
-        forgotten = np.empty((*sums.shape[:-1], len(self._asked)))
-        for number, part in enumerate(self._asked):
-            np.vecdot(moved[..., part], moved[..., part], out=forgotten[..., number])
-        forgotten *= np.square(lengths[..., :1]) / 2
-        count = len(self._right)
-        factors = lengths.astype(np.float32)[..., None]
-        # One checkpoint after the other: of a product of matrices, the last bits
-        # depend on how many there are.
-        u = sums[..., :count] * factors[..., 0, :]
-        for number in range(1, len(self._slopes)):
-            linear = sums[..., number * count : (number + 1) * count]
-            u += linear * factors[..., number, :]
+        before, groups = sums.shape[:-1], len(self._parts)
+        parts = sums[..., : self._linear].reshape(*before, -1, len(self._right))
+        # A product with a vector for each copy: of a product of matrices, the last bits
+        # depend on how many copies there are.
+        factors = lengths.astype(np.float32)[..., None, :]
+        u = np.matmul(factors, parts)[..., 0, :]
         np.exp(np.minimum(u, _LARGEST, out=u), out=u)
         u *= self._wrong
         u += self._right
         np.log(u, out=u)
-        found = np.vecdot(self._shares, forgotten[..., None, :])
-        for number, part in enumerate(self._parts):
-            found[..., number] += np.vecdot(u[..., part], self._means[part])
-        return found, forgotten
+        found = np.empty((*before, groups + len(self._asked)))
+        for number, (part, mean) in enumerate(self._parts):
+            found[..., number] = np.vecdot(u[..., part], mean)
+        moved = sums[..., self._linear :]
+        forgotten = found[..., groups:]
+        for number, part in enumerate(self._asked):
+            forgotten[..., number] = np.vecdot(moved[..., part], moved[..., part])
+        forgotten *= np.square(lengths[..., :1]) / 2
+        found[..., :groups] += np.vecdot(self._shares, forgotten[..., None, :])
+        return found
 
     def _scaled(self, products: Floats) -> Floats:
         found = np.empty((len(products), self.width), np.float32)
@@ -163,10 +164,8 @@ class Effects:
         return found
 
 
-def _joined(
-    groups: Sequence[NDArray[np.integer]],
-) -> tuple[NDArray[np.int64], list[slice]]:
-    """Return the places of all groups, and where among these each group's are."""
-    ends = np.cumsum([len(places) for places in groups]).tolist()
-    parts = [slice(end - len(p), end) for p, end in zip(groups, ends, strict=True)]
-    return np.concatenate(groups), parts
+def _parts(groups: Sequence[Group | Answers]) -> list[slice]:
+    """Return where each group's samples are among those of all groups."""
+    ends = np.cumsum([len(one.places) for one in groups]).tolist()
+    pairs = zip(groups, ends, strict=True)
+    return [slice(end - len(one.places), end) for one, end in pairs]

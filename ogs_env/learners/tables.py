@@ -196,10 +196,8 @@ class Tables:
         sums: Floats,
         lengths: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        changes, forgotten = effects.changes(sums, lengths)
-        if not self.bundle.has_answers:
-            return start + changes
-        return start + np.concatenate([changes, forgotten], axis=-1)
+        # What is forgotten comes last, and is of own answers where there are some.
+        return start + effects.changes(sums, lengths)[..., : len(start)]
 
     def _means(self, groups: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
         return np.array([self.losses[rows].mean(dtype=float) for rows in groups])
