@@ -418,20 +418,19 @@ class Bundle:
         self, role: str, file: Path, shard: dict[str, NDArray[Any]]
     ) -> None:
         rows = len(shard["ids"]) if "ids" in shard else 0
-        base = file
         for name, shape in self._shapes(role, rows).items():
             kinds = [kind for kind, names in FURTHER.items() if name in names]
-            file = base.with_name("-".join([*kinds, base.name]))
+            where = file.with_name("-".join([*kinds, file.name]))
             if name not in shard or shard[name].shape != shape:
                 found = shard[name].shape if name in shard else "nothing"
                 raise InputError(
-                    f"{file}: tensor '{name}' should have shape {shape}, found "
+                    f"{where}: tensor '{name}' should have shape {shape}, found "
                     f"{found}; the manifest's k is {self.k}; rebuild the bundle"
                 )
             if shard[name].dtype.kind == "f" and not np.isfinite(shard[name]).all():
                 row = int(np.argwhere(~np.isfinite(shard[name]))[0][0])
                 raise InputError(
-                    f"{file}: tensor '{name}' holds a NaN or infinity in row {row} "
+                    f"{where}: tensor '{name}' holds a NaN or infinity in row {row} "
                     f"(sample {int(shard['ids'][row]):016x}); rebuild the bundle"
                 )
         for name, names in (

@@ -1,6 +1,5 @@
 """Fit the learner's response to the real runs of the development list."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,6 @@ from ogs_env.experiments.fidelity.table import Table
 from ogs_env.experiments.fidelity.terms import Terms
 
 Array = NDArray[np.float64]
-Changes = Callable[[Array], Array]
-"""From weights to predicted changes (subsets,), nats."""
 
 
 def fitted_learner(terms: Terms, found: Table, kind: str = "own") -> dict[str, Any]:

@@ -24,6 +24,8 @@ from ogs_env.learners.surrogate import SurrogateLearner
 
 Array = NDArray[np.float64]
 TERMS = "terms.safetensors"
+_ARRAYS = ("losses", "tokens", "shifts", "naive")
+_LISTS = ("capabilities", "steps", "norms", "subsets")
 
 
 @dataclass(frozen=True)
@@ -126,10 +128,6 @@ def compute_terms(bundle: Bundle, folder: Path) -> Terms:
         shifts={n: x[:, :1] if n.startswith("own/") else x for n, x in shifts.items()},
         naive={name: np.array([one[name] for one in naive]) for name in naive[0]},
     )
-
-
-_ARRAYS = ("losses", "tokens", "shifts", "naive")
-_LISTS = ("capabilities", "steps", "norms", "subsets")
 
 
 def write_terms(terms: Terms, folder: Path) -> None:

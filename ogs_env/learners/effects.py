@@ -71,7 +71,6 @@ class Effects:
             (groups, answers).
 
     Attributes:
-        start: float64 (groups,), losses before the first pick.
         width: Numbers of a row.
     """
 
@@ -85,7 +84,6 @@ class Effects:
         shares: NDArray[np.floating],
     ) -> None:
         self._products = products
-        self.start = np.array([losses[g.places].mean(dtype=float) for g in groups])
         self._places = np.concatenate([one.places for one in groups])
         self._answers = np.concatenate([one.places for one in answers])
         of_groups = losses[self._places].astype(np.float32)

@@ -69,6 +69,7 @@ class Tables:
             self._measured = np.concatenate(start).transpose(1, 2, 0)
         self.epochs = _epochs(bundle)
         places = dict(zip(bundle.measured, _places(roles), strict=True))
+        self._of_roles = places
         of_anchor = [bundle.anchor_rows(n) for n in range(len(bundle.capabilities))]
         anchors = [places["anchor"][rows] for rows in of_anchor]
         answers, kept = anchors, places["retention"]
@@ -104,8 +105,11 @@ class Tables:
         self.seen = effects(places["dev"], anchors, answers)
         self.held_out = effects(places["test"], [places["retention"]], [kept])
         self.start, self.start_held_out = (
-            np.concatenate([of.start, self._means(own if bundle.has_answers else [])])
-            for of, own in ((self.seen, answers), (self.held_out, [kept]))
+            np.array([self.losses[rows].mean(dtype=float) for rows in groups])
+            for groups in (
+                [places["dev"], *anchors, *answers][:end],
+                [places["test"], places["retention"], kept][: 2 + bundle.has_answers],
+            )
         )
 
         pool = len(bundle.pool)
@@ -182,12 +186,7 @@ class Tables:
             lengths: As that of `held_out_after` (checkpoints,).
         """
         x = self.products(picked).sum(axis=0, dtype=float) * lengths[:, None]
-        roles = [getattr(self.bundle, role) for role in self.bundle.measured]
-        names = self.bundle.measured
-        return {
-            name: x[:, places]
-            for name, places in zip(names, _places(roles), strict=True)
-        }
+        return {role: x[:, places] for role, places in self._of_roles.items()}
 
     def _after(
         self,
@@ -198,9 +197,6 @@ class Tables:
     ) -> NDArray[np.float64]:
         # What is forgotten comes last, and is of own answers where there are some.
         return start + effects.changes(sums, lengths)[..., : len(start)]
-
-    def _means(self, groups: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
-        return np.array([self.losses[rows].mean(dtype=float) for rows in groups])
 
     def _along_path(self, indices: NDArray[np.integer]) -> Floats:
         """Return the bundle's products (n, checkpoints, measured)."""

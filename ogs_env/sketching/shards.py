@@ -134,9 +134,10 @@ def write_shards(
     with tqdm(total=total, desc="sketches", unit="sample", smoothing=0.1) as bar:
         for role in (*MEASURED, *answers, "pool"):
             along = checkpoints[:1] if role in answers else checkpoints
-            measured = None
+            measured = own = None
             if role == "pool" and checkpoints:
-                measured = [_wide(rows, of, build) for of in (MEASURED, answers) if of]
+                measured = _wide(rows, MEASURED, build)
+                own = _wide(rows, answers, build) if answers else None
             for file, part in _missing(folder, role, rows[role], bar):
                 shard = _empty_shard(part, means, projection.k)
                 if role not in answers:
@@ -152,13 +153,13 @@ def write_shards(
                     kept[chosen] = path.wide_sketches()
                     bar.update(len(chosen))
                 if measured is not None:
-                    of_answers = _products(kept, shard, *measured)
-                    if of_answers:
-                        _check_finite(of_answers, part)
-                        beside = file.with_name(f"answers-{file.name}")
-                        save_tensors(beside, of_answers)
+                    shard |= _products(kept, measured)
                 elif along:
                     save_tensors(build / file.name, {"wide": kept})
+                if own is not None:
+                    further = _answer_products(kept, own)
+                    _check_finite(further, part)
+                    save_tensors(file.with_name(f"answers-{file.name}"), further)
                 _check_finite(shard, part)
                 save_tensors(file, shard)
 
@@ -223,24 +224,21 @@ def _wide(
     return torch.cat([load_file(file)["wide"] for file in files])
 
 
-def _products(
-    pool: torch.Tensor,
-    shard: dict[str, torch.Tensor],
-    measured: torch.Tensor,
-    answers: torch.Tensor | None = None,
-) -> dict[str, torch.Tensor]:
-    """Put the columns of inner products into a pool shard; return those of answers.
+def _products(pool: torch.Tensor, measured: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the columns of a pool shard that hold inner products.
 
     Args:
         pool: Wide sketches (n, checkpoints, 8192).
-        shard: What the products with the measured roles go into.
         measured: Those of the measured roles (m, checkpoints, 8192).
-        answers: Those of own answers (a, 1, 8192), if there are any.
     """
     products, units = _in_units(torch.einsum("ick,mck->icm", pool, measured))
-    shard.update({"products": products.flatten(1), "product_units": units})
-    if answers is None:
-        return {}
+    return {"products": products.flatten(1), "product_units": units}
+
+
+def _answer_products(
+    pool: torch.Tensor, answers: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return the columns of inner products with own answers (a, 1, 8192)."""
     products, units = _in_units(pool[:, 0] @ answers[:, 0].T)
     return {"answer_products": products, "answer_units": units}
 
