@@ -58,8 +58,8 @@ class Effects:
 
     A row holds what one pool sample adds to the numbers of a selection: for each
     checkpoint and sample of the groups slope_c t_i <g_ic, g_jc> / (1 - e^-l_j), and,
-    for what is forgotten, t_i <g_i0, g_j0> scaled so that half the squared length of a
-    displacement's sum is the change in nats. Row -1 stands for no sample and is 0.
+    for what is forgotten, t_i <g_i0, g_j0> scaled so that the square is in nats. Row -1
+    stands for no sample and is 0.
 
     Args:
         products: From pool rows (n,) to t_i <g_ic, g_jc>, (n, checkpoints, measured).
@@ -92,15 +92,12 @@ class Effects:
         self._wrong = np.float32(1) - self._right
         slopes = [np.tile(one.slopes[:, None], len(one.places)) for one in groups]
         self._slopes = np.concatenate(slopes, axis=1) / self._wrong
-        self._scales = np.concatenate(
-            [np.sqrt(2 * one.weights / len(one.places)) for one in answers]
-        )
-        self._shares = shares.astype(float)
-        self._parts = [
-            (part, np.full(len(one.places), 1 / len(one.places), np.float32))
-            for part, one in zip(_parts(groups), groups, strict=True)
-        ]
-        self._asked = _parts(answers)
+        self._scales = np.concatenate([np.sqrt(one.weights) for one in answers])
+        # From what becomes of every sample to the groups' losses and what is forgotten.
+        apart, forgotten = np.zeros((len(answers), len(self._places))), _means(answers)
+        self._means = np.concatenate([_means(groups), apart]).astype(np.float32)
+        self._forgotten = np.concatenate([shares @ forgotten, forgotten])
+        self._forgotten = self._forgotten.astype(np.float32)
         self._linear = self._slopes.size
         self.width = self._linear + self._scales.size
         self._table: Floats | None = None
@@ -121,9 +118,7 @@ class Effects:
         found[flat < 0] = 0
         return found.reshape(*np.shape(indices), self.width)
 
-    def changes(
-        self, sums: Floats, lengths: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def changes(self, sums: Floats, lengths: NDArray[np.float64]) -> Floats:
         """Return by how much losses change, and what is forgotten, nats.
 
         Args:
@@ -133,25 +128,20 @@ class Effects:
         Returns:
             (..., groups + answers).
         """
-        before, groups = sums.shape[:-1], len(self._parts)
-        parts = sums[..., : self._linear].reshape(*before, -1, len(self._right))
+        before, samples = sums.shape[:-1], len(self._right)
+        parts = sums[..., : self._linear].reshape(*before, -1, samples)
+        factors = lengths.astype(np.float32)
         # A product with a vector for each copy: of a product of matrices, the last bits
         # depend on how many copies there are.
-        factors = lengths.astype(np.float32)[..., None, :]
-        u = np.matmul(factors, parts)[..., 0, :]
+        u = np.matmul(factors[..., None, :], parts)[..., 0, :]
         np.exp(np.minimum(u, _LARGEST, out=u), out=u)
         u *= self._wrong
         u += self._right
         np.log(u, out=u)
-        found = np.empty((*before, groups + len(self._asked)))
-        for number, (part, mean) in enumerate(self._parts):
-            found[..., number] = np.vecdot(u[..., part], mean)
-        moved = sums[..., self._linear :]
-        forgotten = found[..., groups:]
-        for number, part in enumerate(self._asked):
-            forgotten[..., number] = np.vecdot(moved[..., part], moved[..., part])
-        forgotten *= np.square(lengths[..., :1]) / 2
-        found[..., :groups] += np.vecdot(self._shares, forgotten[..., None, :])
+        moved = sums[..., self._linear :] * factors[..., :1]
+        moved *= moved
+        found = np.vecdot(u[..., None, :], self._means)
+        found += np.vecdot(moved[..., None, :], self._forgotten)
         return found
 
     def _scaled(self, products: Floats) -> Floats:
@@ -162,8 +152,7 @@ class Effects:
         return found
 
 
-def _parts(groups: Sequence[Group | Answers]) -> list[slice]:
-    """Return where each group's samples are among those of all groups."""
-    ends = np.cumsum([len(one.places) for one in groups]).tolist()
-    pairs = zip(groups, ends, strict=True)
-    return [slice(end - len(one.places), end) for one, end in pairs]
+def _means(groups: Sequence[Group | Answers]) -> NDArray[np.float64]:
+    """Return the matrix (groups, samples) that takes samples to means of groups."""
+    sizes = [len(one.places) for one in groups]
+    return np.repeat(np.eye(len(groups)) / sizes, sizes, axis=1)
