@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ogs_env.experiments.fidelity.fitting import (
-    fitted_curvature,
-    fitted_response,
-)
+from ogs_env.experiments.fidelity.fitting import fitted_learner
 from ogs_env.experiments.fidelity.report import spearman
-from ogs_env.experiments.fidelity.table import MEASURES, Table, table
+from ogs_env.experiments.fidelity.table import MEASURES, Table, predict, table
 from ogs_env.experiments.fidelity.terms import Terms, read_terms
+from ogs_env.learners.fitted import rescaled
 
 Array = NDArray[np.float64]
 Model = Callable[[Terms, int], Array]
@@ -42,48 +40,39 @@ def ablation(development: Path, others: Mapping[str, Path]) -> str:
         ]
         rows.append([f"{measure}: {name}", *(f"{figure:.2f}" for figure in figures)])
 
-    terms, found = lists[0]
     for name, kind in (
         ("dev samples, less what own answers lose", "own"),
         ("dev samples, less what references tell", "reference"),
-        ("dev samples alone", None),
     ):
-        judge(name, "domain", _domain(terms, found, kind))
-    judge("own answers", "forgetting", lambda terms, _: _largest(terms, "own"))
-    judge("references", "forgetting", lambda terms, _: _largest(terms, "reference"))
+        judge(name, "domain", _fitted(*lists[0], kind, "domain"))
+    alone = _fitted(*lists[0], "own", "domain", forgets=False)
+    judge("dev samples alone", "domain", alone)
+    for name, kind in ("own answers", "own"), ("references", "reference"):
+        judge(name, "forgetting", _fitted(*lists[0], kind, "forgetting"))
     for measure in ("domain", "forgetting"):
-        for name in terms.naive:
+        for name in lists[0][0].naive:
             judge(f"{name} (naive)", measure, functools.partial(_naive, name))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _domain(terms: Terms, found: Table, kind: str | None) -> Model:
-    """Return a fitted model of the domain.
+def _fitted(
+    terms: Terms, found: Table, kind: str, measure: str, *, forgets: bool = True
+) -> Model:
+    """Return a model of what is measured, fitted to the development list.
 
     Args:
-        terms: Of the development list.
+        terms: Of the list.
         found: Its real runs.
-        kind: Whose gradients tell what is forgotten, `own` or `reference`; None for a
-            model without that part.
+        kind: Whose gradients tell what is forgotten, `own` or `reference`.
+        measure: A name of `MEASURES`.
+        forgets: Whether what is forgotten is a part of it.
     """
-    curvature = fitted_curvature(terms, found, kind) if kind else 0.0
-
-    def ratios(of_list: Terms) -> Array:
-        """Return a list's norms in the development list's, the constants' unit."""
-        return np.divide(of_list.norms, terms.norms)
-
-    def forgotten(of_list: Terms, epochs: int) -> Array:
-        scale = curvature * (epochs * ratios(of_list)[0]) ** 2
-        return scale * of_list.mean_moved(kind or "own")
-
-    measured = "domain", MEASURES["domain"]
-    *slopes, share = fitted_response(
-        terms, found, measured, forgotten(terms, found.epochs)
-    )
+    learner = fitted_learner(terms, found, kind, forgets=forgets)
 
     def model(of_list: Terms, epochs: int) -> Array:
-        own = of_list.change("domain", slopes * ratios(of_list), epochs)
-        return own + share * forgotten(of_list, epochs)
+        # Constants are in the unit of the development list's norms.
+        ratios = np.divide(of_list.norms, terms.norms).tolist()
+        return predict(of_list, rescaled(learner, ratios, epochs), kind)[measure]
 
     return model
 
@@ -91,13 +80,3 @@ def _domain(terms: Terms, found: Table, kind: str | None) -> Model:
 def _naive(name: str, terms: Terms, epochs: int) -> Array:
     """Return a predictor that needs no learner, whatever the epochs."""
     return terms.naive[name]
-
-
-def _largest(terms: Terms, kind: str) -> Array:
-    """Return what is forgotten of the capability where it is most, up to a factor."""
-    rises = [
-        terms.moved(f"{kind}/{name}") / terms.start(f"own/{name}")
-        for name in terms.capabilities
-    ]
-    largest: Array = np.max(rises, axis=0)
-    return largest

@@ -12,7 +12,9 @@ from ogs_env.experiments.fidelity.terms import Terms
 Array = NDArray[np.float64]
 
 
-def fitted_learner(terms: Terms, found: Table, kind: str = "own") -> dict[str, Any]:
+def fitted_learner(
+    terms: Terms, found: Table, kind: str, *, forgets: bool = True
+) -> dict[str, Any]:
     """Return the manifest's `learner` entry that predicts real runs best.
 
     The curvature is fitted to the real losses on own answers of all capabilities; then
@@ -25,9 +27,10 @@ def fitted_learner(terms: Terms, found: Table, kind: str = "own") -> dict[str, A
         found: Their real runs: the development list.
         kind: Whose gradients tell what is forgotten: those of `own` answers or of the
             `reference`.
+        forgets: Whether anything is forgotten; else the curvature is 0.
     """
     epochs = found.epochs
-    curvature = fitted_curvature(terms, found, kind)
+    curvature = forgets * fitted_curvature(terms, found, kind)
     entry: dict[str, Any] = {"sketches": "path", "epochs": epochs}
     first, scale = terms.capabilities[0], curvature * epochs**2
     for role, group, measured, moved in (

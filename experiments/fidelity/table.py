@@ -76,18 +76,22 @@ def table(folder: Path) -> Table:
     )
 
 
-def predict(terms: Terms, learner: dict[str, Any]) -> dict[str, Array]:
+def predict(
+    terms: Terms, learner: dict[str, Any], kind: str = "own"
+) -> dict[str, Array]:
     """Return what a learner predicts for each subset, in percent.
 
     Args:
         terms: Of the subsets.
         learner: A manifest's `learner` entry.
+        kind: Whose gradients tell what is forgotten: those of `own` answers or of the
+            `reference`.
     """
     epochs, names = learner["epochs"], terms.capabilities
     scale = learner["forgetting"]["curvature"] * epochs**2
-    forgotten = {name: scale * terms.moved(f"own/{name}") for name in names}
+    forgotten = {name: scale * terms.moved(f"{kind}/{name}") for name in names}
     changes = {f"own/{name}": rise for name, rise in forgotten.items()}
-    of_all = scale * terms.mean_moved()
+    of_all = scale * terms.mean_moved(kind)
     for group, role, lost in (
         ("domain", "domain", of_all),
         *((f"reference/{name}", "anchor", forgotten[name]) for name in names),

@@ -67,7 +67,7 @@ class Terms:
         mean: Array = (self.tokens[group] * np.square(x)).mean(axis=1) / 2
         return mean
 
-    def mean_moved(self, kind: str = "own") -> Array:
+    def mean_moved(self, kind: str) -> Array:
         """Return `moved`, mean over the capabilities, of `own` or `reference`."""
         moved = [self.moved(f"{kind}/{name}") for name in self.capabilities]
         mean: Array = np.mean(moved, axis=0)

@@ -64,12 +64,29 @@ def default_learner(
         nearest = [int(np.abs(np.subtract(STEPS, step)).argmin()) for step in steps]
         units = [NORMS[place] for place in nearest]
     pairs = zip(units if norms is None else norms, units, strict=True)
-    ratios = [norm / unit for norm, unit in pairs]
-    entry: dict[str, Any] = {"sketches": "path" if steps else "start", "epochs": epochs}
+    fitted = fitted | {
+        role: fitted[role] | {"slope": [fitted[role]["slope"][at] for at in nearest]}
+        for role in ("domain", "anchor")
+    }
+    entry = {"sketches": "path" if steps else "start", **fitted}
+    return rescaled(entry, [norm / unit for norm, unit in pairs], epochs)
+
+
+def rescaled(
+    learner: dict[str, Any], ratios: Sequence[float], epochs: int
+) -> dict[str, Any]:
+    """Return a manifest's `learner` entry for sketches of another length.
+
+    Args:
+        learner: An entry.
+        ratios: Norms of the other sketches in those of its own, one a checkpoint.
+        epochs: How often a selection is trained on.
+    """
+    entry = {"sketches": learner["sketches"], "epochs": epochs}
     for role in ("domain", "anchor"):
-        slopes = [fitted[role]["slope"][place] for place in nearest]
-        scaled = [round(slope * r, 5) for slope, r in zip(slopes, ratios, strict=True)]
-        entry[role] = {"slope": scaled, "share": fitted[role]["share"]}
-    curvature = fitted["forgetting"]["curvature"] * ratios[0] ** 2
+        pairs = zip(learner[role]["slope"], ratios, strict=True)
+        slopes = [round(slope * ratio, 5) for slope, ratio in pairs]
+        entry[role] = {"slope": slopes, "share": learner[role]["share"]}
+    curvature = learner["forgetting"]["curvature"] * ratios[0] ** 2
     entry["forgetting"] = {"curvature": round(curvature, 5)}
     return entry

@@ -96,7 +96,7 @@ def terms(folder) -> Terms:
 def test_a_known_learner_is_found_again(folder, terms):
     found = table(folder)
     assert found.epochs == TRUE["epochs"]
-    entry = fitted_learner(terms, found)
+    entry = fitted_learner(terms, found, "own")
     assert entry.keys() == TRUE.keys()
     assert (entry["sketches"], entry["epochs"]) == ("path", 2)
     for role in ROLES:
@@ -124,7 +124,7 @@ def test_the_constants_make_the_fitted_learner(folder, terms, monkeypatch, kind)
 def test_nothing_is_fitted_below_zero(truth, tmp_path):
     folder = tmp_path / "medical" / "development"
     write_truth(truth, folder, direction=-1)
-    entry = fitted_learner(read_terms(folder), table(folder))
+    entry = fitted_learner(read_terms(folder), table(folder), "own")
     values = [np.ravel(own) for role in ROLES for own in entry[role].values()]
     assert len(np.concatenate(values)) == 7
     assert np.concatenate(values).min() == pytest.approx(0, abs=1e-6)
