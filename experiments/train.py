@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ogs_env.agents.episodes import REPORT_SEEDS, make, play, play_together, summarise
 from ogs_env.agents.navigator import one_thread
 from ogs_env.agents.policies import make_policy
-from ogs_env.agents.training import TrainSettings, train
+from ogs_env.agents.training import TrainSettings, described, train
 from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.errors import InputError
 from ogs_env.experiments.curves import plot_training
@@ -114,6 +114,7 @@ def study(
         from ogs_env.experiments.tracking import tracked
     kwargs = {**settings.env_kwargs, "split": "test"}
     environment = make(settings.env, kwargs)
+    print(f"ogs train: {_episodes(described(environment))}", file=sys.stderr)
     played = REPORT_SEEDS[:episodes]
     returns: dict[str, NDArray[np.float64]] = {}
     mixture = isinstance(environment.unwrapped, MixtureEnv)
@@ -166,8 +167,8 @@ def study(
 def table(result: dict[str, Any]) -> str:
     """Return the comparison as text, lowest mean return first."""
     lines = [
-        f"{result['environment']['id']} ({result['bundle']}), test split, "
-        f"{result['episodes']} episodes, training seeds {result['seeds']}",
+        _episodes(result),
+        f"test split, {result['episodes']} episodes, training seeds {result['seeds']}",
         f"{'policy':<16}{'return':>8}  {'95 % interval':<18}{'agent minus it':>14}  "
         "95 % interval",
     ]
@@ -178,6 +179,14 @@ def table(result: dict[str, Any]) -> str:
             line += f"{'':>6}{_columns(result['agent_minus'][name])}"
         lines.append(line.rstrip())
     return "\n".join(lines)
+
+
+def _episodes(description: dict[str, Any]) -> str:
+    """Return the environment's id and the size of its episodes as text."""
+    counts = dict(description["environment"])
+    name = counts.pop("id")
+    shown = ", ".join(f"{key} {count}" for key, count in counts.items())
+    return f"{name} ({description['bundle']}): {shown}"
 
 
 def _columns(summary: dict[str, float]) -> str:

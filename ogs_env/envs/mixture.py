@@ -8,15 +8,16 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from ogs_env.bundle import Bundle
 from ogs_env.envs import figures, rendering
 from ogs_env.envs.arguments import check_render_mode, check_whole, given_bundle
 from ogs_env.envs.clusters import clusters as clusters_of
 from ogs_env.envs.observations import BOUND, candidates, sample_names
 from ogs_env.envs.selection import INVALID_ACTION_PENALTY, STALL_LIMIT
-from ogs_env.envs.streams import given_stream
+from ogs_env.envs.streams import given_stream, smallest_split
 from ogs_env.errors import InputError
 from ogs_env.learners import UNCHANGED, HeldOut
-from ogs_env.learners.surrogate import SurrogateLearner
+from ogs_env.learners.surrogate import BATCH, SurrogateLearner
 from ogs_env.rewards import (
     COST,
     NO_PICK,
@@ -30,6 +31,8 @@ from ogs_env.rewards import (
 # Keys clusters and context: float32 arrays.
 Observation = dict[str, Any]
 
+# Where the pool is not too small for as many.
+_CLUSTERS = 16
 # The constrained problem's reward; what it does to general abilities is the cost.
 DEFAULT_WEIGHTS = {"domain_gain": 1.0, "anchor_gain": 0.0, "forgetting": 0.0}
 
@@ -195,8 +198,10 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     - `bundle`: name of a shipped bundle, or the folder of one
       (`OGS-Custom-Mixture-v0` needs it).
     - `split`: the candidates' part of the pool: `"train"`, `"test"` or `"all"`.
-    - `clusters`: how many the pool is parted in.
-    - `batch`: samples drawn by an action. `steps`: batches in an episode.
+    - `clusters`: how many the pool is parted in: 16, or a quarter of a pool that is
+      smaller than 64.
+    - `batch`: samples drawn by an action: 8, or as many as `steps` batches may have
+      in the smaller split. `steps`: batches in an episode.
     - `reward_weights`: weights by term; those not named keep their default.
     - `render_mode`: `"human"` prints a frame at reset and on every step: the clusters,
       the mixture, return and cost, the losses. `render()` returns it as text for
@@ -242,16 +247,15 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         bundle: str = "medical",
         *,
         split: str = "train",
-        clusters: int = 16,
-        batch: int = 8,
+        clusters: int | None = None,
+        batch: int | None = None,
         steps: int = 6,
         reward_weights: Mapping[str, float] | None = None,
         render_mode: str | None = None,
     ) -> None:
         self.bundle = given_bundle(bundle, "OGS-Custom-Mixture-v0")
         self._part = self.bundle.split(split)
-        counts = clusters, batch, steps
-        _check_counts(*counts, split, len(self._part), len(self.bundle.pool))
+        clusters, batch = _episode_counts(self.bundle, split, clusters, batch, steps)
         check_render_mode(render_mode, self.metadata["render_modes"])
         self.batch, self.steps, self.render_mode = batch, steps, render_mode
         self.reward_weights = checked_weights(
@@ -459,10 +463,17 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         }
 
 
-def _check_counts(
-    clusters: int, batch: int, steps: int, split: str, part: int, pool: int
-) -> None:
-    check_whole({"clusters": clusters, "batch": batch, "steps": steps})
+def _episode_counts(
+    bundle: Bundle, split: str, clusters: int | None, batch: int | None, steps: int
+) -> tuple[int, int]:
+    """Return clusters and batch of an episode; those that are None fit the pool."""
+    given = {"clusters": clusters, "batch": batch, "steps": steps}
+    check_whole({name: count for name, count in given.items() if count is not None})
+    pool, part = len(bundle.pool), len(bundle.split(split))
+    if clusters is None:
+        clusters = max(1, min(_CLUSTERS, pool // 4))
+    if batch is None:
+        batch = max(1, min(BATCH, smallest_split(bundle) // steps))
     if clusters > pool:
         raise InputError(
             f"clusters: {clusters}, but the pool has {pool} samples; expected at most "
@@ -473,6 +484,7 @@ def _check_counts(
             f"{steps} steps of a batch of {batch} are {steps * batch} samples, but "
             f"split '{split}' has {part}; use fewer steps or a smaller batch"
         )
+    return clusters, batch
 
 
 def _given_rows(options: dict[str, Any], pool: int) -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ from ogs_env.envs.observations import (
     candidates,
     sample_names,
 )
-from ogs_env.envs.streams import ORDERS, check_counts, deal, given_stream
+from ogs_env.envs.streams import ORDERS, deal, episode_counts, given_stream
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import UNCHANGED, HeldOut, Learner
 from ogs_env.learners.surrogate import SurrogateLearner
@@ -260,9 +260,11 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
       candidates beside it (`ogs_env.drawn`), and a bundle's detour is its path. For
       agents that shall move to other domains; `info["test_change"]` is then about
       samples like the drawn ones.
-    - `hand_size`: places on the table. `hands`: hands in the stream.
-    - `budget`: picks in an episode; `OGS-Legal-v0` has 96, where 48 would be too easy:
-      a threshold on the domain cosine would come to nine tenths of the oracle.
+    - `hand_size`: places on the table. `hands`: hands in the stream. `budget`: picks
+      in an episode. Those not given fit the pool: 16 hands of 16 and 48 picks where
+      each split has 256 samples; fewer hands, and 3/16 of their candidates as budget,
+      where a split has less. `OGS-Legal-v0` has a budget of 96, where 48 would be too
+      easy: a threshold on the domain cosine would come to nine tenths of the oracle.
     - `order`: `"blocks"` or `"mixed"`.
     - `observe`: `"start"`; or `"path"`, for oracles and ablations: sketches and
       cosines come from the path sketches (in Q, the mean over checkpoints).
@@ -309,9 +311,9 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         *,
         split: str = "train",
         target: int | None = None,
-        hand_size: int = 16,
-        hands: int = 16,
-        budget: int = 48,
+        hand_size: int | None = None,
+        hands: int | None = None,
+        budget: int | None = None,
         order: str = "blocks",
         observe: str = "start",
         reward_weights: Mapping[str, float] | None = None,
@@ -324,11 +326,12 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
             check_target(target, learner)
             self.bundle = drawn_domain(self.bundle, int(target), split)
         self._part = self.bundle.split(split)
-        check_counts(hand_size, hands, budget, split, len(self._part))
+        counts = episode_counts(self.bundle, split, hand_size, hands, budget)
         if order not in ORDERS:
             raise unknown_name("order", order, ORDERS)
         check_render_mode(render_mode, self.metadata["render_modes"])
-        self.hand_size, self.hands, self.budget = hand_size, hands, budget
+        hand_size, self.hands, self.budget = counts
+        self.hand_size = hand_size
         self.order, self.render_mode = order, render_mode
         self.reward_weights = checked_weights(reward_weights, self.bundle)
 
@@ -337,7 +340,9 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self.learner, self._candidates = made
         # It costs a third of a step, which only who weighs it pays.
         self._informed = self.reward_weights["information"] != 0
-        information = Information(self.bundle.k, budget) if self._informed else None
+        information = None
+        if self._informed:
+            information = Information(self.bundle.k, self.budget)
         self._rewards = Rewards(self.learner, information)
         self._held_out = HeldOut(self.learner)
 

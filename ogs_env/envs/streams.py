@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ogs_env.bundle import Bundle
 from ogs_env.envs.arguments import check_whole
 from ogs_env.errors import InputError, unknown_name
 
@@ -13,23 +14,45 @@ ORDERS = ("blocks", "mixed")
 _MIXED_SHARE = 0.25
 
 
-def check_counts(
-    hand_size: int, hands: int, budget: int, split: str, part: int
-) -> None:
-    """Check that an episode fits the split's part of the pool.
+# Of an episode where the pool has enough.
+_HAND_SIZE, _HANDS = 16, 16
+# A budget is this share of the stream: 48 of 256.
+_PICKED = 3 / 16
+
+
+def episode_counts(
+    bundle: Bundle,
+    split: str,
+    hand_size: int | None,
+    hands: int | None,
+    budget: int | None,
+) -> tuple[int, int, int]:
+    """Return hand size, hands and budget of an episode.
+
+    Those that are None fit the smaller of the two splits, so that episodes of both are
+    alike: 16 hands of 16 where it has 256 candidates, else fewer hands, and below 64
+    four hands of fewer candidates. The budget is 3/16 of the stream.
 
     Args:
+        bundle: Whose pool is dealt.
+        split: Name of the part that is.
         hand_size: Candidates in a hand.
         hands: Hands in the stream; the last alone may be short.
         budget: Picks in an episode.
-        split: Name of the part, for the message.
-        part: Candidates in it.
 
     Raises:
         InputError: For a number that is not whole and positive, a stream longer
             than the part, or a budget greater than the stream.
     """
-    check_whole({"hand_size": hand_size, "hands": hands, "budget": budget})
+    given = {"hand_size": hand_size, "hands": hands, "budget": budget}
+    check_whole({name: count for name, count in given.items() if count is not None})
+    least, part = smallest_split(bundle), len(bundle.split(split))
+    if hand_size is None:
+        hand_size = max(1, min(_HAND_SIZE, least // 4))
+    if hands is None:
+        hands = max(1, min(_HANDS, least // hand_size))
+    if budget is None:
+        budget = max(1, round(_PICKED * hand_size * hands))
     if (hands - 1) * hand_size >= part:
         raise InputError(
             f"a stream of {hands} hands of {hand_size} is {hands * hand_size} "
@@ -42,6 +65,13 @@ def check_counts(
             f"budget: {budget} picks from a stream of {stream} candidates; expected "
             f"at most {stream}"
         )
+    return hand_size, hands, budget
+
+
+def smallest_split(bundle: Bundle) -> int:
+    """Return how many samples the smaller of a pool's splits has, if it has any."""
+    sizes = [len(bundle.split(name)) for name in ("train", "test")]
+    return min(size for size in sizes if size)
 
 
 def deal(

@@ -19,12 +19,14 @@ from ogs_env.agents.selector import READERS, SELECTORS, make_selector
 from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError
 
+# More than the bundle's test split, 120 samples, would have.
+LONG = {"hands": 16, "budget": 48}
 SKETCHES = [name for name in SELECTORS if name not in READERS and name != "metadata"]
 
 
 @pytest.fixture
 def env(bundle_folder: Path) -> gymnasium.Env:
-    return gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder))
+    return gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder), **LONG)
 
 
 def policy_of(name: str, env: gymnasium.Env, seed: int = 0):
@@ -55,7 +57,9 @@ def test_every_policy_spends_the_budget(
 
 
 def test_quotas_are_equal(bundle_folder: Path) -> None:
-    env = gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder), budget=40)
+    env = gymnasium.make(
+        "OGS-Custom-v0", bundle=str(bundle_folder), hands=16, budget=40
+    )
     episode_return(env, policy_of("greedy", env), seed=0)
     counts = hands_of_picks(env)
     assert set(counts.tolist()) == {2, 3}
@@ -165,7 +169,9 @@ def test_random_policy_draws_uniformly_over_the_stream(env: gymnasium.Env) -> No
 
 @pytest.mark.parametrize("budget", [5, 48, 200])
 def test_threshold_spends_the_budget(bundle_folder: Path, budget: int) -> None:
-    env = gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder), budget=budget)
+    env = gymnasium.make(
+        "OGS-Custom-v0", bundle=str(bundle_folder), hands=16, budget=budget
+    )
     policy = policy_of(THRESHOLD, env)
     for seed in range(8):
         episode_return(env, policy, seed)
@@ -227,7 +233,7 @@ def test_threshold_is_the_share_that_the_budget_is_of_the_candidates_left(
 
 
 def test_hindsight_beats_what_is_observed_beats_chance(bundle_folder: Path) -> None:
-    env = gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder))
+    env = gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder), **LONG)
     found = {name: returns(env, name) for name in ("random", "less", "oracle")}
     assert (found["oracle"] > found["less"]).all()
     assert found["less"].mean() > found["random"].mean() + 1

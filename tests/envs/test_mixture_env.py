@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.utils.env_checker import data_equivalence
+from gymnasium.utils.env_checker import check_env, data_equivalence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_bundle import make_bundle
@@ -418,6 +418,16 @@ def test_a_bundle_without_path_plays_on_start(tmp_path: Path) -> None:
     assert env.step(0)[1] != 0
 
 
+@pytest.mark.parametrize("pool", [40, 64, 400])
+def test_an_episode_fits_a_small_pool(tmp_path: Path, pool: int) -> None:
+    folder = make_bundle(tmp_path / "small", pool=pool)
+    for split in ("train", "test"):
+        env = MixtureEnv(str(folder), split=split)
+        check_env(env, skip_render_check=True)
+        assert env.action_space.n == min(16, pool // 4)
+        assert env.batch == min(8, len(env.bundle.split("test")) // env.steps)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
@@ -430,7 +440,10 @@ def test_a_bundle_without_path_plays_on_start(tmp_path: Path) -> None:
         ({"clusters": 481}, "clusters: 481, but the pool has 480 samples; expected"),
         ({"batch": 2.0}, r"batch: 2\.0; expected a whole number"),
         ({"steps": True}, "steps: True; expected a whole number"),
-        ({"steps": 60}, r"60 steps of a batch of 8 are 480 samples, .* has \d+; use"),
+        (
+            {"steps": 60, "batch": 8},
+            r"60 steps of a batch of 8 are 480 samples, .* has \d+; use",
+        ),
     ],
 )
 def test_bad_arguments(

@@ -5,7 +5,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import data_equivalence
+from gymnasium.utils.env_checker import check_env, data_equivalence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_bundle import make_bundle
@@ -48,6 +48,23 @@ def env(bundle_folder: Path) -> SelectionEnv:
 
 
 # What an episode is.
+
+
+@pytest.mark.parametrize("pool", [20, 64, 300, 480, 1200])
+def test_an_episode_fits_a_small_pool(tmp_path: Path, pool: int) -> None:
+    folder = make_bundle(tmp_path / "small", pool=pool)
+    train, test = (make(folder, split=split) for split in ("train", "test"))
+    for env in (train, test):
+        check_env(env, skip_render_check=True)
+    counts = test.hand_size, test.hands, test.budget
+    assert counts == (train.hand_size, train.hands, train.budget)
+    stream, least = test.hand_size * test.hands, len(test.bundle.split("test"))
+    assert stream <= least
+    assert stream == 256 or stream > least - test.hand_size
+    assert test.hands >= 4
+    assert test.hand_size == 16 or least < 64
+    assert test.budget == max(1, round(stream * 3 / 16))
+    assert make(folder, hands=2).budget == max(1, round(test.hand_size * 3 / 8))
 
 
 @settings(max_examples=40, deadline=None)

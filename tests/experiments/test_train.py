@@ -50,6 +50,17 @@ def test_trains_compares_and_writes(folder, tmp_path, capsys):
     assert (out / "curves.png").stat().st_size > 10_000
 
 
+def test_episodes_fit_a_small_pool(tmp_path, capsys):
+    small = make_bundle(tmp_path / "small", pool=64)
+    run_with(
+        *("--bundle", small, "--steps", 300, "--episodes", 4, "--copies=8"),
+        *("--out", tmp_path / "out"),
+    )
+    told = capsys.readouterr()
+    for text in (told.out, told.err):
+        assert "OGS-Custom-v0 (made): hand_size 2, hands 5, budget 2" in text
+
+
 def test_study_over_seeds_keeps_each_agent(folder, tmp_path):
     result_file = tmp_path / "results" / "study.json"
     run_with(
