@@ -1,7 +1,6 @@
-"""A trained agent as a selector: play it over any bundle, for any budget."""
+"""A trained agent as a selector, on any bundle and for any budget."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,22 +9,25 @@ from ogs_env.agents.navigator import Navigator, one_thread
 from ogs_env.agents.selector import SELECTORS, Selector, make_selector, pool_rows
 from ogs_env.bundle import Bundle
 from ogs_env.data.texts import Texts
-from ogs_env.envs.selection import SelectionEnv
+from ogs_env.envs.observations import Candidates, candidates
 from ogs_env.errors import InputError, unknown_name
 
-# Streams that are played side by side: one call of the network for all of them.
-_TABLES = 16
+ROUNDS = 32
+"""In which a budget is spent."""
+# Candidates whose sketches are in memory at a time.
+_PART = 16_384
 
 
 class AgentSelector:
     """Select with a trained Navigator.
 
-    The pool is shuffled and cut into streams no longer than in training, each with
-    its share of the budget, so the policy meets episodes of the length it knows and
-    memory does not grow with the pool. It plays without chance. Where it passes so
-    often that a stream's share is not spent, the candidates it came nearest to
-    picking fill up. Streams are evenly mixed, though training deals blocks of
-    sources: mixed streams are alike, so equal shares suit them better.
+    In each of 32 rounds the Navigator rates all candidates that are left, in random
+    hands of the size that it was trained with, and knowing what was picked in the
+    rounds before. The best of all of them are picked. The rating is the log-odds of
+    picking a candidate rather than passing.
+
+    More than 16,384 candidates are shuffled and cut in parts of about equal size, each
+    with its share of the budget, so memory does not grow with the pool.
 
     Args:
         folder: Where `ogs train` saved the agent.
@@ -37,15 +39,16 @@ class AgentSelector:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.navigator = Navigator.load(self.folder)
-        self._played: dict[str, Any] = self.navigator.description["environment"]
+        counts = self.navigator.description["environment"]
         for name in ("hand_size", "hands"):
-            value = self._played.get(name)
+            value = counts.get(name)
             if not isinstance(value, int) or not 1 <= value <= 1_000_000:
                 raise InputError(
                     f"{self.folder}: 'environment.{name}' is {value!r}, expected a "
                     "positive whole number; a selection needs an agent that was "
                     "trained in a SelectionEnv, such as OGS-Medical-v0"
                 )
+        self._hand_size, self._hands = counts["hand_size"], counts["hands"]
 
     def select(
         self,
@@ -59,36 +62,86 @@ class AgentSelector:
         Args:
             bundle: Where the candidates come from; needs the agent's sketch space.
             budget: How many to select, 1 to the number of candidates.
-            rng: Shuffles the pool.
+            rng: Shuffles the candidates.
             indices: The candidates' pool rows (n,); the whole pool when omitted.
 
         Returns:
             int64 (budget,), rows, most probable pick first; and float32 (budget,),
-            the probability with which the policy picked each from its hand.
+            the probability of picking each rather than passing.
 
         Raises:
             InputError: If the bundle was sketched in another space, or the budget
                 does not fit.
         """
         self._check(bundle)
-        rows = pool_rows(bundle, budget, indices)
-        capacity = self._played["hands"] * self._played["hand_size"]
-        count = -(-len(rows) // capacity)
-        streams = np.array_split(rng.permutation(rows), count)
-        ends = np.cumsum([len(stream) for stream in streams]) * budget / len(rows)
-        shares = np.diff(np.round(ends).astype(np.int64), prepend=0)
-        tables = _Tables(self.navigator, self._played, bundle)
-        parts = []
-        for first in range(0, count, _TABLES):
-            last = first + _TABLES
-            here = zip(streams[first:last], shares[first:last], strict=True)
-            dealt = [(stream, int(share)) for stream, share in here if share]
-            with one_thread():
-                parts += tables.play(dealt)
-        chosen = np.concatenate([part[0] for part in parts])
-        scores = np.concatenate([part[1] for part in parts])
-        ranked = np.argsort(-scores, kind="stable")
-        return chosen[ranked], np.exp(scores[ranked]).astype(np.float32)
+        rows = rng.permutation(pool_rows(bundle, budget, indices))
+        parts = np.array_split(rows, -(-len(rows) // _PART))
+        ends = np.cumsum([len(part) for part in parts]) * budget / len(rows)
+        shares = np.diff(np.round(ends).astype(np.int64), prepend=0).tolist()
+        seen = candidates(bundle, "start")
+        with one_thread():
+            found = [
+                self._choose(seen, part, share, rng)
+                for part, share in zip(parts, shares, strict=True)
+                if share
+            ]
+        chosen, odds = (np.concatenate(own) for own in zip(*found, strict=True))
+        ranked = np.argsort(-odds, kind="stable")
+        return chosen[ranked], (1 / (1 + np.exp(-odds[ranked]))).astype(np.float32)
+
+    def _choose(
+        self,
+        seen: Candidates,
+        rows: NDArray[np.int64],
+        budget: int,
+        rng: np.random.Generator,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Choose from pool rows (n,); return rows and log-odds (budget,)."""
+        columns, units = seen.rows(rows)
+        # As observed: two columns more, the largest cosine with a picked sample, and 1.
+        observed = np.pad(columns, [(0, 0), (0, 2)])
+        observed[:, -1] = 1
+        picked, odds = np.empty(0, np.int64), np.empty(0)
+        left = np.arange(len(rows))
+        for number in range(ROUNDS):
+            count = round(budget * (number + 1) / ROUNDS) - len(picked)
+            if not count:
+                continue
+            context = seen.context(
+                columns[picked],
+                budget_left=1 - len(picked) / budget,
+                # As if a stream had been dealt in step with the budget.
+                hands_left=max(1 - number / ROUNDS - 1 / self._hands, 0),
+                share=budget / len(rows),
+            )
+            left = rng.permutation(left)
+            rated = self._rate(observed[left], context)
+            best = np.argsort(-rated, kind="stable")[:count]
+            chosen = left[best]
+            nearest = (units @ units[chosen].T).max(axis=1)
+            if len(picked):
+                nearest = np.maximum(nearest, observed[:, -2])
+            observed[:, -2] = nearest
+            picked, odds = np.append(picked, chosen), np.append(odds, rated[best])
+            left = np.delete(left, best)
+        return rows[picked], odds
+
+    def _rate(
+        self, observed: NDArray[np.float32], context: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """Return the log-odds of picking each of the candidates (n,) in hands."""
+        count = -(-len(observed) // self._hand_size)
+        missing = count * self._hand_size - len(observed)
+        hands = np.pad(observed, [(0, missing), (0, 0)])
+        hands = hands.reshape(count, self._hand_size, -1)
+        observation = {
+            "candidates": hands,
+            "context": np.repeat(context[None], count, axis=0),
+        }
+        masks = np.pad(hands[:, :, -1] > 0, [(0, 0), (0, 1)], constant_values=True)
+        logs = self.navigator.log_probabilities(observation, masks)
+        odds = (logs[:, :-1] - logs[:, -1:]).ravel()
+        return odds[: len(observed)].astype(np.float64)
 
     def _check(self, bundle: Bundle) -> None:
         space = self.navigator.description["space"]
@@ -99,82 +152,6 @@ class AgentSelector:
                 "agent's proxy and projection, or train an agent on this bundle"
             )
         self.navigator.check_columns(bundle, self.folder)
-
-
-class _Tables:
-    """Environments kept for many streams; their shares differ by at most one."""
-
-    def __init__(
-        self, navigator: Navigator, played: dict[str, Any], bundle: Bundle
-    ) -> None:
-        self._navigator = navigator
-        self._bundle = bundle
-        self._hand_size = played["hand_size"]
-        # A pool smaller than a stream has fewer hands.
-        whole = -(-len(bundle.pool) // self._hand_size)
-        self._hands = min(played["hands"], whole)
-        self._kept: dict[tuple[int, int], SelectionEnv] = {}
-
-    def play(
-        self, dealt: list[tuple[NDArray[np.int64], int]]
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """Play (stream, share) side by side.
-
-        Returns:
-            For each, the chosen rows (share,) and their log-probabilities.
-        """
-        tables = [self._table(n, share) for n, (_, share) in enumerate(dealt)]
-        seen: list[dict[int, float]] = [{} for _ in dealt]
-        views = [
-            table.reset(options={"indices": stream})[0]
-            for table, (stream, _) in zip(tables, dealt, strict=True)
-        ]
-        playing = list(range(len(dealt)))
-        while playing:
-            batch = {
-                key: np.stack([views[n][key] for n in playing])
-                for key in ("candidates", "context")
-            }
-            masks = np.stack([tables[n].action_masks() for n in playing])
-            logs = self._navigator.log_probabilities(batch, masks)
-            over = set()
-            actions = self._navigator.choose(logs, batch).tolist()
-            for n, log, mask, action in zip(playing, logs, masks, actions, strict=True):
-                best = seen[n]
-                for place in np.flatnonzero(mask[:-1]).tolist():
-                    row = int(tables[n].table[place])
-                    best[row] = max(best.get(row, -np.inf), float(log[place]))
-                if action < self._hand_size:
-                    best[int(tables[n].table[action])] = float(log[action])
-                views[n], _, terminated, _, _ = tables[n].step(action)
-                if terminated:
-                    over.add(n)
-            playing = [n for n in playing if n not in over]
-        return [
-            _filled(table.picked, best, share)
-            for table, best, (_, share) in zip(tables, seen, dealt, strict=True)
-        ]
-
-    def _table(self, number: int, budget: int) -> SelectionEnv:
-        if (number, budget) not in self._kept:
-            self._kept[number, budget] = SelectionEnv(
-                str(self._bundle.path),
-                split="all",
-                hand_size=self._hand_size,
-                hands=self._hands,
-                budget=budget,
-            )
-        return self._kept[number, budget]
-
-
-def _filled(
-    picked: list[int], seen: dict[int, float], share: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Fill a selection up to its share with the likeliest of what was passed."""
-    taken = set(picked)
-    left = sorted((row for row in seen if row not in taken), key=lambda r: -seen[r])
-    rows = picked + left[: share - len(picked)]
-    return np.array(rows, np.int64), np.array([seen[row] for row in rows])
 
 
 def load_selector(name_or_folder: str | Path, texts: Texts | None = None) -> Selector:

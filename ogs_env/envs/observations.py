@@ -108,6 +108,22 @@ class Candidates:
             return take(self._places, rows)
         return self._columns.places(rows, lambda known: self.rows(known)[0])
 
+    def context(
+        self, picked: Floats, *, budget_left: float, hands_left: float, share: float
+    ) -> Floats:
+        """Return the observation's context (3 d + 8,); see `SelectionEnv`.
+
+        Args:
+            picked: What `rows` returns of the picks (n, d + 5).
+            budget_left: Share of the budget that is left.
+            hands_left: Share of the hands that are still to come.
+            share: Picks left for each candidate left.
+        """
+        d = len(self.directions) // 2
+        mean = picked.mean(axis=0) if len(picked) else np.zeros(d + 2)
+        numbers = [budget_left, hands_left, *mean[d : d + 2], share, *self.domain]
+        return np.concatenate([self.directions, mean[:d], numbers], dtype=np.float32)
+
     def cosines(self, rows: Indices, others: Indices) -> Floats:
         """Return cosines (...) between pool rows that broadcast together (...).
 

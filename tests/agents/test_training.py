@@ -6,7 +6,7 @@ import pytest
 import torch
 from make_bundle import edit_manifest, make_bundle
 
-from ogs_env.agents import training
+from ogs_env.agents import deployment, training
 from ogs_env.agents.deployment import AgentSelector, load_selector
 from ogs_env.agents.episodes import (
     CHOICE_SEEDS,
@@ -27,6 +27,7 @@ from ogs_env.agents.progress import (
 )
 from ogs_env.agents.training import Clock, TrainSettings, rank, train
 from ogs_env.bundle import load_bundle
+from ogs_env.envs.observations import candidates
 from ogs_env.errors import InputError
 
 
@@ -283,6 +284,43 @@ def test_deployment_selects_exactly_the_budget(folder, trained, budget):
     assert scores.max() <= 1
     again, _ = selector.select(bundle, budget, np.random.default_rng(0))
     np.testing.assert_array_equal(again, rows)
+
+
+def test_deployment_shows_what_an_environment_shows(folder, trained, monkeypatch):
+    bundle, selector = load_bundle(folder), AgentSelector(trained[1])
+    seen, shown = candidates(bundle, "start"), []
+    rate = selector.navigator.log_probabilities
+
+    def spy(observation, masks):
+        shown.append(observation["candidates"].reshape(-1, 15))
+        np.testing.assert_array_equal(masks[:, :-1], observation["candidates"][..., -1])
+        assert masks[:, -1].all()
+        return rate(observation, masks)
+
+    monkeypatch.setattr(selector.navigator, "log_probabilities", spy)
+    rows, _ = selector.select(bundle, 5, np.random.default_rng(0), np.arange(50))
+    assert len(shown) == 5  # a pick in each of as many rounds
+    every = seen.places(np.arange(50))
+    row_of = {place[:-2].tobytes(): row for row, place in enumerate(every)}
+    cosines = seen.cosines(np.arange(50)[:, None], rows)
+    for number, hands in enumerate(shown):
+        there = hands[hands[:, -1] > 0]
+        assert len(there) == 50 - number
+        dealt = [row_of[place[:-2].tobytes()] for place in there]
+        gone = set(range(50)) - set(dealt)
+        assert gone <= set(rows)
+        picked = [place for place, row in enumerate(rows) if row in gone]
+        nearest = cosines[:, picked].max(axis=1) if picked else np.zeros(50)
+        np.testing.assert_allclose(there[:, -2], nearest[dealt], atol=1e-6)
+
+
+def test_deployment_cuts_a_large_pool_in_parts(folder, trained, monkeypatch):
+    monkeypatch.setattr(deployment, "_PART", 250)
+    bundle, selector = load_bundle(folder), AgentSelector(trained[1])
+    rows, _ = selector.select(bundle, 77, np.random.default_rng(0))
+    assert len(set(rows.tolist())) == 77
+    few, _ = selector.select(bundle, 2, np.random.default_rng(0))
+    assert len(set(few.tolist())) == 2
 
 
 def test_deployment_stays_within_the_given_candidates(folder, trained):

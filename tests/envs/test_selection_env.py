@@ -47,6 +47,21 @@ def env(bundle_folder: Path) -> SelectionEnv:
     return make(bundle_folder, hand_size=4, hands=6, budget=5)
 
 
+def test_a_context_is_told_without_an_environment(env: SelectionEnv) -> None:
+    env.reset(seed=0)
+    seen = observations.candidates(env.bundle, "start")
+    for action in (0, 4, 1, 2, 4, 3):
+        picked, before = len(env.picked), env.observation()["context"]
+        told = seen.context(
+            seen.rows(np.array(env.picked, np.int64))[0],
+            budget_left=1 - picked / 5,
+            hands_left=(5 - env.hand) / 6,
+            share=min((5 - picked) / (24 - 4 * env.hand - (env.table < 0).sum()), 1),
+        )
+        np.testing.assert_allclose(before, told, atol=1e-6)
+        env.step(action)
+
+
 # What an episode is.
 
 
