@@ -113,17 +113,19 @@ def report(
     """Return the demo's table: losses in nats per token, lower is better."""
     lines = [
         f"{'selection':<10}{'samples':>8}   {'domain test loss':<18}"
-        f"{'retention loss':<18}what was chosen",
+        f"{'own answers':<18}{'retention loss':<18}what was chosen",
     ]
     for name, result in results.items():
         losses = []
-        for role in ("test", "retention"):
+        for role in ("test", "answers", "retention"):
             before, after = (result[t][role]["per_sample"] for t in ("before", "after"))
             losses.append(f"{before:.3f} -> {after:.3f}")
         counts = Counter(selections[name].sources).most_common()
         chosen = ", ".join(f"{count} {source}" for source, count in counts)
         lines.append(
-            f"{name:<10}{result['samples']:>8}   {losses[0]:<18}{losses[1]:<18}{chosen}"
+            f"{name:<10}{result['samples']:>8}   "
+            + "".join(f"{loss:<18}" for loss in losses)
+            + chosen
         )
     times = ", ".join(f"{stage} {spent:.0f} s" for stage, spent in seconds.items())
     lines += [

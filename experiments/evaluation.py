@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ogs_env.data.pairs import Pair
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
+from ogs_env.sketching.answers import encode_answer
 from ogs_env.sketching.encoding import (
     Encoded,
     collate,
@@ -60,6 +61,7 @@ def mean_losses(
     samples: Sequence[Sample],
     max_tokens: int = 256,
     name: str = "samples",
+    answers: Sequence[Sequence[int]] | None = None,
 ) -> Losses:
     """Measure the loss of a model on the responses of some samples.
 
@@ -73,13 +75,21 @@ def mean_losses(
         samples: At least one sample.
         max_tokens: Longer samples lose the beginning of their prompt.
         name: What the samples are, for the progress bar and the error line.
+        answers: Token ids to measure in place of the samples' responses, as
+            `own_answers` returns them.
 
     Raises:
         InputError: If there are no samples.
     """
     if not samples:
         raise InputError(f"{name}: no samples to evaluate on; give at least one")
-    encoded = [encode(tokenizer, s.turns, s.response, max_tokens) for s in samples]
+    if answers is None:
+        encoded = [encode(tokenizer, s.turns, s.response, max_tokens) for s in samples]
+    else:
+        encoded = [
+            encode_answer(tokenizer, sample.turns, answer, max_tokens)
+            for sample, answer in zip(samples, answers, strict=True)
+        ]
     losses = _losses(model, tokenizer, encoded, name)
     tokens = np.array([item.response_tokens for item in encoded])
     return Losses(

@@ -25,6 +25,8 @@ from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import read_json, write_json
 from ogs_env.selection import LINES, SUMMARY, Selection
 
+# All runs are measured on the same answers, whatever the seed of their training.
+_ANSWERS_SEED = 0
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
@@ -90,8 +92,9 @@ def finetune(
 
     A run that was killed goes on at its last checkpoint when it is called again,
     and a finished one is not repeated: its result is read. With other settings,
-    samples or pairs it starts anew, as do runs of versions that measured no pairs.
-    `transformers` seeds the global generators.
+    samples or pairs it starts anew. The untouched model's own answers, which all runs
+    are measured on, are kept beside the folder, in `own_answers`. `transformers` seeds
+    the global generators.
 
     Args:
         samples: What to train on.
@@ -111,10 +114,11 @@ def finetune(
     Returns:
         The content of `result.json`: `selection`, `selector`, `samples`, `run`
         (settings, model, and hashes of samples and pairs), `before` and `after`
-        (`test` and `retention` losses as `ogs_env.experiments.evaluation.Losses`,
-        `accuracy` of generated answers or None, and `pairs`: for each ability of
-        which there are any, `solutions` and `grammar`, what
-        `ogs_env.experiments.evaluation.pair_preferences` returns), `training_loss`
+        (losses as `ogs_env.experiments.evaluation.Losses` on `test`, on `retention`
+        and on `answers`, what the untouched model answers to the retention's prompts:
+        their rise is what it forgets; `accuracy` of generated answers or None; and
+        `pairs`: for each ability of which there are any, `solutions` and `grammar`,
+        what `ogs_env.experiments.evaluation.pair_preferences` returns), `training_loss`
         (by step), `seconds` and `versions`.
 
     Raises:
@@ -128,6 +132,7 @@ def finetune(
 
     # Heavy, and not needed to read results or to show the command's help.
     from ogs_env.experiments.adapter_training import train
+    from ogs_env.sketching.answers import own_answers
     from ogs_env.sketching.proxy import check_length, content_hash, load_model
 
     model, tokenizer = load_model(settings.model)
@@ -135,14 +140,21 @@ def finetune(
     model.requires_grad_(False)  # only the adapter is trained; losses are cheaper
     model_hash = content_hash(settings.model, model)
     clock = time.perf_counter
+    began = clock()
+    kept = _answers_folder(folder, run, model_hash)
+    answers = own_answers(
+        *(model, tokenizer, retention, kept, "retention"),
+        seed=_ANSWERS_SEED,
+        max_tokens=settings.max_tokens,
+    )
     started = clock()
-    # One without these pairs is of an older version.
-    if before is None or before.get("pairs", {}).keys() != pairs.keys():
-        before = _evaluate(model, tokenizer, test, retention, pairs, settings)
+    measured = test, retention, answers, pairs, settings
+    if before is None or before["pairs"].keys() != pairs.keys():
+        before = _evaluate(model, tokenizer, *measured)
     evaluated = clock()
     model, losses = train(model, tokenizer, samples, settings, folder / "checkpoints")
     trained = clock()
-    after = _evaluate(model, tokenizer, test, retention, pairs, settings)
+    after = _evaluate(model, tokenizer, *measured)
     if not math.isfinite(
         after["test"]["per_sample"] + after["retention"]["per_sample"]
     ):
@@ -162,6 +174,7 @@ def finetune(
         "after": after,
         "training_loss": losses,
         "seconds": {
+            "own_answers": round(started - began, 2),
             "evaluation_before": round(evaluated - started, 2),
             "training": round(trained - evaluated, 2),
             "evaluation_after": round(clock() - trained, 2),
@@ -243,13 +256,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 def table(results: Iterable[Mapping[str, Any]]) -> str:
     """Return results as a Markdown table: losses in nats per token."""
-    names = ["selection", "samples", "domain test", "retention"]
+    names = ["selection", "samples", "domain test", "own answers", "retention"]
     names += ["answers right", "pairs right"]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for result in results:
         before, after = result["before"], result["after"]
         cells = [result["selection"], str(result["samples"])]
-        for name in ("test", "retention"):
+        for name in ("test", "answers", "retention"):
             old, new = before[name]["per_sample"], after[name]["per_sample"]
             cells.append(f"{old:.3f} -> {new:.3f}")
         right = [before["accuracy"], after["accuracy"]]
@@ -304,6 +317,7 @@ def _identity(
         "settings": dataclasses.asdict(settings),
         "ids_sha256": hashes(ids),
         "pairs_sha256": hashes(texts),
+        "answers_seed": _ANSWERS_SEED,
     }
 
 
@@ -329,24 +343,36 @@ def _resume(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+def _answers_folder(folder: Path, run: dict[str, Any], model_hash: str) -> Path:
+    """Return where own answers are kept: beside the runs, which share them."""
+    asked = run["ids_sha256"]["retention"], run["settings"]["max_tokens"]
+    shared = f"{model_hash} {asked} {_ANSWERS_SEED}"
+    name = hashlib.sha256(shared.encode()).hexdigest()[:16]
+    kept = folder.parent / "own_answers" / name
+    kept.mkdir(parents=True, exist_ok=True)
+    return kept
+
+
 def _evaluate(
     model: Any,
     tokenizer: Any,
     test: Sequence[Sample],
     retention: Sequence[Sample],
+    answers: Sequence[Sequence[int]],
     pairs: Mapping[str, Sequence[Pair]],
     settings: FinetuneSettings,
 ) -> dict[str, Any]:
-    """Return losses on both sets, the accuracy of answers, and choices in pairs."""
+    """Return losses, the accuracy of generated answers, and choices in pairs."""
     from ogs_env.experiments.evaluation import (
         exact_match,
         mean_losses,
         pair_preferences,
     )
 
-    def losses(samples: Sequence[Sample], name: str) -> dict[str, Any]:
+    def losses(samples: Sequence[Sample], name: str, own: Any = None) -> dict[str, Any]:
         limit = settings.max_tokens
-        return dataclasses.asdict(mean_losses(model, tokenizer, samples, limit, name))
+        found = mean_losses(model, tokenizer, samples, limit, name, own)
+        return dataclasses.asdict(found)
 
     # Answers first: what is wrong with them should be told before the long part.
     asked = retention[: settings.generate]
@@ -354,6 +380,7 @@ def _evaluate(
     return {
         "test": losses(test, "test"),
         "retention": losses(retention, "retention"),
+        "answers": losses(retention, "own answers", answers),
         "accuracy": accuracy,
         "pairs": {
             name: pair_preferences(model, tokenizer, found, settings.max_tokens, name)

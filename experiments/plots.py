@@ -19,7 +19,7 @@ def tradeoff(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     One small point is one run, in percent of the loss before fine-tuning; runs of
     the same selector share a colour, and their mean is the large point that the
     label names. The untouched model is the origin: left of it the domain was
-    learned, above it the general abilities were lost.
+    learned, above it the model has forgotten.
 
     Args:
         results: Results of `ogs_env.experiments.finetune.finetune`.
@@ -74,7 +74,7 @@ def tradeoff(results: Sequence[Mapping[str, Any]], path: Path) -> None:
         _name(axes, selector + count, x, y, colour, above=number % 2 == 0)
     axes.set_title("What each selection teaches, and what it costs", weight="bold")
     axes.set_xlabel("← learned more      change of the domain's test loss, %")
-    axes.set_ylabel("← kept more      change of the retention loss, %")
+    axes.set_ylabel("← kept more      change of the loss on its own answers, %")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda x, _: f"{x:+.3g}" if abs(x) > 1e-9 else "0")
     axes.grid(alpha=0.25)
@@ -85,15 +85,15 @@ def tradeoff(results: Sequence[Mapping[str, Any]], path: Path) -> None:
 def changes(
     results: Sequence[Mapping[str, Any]],
 ) -> dict[str, list[tuple[float, float]]]:
-    """Return each selector's runs as changes of (domain, retention) loss in percent."""
+    """Return each selector's changes of (domain, own answers') loss in percent."""
     points: dict[str, list[tuple[float, float]]] = {}
     for result in results:
-        domain, retention = (
+        domain, answers = (
             100 * (result["after"][name]["per_sample"] / before["per_sample"] - 1)
-            for name in ("test", "retention")
+            for name in ("test", "answers")
             for before in [result["before"][name]]
         )
-        points.setdefault(result["selector"], []).append((domain, retention))
+        points.setdefault(result["selector"], []).append((domain, answers))
     return points
 
 

@@ -1,4 +1,4 @@
-"""The model's own answers: what the untouched proxy says to a capability's prompts."""
+"""The model's own answers: what it says, untouched, to a capability's prompts."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +14,10 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from ogs_env.data.records import Turn
 from ogs_env.data.samples import Sample
 from ogs_env.sketching.encoding import Encoded, encode_prompt, end_of_turn
-from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.shards import save_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from ogs_env.sketching.proxy import Proxy
 
 LONGEST_ANSWER = 128
 """Most tokens of an own answer, the end token included; see `longest_answer`."""
@@ -39,32 +36,37 @@ def longest_answer(max_tokens: int) -> int:
 
 
 def own_answers(
-    proxy: "Proxy",
+    model: Any,
+    tokenizer: "PreTrainedTokenizerBase",
     samples: Sequence[Sample],
-    settings: SketchSettings,
     build: Path,
     role: str,
+    *,
+    seed: int,
+    max_tokens: int,
 ) -> list[list[int]]:
-    """Sample one answer to each sample's prompt from the proxy, at temperature 1.
+    """Sample one answer to each sample's prompt from a model, at temperature 1.
 
     An answer is a function of the model, the seed and the sample's id, up to rounding
     that depends on the batch. It ends with the model's end token, or after
     `longest_answer` tokens. Batches that are kept in `build` are not sampled again.
 
     Args:
-        proxy: A proxy with a fresh adapter, which changes nothing.
+        model: A causal LM of `transformers`, untouched or with a fresh adapter inside,
+            which changes nothing.
+        tokenizer: Its tokenizer.
         samples: What comes before their responses is answered.
-        settings: Its seed seeds all draws; prompts beside which the longest answer
-            does not fit into its `max_tokens` lose their beginning.
         build: Folder where finished batches are kept.
         role: Names the batches' files and the progress bar.
+        seed: Seeds all draws.
+        max_tokens: Most tokens of a prompt and the longest answer together; longer
+            prompts lose their beginning.
 
     Returns:
         The token ids of each answer, in order.
     """
-    most = settings.max_tokens
     questions = [
-        _fitted(encode_prompt(proxy.tokenizer, sample.turns), most)
+        _fitted(encode_prompt(tokenizer, sample.turns), max_tokens)
         for sample in samples
     ]
     order = sorted(range(len(questions)), key=lambda row: len(questions[row]))
@@ -75,11 +77,11 @@ def own_answers(
             file = build / f"answers-{role}-{number:05d}.safetensors"
             if not file.exists():
                 draws = [
-                    _uniforms(settings.seed, samples[row].id, longest_answer(most))
+                    _uniforms(seed, samples[row].id, longest_answer(max_tokens))
                     for row in rows
                 ]
                 asked = [questions[row] for row in rows]
-                found = _sampled(proxy, asked, np.stack(draws))
+                found = _sampled(model, tokenizer, asked, np.stack(draws))
                 save_tensors(file, {"tokens": padded(found)})
             kept = load_file(file)["tokens"].tolist()
             for row, tokens in zip(rows, kept, strict=True):
@@ -124,32 +126,34 @@ def _uniforms(seed: int, id_: str, count: int) -> np.ndarray:
 
 
 def _sampled(
-    proxy: "Proxy", questions: Sequence[list[int]], uniforms: np.ndarray
+    model: Any,
+    tokenizer: "PreTrainedTokenizerBase",
+    questions: Sequence[list[int]],
+    uniforms: np.ndarray,
 ) -> list[list[int]]:
     """Sample an answer to each of a batch of questions.
 
     Args:
-        proxy: The model.
+        model: As that of `own_answers`.
+        tokenizer: Its tokenizer.
         questions: Token ids.
         uniforms: float64 (questions, tokens), the draws; as many as an answer has
             tokens at most.
     """
-    model, tokenizer = proxy.model.get_base_model(), proxy.tokenizer
     longest = max(map(len, questions))
     ids = torch.full((len(questions), longest), tokenizer.pad_token_id or 0)
     mask = torch.zeros_like(ids)
     for row, question in enumerate(questions):
         ids[row, longest - len(question) :] = torch.tensor(question)
         mask[row, longest - len(question) :] = 1
-    device = proxy.device
     # What ends a turn in the chat format is what ends an answer.
     end = next(iter(end_of_turn(tokenizer)[-1:]), None)
     # Greedy over scores that the processor has drawn from: transformers' own sampling
     # draws from the global generator.
     with torch.no_grad(), _no_settings(model):
         out = model.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
             max_new_tokens=uniforms.shape[1],
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id or 0,

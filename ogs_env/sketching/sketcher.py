@@ -294,7 +294,15 @@ def _answers(
     tokens: dict[str, torch.Tensor] = {}
     for role in _ROLES_WITH_CAPABILITY:
         samples = _samples_by_role(data)[role]
-        answers = own_answers(proxy, samples, settings, folder / _BUILD, role)
+        answers = own_answers(
+            proxy.model.get_base_model(),
+            proxy.tokenizer,
+            samples,
+            folder / _BUILD,
+            role,
+            seed=settings.seed,
+            max_tokens=settings.max_tokens,
+        )
         found[f"{role}_answers"] = [
             dataclasses.replace(
                 row,

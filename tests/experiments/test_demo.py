@@ -23,18 +23,21 @@ def selection(sources):
     )
 
 
-def losses(test, retention):
-    return {"test": {"per_sample": test}, "retention": {"per_sample": retention}}
+def losses(test, answers, retention):
+    own = {"test": test, "answers": answers, "retention": retention}
+    return {name: {"per_sample": loss} for name, loss in own.items()}
 
 
 def test_the_table_shows_losses_sources_and_seconds():
-    result = {"samples": 3, "before": losses(3.0, 2.0), "after": losses(2.5, 2.125)}
+    before, after = losses(3.0, 1.5, 2.0), losses(2.5, 1.75, 2.125)
+    result = {"samples": 3, "before": before, "after": after}
     text = report(
         {"agent": result},
         {"agent": selection(["icd10cm", "puzzles", "icd10cm"])},
         {"train": 100.0, "sketch": 20.4},
     )
     assert "3.000 -> 2.500" in text
+    assert "1.500 -> 1.750" in text
     assert "2.000 -> 2.125" in text
     assert "2 icd10cm, 1 puzzles" in text
     assert "train 100 s, sketch 20 s; total 120 s" in text

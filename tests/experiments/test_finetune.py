@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -33,6 +33,7 @@ from ogs_env.experiments.finetune import (
     table,
 )
 from ogs_env.selection import Selection
+from ogs_env.sketching.answers import own_answers
 from ogs_env.sketching.encoding import encode
 from ogs_env.sketching.proxy import load_model
 
@@ -147,22 +148,28 @@ def test_without_maths_and_grammar_there_are_no_pairs(settings, tmp_path):
     assert table([result]).endswith("|  |  |")
 
 
-def test_a_result_of_a_version_without_pairs_is_not_taken(settings, tmp_path, starts):
-    folder = tmp_path / "run"
-    result = finetune(TRAINED, TEST, RETENTION, settings, folder)
-    # As it was written then.
-    for name in ("run.json", "result.json"):
-        content = json.loads((folder / name).read_text())
-        for part in (content, content.get("run", {})):
-            part.pop("pairs_sha256", None)
-        for when in ("before", "after"):
-            content.get(when, {}).pop("pairs", None)
-        (folder / name).write_text(json.dumps(content))
-    old = json.loads((folder / "result.json").read_text())
-    again = finetune(TRAINED, TEST, RETENTION, settings, folder, before=old["before"])
-    assert starts == [None, None]
-    assert again["before"] == result["before"]
-    assert again["after"] == result["after"]
+def test_own_answers_are_measured_before_and_after(settings, tmp_path):
+    result = finetune(TRAINED, TEST, RETENTION, settings, tmp_path / "run")
+    model, tokenizer = load_model(settings.model)
+    most, folder = settings.max_tokens, tmp_path / "own"
+    folder.mkdir()
+    answers = own_answers(
+        model, tokenizer, RETENTION, folder, "retention", seed=0, max_tokens=most
+    )
+    before = mean_losses(model, tokenizer, RETENTION, most, "own", answers)
+    assert result["before"]["answers"] == pytest.approx(asdict(before), rel=1e-6)
+    model = PeftModel.from_pretrained(model, tmp_path / "run" / "adapter")
+    after = mean_losses(model, tokenizer, RETENTION, most, "own", answers)
+    assert result["after"]["answers"] == pytest.approx(asdict(after), rel=1e-6)
+    assert after.per_token > before.per_token
+    # Runs side by side are measured on the same.
+    (kept,) = (tmp_path / "own_answers").rglob("answers-*")
+    written = kept.stat().st_mtime_ns
+    finetune(
+        TRAINED[:8], TEST, RETENTION, replace(settings, seed=1), tmp_path / "other"
+    )
+    assert list((tmp_path / "own_answers").rglob("answers-*")) == [kept]
+    assert kept.stat().st_mtime_ns == written
 
 
 def test_other_pairs_of_grammar_are_another_run(settings, tmp_path, starts):

@@ -7,14 +7,14 @@ from ogs_env.errors import InputError
 from ogs_env.experiments.plots import changes, tradeoff
 
 
-def result(selector, test, retention):
-    def losses(test, retention):
-        return {"test": {"per_sample": test}, "retention": {"per_sample": retention}}
+def result(selector, test, answers):
+    def losses(test, answers):
+        return {"test": {"per_sample": test}, "answers": {"per_sample": answers}}
 
     return {
         "selector": selector,
         "before": losses(2.0, 1.0),
-        "after": losses(test, retention),
+        "after": losses(test, answers),
     }
 
 

@@ -13,9 +13,9 @@ from ogs_env.sketching.answers import (
     LONGEST_ANSWER,
     encode_answer,
     longest_answer,
-    own_answers,
     padded,
 )
+from ogs_env.sketching.answers import own_answers as answers_of
 from ogs_env.sketching.encoding import encode_prompt
 from ogs_env.sketching.gradients import per_sample_gradients
 from ogs_env.sketching.proxy import Proxy, attach_adapter, load_model
@@ -35,6 +35,16 @@ def proxy(tmp_path_factory) -> Proxy:
     head.bias = torch.nn.Parameter(torch.zeros(head.out_features))
     head.bias.data[tokenizer.eos_token_id] = 2.0
     return attach_adapter(model, tokenizer, rank=4, alpha=8, layers=2, seed=0)
+
+
+def own_answers(proxy, samples, settings, folder, role) -> list[list[int]]:
+    """Sample answers as `ogs sketch` does."""
+    model, most = proxy.model.get_base_model(), settings.max_tokens
+    return answers_of(
+        *(model, proxy.tokenizer, samples, folder, role),
+        seed=settings.seed,
+        max_tokens=most,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -120,7 +120,12 @@ def encoded_by_role(
     }
     for role in ("anchor", "retention"):
         encoded[f"{role}_answers"] = []
-        answers = own_answers(proxy, groups[role], settings, folder, role)
+        model = proxy.model.get_base_model()
+        answers = own_answers(
+            *(model, tokenizer, groups[role], folder, role),
+            seed=settings.seed,
+            max_tokens=most,
+        )
         for sample, answer in zip(groups[role], answers, strict=True):
             prompt = encode_prompt(tokenizer, sample.prompt)
             kept = prompt[max(0, len(prompt) - most // 2) :]
