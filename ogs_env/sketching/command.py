@@ -28,26 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="the bundle's folder")
     data = parser.add_argument_group("data (for a POOL of your own)")
-    data.add_argument("--domain", help="JSON lines of what the target should learn")
-    data.add_argument("--test", help="JSON lines for reports; else half of --domain")
-    data.add_argument(
-        "--anchor",
-        nargs="+",
-        default=["gsm8k"],
-        help="what to keep: gsm8k, gsm_symbolic or JSON lines, one a capability",
-    )
-    data.add_argument("--domain-samples", type=int, default=64, help="in dev and test")
-    data.add_argument(
-        "--anchor-samples", type=int, default=128, help="in anchor and retention"
-    )
+    add_data_arguments(data)
     data.add_argument(
         "--anchor-answers",
         default=default.anchor_answers,
         choices=ANCHOR_ANSWERS,
         help="to the anchor's prompts: the samples', the proxy's own, or both",
     )
-    data.add_argument("--prompt-field", default="prompt")
-    data.add_argument("--response-field", default="response")
     data.add_argument("--pool-size", type=int, default=1280, help="for a named domain")
     how = parser.add_argument_group("sketching")
     how.add_argument(
@@ -79,6 +66,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--rank", type=int, default=default.rank, help="LoRA rank")
     how.add_argument("--max-tokens", type=int, default=default.max_tokens)
     how.add_argument("--seed", type=int, default=default.seed)
+
+
+def add_data_arguments(parser: argparse._ArgumentGroup) -> None:
+    """Add the options that tell `own_data` what a user's files are."""
+    add = parser.add_argument
+    add("--domain", help="JSON lines of what the target should learn")
+    add("--test", help="JSON lines for reports; else half of --domain")
+    add(
+        "--anchor",
+        nargs="+",
+        default=["gsm8k"],
+        help="what to keep: gsm8k, gsm_symbolic or JSON lines, one a capability",
+    )
+    add("--domain-samples", type=int, default=64, help="in dev and test")
+    add("--anchor-samples", type=int, default=128, help="in anchor and retention")
+    add("--prompt-field", default="prompt")
+    add("--response-field", default="response")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -116,20 +120,7 @@ def _data(arguments: argparse.Namespace) -> DomainData:
     path = Path(arguments.pool)
     if not path.exists() and not path.suffix:
         raise unknown_name("domain", arguments.pool, domains())
-    return own_data(
-        path,
-        Path(_required(arguments.domain)),
-        Path(arguments.test) if arguments.test else None,
-        arguments.anchor,
-        name=arguments.out.name,
-        domain_samples=arguments.domain_samples,
-        anchor_samples=arguments.anchor_samples,
-        fields={
-            "prompt_field": arguments.prompt_field,
-            "response_field": arguments.response_field,
-        },
-        seed=arguments.seed,
-    )
+    return own_data(arguments, path, arguments.out.name)
 
 
 def _required(domain: str | None) -> str:
@@ -140,31 +131,22 @@ def _required(domain: str | None) -> str:
     return domain
 
 
-def own_data(
-    pool: Path,
-    domain: Path,
-    test: Path | None,
-    anchors: list[str],
-    *,
-    name: str,
-    domain_samples: int,
-    anchor_samples: int,
-    fields: dict[str, Any],
-    seed: int,
-) -> DomainData:
+def own_data(arguments: argparse.Namespace, pool: Path, name: str) -> DomainData:
     """Make the roles of a domain from a user's files.
 
     Args:
+        arguments: Those of `add_data_arguments`, and `seed`, which chooses the samples.
+            Without a test file the domain's samples are shuffled and halved.
         pool: JSON lines of candidates; repeated samples are dropped.
-        domain: JSON lines of domain samples.
-        test: JSON lines for reports; when none, `domain` is shuffled and halved.
-        anchors: `gsm8k`, `gsm_symbolic` or JSON lines, one for each capability.
         name: The bundle's name.
-        domain_samples: Most samples in dev and in test.
-        anchor_samples: Most samples of a capability in anchor and in retention.
-        fields: Names of the records' fields, as `read_samples` takes them.
-        seed: Chooses the samples.
     """
+    domain = Path(_required(arguments.domain))
+    test = Path(arguments.test) if arguments.test else None
+    domain_samples, seed = arguments.domain_samples, arguments.seed
+    fields = {
+        "prompt_field": arguments.prompt_field,
+        "response_field": arguments.response_field,
+    }
     candidates = _read(pool, fields)
     known = _read(domain, fields)
     rng = np.random.default_rng([seed, 30])
@@ -180,12 +162,12 @@ def own_data(
     else:
         dev, held_out = shuffled[:domain_samples], _read(test, fields)[:domain_samples]
     anchor, retention, infos = {}, {}, []
-    for source in anchors:
+    for source in arguments.anchor:
         capability = Path(source).name.split(".")[0]
         if capability in anchor:
             raise InputError(f"--anchor: two capabilities are called '{capability}'")
         anchor[capability], retention[capability], info = load_anchor(
-            source, anchor_samples, seed
+            source, arguments.anchor_samples, seed
         )
         infos.append(info)
     own = dict.fromkeys(s.source for s in [*candidates, *dev, *held_out])
