@@ -8,9 +8,7 @@ random samples. All texts come from installed packages: no hub, no files of your
 import argparse
 import dataclasses
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,8 @@ from ogs_env.data.samples import write_samples
 from ogs_env.errors import InputError
 from ogs_env.experiments.finetune import FinetuneSettings, finetune
 from ogs_env.experiments.plots import tradeoff
-from ogs_env.files import read_json, write_json
+from ogs_env.experiments.stages import Stages
+from ogs_env.files import read_json
 from ogs_env.selection import SUMMARY, Selection, select
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.sketcher import sketch
@@ -56,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"--oracle-episodes: {arguments.oracle_episodes}; expected at least 1"
         )
-    stages = Stages(arguments.out)
+    stages = Stages(arguments.out, 5)
     data = demo_data()
     agent = arguments.out / "agent"
     with_agent = "train an agent in OGS-Medical-v0 and domains drawn from its pool"
@@ -82,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
         results[name] = stages.do(
             f"fine-tune ({name})",
             f"fine-tune SmolLM2-135M on the {BUDGET} samples by {name}",
-            lambda name=name, selection=selection: finetune(  # type: ignore[misc]
+            lambda name=name, selection=selection: finetune(
                 [texts[i] for i in selection.ids],
                 data.test,
                 retention,
@@ -133,30 +132,6 @@ def report(
         f"seconds of each stage: {times}; total {sum(seconds.values()):.0f} s",
     ]
     return "\n".join(lines)
-
-
-class Stages:
-    """Tells each stage and remembers what it took, over several runs too."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "seconds.json"
-        known = self._file.exists()
-        self.seconds: dict[str, float] = (
-            read_json(self._file, "note of the demo's stages") if known else {}
-        )
-        self._number = 0
-
-    def do(self, name: str, what: str, work: Callable[[], Any]) -> Any:
-        """Do one stage and return what it makes."""
-        self._number += 1
-        print(f"\n[{self._number}/5] {what}", file=sys.stderr)
-        begin = time.perf_counter()
-        made = work()
-        spent = time.perf_counter() - begin
-        # A stage that was done in an earlier run keeps what it took there.
-        self.seconds[name] = round(max(spent, self.seconds.get(name, 0.0)), 1)
-        write_json(self._file, self.seconds)
-        return made
 
 
 def _train(arguments: argparse.Namespace, folder: Path) -> None:

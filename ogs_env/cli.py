@@ -14,6 +14,7 @@ from ogs_env.errors import InputError
 # Each module offers add_arguments(parser) and run(arguments); it is imported only
 # when its command is called, so that `ogs --help` needs no torch.
 COMMANDS = {
+    "adapt": ("ogs_env.experiments.adapt", "all of it, from your files to a model"),
     "domains": ("ogs_env.data.listing", "list domains, sources, sizes, licences"),
     "sketch": ("ogs_env.sketching.command", "texts -> a bundle of gradient sketches"),
     "train": ("ogs_env.experiments.train", "train an agent in an environment"),
