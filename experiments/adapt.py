@@ -23,9 +23,9 @@ from ogs_env.agents.training import TrainSettings, described, train
 from ogs_env.bundle import Bundle
 from ogs_env.data.domains import DomainData
 from ogs_env.errors import InputError, unknown_name
+from ogs_env.experiments.adapt_report import write_report
 from ogs_env.experiments.comparison import compare
 from ogs_env.experiments.finetune import FinetuneSettings, finetune, table
-from ogs_env.experiments.plots import tradeoff
 from ogs_env.experiments.stages import Stages
 from ogs_env.files import read_json, write_json
 from ogs_env.selection import SUMMARY, Selection, parse_budget, select
@@ -40,7 +40,7 @@ ENVIRONMENT_SAMPLES = 512
 """Of the pool, at most, in the environment."""
 FEWEST = 64
 """Samples that make an environment, with a train and a test split."""
-NOTE, RESULT = "adapt.json", "result.json"
+NOTE, COMPARISON, RESULT = "adapt.json", "comparison.json", "result.json"
 # They choose nothing, need a field, or see what only an environment knows.
 _NOT_COMPARED = {"all", "metadata", "oracle", *READERS}
 
@@ -95,7 +95,8 @@ def run(arguments: argparse.Namespace) -> None:
     job.train(environment)
     chosen = job.choose(environment)
     selections = job.select(pool, chosen)
-    job.finetune(selections)
+    results = job.finetune(selections)
+    job.report(pool, selections, results)
 
 
 class _Job:
@@ -249,7 +250,7 @@ class _Job:
             ),
         )
         summary = {name: summarise(own) for name, own in values.items()}
-        write_json(self.out / "comparison.json", summary)
+        write_json(self.out / COMPARISON, summary)
         ranked = sorted(summary, key=lambda name: -summary[name]["mean"])
         print(f"\n{'selector':<16}{'value':>8}  95 % interval", file=sys.stderr)
         for name in ranked:
@@ -282,8 +283,8 @@ class _Job:
         what = f"select {self.budget} of {len(pool.pool)} samples"
         return dict(self.stages.do("select", what, work))
 
-    def finetune(self, selections: dict[str, Selection]) -> None:
-        """Fine-tune the target on every selection, and report."""
+    def finetune(self, selections: dict[str, Selection]) -> list[dict[str, Any]]:
+        """Fine-tune the target on every selection."""
         texts = {sample.id: sample for sample in self.data.pool}
         retention = [s for own in self.data.retention.values() for s in own]
 
@@ -304,22 +305,46 @@ class _Job:
             return results
 
         what = f"fine-tune {self.tuning.model}"
-        results = self.stages.do("fine-tune", what, work)
-        tradeoff(results, self.out / "tradeoff.png")
+        return list(self.stages.do("fine-tune", what, work))
+
+    def report(
+        self,
+        pool: Bundle,
+        selections: dict[str, Selection],
+        results: list[dict[str, Any]],
+    ) -> None:
+        """Write result and page, and print the table."""
         sources = {
             name: Counter(selection.sources).most_common()
             for name, selection in selections.items()
         }
+        comparison = read_json(self.out / COMPARISON, "comparison of selectors")
         seconds = self.stages.seconds
         write_json(
             self.out / RESULT,
-            {"results": results, "sources": sources, "seconds": seconds},
+            {
+                "results": results,
+                "comparison": comparison,
+                "sources": sources,
+                "seconds": seconds,
+            },
+        )
+        page = self.out / "report.html"
+        write_report(
+            page,
+            results=results,
+            comparison=comparison,
+            selections=selections,
+            pool=pool,
+            texts={sample.id: sample for sample in self.data.pool},
+            settings=read_json(self.out / NOTE, "note of the run"),
+            seconds=seconds,
         )
         print("\n" + table(results))
         for name, counts in sources.items():
             shown = ", ".join(f"{count} {source}" for source, count in counts)
             print(f"{name}: {shown}")
-        print(f"\nthe trade-off as a picture: {self.out / 'tradeoff.png'}")
+        print(f"\nreport: {page}")
 
 
 def _checkpoints(samples: int) -> tuple[int, ...]:

@@ -47,6 +47,9 @@ _EXTRAS = {
     "jsonschema": "sweeps",
     "matplotlib": "plots",
     "scipy": "plots",
+    "plotly": "plots",
+    "itables": "plots",
+    "pandas": "plots",
 }
 
 

@@ -1,8 +1,11 @@
 """The whole job on a tiny model."""
 
 import argparse
+import html
 import json
+import re
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -28,6 +31,8 @@ def files(tmp_path_factory):
         Sample(f"Say {i} words.", " ".join(rng.choice(WORDS, i % 7 + 1)), "words")
         for i in range(60)
     ]
+    tagged = "</script><script>document.title = 'run over'</script>"
+    other[0] = Sample("Is <b>this</b> text?", tagged, "words")
     pool = [*colours(0, 60), *other]
     write_samples(folder / "pool.jsonl", [pool[i] for i in rng.permutation(120)])
     write_samples(folder / "domain.jsonl", colours(100, 24))
@@ -71,7 +76,6 @@ def test_every_part_is_left_behind(finished):
     result = json.loads((finished / "result.json").read_text())
     assert {own["selection"] for own in result["results"]} == names
     assert [own["selector"] for own in result["results"]][1:3] == ["random"] * 2
-    assert (finished / "tradeoff.png").stat().st_size > 10_000
 
 
 def test_both_bundles_show_the_same(finished):
@@ -100,6 +104,84 @@ def test_a_small_pool_is_its_own_environment(files, tmp_path, capsys):
     names = [folder.name for folder in (tmp_path / "run" / "finetuned").iterdir()]
     assert sorted(names) == ["less", "own_answers"]
     assert "what selects from the pool: less" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Find a Chromium, or install Debian's."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    if not any(map(shutil.which, names)):
+        try:
+            subprocess.run(
+                ["apt-get", "install", "-y", "-q", "chromium"],
+                check=True, capture_output=True, timeout=200,
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError) as error:
+            pytest.skip(f"no Chromium here, and it cannot be installed: {error}")
+    return next(filter(None, map(shutil.which, names)))
+
+
+def loaded(chromium, page, folder):
+    """Load a page, sort its table by the eighth column twice; return what came of it.
+
+    Without a network, as it should open anywhere.
+    """
+    watch = """<script>
+      window.failures = [];
+      window.addEventListener("error", e => window.failures.push(String(e.message)));
+    </script>"""
+    then = """<script>
+      const wait = () => new Promise(done => setTimeout(done, 1000));
+      const cells = () => [...document.querySelectorAll("table.dataTable tbody tr")]
+        .map(row => row.cells[7]?.textContent);
+      const sort = async () => {
+        document.querySelectorAll("table.dataTable thead th")[7].click();
+        await wait();
+        return cells();
+      };
+      (async () => {
+        await wait(); await wait(); await wait();
+        const plots = document.querySelectorAll(".plotly-graph-div .main-svg").length;
+        const up = await sort(), down = await sort();
+        const search = document.querySelector("input[type=search]");
+        search.value = "<b>";
+        search.dispatchEvent(new Event("input", {bubbles: true}));
+        await wait();
+        const found = cells().length;
+        document.body.textContent = "RESULT" + JSON.stringify(
+          {failures: window.failures, title: document.title, plots, up, down, found}
+        ) + "END";
+      })();
+    </script>"""
+    text = page.read_text(encoding="utf-8")
+    text = text.replace("<head>", "<head>" + watch).replace("</body>", then + "</body>")
+    copy = folder / "watched.html"
+    copy.write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [
+            *(chromium, "--headless", "--no-sandbox", "--disable-gpu"),
+            *("--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000"),
+            *(f"--user-data-dir={folder / 'profile'}", "--dump-dom", copy.as_uri()),
+        ],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    told = re.search("RESULT(.*)END", done.stdout, re.DOTALL)
+    assert told, done.stdout[-500:] + done.stderr[-500:]
+    return json.loads(html.unescape(told[1]))
+
+
+def test_the_report_opens_offline_and_its_table_sorts(chromium, finished, tmp_path):
+    page = loaded(chromium, finished / "report.html", tmp_path)
+    assert page["failures"] == []
+    assert page["title"] == "ogs adapt: run"
+    assert page["plots"] >= 3
+    for order, sign in (page["up"], 1), (page["down"], -1):
+        tokens = [sign * int(cell.replace(",", "")) for cell in order]
+        assert len(tokens) == 10
+        assert tokens == sorted(tokens)
+    assert page["up"] != page["down"]
+    # A text that looks like HTML is text.
+    assert page["found"] == 1
 
 
 @pytest.mark.parametrize(
