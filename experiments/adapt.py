@@ -32,7 +32,7 @@ from ogs_env.selection import SUMMARY, Selection, parse_budget, select
 from ogs_env.sketching.basis import share_basis
 from ogs_env.sketching.command import PATH_CHECKPOINTS, add_data_arguments, own_data
 from ogs_env.sketching.settings import SketchSettings
-from ogs_env.sketching.sketcher import sketch
+from ogs_env.sketching.sketcher import check, sketch
 from ogs_env.sketching.warmup import BATCH
 
 AUTO, NAVIGATOR = "auto", "navigator"
@@ -40,6 +40,8 @@ ENVIRONMENT_SAMPLES = 512
 """Of the pool, at most, in the environment."""
 FEWEST = 64
 """Samples that make an environment, with a train and a test split."""
+FEWEST_OF_DOMAIN = 8
+"""Samples of the domain in dev and in test."""
 NOTE, COMPARISON, RESULT = "adapt.json", "comparison.json", "result.json"
 # They choose nothing, need a field, or see what only an environment knows.
 _NOT_COMPARED = {"all", "metadata", "oracle", *READERS}
@@ -117,6 +119,13 @@ class _Job:
         )
         if arguments.agent not in (AUTO, NAVIGATOR):
             load_selector(arguments.agent)
+        self._check_domain()
+        self.settings = SketchSettings(
+            proxy=arguments.proxy,
+            checkpoints=_checkpoints(self.samples),
+            seed=arguments.seed,
+        )
+        check(self.data, self.settings)
         self._note()
         self.stages = Stages(self.out, 6)
 
@@ -134,6 +143,15 @@ class _Job:
                 "samples of the pool"
             )
         return count
+
+    def _check_domain(self) -> None:
+        least = min(len(self.data.dev), len(self.data.test))
+        if least < FEWEST_OF_DOMAIN:
+            given = self.arguments.test or self.arguments.domain
+            raise InputError(
+                f"{given}: leaves {least} samples of the domain to select by or to "
+                f"report on; expected at least {FEWEST_OF_DOMAIN} of each"
+            )
 
     def _compared(self) -> dict[str, tuple[str, int]]:
         """Return selector and seed of the further selections by name."""
@@ -171,11 +189,6 @@ class _Job:
 
     def sketch(self) -> tuple[Bundle, Bundle]:
         """Sketch the environment and the pool; a small pool is its own environment."""
-        settings = SketchSettings(
-            proxy=self.arguments.proxy,
-            checkpoints=_checkpoints(self.samples),
-            seed=self.arguments.seed,
-        )
         count, rest = self.samples, len(self.data.pool)
         rng = np.random.default_rng([self.arguments.seed, 61])
         rows = np.sort(rng.permutation(rest)[:count])
@@ -183,14 +196,14 @@ class _Job:
         environment = self.stages.do(
             "environment",
             f"make an environment of {count} of {rest} samples: sketch along a warm-up",
-            lambda: self._sketch(part, "environment", settings),
+            lambda: self._sketch(part, "environment", self.settings),
         )
         if count == rest:
             self.stages.skip("sketch", "the environment holds the whole pool")
             return environment, environment
         # A selection needs no learner, and so no path and no own answers.
         settings = dataclasses.replace(
-            settings, checkpoints=(), anchor_answers="reference"
+            self.settings, checkpoints=(), anchor_answers="reference"
         )
         pool = self.stages.do(
             "sketch",

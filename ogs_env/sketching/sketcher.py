@@ -79,7 +79,7 @@ def sketch(
         InputError: If a role is empty, a sample stands in two roles, a setting is
             out of range, or the folder holds something else.
     """
-    _check(data, settings)
+    check(data, settings)
     request = _request(data, settings)
     if (folder / MANIFEST).exists():
         if read_json(folder / MANIFEST, "bundle manifest").get("request") == request:
@@ -131,7 +131,12 @@ def sketch(
     return load_bundle(folder)
 
 
-def _check(data: DomainData, settings: SketchSettings) -> None:
+def check(data: DomainData, settings: SketchSettings) -> None:
+    """Check samples and settings, as `sketch` does before it loads a model.
+
+    Raises:
+        InputError: As `sketch`, but for what the folder holds.
+    """
     named = _samples_by_role(data)
     for role, samples in named.items():
         if not samples:

@@ -215,3 +215,20 @@ def test_a_pool_too_small_is_told(files, tmp_path):
     write_samples(tmp_path / "files" / "pool.jsonl", colours(0, 63))
     with pytest.raises(InputError, match="has 63 samples; expected at least 64"):
         run(arguments(tmp_path / "files", tmp_path / "run"))
+
+
+def test_too_little_of_the_domain_is_told(files, tmp_path):
+    few = tmp_path / "few.jsonl"
+    write_samples(few, colours(200, 3))
+    for option in ("--domain", "--test"):
+        with pytest.raises(InputError, match=r"few.jsonl: leaves [13] samples of the"):
+            run(arguments(files, tmp_path / "run", option, few))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_anchor_that_shares_samples_with_the_pool_is_told(files, tmp_path):
+    shared = tmp_path / "shared.jsonl"
+    write_samples(shared, [*sums(23), *colours(3, 1)])
+    with pytest.raises(InputError, match="is in both pool and anchor; remove"):
+        run(arguments(files, tmp_path / "run", "--anchor", shared))
+    assert not (tmp_path / "run").exists()
