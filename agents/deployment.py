@@ -6,7 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ogs_env.agents.navigator import Navigator, one_thread
-from ogs_env.agents.selector import SELECTORS, Selector, make_selector, pool_rows
+from ogs_env.agents.selector import (
+    SELECTORS,
+    Order,
+    Selector,
+    make_selector,
+    pool_rows,
+)
 from ogs_env.bundle import Bundle
 from ogs_env.data.texts import Texts
 from ogs_env.envs.observations import Candidates, candidates
@@ -23,8 +29,8 @@ class AgentSelector:
 
     In each of 32 rounds the Navigator rates all candidates that are left, in random
     hands of the size that it was trained with, and knowing what was picked in the
-    rounds before. The best of all of them are picked. The rating is the log-odds of
-    picking a candidate rather than passing.
+    rounds before. The best of all of them are picked. The rating is the probability of
+    picking a candidate among those of its hand, if it is not passed.
 
     More than 16,384 candidates are shuffled and cut in parts of about equal size, each
     with its share of the budget, so memory does not grow with the pool.
@@ -56,7 +62,7 @@ class AgentSelector:
         budget: int,
         rng: np.random.Generator,
         indices: NDArray[np.integer] | None = None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ) -> Order:
         """Select exactly `budget` different pool rows.
 
         Args:
@@ -67,7 +73,7 @@ class AgentSelector:
 
         Returns:
             int64 (budget,), rows, most probable pick first; and float32 (budget,),
-            the probability of picking each rather than passing.
+            the probability of picking each among those of its hand.
 
         Raises:
             InputError: If the bundle was sketched in another space, or the budget
@@ -85,9 +91,9 @@ class AgentSelector:
                 for part, share in zip(parts, shares, strict=True)
                 if share
             ]
-        chosen, odds = (np.concatenate(own) for own in zip(*found, strict=True))
-        ranked = np.argsort(-odds, kind="stable")
-        return chosen[ranked], (1 / (1 + np.exp(-odds[ranked]))).astype(np.float32)
+        chosen, scores = (np.concatenate(own) for own in zip(*found, strict=True))
+        ranked = np.argsort(-scores, kind="stable")
+        return chosen[ranked], scores[ranked]
 
     def _choose(
         self,
@@ -95,13 +101,13 @@ class AgentSelector:
         rows: NDArray[np.int64],
         budget: int,
         rng: np.random.Generator,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Choose from pool rows (n,); return rows and log-odds (budget,)."""
+    ) -> Order:
+        """Choose from pool rows (n,); return rows and probabilities (budget,)."""
         columns, units = seen.rows(rows)
         # As observed: two columns more, the largest cosine with a picked sample, and 1.
         observed = np.pad(columns, [(0, 0), (0, 2)])
         observed[:, -1] = 1
-        picked, odds = np.empty(0, np.int64), np.empty(0)
+        picked, scores = np.empty(0, np.int64), np.empty(0, np.float32)
         left = np.arange(len(rows))
         for number in range(ROUNDS):
             count = round(budget * (number + 1) / ROUNDS) - len(picked)
@@ -122,26 +128,26 @@ class AgentSelector:
             if len(picked):
                 nearest = np.maximum(nearest, observed[:, -2])
             observed[:, -2] = nearest
-            picked, odds = np.append(picked, chosen), np.append(odds, rated[best])
+            picked, scores = np.append(picked, chosen), np.append(scores, rated[best])
             left = np.delete(left, best)
-        return rows[picked], odds
+        return rows[picked], scores
 
     def _rate(
         self, observed: NDArray[np.float32], context: NDArray[np.float32]
-    ) -> NDArray[np.float64]:
-        """Return the log-odds of picking each of the candidates (n,) in hands."""
-        count = -(-len(observed) // self._hand_size)
-        missing = count * self._hand_size - len(observed)
-        hands = np.pad(observed, [(0, missing), (0, 0)])
-        hands = hands.reshape(count, self._hand_size, -1)
+    ) -> NDArray[np.float32]:
+        """Return the probability of picking each of the candidates (n,) in its hand."""
+        count = len(observed)
+        size = min(self._hand_size, count)
+        # The last hand is as full as the others: some candidates are dealt again.
+        places = np.resize(np.arange(count), (-(-count // size), size))
         observation = {
-            "candidates": hands,
-            "context": np.repeat(context[None], count, axis=0),
+            "candidates": observed[places],
+            "context": np.repeat(context[None], len(places), axis=0),
         }
-        masks = np.pad(hands[:, :, -1] > 0, [(0, 0), (0, 1)], constant_values=True)
-        logs = self.navigator.log_probabilities(observation, masks)
-        odds = (logs[:, :-1] - logs[:, -1:]).ravel()
-        return odds[: len(observed)].astype(np.float64)
+        masks = np.ones((len(places), size + 1), np.bool_)
+        masks[:, -1] = False  # no pass
+        logs = self.navigator.log_probabilities(observation, masks)[:, :-1]
+        return np.exp(logs.ravel()[:count])
 
     def _check(self, bundle: Bundle) -> None:
         space = self.navigator.description["space"]
