@@ -22,6 +22,7 @@ from ogs_env.agents.selector import READERS, SELECTORS, Selector, make_selector
 from ogs_env.agents.training import TrainSettings, described, train
 from ogs_env.bundle import Bundle
 from ogs_env.data.domains import DomainData
+from ogs_env.data.pairs import grammar_file, grammar_pairs
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.experiments.adapt_report import write_report
 from ogs_env.experiments.comparison import compare
@@ -88,6 +89,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how("--model", default=tuning.model, help="the target: id or folder")
     how("--epochs", type=int, default=3, help="of fine-tuning")
     how("--learning-rate", type=float, default=tuning.learning_rate, help="peak")
+    how(
+        "--generate",
+        type=int,
+        default=tuning.generate,
+        metavar="N",
+        help="also generate answers to N retention samples that end in '#### number', "
+        "and report how many are right",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -116,6 +125,7 @@ class _Job:
             epochs=arguments.epochs,
             learning_rate=arguments.learning_rate,
             seed=arguments.seed,
+            generate=arguments.generate,
         )
         if arguments.agent not in (AUTO, NAVIGATOR):
             load_selector(arguments.agent)
@@ -301,6 +311,8 @@ class _Job:
         texts = {sample.id: sample for sample in self.data.pool}
         retention = [s for own in self.data.retention.values() for s in own]
 
+        grammar = grammar_pairs() if grammar_file() else []
+
         def work() -> list[dict[str, Any]]:
             results: list[dict[str, Any]] = []
             for name, selection in selections.items():
@@ -311,6 +323,7 @@ class _Job:
                     retention,
                     self.tuning,
                     self.out / "finetuned" / name,
+                    grammar=grammar,
                     selector=self.compared.get(name, (name, 0))[0],
                     before=results[0]["before"] if results else None,
                 )
