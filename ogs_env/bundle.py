@@ -11,7 +11,6 @@ Environments are made of bundles; the texts they were sketched from are not need
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import read_json, sha256_of
+from ogs_env.rows import COLUMNS, Rows
 
 FORMAT = "ogs-bundle"
 FORMAT_VERSION = 5
@@ -41,17 +41,6 @@ ANSWER_TOKENS = "answers.safetensors"
 ANSWER_KINDS = ("own", "both")
 SHIPPED = Path(__file__).parent / "bundles"
 
-# What a shard holds beside its sketches, one value (or row) a sample.
-COLUMNS: dict[str, type[np.generic]] = {
-    "ids": np.uint64,
-    "norms": np.float32,
-    "losses": np.float32,
-    "tokens": np.int32,
-    "sources": np.int32,
-    "capabilities": np.int32,
-    "domain_dots": np.float32,
-    "anchor_dots": np.float32,
-}
 _DTYPES: dict[str, Any] = {
     "F16": np.float16,
     "F32": np.float32,
@@ -60,142 +49,6 @@ _DTYPES: dict[str, Any] = {
 }
 # Of four ids, one is a test candidate: a policy is judged on samples it never met.
 _TEST_SHARE = 4
-
-
-class Rows:
-    """The samples of one role, in the order of the bundle.
-
-    Attributes:
-        ids: uint64 (n,), the sample ids as numbers; `hex_ids` spells them.
-        norms: float32 (n,), exact gradient norm at the start.
-        losses: float32 (n,), nats per response token at the start.
-        tokens: int32 (n,), response tokens.
-        sources: int32 (n,), index into `Bundle.sources`.
-        capabilities: int32 (n,), index into `Bundle.capabilities`; -1 for roles
-            that have none (pool, dev, test).
-        domain_dots: float32 (n,), exact inner product of the start gradient with
-            the mean start gradient of the dev samples.
-        anchor_dots: float32 (n, capabilities), the same with each capability's
-            mean anchor gradient.
-    """
-
-    def __init__(
-        self,
-        shards: Sequence[dict[str, NDArray[Any]]],
-        weights: NDArray[np.float32],
-    ) -> None:
-        def column(name: str) -> NDArray[Any]:
-            whole = np.concatenate([np.asarray(shard[name]) for shard in shards])
-            whole.flags.writeable = False
-            return whole
-
-        self.ids = column("ids")
-        self.norms = column("norms")
-        self.losses = column("losses")
-        self.tokens = column("tokens")
-        self.sources = column("sources")
-        self.capabilities = column("capabilities")
-        self.domain_dots = column("domain_dots")
-        self.anchor_dots = column("anchor_dots")
-        self._shards = shards
-        self._weights = weights
-        self._starts = np.cumsum([0] + [len(shard["ids"]) for shard in shards])
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def hex_ids(self) -> list[str]:
-        """Return the sample ids as 16 hex digits each."""
-        return [f"{number:016x}" for number in self.ids.tolist()]
-
-    def sketches(
-        self, kind: str, indices: NDArray[np.integer] | None = None
-    ) -> NDArray[np.float32]:
-        """Return sketches as float32; only the asked rows are read from the disk.
-
-        Args:
-            kind: `"start"`; `"path"`, which own answers do not have; or `"detour"`:
-                anchor and pool along a second warm-up, on samples from outside the
-                domain.
-            indices: Row numbers (m,); all rows when omitted.
-
-        Returns:
-            float32 (m, k) for `"start"`, (m, checkpoints * k) for `"path"`, each
-            checkpoint's block times its weight; (m, later * k) for `"detour"`, which
-            leaves out the untouched model, as the path's last blocks.
-        """
-        out = self._read(kind, np.arange(len(self)) if indices is None else indices)
-        if kind != "start":
-            k = self._shards[0]["start"].shape[1]
-            out *= np.repeat(self._weights[-(out.shape[1] // k) :], k)
-        return out
-
-    def products(self, indices: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Return inner products of pool samples along the path.
-
-        They come from wider sketches than `path`, and hold less noise.
-
-        Args:
-            indices: Row numbers (m,) of the pool; other roles have none.
-
-        Returns:
-            float32 (m, checkpoints, n) with the n samples of `MEASURED`, role by role,
-            each checkpoint's times its weight squared.
-        """
-        cut = self._read("products", indices)
-        cut = cut.reshape(len(indices), len(self._weights), -1)
-        units = self._read("product_units", indices) * np.square(self._weights)
-        return cut * units[:, :, None]
-
-    def answer_products(self, indices: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Return inner products of pool samples with own answers.
-
-        They are taken in the metric of the path's first checkpoint, which is the
-        untouched model, from as wide sketches as `products`.
-
-        Args:
-            indices: Row numbers (m,) of the pool; other roles have none.
-
-        Returns:
-            float32 (m, n) with the n samples of `ANSWERS`, role by role, times that
-            checkpoint's weight squared.
-        """
-        units = self._read("answer_units", indices) * np.square(self._weights[0])
-        return self._read("answer_products", indices) * units[:, None]
-
-    def part(self, indices: NDArray[np.integer], **columns: NDArray[Any]) -> "Rows":
-        """Return some of the samples, held in memory.
-
-        Args:
-            indices: Row numbers (m,).
-            columns: Columns of the shards, (m, ...), to take instead of their own.
-        """
-        own = {name: getattr(self, name)[indices] for name in COLUMNS}
-        others = self._shards[0].keys() - COLUMNS.keys()
-        read = {name: self._read(name, indices) for name in sorted(others)}
-        return Rows([{**own, **read, **columns}], self._weights)
-
-    def detoured(self) -> "Rows":
-        """Return the samples with path sketches along the detour, held in memory."""
-        rows = np.arange(len(self))
-        path, later = self._read("path", rows), self._read("detour", rows)
-        path[:, -later.shape[1] :] = later
-        return self.part(rows, path=path)
-
-    def _read(self, name: str, indices: NDArray[np.integer]) -> NDArray[np.float32]:
-        shape = len(indices), *self._shards[0][name].shape[1:]
-        out = np.empty(shape, np.float32)
-        which = np.searchsorted(self._starts, indices, side="right") - 1
-        for number in np.unique(which):
-            here = which == number
-            local = np.asarray(indices)[here] - self._starts[number]
-            out[here] = self._shards[number][name][local]
-        return out
-
-    def blocks(self, kind: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield (first row number, float32 sketches) shard by shard."""
-        for start, shard in zip(self._starts[:-1], self._shards, strict=True):
-            yield int(start), self.sketches(kind, start + np.arange(len(shard[kind])))
 
 
 class Bundle:

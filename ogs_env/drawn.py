@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ogs_env.bundle import Bundle, Rows
+from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError
+from ogs_env.rows import Rows
 
 POOL = 256
 """Candidates of a drawn domain, or as many as there are."""

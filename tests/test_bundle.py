@@ -8,9 +8,10 @@ import pytest
 from make_bundle import edit_manifest, make_bundle
 from safetensors.numpy import load_file, save_file
 
-from ogs_env.bundle import COLUMNS, Bundle, Rows, load_bundle
+from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.errors import InputError
 from ogs_env.files import sha256_of
+from ogs_env.rows import COLUMNS, Rows
 
 
 @pytest.fixture

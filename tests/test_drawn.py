@@ -15,12 +15,13 @@ from make_bundle import edit_manifest, make_bundle
 from safetensors.numpy import load_file, save_file
 
 from ogs_env.agents.policies import episode_return, make_policy
-from ogs_env.bundle import ANSWERS, COLUMNS, MEASURED, Bundle, Rows, load_bundle
+from ogs_env.bundle import ANSWERS, MEASURED, Bundle, load_bundle
 from ogs_env.drawn import POOL, DrawnBundle, drawn_domain
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.errors import InputError
 from ogs_env.files import sha256_of
 from ogs_env.learners.surrogate import SurrogateLearner
+from ogs_env.rows import COLUMNS, Rows
 
 NUMBERS = range(8)
 SIZES: dict[str, Any] = {"hand_size": 4, "hands": 6, "budget": 9}

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ogs_env import gram
-from ogs_env.bundle import Bundle, Rows
+from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError
 from ogs_env.gram import Floats, Gram
 from ogs_env.learners.effects import Answers, Effects, Group
+from ogs_env.rows import Rows
 
 # A loss below this (nats) is taken as this: the model is done with the sample.
 _LEAST_LOSS = 1e-4

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_bundle import make_bundle
 
-from ogs_env.bundle import Bundle, Rows, load_bundle
+from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.envs import observations, selection
 from ogs_env.envs.observations import Candidates
 from ogs_env.envs.selection import (
@@ -21,6 +21,7 @@ from ogs_env.envs.selection import (
 from ogs_env.errors import InputError
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import DEFAULT_WEIGHTS, weighted_sum
+from ogs_env.rows import Rows
 
 INFO_KEYS = {
     "action_mask",

@@ -11,13 +11,14 @@ from make_bundle import edit_manifest, make_bundle
 from safetensors.numpy import load_file, save_file
 
 from ogs_env import gram
-from ogs_env.bundle import Bundle, Rows, load_bundle
+from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.errors import InputError
 from ogs_env.files import sha256_of
 from ogs_env.learners.effects import change
 from ogs_env.learners.fitted import FITTED, NORMS, STEPS, default_learner
 from ogs_env.learners.surrogate import SurrogateLearner, SurrogateLearners
 from ogs_env.rewards import Rewards
+from ogs_env.rows import Rows
 
 SUMMED = ("domain_gain", "anchor_gain", "forgetting", "conflict")
 PICKS = [3, 100, 251, 7, 479, 12, 30, 31, 8, 300, 301, 302]

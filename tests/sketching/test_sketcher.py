@@ -12,13 +12,14 @@ from tiny_model import make_tiny_model
 from torch.nn.functional import cross_entropy
 from words import WORDS
 
-from ogs_env.bundle import ANSWERS, COLUMNS, DETOUR, MEASURED, ROLES
+from ogs_env.bundle import ANSWERS, DETOUR, MEASURED, ROLES
 from ogs_env.data.domains import DomainData
 from ogs_env.data.records import Turn
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.learners.fitted import default_learner
 from ogs_env.learners.surrogate import SurrogateLearner
+from ogs_env.rows import COLUMNS
 from ogs_env.sketching.answers import own_answers
 from ogs_env.sketching.encoding import Encoded, encode, encode_prompt
 from ogs_env.sketching.projection import CountSketch
