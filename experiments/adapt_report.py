@@ -5,8 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import itables
 import numpy as np
+import pandas
+import plotly.graph_objects as go
+from itables.javascript import generate_init_offline_itables_html
 from numpy.typing import NDArray
+from scipy import stats
 
 from ogs_env.bundle import Bundle
 from ogs_env.data.samples import Sample
@@ -50,9 +55,6 @@ def write_report(
         settings: Names and values that are shown.
         seconds: Of each stage.
     """
-    import itables
-    from itables.javascript import generate_init_offline_itables_html
-
     chosen = next(iter(selections))
     table = itables.to_html_datatable(
         _samples(pool, selections[chosen], texts),
@@ -136,9 +138,6 @@ def _losses(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _tradeoff(results: Sequence[Mapping[str, Any]]) -> Any:
-    import plotly.graph_objects as go
-    from scipy import stats
-
     figure = go.Figure()
     figure.add_hline(0, line_color="#999").add_vline(0, line_color="#999")
     colours = iter(COLOURS * len(results))
@@ -177,8 +176,6 @@ def _tradeoff(results: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _comparison(comparison: Mapping[str, Mapping[str, float]], chosen: str) -> Any:
-    import plotly.graph_objects as go
-
     names = sorted(comparison, key=lambda name: comparison[name]["mean"])
     means = np.array([comparison[name]["mean"] for name in names])
     ends = [np.array([comparison[n][end] for n in names]) for end in ("low", "high")]
@@ -202,8 +199,6 @@ def _comparison(comparison: Mapping[str, Mapping[str, float]], chosen: str) -> A
 
 
 def _sources(selections: Mapping[str, Selection]) -> Any:
-    import plotly.graph_objects as go
-
     names = list(selections)
     sources = sorted({s for own in selections.values() for s in own.sources})
     counts = [
@@ -221,8 +216,6 @@ def _sources(selections: Mapping[str, Selection]) -> Any:
 
 def _samples(pool: Bundle, selection: Selection, texts: Mapping[str, Sample]) -> Any:
     """Return a data frame of selected and rejected samples."""
-    import pandas
-
     rank = {row: number + 1 for number, row in enumerate(selection.indices)}
     others = np.setdiff1d(np.arange(len(pool.pool)), selection.indices)
     shown = np.random.default_rng(0).permutation(others)[:REJECTED]
