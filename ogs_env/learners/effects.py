@@ -11,7 +11,7 @@ from ogs_env import gram
 from ogs_env.gram import Floats, Indices, take
 
 # Beyond, e^u would not fit into float32; it is the loss of a model that is ruined.
-_LARGEST = np.float32(60)
+_LARGEST = np.array(60, np.float32)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ measured samples, which are sums over the picks of numbers known before, and p i
 sum over pairs of picks: see `ogs_env.learners.effects` and `tables`.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,6 +65,7 @@ _TINY = 1e-12  # the p of no picks, which can be divided by
 _ROUNDING = 1e-6
 
 
+@functools.lru_cache(maxsize=4096)
 def mean_square(picks: int) -> tuple[float, float]:
     """Return what q and p are multiplied by in E|G|^2, so that d = -S / sqrt(E|G|^2).
 
