@@ -64,6 +64,9 @@ def write_report(
         layout={"topEnd": "search", "topStart": "pageLength", "bottomEnd": "paging"},
         lengthMenu=[10, 25, 100],
         autoWidth=False,
+        maxBytes=0,  # no limit: nothing is left out
+        maxRows=0,
+        maxColumns=0,
         text_in_header_can_be_selected=False,  # a click on it sorts
     )
     library = generate_init_offline_itables_html(itables.options.dt_bundle)
