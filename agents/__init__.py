@@ -1,1 +1,1 @@
-"""Who plays: selectors, agents and their training."""
+"""Selectors, agents and their training."""

@@ -58,7 +58,7 @@ def play_together(
     Args:
         env: Id of the environment.
         kwargs: Its arguments.
-        agent: Who plays.
+        agent: The agent to evaluate.
         seeds: One for each episode.
 
     Returns:

@@ -61,6 +61,6 @@ class CostLimit(VecEnvWrapper):
         return float(costs.mean()) if len(costs) else float("nan")
 
     def ascend(self, cost: float) -> None:
-        """Move the multiplier by the mean cost of episodes, whoever measured it."""
+        """Move the multiplier by the mean cost of evaluated episodes."""
         excess = min(max(cost / self.limit - 1, -1.0), 1.0)
         self.multiplier = max(0.0, self.multiplier + self.rate * excess)

@@ -26,7 +26,12 @@ from ogs_env.agents.episodes import (
 )
 from ogs_env.agents.imitation import AHEAD, collect, fit
 from ogs_env.agents.lagrangian import CostLimit
-from ogs_env.agents.navigator import Navigator, build_network, one_thread
+from ogs_env.agents.navigator import (
+    DESCRIPTION,
+    Navigator,
+    build_network,
+    one_thread,
+)
 from ogs_env.agents.network import (
     MaskableNavigatorPolicy,
     NavigatorPolicy,
@@ -43,6 +48,7 @@ from ogs_env.agents.vec_env import SelectionVecEnv
 from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.errors import InputError, unknown_name
+from ogs_env.files import read_json
 
 ALGORITHMS = {
     "maskable-ppo": (MaskablePPO, MaskableNavigatorPolicy),
@@ -286,6 +292,15 @@ def train(
         agent.save(folder)
         (folder / FILE).unlink(missing_ok=True)
     return agent
+
+
+def is_trained(settings: TrainSettings, folder: Path) -> bool:
+    """Say whether a folder holds the agent that `train` makes with these settings."""
+    file = folder / DESCRIPTION
+    if not file.exists():
+        return False
+    known: bool = read_json(file, "agent")["settings"] == asdict(settings)
+    return known
 
 
 def _train(

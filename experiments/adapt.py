@@ -17,9 +17,8 @@ import numpy as np
 
 from ogs_env.agents.deployment import AgentSelector, load_selector
 from ogs_env.agents.episodes import make, summarise
-from ogs_env.agents.navigator import DESCRIPTION
 from ogs_env.agents.selector import READERS, SELECTORS, Selector, make_selector
-from ogs_env.agents.training import TrainSettings, described, train
+from ogs_env.agents.training import TrainSettings, described, is_trained, train
 from ogs_env.bundle import Bundle
 from ogs_env.data.domains import DomainData
 from ogs_env.data.pairs import grammar_file, grammar_pairs
@@ -29,7 +28,7 @@ from ogs_env.experiments.comparison import compare
 from ogs_env.experiments.finetune import FinetuneSettings, finetune, table
 from ogs_env.experiments.stages import Stages
 from ogs_env.files import read_json, write_json
-from ogs_env.selection import SUMMARY, Selection, parse_budget, select
+from ogs_env.selection import Selection, parse_budget, select
 from ogs_env.sketching.basis import share_basis
 from ogs_env.sketching.command import PATH_CHECKPOINTS, add_data_arguments, own_data
 from ogs_env.sketching.settings import SketchSettings
@@ -44,8 +43,10 @@ FEWEST = 64
 FEWEST_OF_DOMAIN = 8
 """Samples of the domain in dev and in test."""
 NOTE, COMPARISON, RESULT = "adapt.json", "comparison.json", "result.json"
-# They choose nothing, need a field, or see what only an environment knows.
-_NOT_COMPARED = {"all", "metadata", "oracle", *READERS}
+# The others choose nothing, need a field or texts, or see what an environment knows.
+_COMPARED = [
+    name for name in SELECTORS if name not in {"all", "metadata", "oracle", *READERS}
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -169,9 +170,8 @@ class _Job:
         if self.arguments.draws < 1:
             raise InputError(f"--draws: {self.arguments.draws}; expected at least 1")
         for name in dict.fromkeys(self.arguments.compare):
-            if name not in SELECTORS or name in _NOT_COMPARED:
-                known = [name for name in SELECTORS if name not in _NOT_COMPARED]
-                raise unknown_name("selector to compare with", name, known)
+            if name not in _COMPARED:
+                raise unknown_name("selector to compare with", name, _COMPARED)
             draws = self.arguments.draws if name == "random" else 1
             for draw in range(draws):
                 label = name if draws == 1 else f"{name}-{draw}"
@@ -246,9 +246,7 @@ class _Job:
         folder = self.out / NAVIGATOR
 
         def work() -> None:
-            note = folder / DESCRIPTION
-            known = read_json(note, "agent")["settings"] if note.exists() else None
-            if known != dataclasses.asdict(settings):
+            if not is_trained(settings, folder):
                 train(settings, folder)
 
         what = (
@@ -259,8 +257,7 @@ class _Job:
 
     def choose(self, environment: Bundle) -> str:
         """Compare the selectors in the environment; return what deploys."""
-        names = [name for name in SELECTORS if name not in _NOT_COMPARED]
-        selectors: dict[str, Selector] = {name: make_selector(name) for name in names}
+        selectors: dict[str, Selector] = {n: make_selector(n) for n in _COMPARED}
         selectors[NAVIGATOR] = AgentSelector(self.out / NAVIGATOR)
         values = self.stages.do(
             "compare",
@@ -293,13 +290,11 @@ class _Job:
         def work() -> dict[str, Selection]:
             found = {}
             for name, (selector, seed) in asked.items():
-                folder = self.out / "selections" / name
                 given = self.out / NAVIGATOR if selector == NAVIGATOR else selector
                 made = select(
                     load_selector(given), pool, self.budget, seed=seed, agent=name
                 )
-                if not (folder / SUMMARY).exists() or Selection.load(folder) != made:
-                    made.save(folder, texts)
+                made.save(self.out / "selections" / name, texts)
                 found[name] = made
             return found
 

@@ -37,22 +37,20 @@ def compare(
     selectors: Mapping[str, Selector],
     share: float,
     seed: int,
-    split: str = "test",
 ) -> dict[str, NDArray[np.float64]]:
-    """Let selectors select from the same random parts of a split.
+    """Let selectors select from the same random parts of the test split.
 
     Args:
         bundle: Of an environment.
         selectors: By name.
         share: Budget, share of the candidates.
         seed: Draws the parts.
-        split: Of the pool.
 
     Returns:
         By name float64 (`DRAWS`,): the value of what was selected in each draw, points
         of percent; see `selection_value`.
     """
-    rows = bundle.split(split)
+    rows = bundle.split("test")
     size = max(1, round(_PART * len(rows)))
     budget = max(1, round(share * size))
     rng = np.random.default_rng([seed, 60])

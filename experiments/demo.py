@@ -6,7 +6,6 @@ random samples. All texts come from installed packages: no hub, no files of your
 """
 
 import argparse
-import dataclasses
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from ogs_env.agents.deployment import load_selector
 from ogs_env.agents.navigator import DESCRIPTION
-from ogs_env.agents.training import IMITATION, TrainSettings, train
+from ogs_env.agents.training import IMITATION, TrainSettings, is_trained, train
 from ogs_env.bundle import Bundle
 from ogs_env.data.domains import DomainData, medical_packages
 from ogs_env.data.samples import write_samples
@@ -22,7 +21,6 @@ from ogs_env.errors import InputError
 from ogs_env.experiments.finetune import FinetuneSettings, finetune
 from ogs_env.experiments.plots import tradeoff
 from ogs_env.experiments.stages import Stages
-from ogs_env.files import read_json
 from ogs_env.selection import SUMMARY, Selection, select
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.sketcher import sketch
@@ -140,10 +138,9 @@ def _train(arguments: argparse.Namespace, folder: Path) -> None:
         algorithm=IMITATION,
         oracle_episodes=arguments.oracle_episodes,
     )
-    note = folder / DESCRIPTION
-    if note.exists():
-        if read_json(note, "agent")["settings"] == dataclasses.asdict(settings):
-            return _tell_done(folder)
+    if is_trained(settings, folder):
+        return _tell_done(folder)
+    if (folder / DESCRIPTION).exists():
         print(f"{folder}: other settings; training anew", file=sys.stderr)
     agent = train(settings, folder)
     kept = agent.description["training"]["kept"]
