@@ -31,6 +31,7 @@ from ogs_env.files import read_json, write_json
 from ogs_env.selection import Selection, parse_budget, select
 from ogs_env.sketching.basis import share_basis
 from ogs_env.sketching.command import PATH_CHECKPOINTS, add_data_arguments, own_data
+from ogs_env.sketching.proxy import load_model
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.sketcher import check, sketch
 from ogs_env.sketching.warmup import BATCH
@@ -195,6 +196,9 @@ class _Job:
                     f"({', '.join(other)}); choose another --out or delete it"
                 )
         else:
+            # A model that cannot be had is told now, not after hours.
+            for model in dict.fromkeys([self.arguments.proxy, self.arguments.model]):
+                load_model(model)
             write_json(file, given)
 
     def sketch(self) -> tuple[Bundle, Bundle]:

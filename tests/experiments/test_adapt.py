@@ -200,6 +200,8 @@ def test_the_report_opens_offline_and_its_table_sorts(chromium, finished, tmp_pa
         (("--compare", "oracle"), "unknown selector to compare with 'oracle'"),
         (("--draws", "0"), "--draws: 0; expected at least 1"),
         (("--epochs", "0"), "epochs: 0 is too small"),
+        (("--proxy", "nomodel"), "unknown model 'nomodel'; known: smollm2"),
+        (("--model", "nomodel"), "unknown model 'nomodel'; known: smollm2"),
     ],
 )
 def test_bad_options_are_told_before_anything_is_written(
