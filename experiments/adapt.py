@@ -1,8 +1,8 @@
 """The main job, from files to a fine-tuned model: the command `ogs adapt`.
 
-A part of the pool becomes an environment. A Navigator is trained there and compared
-with the selectors that read no texts. What is best there selects from the whole pool,
-and the target is fine-tuned on that.
+The pool becomes an environment. A Navigator is trained there, and what it selects from
+the whole pool is compared with what selectors that read no texts do. The target is
+fine-tuned on the best selection.
 """
 
 import argparse
@@ -13,41 +13,37 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ogs_env.agents.deployment import AgentSelector, load_selector
 from ogs_env.agents.episodes import make, summarise
 from ogs_env.agents.selector import READERS, SELECTORS, Selector, make_selector
 from ogs_env.agents.training import TrainSettings, described, is_trained, train
 from ogs_env.bundle import Bundle
-from ogs_env.data.domains import DomainData
 from ogs_env.data.pairs import grammar_file, grammar_pairs
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.experiments.adapt_report import write_report
 from ogs_env.experiments.comparison import compare
+from ogs_env.experiments.contrasts import contrasts, lines
+from ogs_env.experiments.estimate import estimate
 from ogs_env.experiments.finetune import FinetuneSettings, finetune, table
 from ogs_env.experiments.stages import Stages
 from ogs_env.files import read_json, write_json
 from ogs_env.selection import Selection, parse_budget, select
-from ogs_env.sketching.basis import share_basis
-from ogs_env.sketching.command import PATH_CHECKPOINTS, add_data_arguments, own_data
+from ogs_env.sketching.command import add_data_arguments, own_data
 from ogs_env.sketching.proxy import load_model
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.sketcher import check, sketch
-from ogs_env.sketching.warmup import BATCH
 
 AUTO, NAVIGATOR = "auto", "navigator"
-ENVIRONMENT_SAMPLES = 512
-"""Of the pool, at most, in the environment."""
 FEWEST = 64
 """Samples that make an environment, with a train and a test split."""
+SHOWN = 8
+"""Retention samples of a capability in the environment's infos."""
 FEWEST_OF_DOMAIN = 8
 """Samples of the domain in dev and in test."""
+ENVIRONMENT = "environment"
 NOTE, COMPARISON, RESULT = "adapt.json", "comparison.json", "result.json"
-# The others choose nothing, need a field or texts, or see what an environment knows.
-_COMPARED = [
-    name for name in SELECTORS if name not in {"all", "metadata", "oracle", *READERS}
-]
+# The others choose nothing, or need a field or texts.
+_COMPARED = [name for name in SELECTORS if name not in {"all", "metadata", *READERS}]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,12 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, help="folder for all it makes")
     # A raw % in argparse's help is a format character.
     add("--budget", default="10%", help="how many to select: 64, or 10%% of the pool")
-    add(
-        "--environment-samples",
-        type=int,
-        help="samples of the pool, drawn at random, that become the environment; by "
-        f"default {ENVIRONMENT_SAMPLES}, or all of a smaller pool",
-    )
     add(
         "--agent",
         default=AUTO,
@@ -104,12 +94,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the stages; those that are done already are not repeated."""
     job = _Job(arguments)
-    environment, pool = job.sketch()
+    job.announce()
+    environment = job.sketch()
     job.train(environment)
     chosen = job.choose(environment)
-    selections = job.select(pool, chosen)
+    selections = job.select(environment, chosen)
     results = job.finetune(selections)
-    job.report(pool, selections, results)
+    job.report(environment, selections, results)
 
 
 class _Job:
@@ -119,7 +110,6 @@ class _Job:
         self.arguments, self.out = arguments, arguments.out
         self.data = own_data(arguments, arguments.pool, arguments.out.name)
         self.budget = parse_budget(arguments.budget, len(self.data.pool))
-        self.samples = self._environment_samples()
         self.compared = self._compared()
         # Wrong settings are told before hours of work.
         self.tuning = FinetuneSettings(
@@ -131,32 +121,26 @@ class _Job:
         )
         if arguments.agent not in (AUTO, NAVIGATOR):
             load_selector(arguments.agent)
-        self._check_domain()
+        self._check_sizes()
+        # Gradients of the untouched model tell what a selection does about as well as
+        # those of a trajectory do (`ogs fidelity`), at a third of the time.
         self.settings = SketchSettings(
             proxy=arguments.proxy,
-            checkpoints=_checkpoints(self.samples),
+            checkpoints=(0,),
+            epochs=arguments.epochs,
             seed=arguments.seed,
         )
         check(self.data, self.settings)
         self._note()
-        self.stages = Stages(self.out, 6)
+        self.stages = Stages(self.out, 5)
 
-    def _environment_samples(self) -> int:
-        pool, asked = len(self.data.pool), self.arguments.environment_samples
-        count = min(ENVIRONMENT_SAMPLES, pool) if asked is None else asked
+    def _check_sizes(self) -> None:
+        pool = len(self.data.pool)
         if pool < FEWEST:
             raise InputError(
                 f"{self.arguments.pool}: has {pool} samples; expected at least "
                 f"{FEWEST}, of which an environment can be made"
             )
-        if not FEWEST <= count <= pool:
-            raise InputError(
-                f"--environment-samples: {count}; expected {FEWEST} to the {pool} "
-                "samples of the pool"
-            )
-        return count
-
-    def _check_domain(self) -> None:
         least = min(len(self.data.dev), len(self.data.test))
         if least < FEWEST_OF_DOMAIN:
             given = self.arguments.test or self.arguments.domain
@@ -201,37 +185,33 @@ class _Job:
                 load_model(model)
             write_json(file, given)
 
-    def sketch(self) -> tuple[Bundle, Bundle]:
-        """Sketch the environment and the pool; a small pool is its own environment."""
-        count, rest = self.samples, len(self.data.pool)
-        rng = np.random.default_rng([self.arguments.seed, 61])
-        rows = np.sort(rng.permutation(rest)[:count])
-        part = [self.data.pool[row] for row in rows]
-        environment = self.stages.do(
-            "environment",
-            f"make an environment of {count} of {rest} samples: sketch along a warm-up",
-            lambda: self._sketch(part, "environment", self.settings),
+    def announce(self) -> None:
+        """Say how long it will take, unless this goes on with an earlier run."""
+        if (self.out / ENVIRONMENT).exists():
+            return
+        runs = 1 + len(self.compared)
+        times = estimate(self.data, self.tuning, self.budget, runs)
+        sketching, tuning = (seconds / 60 for seconds in times)
+        print(
+            f"about {sketching:.0f} min to sketch {len(self.data.pool):,} samples and "
+            f"{tuning:.0f} min to fine-tune on {runs} selections of {self.budget}",
+            file=sys.stderr,
         )
-        if count == rest:
-            self.stages.skip("sketch", "the environment holds the whole pool")
-            return environment, environment
-        # A selection needs no learner, and so no path and no own answers.
-        settings = dataclasses.replace(
-            self.settings, checkpoints=(), anchor_answers="reference"
-        )
-        pool = self.stages.do(
-            "sketch",
-            f"sketch the pool, {rest} samples, at the untouched model",
-            lambda: self._sketch(self.data.pool, "pool", settings),
-        )
-        if environment.basis.tobytes() != pool.basis.tobytes():
-            share_basis([environment.path, pool.path])
-        return environment, pool
 
-    def _sketch(self, pool: list[Any], name: str, settings: SketchSettings) -> Bundle:
-        data: DomainData = dataclasses.replace(self.data, name=name, pool=pool)
-        command = shlex.join(["ogs", *sys.argv[1:]])
-        return sketch(data, self.out / name, settings, command)
+    def sketch(self) -> Bundle:
+        """Make the environment: sketch the pool."""
+        # What it tells of retention samples nobody chooses by: a few will do.
+        few = {name: own[:SHOWN] for name, own in self.data.retention.items()}
+        return self.stages.do(
+            "sketch",
+            f"make an environment: sketch the pool, {len(self.data.pool)} samples",
+            lambda: sketch(
+                dataclasses.replace(self.data, name=self.out.name, retention=few),
+                self.out / ENVIRONMENT,
+                self.settings,
+                shlex.join(["ogs", *sys.argv[1:]]),
+            ),
+        )
 
     def train(self, environment: Bundle) -> None:
         """Train a Navigator in the environment."""
@@ -265,13 +245,8 @@ class _Job:
         selectors[NAVIGATOR] = AgentSelector(self.out / NAVIGATOR)
         values = self.stages.do(
             "compare",
-            f"compare {len(selectors)} selectors on samples that it has not met",
-            lambda: compare(
-                environment,
-                selectors,
-                self.budget / len(self.data.pool),
-                self.arguments.seed,
-            ),
+            f"compare {len(selectors)} selectors by what the environment pays",
+            lambda: compare(environment, selectors, self.budget, self.arguments.seed),
         )
         summary = {name: summarise(own) for name, own in values.items()}
         write_json(self.out / COMPARISON, summary)
@@ -344,11 +319,12 @@ class _Job:
             for name, selection in selections.items()
         }
         comparison = read_json(self.out / COMPARISON, "comparison of selectors")
-        seconds = self.stages.seconds
+        seconds, found = self.stages.seconds, contrasts(results)
         write_json(
             self.out / RESULT,
             {
                 "results": results,
+                "contrasts": found,
                 "comparison": comparison,
                 "sources": sources,
                 "seconds": seconds,
@@ -366,14 +342,9 @@ class _Job:
             seconds=seconds,
         )
         print("\n" + table(results))
+        for line in lines(found, results[0]["selection"]):
+            print(line)
         for name, counts in sources.items():
             shown = ", ".join(f"{count} {source}" for source, count in counts)
             print(f"{name}: {shown}")
         print(f"\nreport: {page}")
-
-
-def _checkpoints(samples: int) -> tuple[int, ...]:
-    """Return the warm-up's checkpoints: it meets each sample once at most."""
-    longest = PATH_CHECKPOINTS[-1]
-    last = min(longest, samples // BATCH)
-    return tuple(step * last // longest for step in PATH_CHECKPOINTS)

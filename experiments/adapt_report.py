@@ -15,7 +15,8 @@ from scipy import stats
 
 from ogs_env.bundle import Bundle
 from ogs_env.data.samples import Sample
-from ogs_env.experiments.plots import COLOURS, RANDOM_COLOUR, changes
+from ogs_env.experiments.contrasts import MEASURED, change, contrasts, lines
+from ogs_env.experiments.plots import COLOURS, RANDOM_COLOUR
 from ogs_env.files import write_text
 from ogs_env.selection import Selection
 
@@ -75,15 +76,16 @@ def write_report(
             "What each selection teaches, and what it makes the model forget",
             "Change of the loss by fine-tuning, in percent. Left is better for the "
             "domain; lower is less forgotten: the loss on answers that the model gave "
-            "before it was fine-tuned. Of selectors with several runs, the large point "
-            "is the mean, with a 95 % interval (Student's t).",
+            "before it was fine-tuned. Of several runs of a selector, the large point "
+            "is the mean, with a 95 % interval (Student's t); of a single run, the "
+            "interval is over the measured samples (bootstrap).",
             _tradeoff(results),
         ),
         (
             "Selectors in the environment",
-            "Value of what each selects from samples that the Navigator has not met: "
-            "the fall of the domain loss less what is forgotten, points of percent, "
-            "with a 95 % interval (bootstrap over draws).",
+            "Value of what each selects from ten random parts of the pool: the fall of "
+            "the domain loss less what is forgotten, points of percent, as the "
+            "environment foretells it, with a 95 % interval (bootstrap over parts).",
             _comparison(comparison, chosen),
         ),
         (
@@ -95,6 +97,7 @@ def write_report(
     parts = [
         f"<h1>{html.escape(path.parent.name)}: selected by {html.escape(chosen)}</h1>",
         _losses(results),
+        *(f"<p>{html.escape(line)}</p>" for line in lines(contrasts(results), chosen)),
     ]
     for number, (title, text, figure) in enumerate(figures):
         parts += [f"<h2>{title}</h2>", f"<p>{text}</p>"]
@@ -134,8 +137,11 @@ def _losses(results: Sequence[Mapping[str, Any]]) -> str:
         cells = [html.escape(result["selection"])]
         for role in names:
             old, new = (result[t][role]["per_sample"] for t in ("before", "after"))
-            change = 100 * (new / old - 1)
-            cells.append(f"{old:.3f} &rarr; {new:.3f} ({change:+.1f} %)")
+            own = change(result, role)
+            cells.append(
+                f"{old:.3f} &rarr; {new:.3f} ({own['mean']:+.1f} % "
+                f"[{own['low']:+.1f}, {own['high']:+.1f}])"
+            )
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return f"<table class='plain'><tr>{head}</tr>{''.join(rows)}</table>"
 
@@ -144,13 +150,17 @@ def _tradeoff(results: Sequence[Mapping[str, Any]]) -> Any:
     figure = go.Figure()
     figure.add_hline(0, line_color="#999").add_vline(0, line_color="#999")
     colours = iter(COLOURS * len(results))
-    for selector, runs in changes(results).items():
+    runs: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results:
+        runs.setdefault(result["selector"], []).append(result)
+    for selector, own in runs.items():
         colour = RANDOM_COLOUR if selector == "random" else next(colours)
-        points = np.array(runs)
-        mean, half = points.mean(axis=0), None
-        if len(points) > 1:
-            error = stats.sem(points, axis=0)
-            half = stats.t.ppf(0.975, len(points) - 1) * error
+        found = [[change(result, role) for role in MEASURED] for result in own]
+        points = np.array([[one["mean"] for one in pair] for pair in found])
+        mean = points.mean(axis=0)
+        if len(own) > 1:
+            half = stats.t.ppf(0.975, len(own) - 1) * stats.sem(points, axis=0)
+            below = above = half
             figure.add_scatter(
                 x=points[:, 0],
                 y=points[:, 1],
@@ -159,6 +169,13 @@ def _tradeoff(results: Sequence[Mapping[str, Any]]) -> Any:
                 showlegend=False,
                 hoverinfo="x+y",
             )
+        else:
+            below = mean - [one["low"] for one in found[0]]
+            above = [one["high"] for one in found[0]] - mean
+        bars = [
+            {"type": "data", "symmetric": False, "array": [up], "arrayminus": [down]}
+            for up, down in zip(above, below, strict=True)
+        ]
         figure.add_scatter(
             x=mean[:1],
             y=mean[1:],
@@ -167,8 +184,8 @@ def _tradeoff(results: Sequence[Mapping[str, Any]]) -> Any:
             text=[selector],
             textposition="top center",
             marker={"color": colour, "size": 13},
-            error_x=None if half is None else {"array": half[:1]},
-            error_y=None if half is None else {"array": half[1:]},
+            error_x=bars[0],
+            error_y=bars[1],
         )
     figure.update_layout(
         template="plotly_white",

@@ -1,4 +1,4 @@
-"""Selectors compared in an environment, as they are deployed: on whole pools."""
+"""Selectors compared by what an environment pays for whole selections."""
 
 from collections.abc import Mapping
 
@@ -11,8 +11,8 @@ from ogs_env.bundle import Bundle
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import NO_PICK, Rewards, checked_weights, weighted_sum
 
-DRAWS = 30
-# Of the split's samples, in each draw.
+DRAWS = 10
+# Of the pool, in each draw.
 _PART = 3 / 4
 
 
@@ -35,37 +35,29 @@ def selection_value(bundle: Bundle, rows: NDArray[np.integer]) -> float:
 def compare(
     bundle: Bundle,
     selectors: Mapping[str, Selector],
-    share: float,
+    budget: int,
     seed: int,
 ) -> dict[str, NDArray[np.float64]]:
-    """Let selectors select from the same random parts of the test split.
+    """Let selectors select from the same random parts of a pool.
 
     Args:
         bundle: Of an environment.
         selectors: By name.
-        share: Budget, share of the candidates.
+        budget: Of the whole pool; a part has its share.
         seed: Draws the parts.
 
     Returns:
         By name float64 (`DRAWS`,): the value of what was selected in each draw, points
         of percent; see `selection_value`.
     """
-    rows = bundle.split("test")
-    size = max(1, round(_PART * len(rows)))
-    budget = max(1, round(share * size))
+    size = max(1, round(_PART * len(bundle.pool)))
+    picks = max(1, round(_PART * budget))
     rng = np.random.default_rng([seed, 60])
-    parts = [rng.choice(rows, size, replace=False) for _ in range(DRAWS)]
-    values = {}
-    for name, selector in tqdm(selectors.items(), desc="selectors", leave=False):
-        values[name] = np.array(
-            [
-                selection_value(
-                    bundle,
-                    selector.select(
-                        bundle, budget, np.random.default_rng([seed, draw]), part
-                    )[0],
-                )
-                for draw, part in enumerate(parts)
-            ]
-        )
-    return values
+    parts = [rng.choice(len(bundle.pool), size, replace=False) for _ in range(DRAWS)]
+    values: dict[str, list[float]] = {name: [] for name in selectors}
+    rounds = [(draw, name) for draw in range(DRAWS) for name in selectors]
+    for draw, name in tqdm(rounds, desc="selections", leave=False):
+        own = np.random.default_rng([seed, draw])
+        rows, _ = selectors[name].select(bundle, picks, own, parts[draw])
+        values[name].append(selection_value(bundle, rows))
+    return {name: np.array(own) for name, own in values.items()}

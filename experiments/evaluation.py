@@ -47,12 +47,14 @@ class Losses:
         per_token: Mean nats per response token: long responses weigh more.
         samples: How many samples.
         tokens: How many response tokens.
+        each: Each sample's mean nats per response token.
     """
 
     per_sample: float
     per_token: float
     samples: int
     tokens: int
+    each: list[float]
 
 
 def mean_losses(
@@ -97,6 +99,7 @@ def mean_losses(
         per_token=float(losses @ tokens / tokens.sum()),
         samples=len(samples),
         tokens=int(tokens.sum()),
+        each=[round(loss, 6) for loss in losses.tolist()],
     )
 
 

@@ -25,11 +25,6 @@ class Stages:
         )
         self._number, self._count = 0, count
 
-    def skip(self, name: str, why: str) -> None:
-        """Announce that a stage has nothing to do."""
-        self._number += 1
-        print(f"\n[{self._number}/{self._count}] {name}: {why}", file=sys.stderr)
-
     def do(self, name: str, what: str, work: Callable[[], Any]) -> Any:
         """Do one stage and return what it makes."""
         self._number += 1

@@ -45,6 +45,12 @@ def ablation(development: Path, others: Mapping[str, Path]) -> str:
         ("dev samples, less what references tell", "reference"),
     ):
         judge(name, "domain", _fitted(*lists[0], kind, "domain"))
+    first = _fitted(lists[0][0].untouched(), lists[0][1], "own", "domain")
+    judge(
+        "dev samples at the untouched model, less what own answers lose",
+        "domain",
+        lambda terms, epochs: first(terms.untouched(), epochs),
+    )
     alone = _fitted(*lists[0], "own", "domain", forgets=False)
     judge("dev samples alone", "domain", alone)
     for name, kind in ("own answers", "own"), ("references", "reference"):

@@ -150,13 +150,15 @@ def _fit(results: Path) -> None:
     development = results / FITTED_POOL / DEVELOPMENT
     terms = read_terms(development)
     real = table(development)
-    constants = {
-        kind: fitted_constants(fitted_learner(terms, real, kind))
-        for kind in ("own", "reference")
-    }
-    print(
-        json.dumps({"steps": terms.steps, "norms": terms.norms, **constants}, indent=2)
+    whole, untouched = (
+        {
+            kind: fitted_constants(fitted_learner(of, real, kind))
+            for kind in ("own", "reference")
+        }
+        for of in (terms, terms.untouched())
     )
+    known = {"steps": terms.steps, "norms": terms.norms}
+    print(json.dumps({**known, **whole, "untouched": untouched}, indent=2))
     others = {
         f"{folder.parent.name}, {folder.name}": folder
         for folder in _with_terms(results)

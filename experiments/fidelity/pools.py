@@ -12,7 +12,10 @@ from ogs_env.sketching.command import PATH_CHECKPOINTS
 from ogs_env.sketching.settings import SketchSettings
 
 ICD10 = "icd10"
-"""The demo's pool: questions about ICD-10-CM, one-word answers and puzzles."""
+"""A pool of packages' texts: questions about ICD-10-CM, one-word answers, puzzles."""
+DATA_SEED = 2026
+POOL, DEV, TEST, ANCHOR = 384, 32, 48, 48
+"""Samples of that pool, by role."""
 QUICK_SAMPLES = 96
 QUICK_HELD_OUT = 16
 
@@ -31,9 +34,9 @@ def pool_data(name: str) -> DomainData:
         InputError: If its texts cannot be had.
     """
     if name == ICD10:
-        from ogs_env.experiments.demo import demo_data
-
-        return demo_data()
+        return medical_packages(
+            DATA_SEED, POOL, dev_size=DEV, test_size=TEST, anchor_size=ANCHOR
+        )
     manifest = load_bundle(name).manifest
     return domains()[name](manifest["request"]["seed"], manifest["roles"]["pool"])
 
@@ -68,11 +71,12 @@ def quick_pool(folder: Path) -> tuple[DomainData, Bundle]:
     Args:
         folder: Where its bundle goes.
     """
-    from ogs_env.experiments.demo import DATA_SEED
     from ogs_env.sketching.sketcher import sketch
 
-    held_out = {f"{role}_size": QUICK_HELD_OUT for role in ("dev", "test", "anchor")}
-    data = medical_packages(DATA_SEED, QUICK_SAMPLES, **held_out)
+    size = QUICK_HELD_OUT
+    data = medical_packages(
+        DATA_SEED, QUICK_SAMPLES, dev_size=size, test_size=size, anchor_size=size
+    )
     # A warm-up of 24 steps would need 192 samples.
     settings = SketchSettings(checkpoints=PATH_CHECKPOINTS[:2])
     return data, sketch(data, folder, settings, "ogs fidelity --quick")

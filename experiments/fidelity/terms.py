@@ -6,7 +6,7 @@ are from.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,15 @@ class Terms:
     tokens: dict[str, Array]
     shifts: dict[str, Array]
     naive: dict[str, Array]
+
+    def untouched(self) -> "Terms":
+        """Return what the untouched model's gradients alone tell."""
+        return replace(
+            self,
+            steps=self.steps[:1],
+            norms=self.norms[:1],
+            shifts={group: x[:, :1] for group, x in self.shifts.items()},
+        )
 
     def start(self, group: str) -> float:
         """Return a group's mean loss of the untouched model, nats per token."""

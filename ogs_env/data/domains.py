@@ -153,34 +153,50 @@ def medical_packages(
     seed: int = 0,
     pool_size: int = 1280,
     *,
+    shares: Mapping[str, float] = PACKAGE_SHARES,
+    own: Sequence[str] = (icd10.NAME,),
     dev_size: int = DEV_SIZE,
     test_size: int = TEST_SIZE,
     anchor_size: int = ANCHOR_SIZE,
 ) -> DomainData:
     """Make the Medical domain of installed packages, on any machine.
 
-    The pool mixes questions about ICD-10-CM with one-word ones and, off the domain,
-    puzzles (shares: `PACKAGE_SHARES`); dev and test are about ICD-10-CM codes that no
-    pool question is about; anchor and retention are gsm_symbolic.
+    The pool mixes questions about ICD-10-CM with one-word ones and puzzles; dev and
+    test are about ICD-10-CM codes that no pool question is about; anchor and retention
+    are gsm_symbolic.
+
+    Args:
+        seed: Chooses the samples.
+        pool_size: Samples in the pool.
+        shares: Each source's share of the pool.
+        own: The domain's sources, `"icd10cm"`, `"icd10cm_short"` or both, of which dev
+            and test have equal parts.
+        dev_size: Samples in dev.
+        test_size: Samples in test.
+        anchor_size: Samples in anchor, and in retention.
     """
     rng = np.random.default_rng([seed, 11])
-    counts = _counts(PACKAGE_SHARES, pool_size)
+    counts = _counts(shares, pool_size)
     held_out_size = dev_size + test_size
     # A held-out code removes at most one sample of each source from the stock.
+    makers = {icd10.NAME: icd10.icd10cm, icd10.SHORT_NAME: icd10.icd10cm_short}
     stocks = {
-        "icd10cm": icd10.icd10cm(counts["icd10cm"] + held_out_size, seed),
-        "icd10cm_short": icd10.icd10cm_short(
-            counts["icd10cm_short"] + held_out_size, seed
-        ),
-        "puzzles": generated.puzzles(counts["puzzles"], seed),
+        name: make(counts[name] + held_out_size, seed) for name, make in makers.items()
     }
+    stocks[generated.PUZZLES] = generated.puzzles(counts[generated.PUZZLES], seed)
     taken: set[str] = set()
     held_out = {
-        role: _draw(stocks["icd10cm"], size, taken, rng, distinct=True)
+        role: [
+            sample
+            for name in own
+            for sample in _draw(
+                stocks[name], size // len(own), taken, rng, distinct=True
+            )
+        ]
         for role, size in (("dev", dev_size), ("test", test_size))
     }
     pool = _mix(stocks, counts, taken, rng)
-    anchors = {MATHS: load_anchor("gsm_symbolic", anchor_size, seed)}
+    anchors = {MATHS: load_anchor(generated.GSM_SYMBOLIC, anchor_size, seed)}
     infos = [
         icd10.info(icd10.NAME),
         icd10.info(icd10.SHORT_NAME),

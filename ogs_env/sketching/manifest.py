@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from ogs_env.bundle import ANSWERS, BASIS, FORMAT, FORMAT_VERSION, MANIFEST, ROLES
 from ogs_env.files import sha256_of, write_json
-from ogs_env.learners.fitted import FITTED_SPACE, default_learner
+from ogs_env.learners.fitted import EPOCHS, FITTED_SPACE, default_learner
 from ogs_env.sketching.answers import longest_answer
 from ogs_env.sketching.basis import basis_for
 from ogs_env.sketching.settings import SketchSettings
@@ -85,7 +85,7 @@ def write_manifest(
             "roles": roles,
             "domain_norm": mean_norms[0],
             "anchor_norms": list(mean_norms[1:]),
-            "learner": _learner(space, checkpoints, weights, shards),
+            "learner": _learner(space, checkpoints, weights, shards, settings.epochs),
             "files": {
                 file.name: {"sha256": sha256_of(file), "bytes": file.stat().st_size}
                 for file in files
@@ -105,6 +105,7 @@ def _learner(
     checkpoints: Sequence[Checkpoint],
     weights: Sequence[float],
     shards: Shards,
+    epochs: int = EPOCHS,
 ) -> dict[str, Any]:
     """Return the `learner` entry, in the units of this bundle's sketches."""
     norms = None
@@ -114,7 +115,8 @@ def _learner(
         dev = torch.cat([shard["start"] for shard in shards["dev"]]).double()
         norms = [float(dev.square().sum(1).mean().sqrt())]
     steps = [checkpoint.step for checkpoint in checkpoints]
-    return default_learner(steps, norms, "own" if ANSWERS[0] in shards else "reference")
+    answers = "own" if ANSWERS[0] in shards else "reference"
+    return default_learner(steps, norms, answers, epochs)
 
 
 def _weights(shards: Shards, checkpoints: int) -> list[float]:

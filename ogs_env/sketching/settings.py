@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ogs_env.learners.fitted import EPOCHS
 from ogs_env.sketching.proxy import DEFAULT_MODEL
 
 ANCHOR_ANSWERS = ("own", "reference", "both")
@@ -26,6 +27,7 @@ class SketchSettings:
             answers, the proxy's `"own"` answers to the same prompts, or `"both"`.
             References are always sketched, as observations are about them; `"own"`
             and `"both"` differ in the default reward.
+        epochs: How often the target is trained on a selection, for environments.
         learning_rate: Peak learning rate of the warm-up.
         max_tokens: Longest sample; see `encode` for what is cut. Own answers have
             at most half of them, and never more than 128.
@@ -40,6 +42,7 @@ class SketchSettings:
     checkpoints: tuple[int, ...] = ()
     detour: bool = False
     anchor_answers: str = "own"
+    epochs: int = EPOCHS
     learning_rate: float = 1e-3
     max_tokens: int = 256
     seed: int = 0

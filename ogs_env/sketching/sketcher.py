@@ -142,7 +142,7 @@ def check(data: DomainData, settings: SketchSettings) -> None:
         if not samples:
             raise InputError(f"{role}: is empty; expected at least one sample")
     check_disjoint(named)
-    for name in ("k", "layers", "rank", "learning_rate"):
+    for name in ("k", "layers", "rank", "epochs", "learning_rate"):
         if getattr(settings, name) <= 0:
             raise InputError(
                 f"{name}: is {getattr(settings, name)}; expected a number above 0"

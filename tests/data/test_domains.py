@@ -147,6 +147,23 @@ def test_package_roles_share_no_question_and_no_code() -> None:
     assert named == {s.source for some in roles(data).values() for s in some}
 
 
+def test_the_domain_may_be_both_kinds_of_questions():
+    data = medical_packages(
+        2,
+        40,
+        shares={"icd10cm": 0.25, "icd10cm_short": 0.25, "puzzles": 0.5},
+        own=("icd10cm", "icd10cm_short"),
+        dev_size=6,
+        test_size=8,
+        anchor_size=4,
+    )
+    counts = Counter(sample.source for sample in data.pool)
+    assert counts == {"icd10cm": 10, "icd10cm_short": 10, "puzzles": 20}
+    for role, size in (data.dev, 3), (data.test, 4):
+        counts = Counter(sample.source for sample in role)
+        assert counts == {"icd10cm": size, "icd10cm_short": size}
+
+
 def test_package_sizes_are_parameters() -> None:
     data = medical_packages(1, 30, dev_size=4, test_size=3, anchor_size=5)
     sizes = [len(some) for some in roles(data).values()]

@@ -57,18 +57,18 @@ def arguments(files, out, *options):
 def finished(files, tmp_path_factory):
     out = tmp_path_factory.mktemp("adapt") / "run"
     compared = "--compare", "random", "less", "--draws", "2"
-    run(arguments(files, out, "--environment-samples", 80, *compared))
+    run(arguments(files, out, *compared))
     return out
 
 
 def test_every_part_is_left_behind(finished):
-    assert len(load_bundle(finished / "environment").pool) == 80
-    pool = load_bundle(finished / "pool")
-    assert len(pool.pool) == 120
-    assert not pool.has_path
+    environment = load_bundle(finished / "environment")
+    assert len(environment.pool) == 120
+    # Judged as a selection of the command's epochs.
+    assert environment.manifest["learner"]["epochs"] == 1
     compared = json.loads((finished / "comparison.json").read_text())
-    assert {"navigator", "random", "less", "greedy"} <= compared.keys()
-    assert not {"oracle", "dsir", "all", "metadata"} & compared.keys()
+    assert {"navigator", "random", "less", "oracle"} <= compared.keys()
+    assert not {"dsir", "all", "metadata"} & compared.keys()
     best = max(compared, key=lambda name: compared[name]["mean"])
     names = {folder.name for folder in (finished / "selections").iterdir()}
     assert names == {best, "random-0", "random-1", "less"}
@@ -79,14 +79,6 @@ def test_every_part_is_left_behind(finished):
     assert [own["selector"] for own in result["results"]][1:3] == ["random"] * 2
 
 
-def test_both_bundles_show_the_same(finished):
-    environment, pool = (
-        load_bundle(finished / name) for name in ("environment", "pool")
-    )
-    np.testing.assert_array_equal(environment.basis, pool.basis)
-    np.testing.assert_array_equal(environment.scales, pool.scales)
-
-
 def test_what_is_done_is_not_done_again(files, finished, capsys, monkeypatch):
     monkeypatch.setattr(itables.options, "maxBytes", 100)
     before = {
@@ -95,7 +87,7 @@ def test_what_is_done_is_not_done_again(files, finished, capsys, monkeypatch):
         if "own_answers" not in file.parts
     }
     compared = "--compare", "random", "less", "--draws", "2"
-    run(arguments(files, finished, "--environment-samples", 80, *compared))
+    run(arguments(files, finished, *compared))
     assert before == {file: file.stat().st_mtime_ns for file in before}
     assert "what selects from the pool: " in capsys.readouterr().err
     # The table leaves nothing out, whatever its library's limits are.
@@ -103,12 +95,13 @@ def test_what_is_done_is_not_done_again(files, finished, capsys, monkeypatch):
     assert "downsampled from" not in page
 
 
-def test_a_small_pool_is_its_own_environment(files, tmp_path, capsys):
+def test_a_selector_can_be_given(files, tmp_path, capsys):
     run(arguments(files, tmp_path / "run", "--agent", "less"))
-    assert not (tmp_path / "run" / "pool").exists()
     names = [folder.name for folder in (tmp_path / "run" / "finetuned").iterdir()]
     assert sorted(names) == ["less", "own_answers"]
-    assert "what selects from the pool: less" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "what selects from the pool: less" in err
+    assert "min to fine-tune on 1 selections of 12" in err
 
 
 @pytest.fixture(scope="session")
@@ -193,11 +186,9 @@ def test_the_report_opens_offline_and_its_table_sorts(chromium, finished, tmp_pa
     ("options", "message"),
     [
         (("--budget", "121"), "budget '121': is 121 samples; expected 1 to the 120"),
-        (("--environment-samples", "20"), "samples: 20; expected 64 to the 120"),
-        (("--environment-samples", "121"), "samples: 121; expected 64 to the 120"),
         (("--agent", "lesss"), "unknown agent 'lesss'; did you mean less"),
         (("--compare", "lesss"), "unknown selector to compare with 'lesss'; did you"),
-        (("--compare", "oracle"), "unknown selector to compare with 'oracle'"),
+        (("--compare", "all"), "unknown selector to compare with 'all'"),
         (("--draws", "0"), "--draws: 0; expected at least 1"),
         (("--epochs", "0"), "epochs: 0 is too small"),
         (("--proxy", "nomodel"), "unknown model 'nomodel'; known: smollm2"),

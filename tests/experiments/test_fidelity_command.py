@@ -18,7 +18,7 @@ from ogs_env.experiments.fidelity.report import summarise
 from ogs_env.experiments.fidelity.results import read_results
 from ogs_env.experiments.fidelity.table import table
 from ogs_env.experiments.fidelity.terms import TERMS, compute_terms, read_terms
-from ogs_env.learners.fitted import FITTED, NORMS, STEPS
+from ogs_env.learners.fitted import FITTED, FITTED_UNTOUCHED, NORMS, STEPS
 
 LISTS = [("legal", "tenth"), ("medical", "development"), ("medical", "held-out")]
 
@@ -139,10 +139,11 @@ def test_fit_prints_constants_and_the_ablation(capsys, results):
     out, _ = run(capsys, "--fit", "--results", str(results))
     end = out.index("}")
     constants = json.loads("\n".join(out[: end + 1]))
-    assert constants.keys() == {"steps", "norms", *FITTED}
+    assert constants.keys() == {"steps", "norms", *FITTED, "untouched"}
     assert constants["steps"] == [0, 6]
     for kind, known in FITTED.items():
         assert constants[kind].keys() == known.keys()
+        assert constants["untouched"][kind].keys() == known.keys()
     lines = out[end + 1 :]
     columns = ["development (fitted)", "legal, tenth", "medical, held-out"]
     assert lines[0] == f"| model | {' | '.join(columns)} |"
@@ -238,11 +239,12 @@ def test_the_constants_are_those_that_fit_the_committed_list():
     terms, found = read_terms(folder), table(folder)
     assert tuple(terms.steps) == STEPS
     assert terms.norms == pytest.approx(NORMS, abs=1e-4)
-    for kind, known in FITTED.items():
-        fitted = fitted_constants(fitted_learner(terms, found, kind))
-        for role, values in known.items():
-            for name, value in values.items():
-                assert fitted[role][name] == pytest.approx(value, abs=1e-3)
+    for of, constants in (terms, FITTED), (terms.untouched(), FITTED_UNTOUCHED):
+        for kind, known in constants.items():
+            fitted = fitted_constants(fitted_learner(of, found, kind))
+            for role, values in known.items():
+                for name, value in values.items():
+                    assert fitted[role][name] == pytest.approx(value, abs=1e-3)
 
 
 def test_committed_figures_are_in_the_manifests(committed):

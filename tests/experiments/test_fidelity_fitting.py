@@ -165,5 +165,6 @@ def test_the_ablation_judges_each_model_by_itself(truth, folder, tmp_path):
     assert figures.keys() == expected.keys() | {
         whole,
         "domain: dev samples, less what references tell",
+        "domain: dev samples at the untouched model, less what own answers lose",
         "domain: dev samples alone",
     }

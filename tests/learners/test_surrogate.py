@@ -15,7 +15,13 @@ from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.errors import InputError
 from ogs_env.files import sha256_of
 from ogs_env.learners.effects import change
-from ogs_env.learners.fitted import FITTED, NORMS, STEPS, default_learner
+from ogs_env.learners.fitted import (
+    FITTED,
+    FITTED_UNTOUCHED,
+    NORMS,
+    STEPS,
+    default_learner,
+)
 from ogs_env.learners.surrogate import SurrogateLearner, SurrogateLearners
 from ogs_env.rewards import Rewards
 from ogs_env.rows import Rows
@@ -460,6 +466,17 @@ def test_other_checkpoints_respond_as_the_nearest_of_the_study() -> None:
     known, other = default_learner([0, 6, 24]), default_learner([0, 5, 40])
     assert known == other
     assert default_learner([])["sketches"] == "start"
+
+
+@pytest.mark.parametrize("answers", ["own", "reference"])
+def test_a_path_of_the_untouched_model_alone_has_its_own_constants(
+    answers: str,
+) -> None:
+    learner = default_learner([0], [2 * NORMS[0]], answers)
+    assert learner["sketches"] == "path"
+    [slope] = FITTED_UNTOUCHED[answers]["domain"]["slope"]
+    assert learner["domain"]["slope"] == [pytest.approx(2 * slope, abs=1e-5)]
+    assert slope > FITTED[answers]["domain"]["slope"][0]
 
 
 @pytest.mark.parametrize("answers", ["own", "reference"])

@@ -1,0 +1,98 @@
+"""One selection's fine-tuning against another's, on the same held-out samples."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MEASURED = ("test", "answers")
+"""Losses that runs are compared by: of the domain, and on the model's own answers."""
+RESAMPLES = 10_000
+
+
+def change(result: Mapping[str, Any], role: str) -> dict[str, float]:
+    """Return how fine-tuning changed a mean loss, in percent of what it was.
+
+    Args:
+        result: Of `ogs_env.experiments.finetune.finetune`.
+        role: `"test"`, `"answers"` or `"retention"`.
+
+    Returns:
+        `mean`, and its 95 % interval `low` to `high`: a percentile bootstrap over the
+        measured samples. What another run of the same selection would give is not in
+        it.
+    """
+    before, after = (np.array(result[t][role]["each"]) for t in ("before", "after"))
+    weights = _weights(len(before))
+    drawn = 100 * ((weights @ after) / (weights @ before) - 1)
+    return _summary(100 * (after.mean() / before.mean() - 1), drawn)
+
+
+def contrasts(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Compare the first run with those of each other selector.
+
+    Args:
+        results: Of `finetune`, on the same samples.
+
+    Returns:
+        By selector and then by role of `MEASURED`: `mean`, `low` and `high`, the first
+        run's loss after fine-tuning less the selector's mean over its runs, nats per
+        token, with a 95 % interval (percentile bootstrap over the measured samples);
+        `runs`, how many the selector has; and `lower_than`, than how many of these the
+        first run's loss is lower.
+    """
+    first, *others = results
+    runs: dict[str, list[Mapping[str, Any]]] = {}
+    for result in others:
+        runs.setdefault(result["selector"], []).append(result)
+    return {
+        selector: {role: _contrast(first, own, role) for role in MEASURED}
+        for selector, own in runs.items()
+    }
+
+
+def lines(found: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
+    """Return a sentence for each contrast.
+
+    Args:
+        found: What `contrasts` returns.
+        name: Of the first run's selection.
+    """
+    told = []
+    for selector, by_role in found.items():
+        parts = []
+        for role, what in zip(MEASURED, ("domain test", "own answers"), strict=True):
+            own = by_role[role]
+            parts.append(
+                f"{what} {own['mean']:+.3f} [{own['low']:+.3f}, {own['high']:+.3f}], "
+                f"lower than {own['lower_than']} of {own['runs']}"
+            )
+        told.append(f"{name} less {selector}, nats: {'; '.join(parts)}")
+    return told
+
+
+def _contrast(
+    first: Mapping[str, Any], others: Sequence[Mapping[str, Any]], role: str
+) -> dict[str, Any]:
+    own = np.array(first["after"][role]["each"])
+    rest = np.array([other["after"][role]["each"] for other in others])
+    differences = own - rest.mean(axis=0)
+    drawn = _weights(len(own)) @ differences
+    return {
+        **_summary(differences.mean(), drawn),
+        "runs": len(others),
+        "lower_than": int((own.mean() < rest.mean(axis=1)).sum()),
+    }
+
+
+def _weights(samples: int) -> NDArray[np.float64]:
+    """Return the weights of a bootstrap's draws (draws, samples); each sums to 1."""
+    shares = np.full(samples, 1 / samples)
+    rng = np.random.default_rng(0)
+    return rng.multinomial(samples, shares, size=RESAMPLES) / samples
+
+
+def _summary(mean: float, drawn: NDArray[np.float64]) -> dict[str, float]:
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {"mean": float(mean), "low": float(low), "high": float(high)}

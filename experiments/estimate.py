@@ -1,0 +1,68 @@
+"""How long `ogs adapt` will take."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ogs_env.data.domains import DomainData
+from ogs_env.data.samples import Sample
+from ogs_env.experiments.evaluation import mean_losses
+from ogs_env.experiments.finetune import FinetuneSettings
+from ogs_env.sketching.answers import longest_answer
+from ogs_env.sketching.encoding import encode
+from ogs_env.sketching.proxy import load_model
+
+_MEASURED = 16  # samples that the model's speed is measured on
+_COUNTED = 64  # samples of each role whose tokens are counted
+# Work for a token, in forward passes: with gradients of few layers, and of an adapter.
+_SKETCH, _TRAIN = 2, 3
+
+
+def estimate(
+    data: DomainData, settings: FinetuneSettings, budget: int, runs: int
+) -> tuple[float, float]:
+    """Estimate the longest stages from the target's speed on a few samples.
+
+    Args:
+        data: The samples by role.
+        settings: Of fine-tuning.
+        budget: Samples of a selection.
+        runs: Selections that are fine-tuned on.
+
+    Returns:
+        Seconds of sketching, with a proxy of the target's size, and of fine-tuning.
+    """
+    model, tokenizer = load_model(settings.model)
+
+    def tokens(samples: Sequence[Sample]) -> float:
+        """Return about how many tokens all samples have together."""
+        part = [
+            samples[i] for i in np.linspace(0, len(samples) - 1, _COUNTED, dtype=int)
+        ]
+        limit = settings.max_tokens
+        lengths = [
+            len(encode(tokenizer, s.turns, s.response, limit).input_ids) for s in part
+        ]
+        return float(np.mean(lengths)) * len(samples)
+
+    probe = data.pool[:_MEASURED]
+    with torch.inference_mode():
+        mean_losses(model, tokenizer, probe[:1], settings.max_tokens, "one")  # is slow
+        begin = time.perf_counter()
+        mean_losses(model, tokenizer, probe, settings.max_tokens, "a few samples")
+    rate = tokens(probe) / (time.perf_counter() - begin)
+    anchor, retention = (
+        [sample for own in part.values() for sample in own]
+        for part in (data.anchor, data.retention)
+    )
+    answers = longest_answer(settings.max_tokens)
+    sketched = tokens(data.pool) + tokens(data.dev) + tokens(data.test)
+    sketched += 2 * tokens(anchor) + answers * len(anchor)
+    trained = settings.epochs * budget / len(data.pool) * tokens(data.pool)
+    # References, own answers, and both sides of minimal pairs.
+    measured = tokens(data.test) + 4 * tokens(retention)
+    tuning = runs * _TRAIN * trained + (runs + 1) * measured
+    tuning += answers * len(retention)
+    return _SKETCH * sketched / rate, tuning / rate
