@@ -108,7 +108,9 @@ class _Job:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments, self.out = arguments, arguments.out
-        self.data = own_data(arguments, arguments.pool, arguments.out.name)
+        self.data = own_data(
+            arguments, arguments.pool, arguments.pool.name.split(".")[0]
+        )
         self.budget = parse_budget(arguments.budget, len(self.data.pool))
         self.compared = self._compared()
         # Wrong settings are told before hours of work.
@@ -206,7 +208,7 @@ class _Job:
             "sketch",
             f"make an environment: sketch the pool, {len(self.data.pool)} samples",
             lambda: sketch(
-                dataclasses.replace(self.data, name=self.out.name, retention=few),
+                dataclasses.replace(self.data, retention=few),
                 self.out / ENVIRONMENT,
                 self.settings,
                 shlex.join(["ogs", *sys.argv[1:]]),

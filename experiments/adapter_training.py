@@ -9,6 +9,7 @@ of a batch, as is the custom in fine-tuning.
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from transformers import ProgressCallback, Trainer, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ogs_env.data.samples import Sample
+from ogs_env.files import written_by_library
 from ogs_env.sketching.encoding import IGNORED, Encoded, collate, encode
 
 if TYPE_CHECKING:
@@ -102,7 +104,14 @@ def train(
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_QuietProgress)
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    try:
+        with written_by_library(checkpoints):
+            trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    except BaseException:
+        for checkpoint in checkpoints.glob("checkpoint-*"):
+            if _steps(checkpoint) is None:
+                shutil.rmtree(checkpoint, ignore_errors=True)
+        raise
     return model, [log["loss"] for log in trainer.state.log_history if "loss" in log]
 
 
@@ -142,14 +151,20 @@ def training_batch(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Any]:
 
 def last_checkpoint(folder: Path) -> str | None:
     """Return the last checkpoint that was written to its end, if there is one."""
-    whole = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        try:  # the Trainer writes its state after everything else
-            state = json.loads((checkpoint / "trainer_state.json").read_text())
-        except (OSError, ValueError):
-            continue
-        whole.append((state["global_step"], str(checkpoint)))
+    steps = {
+        checkpoint: _steps(checkpoint) for checkpoint in folder.glob("checkpoint-*")
+    }
+    whole = [(step, str(checkpoint)) for checkpoint, step in steps.items() if step]
     return max(whole)[1] if whole else None
+
+
+def _steps(checkpoint: Path) -> int | None:
+    """Return the steps before a checkpoint, if it was written to its end."""
+    try:  # the Trainer writes its state after everything else
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return int(state["global_step"])
 
 
 class _QuietProgress(ProgressCallback):

@@ -22,7 +22,7 @@ from ogs_env.data.domains import ANCHORS, domains, load_anchor
 from ogs_env.data.pairs import Pair, grammar_file, grammar_pairs, solution_pairs
 from ogs_env.data.samples import Sample, check_disjoint, read_samples
 from ogs_env.errors import InputError, unknown_name
-from ogs_env.files import read_json, write_json
+from ogs_env.files import read_json, write_json, written_by_library
 from ogs_env.selection import LINES, SUMMARY, Selection
 
 # All runs are measured on the same answers, whatever the seed of their training.
@@ -163,7 +163,8 @@ def finetune(
             "lower it"
         )
     # Without the option PEFT asks the hub whether the vocabulary has grown.
-    model.save_pretrained(folder / "adapter", save_embedding_layers=False)
+    with written_by_library(folder):
+        model.save_pretrained(folder / "adapter", save_embedding_layers=False)
     result = {
         "selection": folder.name,
         "selector": selector or folder.name,

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ _UNWRITABLE = (
     errno.EISDIR,
     errno.EEXIST,  # a file where a folder should be
 )
+_ROOM = 2**20  # bytes: a disk with less is full
 
 
 @contextlib.contextmanager
@@ -40,10 +42,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(
-                f"{path}: no space left on the disk; free some and run the same "
-                "command again"
-            ) from error
+            raise _full(path) from error
         if error.errno == errno.EFBIG:
             raise InputError(
                 f"{path}: is larger than a file may be here (`ulimit -f`, or the file "
@@ -58,6 +57,28 @@ def whole_file(path: Path) -> Iterator[Path]:
         # A folder that cannot be written has no such file, and must not hide why.
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def written_by_library(folder: Path) -> Iterator[None]:
+    """Tell of a full disk where a library writes files itself, by errors of all kinds.
+
+    Raises:
+        InputError: If the block fails and the disk of `folder` is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        text = os.strerror(errno.ENOSPC)
+        if text in str(error) or shutil.disk_usage(folder).free < _ROOM:
+            raise _full(folder) from error
+        raise
+
+
+def _full(path: Path) -> InputError:
+    return InputError(
+        f"{path}: no space left on the disk; free some and run the same command again"
+    )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from ogs_env.errors import InputError
-from ogs_env.files import read_json, sha256_of, whole_file, write_json, write_text
+from ogs_env.files import (
+    read_json,
+    sha256_of,
+    whole_file,
+    write_json,
+    write_text,
+    written_by_library,
+)
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -116,3 +123,17 @@ def test_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_of(tmp_path / "a") == known
+
+
+def test_a_full_disk_is_told_where_a_library_writes(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match=f"{tmp_path}: no space left on the disk"),
+        written_by_library(tmp_path),
+        Path("/dev/full").open("w") as file,
+    ):
+        file.write("text")
+    with (
+        pytest.raises(RuntimeError, match="something else"),
+        written_by_library(tmp_path),
+    ):
+        raise RuntimeError("something else")
