@@ -1,9 +1,10 @@
 """Hindsight: greedy on the learner's true reward, over everything at once.
 
 At each step the sample of highest marginal reward, the one that `SelectionEnv` would
-pay for it now, is picked, and the learner is updated with it. It sees path sketches
-and the whole stream, which no deployed agent does, so it tells the room there is. It
-is greedy, not optimal: an upper mark, not a bound.
+pay for it now, is picked, and the learner is updated with it. In episodes it sees path
+sketches and the whole stream, which no agent does, so it tells the room there is. It
+is greedy, not optimal: an upper mark, not a bound. A pool that was sketched as an
+environment, as `ogs adapt` does, it can select from like any other selector.
 """
 
 from collections.abc import Mapping

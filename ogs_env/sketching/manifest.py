@@ -48,7 +48,8 @@ def write_manifest(
         "seed": settings.seed,
     }
     projection = {"kind": "countsketch", "k": settings.k, "seed": settings.seed}
-    space = _space(known["proxy"]["sha256"], adapter, projection)
+    proxy = known["proxy"]["sha256"]
+    space = _space(proxy, adapter, projection)
     own = settings.anchor_answers != "reference"
     shards = {
         role: [load_file(file) for file in sorted(folder.glob(f"{role}-*.safetensors"))]
@@ -85,7 +86,9 @@ def write_manifest(
             "roles": roles,
             "domain_norm": mean_norms[0],
             "anchor_norms": list(mean_norms[1:]),
-            "learner": _learner(space, checkpoints, weights, shards, settings.epochs),
+            "learner": _learner(
+                _studied(proxy, adapter), checkpoints, weights, shards, settings.epochs
+            ),
             "files": {
                 file.name: {"sha256": sha256_of(file), "bytes": file.stat().st_size}
                 for file in files
@@ -100,8 +103,17 @@ def _space(proxy: str, adapter: dict[str, Any], projection: dict[str, Any]) -> s
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _studied(proxy: str, adapter: dict[str, Any]) -> bool:
+    """Say whether gradients are as long as those that constants were fitted with.
+
+    A seed draws other weights and another projection, but of the same lengths.
+    """
+    projection = {"kind": "countsketch", "k": SketchSettings().k, "seed": 0}
+    return _space(proxy, adapter | {"seed": 0}, projection) == FITTED_SPACE
+
+
 def _learner(
-    space: str,
+    studied: bool,
     checkpoints: Sequence[Checkpoint],
     weights: Sequence[float],
     shards: Shards,
@@ -109,9 +121,9 @@ def _learner(
 ) -> dict[str, Any]:
     """Return the `learner` entry, in the units of this bundle's sketches."""
     norms = None
-    if space == FITTED_SPACE and checkpoints:
+    if studied and checkpoints:
         norms = [1 / weight for weight in weights]
-    elif space == FITTED_SPACE:
+    elif studied:
         dev = torch.cat([shard["start"] for shard in shards["dev"]]).double()
         norms = [float(dev.square().sum(1).mean().sqrt())]
     steps = [checkpoint.step for checkpoint in checkpoints]
