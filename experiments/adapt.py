@@ -94,7 +94,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the stages; those that are done already are not repeated."""
     job = _Job(arguments)
-    job.announce()
     environment = job.sketch()
     job.train(environment)
     chosen = job.choose(environment)
@@ -183,14 +182,13 @@ class _Job:
                 )
         else:
             # A model that cannot be had is told now, not after hours.
-            for model in dict.fromkeys([self.arguments.proxy, self.arguments.model]):
-                load_model(model)
+            if self.arguments.proxy != self.arguments.model:
+                load_model(self.arguments.proxy)
+            self._announce()
             write_json(file, given)
 
-    def announce(self) -> None:
-        """Say how long it will take, unless this goes on with an earlier run."""
-        if (self.out / ENVIRONMENT).exists():
-            return
+    def _announce(self) -> None:
+        """Load the target, and say how long it will take."""
         runs = 1 + len(self.compared)
         times = estimate(self.data, self.tuning, self.budget, runs)
         sketching, tuning = (seconds / 60 for seconds in times)
@@ -202,7 +200,7 @@ class _Job:
 
     def sketch(self) -> Bundle:
         """Make the environment: sketch the pool."""
-        # What it tells of retention samples nobody chooses by: a few will do.
+        # Retention samples are for infos alone, which choose nothing: a few will do.
         few = {name: own[:SHOWN] for name, own in self.data.retention.items()}
         return self.stages.do(
             "sketch",

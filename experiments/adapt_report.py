@@ -15,7 +15,13 @@ from scipy import stats
 
 from ogs_env.bundle import Bundle
 from ogs_env.data.samples import Sample
-from ogs_env.experiments.contrasts import MEASURED, change, contrasts, lines
+from ogs_env.experiments.contrasts import (
+    MEASURED,
+    by_selector,
+    change,
+    contrasts,
+    lines,
+)
 from ogs_env.experiments.plots import COLOURS, RANDOM_COLOUR
 from ogs_env.files import write_text
 from ogs_env.selection import Selection
@@ -150,10 +156,7 @@ def _tradeoff(results: Sequence[Mapping[str, Any]]) -> Any:
     figure = go.Figure()
     figure.add_hline(0, line_color="#999").add_vline(0, line_color="#999")
     colours = iter(COLOURS * len(results))
-    runs: dict[str, list[Mapping[str, Any]]] = {}
-    for result in results:
-        runs.setdefault(result["selector"], []).append(result)
-    for selector, own in runs.items():
+    for selector, own in by_selector(results).items():
         colour = RANDOM_COLOUR if selector == "random" else next(colours)
         found = [[change(result, role) for role in MEASURED] for result in own]
         points = np.array([[one["mean"] for one in pair] for pair in found])

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from ogs_env.agents.episodes import summarise
 
 MEASURED = ("test", "answers")
 """Losses that runs are compared by: of the domain, and on the model's own answers."""
@@ -24,9 +25,23 @@ def change(result: Mapping[str, Any], role: str) -> dict[str, float]:
         it.
     """
     before, after = (np.array(result[t][role]["each"]) for t in ("before", "after"))
-    weights = _weights(len(before))
-    drawn = 100 * ((weights @ after) / (weights @ before) - 1)
-    return _summary(100 * (after.mean() / before.mean() - 1), drawn)
+    samples = len(before)
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(samples, np.full(samples, 1 / samples), size=RESAMPLES)
+    ratios = (drawn @ after) / (drawn @ before)
+    low, high = 100 * (np.quantile(ratios, [0.025, 0.975]) - 1)
+    mean = 100 * (after.mean() / before.mean() - 1)
+    return {"mean": float(mean), "low": float(low), "high": float(high)}
+
+
+def by_selector(
+    results: Sequence[Mapping[str, Any]],
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the runs of each selector, in order."""
+    runs: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results:
+        runs.setdefault(result["selector"], []).append(result)
+    return runs
 
 
 def contrasts(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -43,12 +58,9 @@ def contrasts(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
         first run's loss is lower.
     """
     first, *others = results
-    runs: dict[str, list[Mapping[str, Any]]] = {}
-    for result in others:
-        runs.setdefault(result["selector"], []).append(result)
     return {
         selector: {role: _contrast(first, own, role) for role in MEASURED}
-        for selector, own in runs.items()
+        for selector, own in by_selector(others).items()
     }
 
 
@@ -77,22 +89,8 @@ def _contrast(
 ) -> dict[str, Any]:
     own = np.array(first["after"][role]["each"])
     rest = np.array([other["after"][role]["each"] for other in others])
-    differences = own - rest.mean(axis=0)
-    drawn = _weights(len(own)) @ differences
     return {
-        **_summary(differences.mean(), drawn),
+        **summarise(own - rest.mean(axis=0)),
         "runs": len(others),
         "lower_than": int((own.mean() < rest.mean(axis=1)).sum()),
     }
-
-
-def _weights(samples: int) -> NDArray[np.float64]:
-    """Return the weights of a bootstrap's draws (draws, samples); each sums to 1."""
-    shares = np.full(samples, 1 / samples)
-    rng = np.random.default_rng(0)
-    return rng.multinomial(samples, shares, size=RESAMPLES) / samples
-
-
-def _summary(mean: float, drawn: NDArray[np.float64]) -> dict[str, float]:
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return {"mean": float(mean), "low": float(low), "high": float(high)}

@@ -53,7 +53,7 @@ def default_learner(
     steps: Sequence[int],
     norms: Sequence[float] | None = None,
     answers: str = "own",
-    epochs: float = EPOCHS,
+    epochs: int = EPOCHS,
 ) -> dict[str, Any]:
     """Return the manifest's `learner` entry.
 
@@ -86,7 +86,7 @@ def default_learner(
 
 
 def rescaled(
-    learner: dict[str, Any], ratios: Sequence[float], epochs: float
+    learner: dict[str, Any], ratios: Sequence[float], epochs: int
 ) -> dict[str, Any]:
     """Return a manifest's `learner` entry for sketches of another length.
 

@@ -148,7 +148,7 @@ def test_without_maths_and_grammar_there_are_no_pairs(settings, tmp_path):
     assert table([result]).endswith("|  |  |")
 
 
-def close(losses, rel=1e-5):
+def close(losses, rel=1e-6):
     """Return what equals such losses but for rounding."""
     return {name: pytest.approx(value, rel=rel) for name, value in losses.items()}
 
