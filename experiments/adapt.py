@@ -80,6 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how("--model", default=tuning.model, help="the target: id or folder")
     how("--epochs", type=int, default=3, help="of fine-tuning")
+    how(
+        "--layers",
+        type=int,
+        default=tuning.layers,
+        help="decoder layers, from the last, that are sketched and fine-tuned",
+    )
     how("--learning-rate", type=float, default=tuning.learning_rate, help="peak")
     how(
         "--generate",
@@ -117,6 +123,7 @@ class _Job:
             model=arguments.model,
             epochs=arguments.epochs,
             learning_rate=arguments.learning_rate,
+            layers=arguments.layers,
             seed=arguments.seed,
             generate=arguments.generate,
         )
@@ -124,9 +131,11 @@ class _Job:
             load_selector(arguments.agent)
         self._check_sizes()
         # Gradients of the untouched model tell what a selection does about as well as
-        # those of a trajectory do (`ogs fidelity`), at a third of the time.
+        # those of a trajectory do (`ogs fidelity`), at a third of the time. They must
+        # be of the layers that are trained: others change unseen.
         self.settings = SketchSettings(
             proxy=arguments.proxy,
+            layers=arguments.layers,
             checkpoints=(0,),
             epochs=arguments.epochs,
             seed=arguments.seed,

@@ -1,10 +1,11 @@
 """Train a LoRA adapter on samples with the Trainer of `transformers`.
 
 The recipe is the paper's where it is known (Zhang et al. 2026, arXiv 2602.06359):
-rank 16 and alpha 32 on all linear layers and a cosine learning rate. AdamW without
-weight decay, the warm-up and gradients clipped at norm 1 are those under which
-results differ little between seeds. The loss is the mean over the response tokens
-of a batch, as is the custom in fine-tuning.
+rank 16 and alpha 32 on all linear layers and a cosine learning rate. By default these
+are of the last ten decoder layers, those whose gradients are sketched: what happens
+in others, no selection can know. AdamW without weight decay, the warm-up and gradients
+clipped at norm 1 are those under which results differ little between seeds. The loss
+is the mean over the response tokens of a batch, as is the custom in fine-tuning.
 """
 
 import json
@@ -22,6 +23,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from ogs_env.data.samples import Sample
 from ogs_env.files import written_by_library
 from ogs_env.sketching.encoding import IGNORED, Encoded, collate, encode
+from ogs_env.sketching.proxy import adapted_layers
 
 if TYPE_CHECKING:
     from ogs_env.experiments.finetune import FinetuneSettings
@@ -70,7 +72,7 @@ def train(
             r=RANK,
             lora_alpha=ALPHA,
             lora_dropout=0,
-            target_modules="all-linear",
+            target_modules=adapted_layers(model, settings.layers)[1],
             task_type="CAUSAL_LM",
         ),
     )

@@ -16,8 +16,7 @@ from ogs_env.sketching.proxy import load_model
 
 _MEASURED = 16  # samples that the model's speed is measured on
 _COUNTED = 64  # samples of each role whose tokens are counted
-# Work for a token, in forward passes: with gradients of few layers, and of an adapter.
-_SKETCH, _TRAIN = 2, 3
+_GRADIENTS = 2  # of the last layers, in forward passes of the whole model
 
 
 def estimate(
@@ -63,6 +62,6 @@ def estimate(
     trained = settings.epochs * budget / len(data.pool) * tokens(data.pool)
     # References, own answers, and both sides of minimal pairs.
     measured = tokens(data.test) + 4 * tokens(retention)
-    tuning = runs * _TRAIN * trained + (runs + 1) * measured
+    tuning = runs * _GRADIENTS * trained + (runs + 1) * measured
     tuning += answers * len(retention)
-    return _SKETCH * sketched / rate, tuning / rate
+    return _GRADIENTS * sketched / rate, tuning / rate

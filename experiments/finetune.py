@@ -39,6 +39,8 @@ class FinetuneSettings:
         epochs: How often each sample is seen.
         learning_rate: Peak learning rate of AdamW.
         batch: Samples per step.
+        layers: Decoder layers, counted from the last, that carry the adapter; all if
+            the model has fewer.
         seed: Seed of the adapter's first weights and of the order of samples.
         max_tokens: Longer samples lose the beginning of their prompt.
         generate: Number of answers to generate before and after; 0 for none.
@@ -46,14 +48,15 @@ class FinetuneSettings:
 
     model: str = "smollm2-135m-instruct"
     epochs: int = 1
-    learning_rate: float = 4e-4
+    learning_rate: float = 1e-3
     batch: int = 8
+    layers: int = 10
     seed: int = 0
     max_tokens: int = 256
     generate: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch"):
+        for name in ("epochs", "batch", "layers"):
             if getattr(self, name) < 1:
                 raise InputError(
                     f"{name}: {getattr(self, name)} is too small; give 1 or more"
@@ -66,7 +69,7 @@ class FinetuneSettings:
         if not 0 < self.learning_rate < math.inf:
             raise InputError(
                 f"learning rate: {self.learning_rate} is no positive number; "
-                "4e-4 suits a small model"
+                "1e-3 suits a small model"
             )
         if self.max_tokens < 8:
             raise InputError(
@@ -209,6 +212,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="peak learning rate of AdamW (%(default)s)")  # fmt: skip
     add("--batch", type=int, default=default.batch,
         help="samples per step (%(default)s)")  # fmt: skip
+    add("--layers", type=int, default=default.layers,
+        help="decoder layers, counted from the last, that carry the adapter "
+        "(%(default)s)")  # fmt: skip
     add("--seed", type=int, default=default.seed,
         help="seed of adapter and order (%(default)s)")  # fmt: skip
     add("--generate", type=int, default=default.generate, metavar="N",
@@ -229,6 +235,7 @@ def run(arguments: argparse.Namespace) -> None:
         epochs=arguments.epochs,
         learning_rate=arguments.learning_rate,
         batch=arguments.batch,
+        layers=arguments.layers,
         seed=arguments.seed,
         generate=arguments.generate,
     )

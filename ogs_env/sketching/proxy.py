@@ -229,9 +229,7 @@ def attach_adapter(
     layers: int,
     seed: int,
 ) -> Proxy:
-    """Put a fresh LoRA adapter on all linear layers of the last decoder layers.
-
-    Experts that a router chooses between get none: each sees some tokens alone.
+    """Put a fresh LoRA adapter on the linear layers of the last decoder layers.
 
     Args:
         model: A causal LM; it is changed in place.
@@ -246,16 +244,7 @@ def attach_adapter(
     """
     from peft import LoraConfig, get_peft_model
 
-    decoder = _decoder_layers(model)
-    first = max(0, len(decoder) - layers)
-    names = {id(module): name for name, module in model.named_modules()}
-    linear = [
-        names[id(module)]
-        for layer in decoder[first:]
-        for module in layer.modules()
-        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-        if "experts" not in names[id(module)].split(".")
-    ]
+    trunk, linear = adapted_layers(model, layers)
     model.requires_grad_(False)
     _check_padding(model)
     has_plain_head(model)  # asked now, while no hook watches the model
@@ -275,9 +264,39 @@ def attach_adapter(
         parts = name.removeprefix("base_model.model.").split(".")
         if parts[-1] == "default" and parts[-2] in ("lora_A", "lora_B"):
             (a if parts[-2] == "lora_A" else b)[".".join(parts[:-1])] = module
-    proxy = Proxy(adapted.eval(), tokenizer, list(decoder[:first]), a, b)
+    proxy = Proxy(adapted.eval(), tokenizer, trunk, a, b)
     draw_adapter(proxy, seed)
     return proxy
+
+
+def adapted_layers(
+    model: "PreTrainedModel", layers: int
+) -> tuple[list[nn.Module], list[str]]:
+    """Split a model at the first of the last decoder layers, which an adapter is on.
+
+    Experts that a router chooses between get none: each sees some tokens alone.
+
+    Args:
+        model: A causal LM.
+        layers: How many decoder layers, counted from the last; all if it has fewer.
+
+    Returns:
+        The decoder layers below, and the names of the linear layers of the last.
+
+    Raises:
+        InputError: If the model has no list of decoder layers.
+    """
+    decoder = _decoder_layers(model)
+    first = max(0, len(decoder) - layers)
+    names = {id(module): name for name, module in model.named_modules()}
+    linear = [
+        names[id(module)]
+        for layer in decoder[first:]
+        for module in layer.modules()
+        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        if "experts" not in names[id(module)].split(".")
+    ]
+    return list(decoder[:first]), linear
 
 
 def draw_adapter(proxy: Proxy, seed: int) -> None:

@@ -2,6 +2,7 @@ import argparse
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 from easy_samples import colours, sums
 from peft import PeftModel
+from safetensors.torch import load_file
 from tiny_model import make_tiny_model
 
 from ogs_env.data.pairs import Pair, solution_pairs
@@ -81,6 +83,15 @@ def test_learns_a_set_by_heart(settings, tmp_path):
     assert (
         result["after"]["test"]["per_sample"] < result["before"]["test"]["per_sample"]
     )
+
+
+def test_the_last_layers_alone_are_adapted(settings, tmp_path):
+    run = replace(settings, epochs=1, layers=2)
+    finetune(TRAINED, TEST, RETENTION, run, tmp_path / "run")
+
+    adapter = load_file(tmp_path / "run/adapter/adapter_model.safetensors")
+    layers = {int(re.search(r"layers\.(\d+)\.", name)[1]) for name in adapter}
+    assert layers == {1, 2}  # of three
 
 
 def test_figures_are_those_of_model_and_adapter(settings, tmp_path):
@@ -378,6 +389,7 @@ def test_command_takes_the_held_out_sets_of_a_domain(files, tmp_path, monkeypatc
     [
         (["--epochs", 0], "epochs: 0 is too small"),
         (["--batch", 0], "batch: 0 is too small"),
+        (["--layers", 0], "layers: 0 is too small"),
         (["--seed", -1], "seed: -1 is negative"),
         (["--learning-rate", 0], "learning rate: 0.0 is no positive number"),
         (["--generate", 6], "retention set holds 5 samples"),
