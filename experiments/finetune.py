@@ -23,6 +23,7 @@ from ogs_env.data.pairs import Pair, grammar_file, grammar_pairs, solution_pairs
 from ogs_env.data.samples import Sample, check_disjoint, read_samples
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import read_json, write_json, written_by_library
+from ogs_env.learners.fitted import LAYERS
 from ogs_env.selection import LINES, SUMMARY, Selection
 
 # All runs are measured on the same answers, whatever the seed of their training.
@@ -50,7 +51,7 @@ class FinetuneSettings:
     epochs: int = 1
     learning_rate: float = 1e-3
     batch: int = 8
-    layers: int = 10
+    layers: int = LAYERS
     seed: int = 0
     max_tokens: int = 256
     generate: int = 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ogs_env.learners.fitted import LAYERS
 from ogs_env.sketching.proxy import Proxy, draw_adapter
 from ogs_env.sketching.steps import train_step
 from ogs_env.sketching.trunk import TrunkStates
@@ -38,7 +39,7 @@ class Recipe:
     epochs: int = 1
     learning_rate: float = 1e-3
     batch: int = 8
-    layers: int = 10
+    layers: int = LAYERS
 
 
 def learning_rates(recipe: Recipe, steps: int) -> list[float]:

@@ -45,6 +45,8 @@ FITTED_START: dict[str, dict[str, Any]] = {
 }
 FITTED_SPACE = "2bf3851c0d43ecc8"
 """The sketch space (proxy, adapter, projection) of the studied bundle."""
+LAYERS = 10
+"""Decoder layers, from the last, that the constants are about: sketched and trained."""
 EPOCHS = 3
 """How often users train on a selection, which is what learners are to foretell."""
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ogs_env.learners.fitted import EPOCHS
+from ogs_env.learners.fitted import EPOCHS, LAYERS
 from ogs_env.sketching.proxy import DEFAULT_MODEL
 
 ANCHOR_ANSWERS = ("own", "reference", "both")
@@ -37,7 +37,7 @@ class SketchSettings:
     proxy: str = DEFAULT_MODEL
     precision: str = "auto"
     k: int = 512
-    layers: int = 10
+    layers: int = LAYERS
     rank: int = 16
     checkpoints: tuple[int, ...] = ()
     detour: bool = False
