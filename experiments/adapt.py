@@ -13,9 +13,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from ogs_env.agents.baselines.oracle import OracleSelector
 from ogs_env.agents.deployment import AgentSelector, load_selector
 from ogs_env.agents.episodes import make, summarise
-from ogs_env.agents.selector import READERS, SELECTORS, Selector, make_selector
+from ogs_env.agents.selector import READERS, SELECTORS, Selector
 from ogs_env.agents.training import TrainSettings, described, is_trained, train
 from ogs_env.bundle import Bundle
 from ogs_env.data.pairs import grammar_file, grammar_pairs
@@ -25,6 +26,7 @@ from ogs_env.experiments.comparison import compare
 from ogs_env.experiments.contrasts import contrasts, lines
 from ogs_env.experiments.estimate import estimate
 from ogs_env.experiments.finetune import FinetuneSettings, finetune, table
+from ogs_env.experiments.limit import MARGIN, ForgettingLimit, forgetting_limit
 from ogs_env.experiments.stages import Stages
 from ogs_env.files import read_json, write_json
 from ogs_env.selection import Selection, parse_budget, select
@@ -33,7 +35,7 @@ from ogs_env.sketching.proxy import load_model
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.sketcher import check, sketch
 
-AUTO, NAVIGATOR = "auto", "navigator"
+AUTO, NAVIGATOR, ORACLE = "auto", "navigator", "oracle"
 FEWEST = 64
 """Samples that make an environment, with a train and a test split."""
 SHOWN = 8
@@ -42,6 +44,7 @@ FEWEST_OF_DOMAIN = 8
 """Samples of the domain in dev and in test."""
 ENVIRONMENT = "environment"
 NOTE, COMPARISON, RESULT = "adapt.json", "comparison.json", "result.json"
+LIMIT = "limit.json"
 # The others choose nothing, or need a field or texts.
 _COMPARED = [name for name in SELECTORS if name not in {"all", "metadata", *READERS}]
 
@@ -101,9 +104,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the stages; those that are done already are not repeated."""
     job = _Job(arguments)
     environment = job.sketch()
-    job.train(environment)
-    chosen = job.choose(environment)
-    selections = job.select(environment, chosen)
+    limit = job.weigh(environment)
+    job.train(environment, limit)
+    chosen = job.choose(environment, limit)
+    selections = job.select(environment, chosen, limit)
     results = job.finetune(selections)
     job.report(environment, selections, results)
 
@@ -142,7 +146,7 @@ class _Job:
         )
         check(self.data, self.settings)
         self._note()
-        self.stages = Stages(self.out, 5)
+        self.stages = Stages(self.out, 6)
 
     def _check_sizes(self) -> None:
         pool = len(self.data.pool)
@@ -222,13 +226,34 @@ class _Job:
             ),
         )
 
-    def train(self, environment: Bundle) -> None:
+    def weigh(self, environment: Bundle) -> ForgettingLimit:
+        """Find how much forgetting has to weigh."""
+        file, seed = self.out / LIMIT, self.arguments.seed
+
+        def work() -> ForgettingLimit:
+            if file.exists():
+                return ForgettingLimit(**read_json(file, "limit on what is forgotten"))
+            found = forgetting_limit(environment, self.budget, seed)
+            write_json(file, dataclasses.asdict(found))
+            return found
+
+        what = f"weigh forgetting: to forget {MARGIN:.0%} of what random picks do"
+        limit: ForgettingLimit = self.stages.do("weigh", what, work)
+        print(
+            f"weight {limit.weight:.3g}: greedy selection is foretold to forget "
+            f"{limit.foretold:.1f} %, the limit is {limit.limit:.1f} %",
+            file=sys.stderr,
+        )
+        return limit
+
+    def train(self, environment: Bundle, limit: ForgettingLimit) -> None:
         """Train a Navigator in the environment."""
         share = self.budget / len(self.data.pool)
         kwargs: dict[str, Any] = {"bundle": str(environment.path)}
         counts = described(make("OGS-Custom-v0", kwargs))["environment"]
         stream = counts["hands"] * counts["hand_size"]
         kwargs["budget"] = max(1, round(share * stream))
+        kwargs["reward_weights"] = limit.weights
         settings = TrainSettings(
             env="OGS-Custom-v0",
             env_kwargs=kwargs,
@@ -248,28 +273,58 @@ class _Job:
         )
         self.stages.do("train", what, work)
 
-    def choose(self, environment: Bundle) -> str:
-        """Compare the selectors in the environment; return what deploys."""
-        selectors: dict[str, Selector] = {n: make_selector(n) for n in _COMPARED}
-        selectors[NAVIGATOR] = AgentSelector(self.out / NAVIGATOR)
-        values = self.stages.do(
+    def choose(self, environment: Bundle, limit: ForgettingLimit) -> str:
+        """Compare the selectors in the environment; return what deploys.
+
+        By default that is the one whose selections are worth most, of those foretold to
+        forget no more than random picks do.
+        """
+        names = [*_COMPARED, NAVIGATOR]
+        selectors = {name: self._selector(name, limit) for name in names}
+        asked = self.budget, self.arguments.seed, limit.weights
+        found = self.stages.do(
             "compare",
             f"compare {len(selectors)} selectors by what the environment pays",
-            lambda: compare(environment, selectors, self.budget, self.arguments.seed),
+            lambda: compare(environment, selectors, *asked),
         )
-        summary = {name: summarise(own) for name, own in values.items()}
+        summary = {
+            name: {
+                **summarise(own["value"]),
+                "forgetting": round(float(own["forgetting"].mean()), 4),
+            }
+            for name, own in found.items()
+        }
         write_json(self.out / COMPARISON, summary)
         ranked = sorted(summary, key=lambda name: -summary[name]["mean"])
-        print(f"\n{'selector':<16}{'value':>8}  95 % interval", file=sys.stderr)
+        print(
+            f"\n{'selector':<16}{'value':>8}  {'95 % interval':<18}forgetting, %",
+            file=sys.stderr,
+        )
         for name in ranked:
             own = summary[name]
             span = f"[{own['low']:.2f}, {own['high']:.2f}]"
-            print(f"{name:<16}{own['mean']:>8.2f}  {span}", file=sys.stderr)
-        chosen = ranked[0] if self.arguments.agent == AUTO else self.arguments.agent
+            print(
+                f"{name:<16}{own['mean']:>8.2f}  {span:<18}{own['forgetting']:>13.1f}",
+                file=sys.stderr,
+            )
+        most = summary["random"]["forgetting"]
+        best = next(name for name in ranked if summary[name]["forgetting"] <= most)
+        chosen = best if self.arguments.agent == AUTO else self.arguments.agent
         print(f"\nwhat selects from the pool: {chosen}", file=sys.stderr)
         return str(chosen)
 
-    def select(self, pool: Bundle, chosen: str) -> dict[str, Selection]:
+    def _selector(self, name: str, limit: ForgettingLimit) -> Selector:
+        """Return the selector of a name, or the agent of a folder."""
+        if name == NAVIGATOR:
+            return AgentSelector(self.out / NAVIGATOR)
+        if name == ORACLE:
+            return OracleSelector(limit.weights)
+        selector: Selector = load_selector(name)
+        return selector
+
+    def select(
+        self, pool: Bundle, chosen: str, limit: ForgettingLimit
+    ) -> dict[str, Selection]:
         """Select from the pool; return selections by name, the chosen one first."""
         seed = self.arguments.seed
         asked = {Path(chosen).name: (chosen, seed), **self.compared}
@@ -278,10 +333,8 @@ class _Job:
         def work() -> dict[str, Selection]:
             found = {}
             for name, (selector, seed) in asked.items():
-                given = self.out / NAVIGATOR if selector == NAVIGATOR else selector
-                made = select(
-                    load_selector(given), pool, self.budget, seed=seed, agent=name
-                )
+                chooser = self._selector(selector, limit)
+                made = select(chooser, pool, self.budget, seed=seed, agent=name)
                 made.save(self.out / "selections" / name, texts)
                 found[name] = made
             return found

@@ -16,10 +16,10 @@ DRAWS = 10
 _PART = 3 / 4
 
 
-def selection_value(bundle: Bundle, rows: NDArray[np.integer]) -> float:
-    """Return what a selection is worth: the return of an episode that picks it.
+def foretold(bundle: Bundle, rows: NDArray[np.integer]) -> dict[str, float]:
+    """Return the reward terms of an episode that makes a selection, added up.
 
-    By the bundle's default weights, without terms that are about single samples.
+    Without those that are about single samples.
 
     Args:
         bundle: Of an environment.
@@ -28,8 +28,7 @@ def selection_value(bundle: Bundle, rows: NDArray[np.integer]) -> float:
     learner = SurrogateLearner(bundle)
     rewards = Rewards(learner, None)
     learner.update_many(rows)
-    terms = {**NO_PICK, **rewards.changes()}
-    return float(weighted_sum(terms, checked_weights(None, bundle)))
+    return {**NO_PICK, **rewards.changes()}
 
 
 def compare(
@@ -37,7 +36,8 @@ def compare(
     selectors: Mapping[str, Selector],
     budget: int,
     seed: int,
-) -> dict[str, NDArray[np.float64]]:
+    weights: Mapping[str, float],
+) -> dict[str, dict[str, NDArray[np.float64]]]:
     """Let selectors select from the same random parts of a pool.
 
     Args:
@@ -45,19 +45,25 @@ def compare(
         selectors: By name.
         budget: Of the whole pool; a part has its share.
         seed: Draws the parts.
+        weights: Of the reward terms; those not named keep the bundle's default.
 
     Returns:
-        By name float64 (`DRAWS`,): the value of what was selected in each draw, points
-        of percent; see `selection_value`.
+        By name `value`, what an episode that makes the selection pays in each draw
+        (`DRAWS`,), and `forgetting`, the term of that name; points of percent.
     """
     size = max(1, round(_PART * len(bundle.pool)))
     picks = max(1, round(_PART * budget))
     rng = np.random.default_rng([seed, 60])
     parts = [rng.choice(len(bundle.pool), size, replace=False) for _ in range(DRAWS)]
-    values: dict[str, list[float]] = {name: [] for name in selectors}
+    checked = checked_weights(weights, bundle)
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in selectors}
     rounds = [(draw, name) for draw in range(DRAWS) for name in selectors]
     for draw, name in tqdm(rounds, desc="selections", leave=False):
         own = np.random.default_rng([seed, draw])
         rows, _ = selectors[name].select(bundle, picks, own, parts[draw])
-        values[name].append(selection_value(bundle, rows))
-    return {name: np.array(own) for name, own in values.items()}
+        terms = foretold(bundle, rows)
+        found[name].append((weighted_sum(terms, checked), terms["forgetting"]))
+    return {
+        name: dict(zip(("value", "forgetting"), np.array(own).T, strict=True))
+        for name, own in found.items()
+    }

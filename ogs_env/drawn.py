@@ -209,4 +209,5 @@ def _response(origin: Bundle, dev: Rows) -> dict[str, Any]:
         scaled[role] = {**learner[role], "slope": slopes}
     # The first norm is the untouched model's.
     curvature = learner["forgetting"]["curvature"] * float(ratios[0]) ** 2
-    return {**learner, **scaled, "forgetting": {"curvature": curvature}}
+    forgetting = {**learner["forgetting"], "curvature": curvature}
+    return {**learner, **scaled, "forgetting": forgetting}

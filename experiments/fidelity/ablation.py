@@ -1,13 +1,14 @@
 """What the predictions are made of: each part alone, fitted and judged alike."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ogs_env.experiments.fidelity.fitting import fitted_learner
+from ogs_env.experiments.fidelity.fitting import fitted_learner, fitted_untouched
 from ogs_env.experiments.fidelity.report import spearman
 from ogs_env.experiments.fidelity.table import MEASURES, Table, predict, table
 from ogs_env.experiments.fidelity.terms import Terms, read_terms
@@ -18,7 +19,9 @@ Model = Callable[[Terms, int], Array]
 """Predicts a loss of each subset (subsets,), by the epochs that it is trained for."""
 
 
-def ablation(development: Path, others: Mapping[str, Path]) -> str:
+def ablation(
+    development: Path, others: Mapping[str, Path], further: Sequence[str] = ()
+) -> str:
     """Return a Markdown table of what predicts the domain and forgetting where.
 
     Every model is fitted to the development list and then judged as it is, by
@@ -28,6 +31,7 @@ def ablation(development: Path, others: Mapping[str, Path]) -> str:
     Args:
         development: Folder of the development list.
         others: Folders by the names of their columns.
+        further: Names of those that forgetting told by the distance is fitted to, too.
     """
     folders = {"development (fitted)": development, **others}
     lists = [(read_terms(folder), table(folder)) for folder in folders.values()]
@@ -45,16 +49,24 @@ def ablation(development: Path, others: Mapping[str, Path]) -> str:
         ("dev samples, less what references tell", "reference"),
     ):
         judge(name, "domain", _fitted(*lists[0], kind, "domain"))
-    first = _fitted(lists[0][0].untouched(), lists[0][1], "own", "domain")
+    known = dict(zip(folders, lists, strict=True))
+    untouched = fitted_untouched(*lists[0], "own", [known[name] for name in further])
+    first = _judged(untouched, lists[0][0], "own")
     judge(
         "dev samples at the untouched model, less what own answers lose",
         "domain",
-        lambda terms, epochs: first(terms.untouched(), epochs),
+        lambda terms, epochs: first(terms.untouched(), epochs)["domain"],
     )
     alone = _fitted(*lists[0], "own", "domain", forgets=False)
     judge("dev samples alone", "domain", alone)
     for name, kind in ("own answers", "own"), ("references", "reference"):
         judge(name, "forgetting", _fitted(*lists[0], kind, "forgetting"))
+    fitted_too = f", fitted to {' and '.join(further)} too" if further else ""
+    judge(
+        f"own answers and distance{fitted_too}",
+        "forgetting",
+        lambda terms, epochs: first(terms.untouched(), epochs)["forgetting"],
+    )
     for measure in ("domain", "forgetting"):
         for name in lists[0][0].naive:
             judge(f"{name} (naive)", measure, functools.partial(_naive, name))
@@ -74,13 +86,22 @@ def _fitted(
         forgets: Whether what is forgotten is a part of it.
     """
     learner = fitted_learner(terms, found, kind, forgets=forgets)
+    predictions = _judged(learner, terms, kind)
+    return lambda of_list, epochs: predictions(of_list, epochs)[measure]
 
-    def model(of_list: Terms, epochs: int) -> Array:
+
+def _judged(
+    learner: dict[str, Any], terms: Terms, kind: str
+) -> Callable[[Terms, int], dict[str, Array]]:
+    """Return what a learner that was fitted to `terms` predicts of other lists."""
+
+    def predictions(of_list: Terms, epochs: int) -> dict[str, Array]:
         # Constants are in the unit of the development list's norms.
-        ratios = np.divide(of_list.norms, terms.norms).tolist()
-        return predict(of_list, rescaled(learner, ratios, epochs), kind)[measure]
+        count = len(of_list.norms)
+        ratios = np.divide(of_list.norms, terms.norms[:count]).tolist()
+        return predict(of_list, rescaled(learner, ratios, epochs), kind)
 
-    return model
+    return predictions
 
 
 def _naive(name: str, terms: Terms, epochs: int) -> Array:

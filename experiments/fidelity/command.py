@@ -10,8 +10,8 @@ from pathlib import Path
 from ogs_env.errors import InputError
 
 RESULTS = Path(__file__).parent.parent / "results" / "fidelity"
-DEVELOPMENT = "development"
-LISTS = (DEVELOPMENT, "held-out", "tenth")
+DEVELOPMENT, TENTH = "development", "tenth"
+LISTS = (DEVELOPMENT, "held-out", TENTH)
 FITTED_POOL = "medical"
 FEWEST = 3
 """Subsets of a list that is judged: two always agree or disagree fully."""
@@ -79,7 +79,7 @@ def _study(pool: str, results: Path, name: str, seeds: list[int]) -> None:
     # agent, would pick other samples by now.
     fixed = subsets.of_results(bundle, folder / name)
     chosen = [fixed.get(subset.name, subset) for subset in chosen]
-    study = Study(bundle, pool_data(pool), Recipe(epochs=3 if name == "tenth" else 1))
+    study = Study(bundle, pool_data(pool), Recipe(epochs=3 if name == TENTH else 1))
     study.base(folder)
     jobs = [(subset, seed) for seed in seeds for subset in chosen]
     for subset, seed in tqdm(jobs, desc=f"{pool}, {name}", unit="run"):
@@ -142,29 +142,33 @@ def _terms(results: Path) -> None:
 
 def _fit(results: Path) -> None:
     from ogs_env.experiments.fidelity.ablation import ablation
-    from ogs_env.experiments.fidelity.fitting import fitted_constants, fitted_learner
+    from ogs_env.experiments.fidelity.fitting import (
+        fitted_constants,
+        fitted_learner,
+        fitted_untouched,
+    )
     from ogs_env.experiments.fidelity.table import table
     from ogs_env.experiments.fidelity.terms import read_terms
     from ogs_env.files import write_text
 
     development = results / FITTED_POOL / DEVELOPMENT
-    terms = read_terms(development)
-    real = table(development)
-    whole, untouched = (
-        {
-            kind: fitted_constants(fitted_learner(of, real, kind))
-            for kind in ("own", "reference")
-        }
-        for of in (terms, terms.untouched())
-    )
-    known = {"steps": terms.steps, "norms": terms.norms}
-    print(json.dumps({**known, **whole, "untouched": untouched}, indent=2))
+    terms, real = read_terms(development), table(development)
     others = {
         f"{folder.parent.name}, {folder.name}": folder
         for folder in _with_terms(results)
         if folder != development
     }
-    found = ablation(development, others)
+    # The recipe that users run: the development list's one epoch does not tell what
+    # grows with the distance from what grows with its square.
+    further = [name for name in (f"{FITTED_POOL}, {TENTH}",) if name in others]
+    lists = [(read_terms(others[name]), table(others[name])) for name in further]
+    whole, untouched = {}, {}
+    for kind in ("own", "reference"):
+        whole[kind] = fitted_constants(fitted_learner(terms, real, kind))
+        untouched[kind] = fitted_constants(fitted_untouched(terms, real, kind, lists))
+    known = {"steps": terms.steps, "norms": terms.norms}
+    print(json.dumps({**known, **whole, "untouched": untouched}, indent=2))
+    found = ablation(development, others, further)
     write_text(results / "ablation.md", found + "\n")
     print(found)
 

@@ -1,15 +1,19 @@
-"""Fit the learner's response to the real runs of the development list."""
+"""Fit the learner's response to real runs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
+from scipy.optimize import least_squares, nnls
 
 from ogs_env.experiments.fidelity.table import Table
 from ogs_env.experiments.fidelity.terms import Terms
 
 Array = NDArray[np.float64]
+
+_COLLAPSE = 0.5
+"""Own answers' rise, in parts of their first loss, beyond which a model is ruined."""
 
 
 def fitted_learner(
@@ -49,6 +53,27 @@ def fitted_learner(
     return entry | {"forgetting": {"curvature": curvature}}
 
 
+def fitted_untouched(
+    terms: Terms, found: Table, kind: str, further: Sequence[tuple[Terms, Table]] = ()
+) -> dict[str, Any]:
+    """Return the entry for gradients of the untouched model alone.
+
+    As `fitted_learner`, but own answers' rise is told by the distance, too.
+
+    Args:
+        terms: Of the subsets.
+        found: Their real runs: the development list.
+        kind: Whose gradients tell what is forgotten.
+        further: Lists that this is fitted to beside the development list.
+    """
+    entry = fitted_learner(terms.untouched(), found, kind)
+    lists = [(terms, found), *further]
+    entry["forgetting"] |= fitted_forgetting(
+        lists, kind, entry["forgetting"]["curvature"]
+    )
+    return entry
+
+
 def fitted_curvature(terms: Terms, found: Table, kind: str) -> float:
     """Return the curvature that makes the real rises of own answers of `moved`."""
     names = terms.capabilities
@@ -56,6 +81,33 @@ def fitted_curvature(terms: Terms, found: Table, kind: str) -> float:
     x *= found.epochs**2
     y = np.concatenate([_real(terms, found, f"own/{n}", f"own/{n}") for n in names])
     return max(0.0, float(x @ y / (x @ x)))
+
+
+def fitted_forgetting(
+    lists: Sequence[tuple[Terms, Table]], kind: str, curvature: float
+) -> dict[str, float]:
+    """Return share and distance that make the real rises of own answers best.
+
+    Least squares in nats, neither negative. Models that collapse are left out: what
+    tells them from others is not how much they forget. Lists of several recipes are
+    needed to tell the two parts apart.
+
+    Args:
+        lists: Terms of subsets, and their real runs.
+        kind: Whose gradients tell what is forgotten.
+        curvature: What `Terms.moved` is multiplied by.
+    """
+    parts, rises = [], []
+    for terms, found in lists:
+        distance = found.epochs * terms.naive["distance"]
+        for name in terms.capabilities:
+            moved = curvature * found.epochs**2 * terms.moved(f"{kind}/{name}")
+            real = _real(terms, found, f"own/{name}", f"own/{name}")
+            whole = real < _COLLAPSE * terms.start(f"own/{name}")
+            parts.append(np.stack([moved, distance], axis=1)[whole])
+            rises.append(real[whole])
+    share, distance = nnls(np.concatenate(parts), np.concatenate(rises))[0].tolist()
+    return {"share": share, "distance": distance}
 
 
 def fitted_response(
@@ -104,5 +156,5 @@ def fitted_constants(entry: dict[str, Any]) -> dict[str, Any]:
         }
         for role in ("domain", "anchor")
     }
-    curvature = round(entry["forgetting"]["curvature"], 5)
-    return roles | {"forgetting": {"curvature": curvature}}
+    forgetting = {name: round(v, 5) for name, v in entry["forgetting"].items()}
+    return roles | {"forgetting": forgetting}

@@ -34,7 +34,7 @@ class Table:
         repeats: The same with the changes of each subset's seeds.
         predicted: `domain`, `forgetting`, `reference`, and each `own/NAME` and
             `reference/NAME`.
-        naive: Predictors that need no learner.
+        naive: Predictors that have no fitted constant.
     """
 
     names: list[str]
@@ -90,7 +90,12 @@ def predict(
     epochs, names = learner["epochs"], terms.capabilities
     scale = learner["forgetting"]["curvature"] * epochs**2
     forgotten = {name: scale * terms.moved(f"{kind}/{name}") for name in names}
-    changes = {f"own/{name}": rise for name, rise in forgotten.items()}
+    response = {"share": 1, "distance": 0, **learner["forgetting"]}
+    moved = response["distance"] * epochs * terms.naive["distance"]
+    changes = {
+        f"own/{name}": response["share"] * rise + moved
+        for name, rise in forgotten.items()
+    }
     of_all = scale * terms.mean_moved(kind)
     for group, role, lost in (
         ("domain", "domain", of_all),

@@ -44,8 +44,9 @@ class Terms:
         tokens: By group (samples,), response tokens.
         shifts: By group (subsets, checkpoints, samples), x = <g, d>; of own answers
             those of the untouched model, the first checkpoint, alone.
-        naive: By name (subsets,): predictors that need no learner. All grow with the
-            loss that they foretell: the cosines' sign is turned.
+        naive: By name (subsets,): predictors that have no fitted constant. All grow
+            with the loss that they foretell: the cosines' sign is turned. `distance` is
+            |d| at the untouched model.
     """
 
     capabilities: list[str]
@@ -107,6 +108,7 @@ def compute_terms(bundle: Bundle, folder: Path) -> Terms:
     for number, name in enumerate(bundle.capabilities):
         groups[f"reference/{name}"] = "anchor", bundle.anchor_rows(number)
         groups[f"own/{name}"] = "anchor_answers", bundle.answer_rows(number)
+    epochs = bundle.manifest["learner"]["epochs"]
     results = read_results(folder)
     found: list[dict[str, Array]] = []
     naive: list[dict[str, float]] = []
@@ -116,8 +118,7 @@ def compute_terms(bundle: Bundle, folder: Path) -> Terms:
         learner.update_many(rows)
         shifts = learner.shifts()
         found.append({name: shifts[of][:, own] for name, (of, own) in groups.items()})
-        naive.append(_naive(bundle, rows))
-    epochs = bundle.manifest["learner"]["epochs"]
+        naive.append({**_naive(bundle, rows), "distance": learner.distance() / epochs})
     shifts = {name: np.stack([one[name] for one in found]) / epochs for name in groups}
     checkpoints = bundle.manifest["checkpoints"]
 

@@ -72,6 +72,7 @@ class Effects:
 
     Attributes:
         width: Numbers of a row.
+        groups: How many groups there are.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Effects:
         answers: Sequence[Answers],
         shares: NDArray[np.floating],
     ) -> None:
-        self._products = products
+        self._products, self.groups = products, len(groups)
         self._places = np.concatenate([one.places for one in groups])
         self._answers = np.concatenate([one.places for one in answers])
         of_groups = losses[self._places].astype(np.float32)

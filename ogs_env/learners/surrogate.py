@@ -23,7 +23,11 @@ own answers rises by
 
 which is never negative: whatever moves the model where it would have answered counts
 as forgetting, and nothing makes up for it but a pick that takes the move back. Where a
-bundle has no own answers, gradients of reference answers stand in.
+bundle has no own answers, gradients of reference answers stand in. The square holds
+near the untouched model. Over several epochs the loss grows more slowly than the
+square, and with the distance that the model moves as a whole, so that it rises by
+
+    share A_k + distance |d_0|
 
 **Domain and references.** With x_j = sum over c of slope_c <g_jc, d_c>, the mean loss
 of the domain's samples, or of a capability's references, changes by
@@ -33,10 +37,10 @@ of the domain's samples, or of a capability's references, changes by
 l_j is the loss before. The first part has the slope x_j, and is how the loss of a token
 changes whose logit moves against all others: it cannot fall below 0, while harm has no
 bound. The second is what a model that has moved far from itself lacks everywhere: A is
-the capability's own A_k, or for the domain the mean of all.
+the capability's own A_k, or for the domain the mean of all; the share is the role's.
 
-Slopes, shares and the curvature are those that best predict real fine-tuning on the
-development list of `ogs fidelity`; none is negative (`ogs_env.learners.fitted`).
+The constants are those that best predict real fine-tuning on Medical's lists of `ogs
+fidelity`; none is negative (`ogs_env.learners.fitted`).
 
 Losses take no step in sketch space: S is only seen through its products with the
 measured samples, which are sums over the picks of numbers known before, and p is a
@@ -92,6 +96,7 @@ class Descent:
         losses: As `Tables.start`, nats per token (*copies, groups).
         lengths: What the sum of the picks' gradients is multiplied by to give d
             (*copies, checkpoints).
+        distances: |d| at the first checkpoint (*copies,).
     """
 
     def __init__(self, bundle: Bundle, copies: tuple[int, ...] = ()) -> None:
@@ -101,6 +106,7 @@ class Descent:
         self._squares = np.empty((2, *copies, tables.checkpoints))
         self.losses = np.empty((*copies, len(tables.start)))
         self.lengths = np.zeros((*copies, tables.checkpoints))
+        self.distances = np.zeros(copies)
         self.reset(...)
 
     def reset(self, which: Any) -> None:
@@ -113,6 +119,8 @@ class Descent:
         self.losses[which] = self.tables.start
         self._rows[which] = 0
         self._squares[0][which], self._squares[1][which] = 0, _TINY
+        self.distances = np.array(self.distances)
+        self.distances[which] = 0
 
     def update(
         self, rows: Any, before: NDArray[np.int64], square: tuple[Any, Any]
@@ -125,7 +133,7 @@ class Descent:
             square: `mean_square` of the picks with these (*copies, 1).
         """
         self._add(self._squares, self._rows, rows, before)
-        self.lengths, self.losses = self._measure(self._squares, self._rows, square)
+        self._set(*self._measure(self._squares, self._rows, square))
 
     def update_many(
         self, rows: NDArray[np.int64], before: NDArray[np.int64], square: Any
@@ -141,7 +149,7 @@ class Descent:
         pairs = tables.gram.of(rows, np.where(earlier, picked, -1))
         products = np.add.reduce(pairs, axis=(0, 1))
         self._squares[1] += 2 * products[: tables.checkpoints]
-        self.lengths, self.losses = self._measure(self._squares, self._rows, square)
+        self._set(*self._measure(self._squares, self._rows, square))
 
     def preview(
         self,
@@ -156,7 +164,7 @@ class Descent:
         squares = np.repeat(self._squares[:, None], len(indices), axis=1)
         total = np.repeat(self._rows[None], len(indices), axis=0)
         self._add(squares, total, indices, before[:, None])
-        return self._measure(squares, total, square)[1]
+        return self._measure(squares, total, square)[2]
 
     def _add(
         self, squares: Losses, total: Floats, rows: Any, before: NDArray[np.int64]
@@ -175,14 +183,20 @@ class Descent:
         pairs = np.add.reduce(tables.gram.of(rows, before), axis=0)
         squares[1] += 2 * pairs[..., : tables.checkpoints]
 
+    def _set(self, lengths: Losses, distances: Losses, losses: Losses) -> None:
+        self.lengths, self.distances, self.losses = lengths, distances, losses
+
     def _measure(
         self, squares: Losses, total: Floats, square: tuple[Any, Any]
-    ) -> tuple[Losses, Losses]:
-        """Return lengths and losses of selections; see `mean_square`."""
+    ) -> tuple[Losses, Losses, Losses]:
+        """Return lengths, distances and losses of selections; see `mean_square`."""
         tables, (of_alone, of_together) = self.tables, square
         mean = of_alone * squares[0] + of_together * squares[1]
         lengths = -tables.epochs / np.sqrt(mean)
-        return lengths, tables.losses_after(total, lengths)
+        # Without picks p is _TINY, and nothing moves.
+        first = np.maximum(squares[1][..., 0] - _TINY, 0)
+        distances = -lengths[..., 0] * np.sqrt(first)
+        return lengths, distances, tables.losses_after(total, lengths, distances)
 
 
 class SurrogateLearner:
@@ -298,12 +312,15 @@ class SurrogateLearner:
         """
         return self._tables.shifts(self._history(), self._descent.lengths)
 
+    def distance(self) -> float:
+        """Return |d| at the first checkpoint, how far the model moves as a whole."""
+        return float(self._descent.distances)
+
     def _unseen_losses(self) -> Losses:
         # Measured when asked for: an environment asks at an episode's end alone.
         if self._held_out is None:
-            self._held_out = self._tables.held_out_after(
-                self._history(), self._descent.lengths
-            )
+            moved = self._descent.lengths, self._descent.distances
+            self._held_out = self._tables.held_out_after(self._history(), *moved)
         return self._held_out
 
     def _history(self) -> NDArray[np.int64]:
@@ -367,5 +384,5 @@ class SurrogateLearners:
             float64 (n, 2 or 3): test, retention and, where the bundle has own answers,
             the retention's.
         """
-        lengths = self._descent.lengths[which]
-        return self.tables.held_out_after(self.picked[:, which], lengths)
+        moved = self._descent.lengths[which], self._descent.distances[which]
+        return self.tables.held_out_after(self.picked[:, which], *moved)

@@ -84,7 +84,8 @@ class Tables:
         domain, domain_share = _response(bundle, "domain", count)
         anchor, anchor_share = _response(bundle, "anchor", count)
         tokens = np.concatenate([rows.tokens for rows in roles])
-        weights = _curvature(bundle) * tokens / 2
+        curvature, self._share, self._distance = _forgetting(bundle)
+        weights = curvature * tokens / 2
 
         def effects(
             of_domain: NDArray[np.int64],
@@ -154,18 +155,25 @@ class Tables:
         return np.multiply(products, self._tokens(indices), dtype=np.float32)
 
     def losses_after(
-        self, sums: Floats, lengths: NDArray[np.float64]
+        self,
+        sums: Floats,
+        lengths: NDArray[np.float64],
+        distances: NDArray[np.float64],
     ) -> NDArray[np.float64]:
         """Return the losses (..., groups) of `start` after picks.
 
         Args:
             sums: Sums of the picks' rows of `seen` (..., width).
             lengths: What they are multiplied by (..., checkpoints).
+            distances: |d| at the first checkpoint (...).
         """
-        return self._after(self.start, self.seen, sums, lengths)
+        return self._after(self.start, self.seen, sums, lengths, distances)
 
     def held_out_after(
-        self, picked: NDArray[np.integer], lengths: NDArray[np.float64]
+        self,
+        picked: NDArray[np.integer],
+        lengths: NDArray[np.float64],
+        distances: NDArray[np.float64],
     ) -> NDArray[np.float64]:
         """Return the losses (..., groups) of `start_held_out` after picks.
 
@@ -173,9 +181,11 @@ class Tables:
             picked: Pool rows (picks, ...).
             lengths: What the sum of their gradients is multiplied by
                 (..., checkpoints).
+            distances: |d| at the first checkpoint (...).
         """
-        sums = np.add.reduce(self.held_out.rows(picked), axis=0)
-        return self._after(self.start_held_out, self.held_out, sums, lengths)
+        start, sums = self.start_held_out, self.held_out.rows(picked)
+        moved = np.add.reduce(sums, axis=0), lengths, distances
+        return self._after(start, self.held_out, *moved)
 
     def shifts(
         self, picked: NDArray[np.integer], lengths: NDArray[np.float64]
@@ -195,9 +205,14 @@ class Tables:
         effects: Effects,
         sums: Floats,
         lengths: NDArray[np.float64],
+        distances: NDArray[np.float64],
     ) -> NDArray[np.float64]:
+        changes = effects.changes(sums, lengths)
         # What is forgotten comes last, and is of own answers where there are some.
-        return start + effects.changes(sums, lengths)[..., : len(start)]
+        forgotten = changes[..., effects.groups :]
+        forgotten *= self._share
+        forgotten += self._distance * np.asarray(distances)[..., None]
+        return start + changes[..., : len(start)]
 
     def _along_path(self, indices: NDArray[np.integer]) -> Floats:
         """Return the bundle's products (n, checkpoints, measured)."""
@@ -265,16 +280,21 @@ def _response(
     return np.array(slopes, float), float(share)
 
 
-def _curvature(bundle: Bundle) -> float:
-    """Return the manifest's curvature of what is forgotten."""
+def _forgetting(bundle: Bundle) -> tuple[float, np.float32, np.float32]:
+    """Return the manifest's curvature, share and distance of what is forgotten.
+
+    The share is 1 and the distance 0 where they are not given.
+    """
     found = bundle.manifest["learner"].get("forgetting", {})
-    curvature = found.get("curvature")
-    if not _can_respond(curvature):
+    values = [found.get("curvature"), found.get("share", 1), found.get("distance", 0)]
+    if not all(map(_can_respond, values)):
         raise InputError(
             f"{bundle.path}: the manifest's learner has {found} for forgetting; "
-            "expected a curvature of at least 0, one number; rebuild the bundle"
+            "expected a curvature, and if any a share and a distance, of at least 0, "
+            "one number each; rebuild the bundle"
         )
-    return float(curvature)
+    curvature, share, distance = values
+    return float(curvature), np.float32(share), np.float32(distance)
 
 
 def _epochs(bundle: Bundle) -> float:

@@ -60,10 +60,16 @@ def load_model(
     if not path.is_dir() and "/" not in str(name_or_path):
         raise unknown_name("model", str(name_or_path), [DEFAULT_MODEL])
     place = str(path) if path.is_dir() else str(name_or_path)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Tokens of padding have nothing to attend to, which the fused kernels of a GPU
+    # answer at times with gradients that are not finite.
+    attention = {"attn_implementation": "eager"} if device == "cuda" else {}
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(place)
-            model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=precision)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                place, dtype=precision, **attention
+            )
     # RuntimeError: the weights do not fit the configuration.
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -79,7 +85,6 @@ def load_model(
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), tokenizer
 
 

@@ -1,0 +1,80 @@
+"""The weight at which a selection forgets less than random picks do."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_bundle import edit_manifest, make_bundle
+
+from ogs_env.agents.baselines.oracle import OracleSelector
+from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.experiments.comparison import compare, foretold
+from ogs_env.experiments.limit import MARGIN, forgetting_limit
+from ogs_env.learners.surrogate import SurrogateLearner
+from ogs_env.rewards import Rewards
+
+BUDGET = 24
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A pool whose own answers move with the distance, too."""
+    folder = make_bundle(tmp_path_factory.mktemp("limit") / "made", checkpoints=1)
+    learner = load_bundle(folder).manifest["learner"]
+    forgetting = {"curvature": 1e-5, "share": 0.5, "distance": 0.01}
+    edit_manifest(folder, learner=learner | {"forgetting": forgetting})
+    return load_bundle(folder)
+
+
+def greedy(bundle: Bundle, weight: float) -> np.ndarray:
+    selector = OracleSelector({"forgetting": weight})
+    rows, _ = selector.select(bundle, BUDGET, np.random.default_rng(0))
+    return rows
+
+
+def test_a_selection_is_worth_what_its_episode_pays(environment: Bundle) -> None:
+    rows = greedy(environment, 1.0)
+    rewards = Rewards(SurrogateLearner(environment), None)
+    terms = [rewards.pick(int(row)) for row in rows]
+    for name in ("domain_gain", "forgetting", "anchor_gain", "conflict"):
+        total = sum(term[name] for term in terms)
+        assert foretold(environment, rows)[name] == pytest.approx(total, rel=1e-4)
+
+
+def test_the_least_weight_that_keeps_to_the_limit_is_found(
+    environment: Bundle,
+) -> None:
+    found = forgetting_limit(environment, BUDGET, seed=0)
+    rng = np.random.default_rng(5)
+    drawn = [
+        rng.choice(len(environment.pool), BUDGET, replace=False) for _ in range(400)
+    ]
+    mean = np.mean([foretold(environment, rows)["forgetting"] for rows in drawn])
+    assert found.limit == pytest.approx(MARGIN * mean, rel=0.05)
+
+    chosen = foretold(environment, greedy(environment, found.weight))
+    assert chosen["forgetting"] == found.foretold <= found.limit
+    less = foretold(environment, greedy(environment, 0.9 * found.weight))
+    assert less["forgetting"] > found.limit
+    assert less["domain_gain"] > chosen["domain_gain"]
+    assert forgetting_limit(environment, BUDGET, seed=0) == found
+
+
+def test_without_a_weight_that_would_do_the_largest_is_taken(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "made", checkpoints=1)
+    learner = load_bundle(folder).manifest["learner"]
+    nothing = {"curvature": 0.0, "share": 0.0, "distance": 0.0}
+    edit_manifest(folder, learner=learner | {"forgetting": nothing})
+    bundle = load_bundle(folder)
+    # Nothing is forgotten: any weight keeps to a limit of 0.
+    assert forgetting_limit(bundle, BUDGET, seed=0).weight < 0.01
+
+
+def test_selectors_are_compared_with_the_given_weights(environment: Bundle) -> None:
+    selectors = {"greedy": OracleSelector({"forgetting": 3.0})}
+    [found] = compare(environment, selectors, BUDGET, 0, {"forgetting": 3.0}).values()
+    [plain] = compare(environment, selectors, BUDGET, 0, {}).values()
+    np.testing.assert_array_equal(found["forgetting"], plain["forgetting"])
+    np.testing.assert_allclose(
+        plain["value"] - found["value"], 2 * found["forgetting"], atol=1e-9
+    )
