@@ -28,9 +28,9 @@ class AgentSelector:
     """Select with a trained Navigator.
 
     In each of 32 rounds the Navigator rates all candidates that are left, in random
-    hands of the size that it was trained with, and knowing what was picked in the
+    slates of the size that it was trained with, and knowing what was picked in the
     rounds before. The best of all of them are picked. The rating is the probability of
-    picking a candidate among those of its hand, if it is not passed.
+    picking a candidate among those of its slate, if it is not skipped.
 
     More than 16,384 candidates are shuffled and cut in parts of about equal size, each
     with its share of the budget, so memory does not grow with the pool.
@@ -46,7 +46,7 @@ class AgentSelector:
         self.folder = Path(folder)
         self.navigator = Navigator.load(self.folder)
         counts = self.navigator.description["environment"]
-        for name in ("hand_size", "hands"):
+        for name in ("slate_size", "num_slates"):
             value = counts.get(name)
             if not isinstance(value, int) or not 1 <= value <= 1_000_000:
                 raise InputError(
@@ -54,7 +54,7 @@ class AgentSelector:
                     "positive whole number; a selection needs an agent that was "
                     "trained in a SelectionEnv, such as OGS-Medical-v0"
                 )
-        self._hand_size, self._hands = counts["hand_size"], counts["hands"]
+        self._slate_size, self._num_slates = counts["slate_size"], counts["num_slates"]
 
     def select(
         self,
@@ -73,7 +73,7 @@ class AgentSelector:
 
         Returns:
             int64 (budget,), rows, most probable pick first; and float32 (budget,),
-            the probability of picking each among those of its hand.
+            the probability of picking each among those of its slate.
 
         Raises:
             InputError: If the bundle was sketched in another space, or the budget
@@ -84,7 +84,7 @@ class AgentSelector:
         parts = np.array_split(rows, -(-len(rows) // _PART))
         ends = np.cumsum([len(part) for part in parts]) * budget / len(rows)
         shares = np.diff(np.round(ends).astype(np.int64), prepend=0).tolist()
-        seen = candidates(bundle, "start")
+        seen = candidates(bundle, "initial")
         with one_thread():
             found = [
                 self._choose(seen, part, share, rng)
@@ -117,7 +117,7 @@ class AgentSelector:
                 columns[picked],
                 budget_left=1 - len(picked) / budget,
                 # As if a stream had been dealt in step with the budget.
-                hands_left=max(1 - number / ROUNDS - 1 / self._hands, 0),
+                slates_left=max(1 - number / ROUNDS - 1 / self._num_slates, 0),
                 share=budget / len(rows),
             )
             left = rng.permutation(left)
@@ -135,17 +135,17 @@ class AgentSelector:
     def _rate(
         self, observed: NDArray[np.float32], context: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Return the probability of picking each of the candidates (n,) in its hand."""
+        """Return the probability of picking each candidate (n,) in its slate."""
         count = len(observed)
-        size = min(self._hand_size, count)
-        # The last hand is as full as the others: some candidates are dealt again.
+        size = min(self._slate_size, count)
+        # The last slate is as full as the others: some candidates are dealt again.
         places = np.resize(np.arange(count), (-(-count // size), size))
         observation = {
             "candidates": observed[places],
             "context": np.repeat(context[None], len(places), axis=0),
         }
         masks = np.ones((len(places), size + 1), np.bool_)
-        masks[:, -1] = False  # no pass
+        masks[:, -1] = False  # no skip
         logs = self.navigator.log_probabilities(observation, masks)[:, :-1]
         return np.exp(logs.ravel()[:count])
 

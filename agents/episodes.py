@@ -38,9 +38,9 @@ def is_native(env: str, kwargs: dict[str, Any]) -> bool:
 
 
 def make_together(env: str, kwargs: dict[str, Any], count: int) -> gym.vector.VectorEnv:
-    """Make copies that play side by side, natively if they can.
+    """Make sub-environments that play side by side, natively if they can.
 
-    A copy whose episode ends begins the next in the same step.
+    A sub-environment whose episode ends begins the next in the same step.
     """
     mode = AutoresetMode.SAME_STEP
     if is_native(env, kwargs):

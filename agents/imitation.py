@@ -6,14 +6,14 @@ episode it can be said which candidates greed with hindsight would pick
 sees (behavioural cloning, Pomerleau 1989) learns in seconds what takes PPO minutes;
 and it does so in many domains at once, where PPO's gradients are too noisy to.
 
-Three things make what is learned move to other bundles. Drawn domains are played
-along a detour, where the bundle has one: what a sample teaches depends on what the
-warm-up has taught before, so an agent has to meet two of them. The plan that is
-imitated weighs general abilities less than the reward does: what reference answers
-gain in it comes from updates that cancel along this bundle's training path, which
-nobody sees at the start. And an agent that plays keeps step with the stream (`AHEAD`):
-where all of a new domain looks better than what it knows, it would spend its budget on
-the first hands.
+Three things make what is learned move to other bundles. Sampled tasks are played
+along an off-domain trajectory, where the bundle has one: what a sample teaches depends
+on what the warm-up has taught before, so an agent has to meet two of them. The plan
+that is imitated weighs general abilities less than the reward does: what reference
+answers gain in it comes from updates that cancel along this bundle's training
+trajectory, which nobody sees at the start. And an agent that plays keeps step with the
+stream (`PACING_MARGIN`): where all of a new domain looks better than what it knows, it
+would spend its budget on the first slates.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,12 +26,12 @@ from tqdm import tqdm
 
 from ogs_env.agents.baselines.oracle import OracleSelector
 from ogs_env.agents.network import Network
-from ogs_env.drawn import POOL
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.errors import InputError
+from ogs_env.sampled_task import POOL
 
-AHEAD = 1 / 8
-"""By how much the spent share of the budget may be above the share of hands dealt."""
+PACING_MARGIN = 1 / 8
+"""By how much the spent share of the budget may be above the share of slates dealt."""
 
 EPOCHS = 6
 BATCH = 1024
@@ -41,11 +41,11 @@ WEIGHT_DECAY = 1e-3
 # multiplied by. Lower, agents move better to where the domain counts for more; higher,
 # to where those abilities do.
 _ANCHOR = 0.6
-# Of the episodes in drawn domains, one in so many is in the bundle's own.
+# Of the episodes in sampled tasks, one in so many is in the bundle's own.
 _OWN_EVERY = 8
-# Budgets in drawn domains, shares of the stream.
+# Budgets in sampled tasks, shares of the stream.
 _BUDGETS = 0.09, 0.4
-# Episodes of a drawn domain: drawing one costs more than playing it.
+# Episodes of a sampled task: drawing one costs more than playing it.
 _EPISODES = 2
 
 Examples = dict[str, torch.Tensor]
@@ -56,7 +56,7 @@ def collect(
 ) -> Examples:
     """Play what the oracle picks; return what was seen, and what was right to do.
 
-    From a hand, what the oracle wants is picked in random order; then it is passed.
+    From a slate, what the oracle wants is picked in random order; then it is skipped.
     Seven of eight episodes have domains drawn from the pool, with streams as they are
     or half as long and budgets of 9 to 40 % of them; the rest are the environment's
     own.
@@ -68,8 +68,8 @@ def collect(
         rng: Draws them.
 
     Returns:
-        `candidates` (n, hand_size, row) and `context` (n, context) as observed, and
-        `wanted` (n, hand_size + 1): each action's share of those that are right.
+        `candidates` (n, slate_size, row) and `context` (n, context) as observed, and
+        `wanted` (n, slate_size + 1): each action's share of those that are right.
 
     Raises:
         InputError: If the environment is no `SelectionEnv`, or no domain can be drawn
@@ -94,12 +94,14 @@ def collect(
 def _another(
     make: Callable[..., gym.Env], own: SelectionEnv, rng: np.random.Generator
 ) -> SelectionEnv:
-    """Make an environment of a drawn domain."""
-    most = min(own.hands, POOL // own.hand_size)
-    hands = max(most // int(rng.choice([1, 2])), 1)
-    budget = round(rng.uniform(*_BUDGETS) * hands * own.hand_size)
-    target = int(rng.integers(2**31))
-    env = make(target=target, hands=hands, budget=max(budget, 1)).unwrapped
+    """Make an environment of a sampled task."""
+    most = min(own.num_slates, POOL // own.slate_size)
+    num_slates = max(most // int(rng.choice([1, 2])), 1)
+    budget = round(rng.uniform(*_BUDGETS) * num_slates * own.slate_size)
+    task_seed = int(rng.integers(2**31))
+    env = make(
+        task_seed=task_seed, num_slates=num_slates, budget=max(budget, 1)
+    ).unwrapped
     assert isinstance(env, SelectionEnv)
     return env
 
@@ -115,7 +117,7 @@ def _play(
     plan = oracle.select(env.bundle, env.budget, rng, env.stream)[0]
     over = False
     while not over:
-        wanted = np.append(np.isin(env.table, plan), False)
+        wanted = np.append(np.isin(env.slate, plan), False)
         wanted[-1] = not wanted.any()
         found["candidates"].append(observation["candidates"].astype(np.float16))
         found["context"].append(observation["context"])

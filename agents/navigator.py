@@ -1,6 +1,6 @@
-"""The Navigator: reads a table of candidates and picks.
+"""The Navigator: reads a slate of candidates and picks.
 
-Trained in an environment, it is saved as plain tensors and JSON, and plays hands of
+Trained in an environment, it is saved as plain tensors and JSON, and plays slates of
 any size.
 """
 
@@ -27,7 +27,7 @@ from ogs_env.errors import InputError
 from ogs_env.files import read_json, whole_file
 
 FORMAT = "ogs-agent"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 DESCRIPTION = "agent.json"
 WEIGHTS = "policy.safetensors"
 
@@ -43,7 +43,8 @@ class Navigator:
             `model.policy.mlp_extractor.load_state_dict(agent.network.state_dict())`
             goes on training it.
         description: JSON-able: bundle, sketch space, environment, settings,
-            training summary; `ahead`, if it is there, is what `choose` keeps to.
+            training summary; `pacing_margin`, if it is there, is what `choose` keeps
+            to.
     """
 
     network: Network
@@ -78,30 +79,30 @@ class Navigator:
     ) -> NDArray[np.int64]:
         """Return the action that stands for each distribution.
 
-        Pass where passing is likelier than all picks together, else take the likeliest
-        candidate. The single likeliest action would pass too often: picks share their
+        Skip where skipping is likelier than all picks together, else take the likeliest
+        candidate. The single likeliest action would skip too often: picks share their
         probability among many candidates that are about as good.
 
-        An agent whose description has `ahead` also passes while the spent share of
-        its budget is so much larger than the share of hands that were dealt.
+        An agent whose description has `pacing_margin` also skips while the spent share
+        of its budget is so much larger than the share of slates that were dealt.
 
         Args:
-            log_probabilities: float32 (batch, actions), the last one of passing if
+            log_probabilities: float32 (batch, actions), the last one of skipping if
                 that is a choice.
             observation: Arrays of the batch of observations.
 
         Returns:
             int64 (batch,).
         """
-        if not self.network.passes:
+        if not self.network.skips:
             return log_probabilities.argmax(axis=1)
         picks = log_probabilities[:, :-1]
-        passes = np.exp(log_probabilities[:, -1]) > 0.5
-        if "ahead" in self.description:
+        skips = np.exp(log_probabilities[:, -1]) > 0.5
+        if "pacing_margin" in self.description:
             place = 3 * (self.network.shape["row"] - SCALARS["candidates"])
-            budget_left, hands_left = observation["context"][:, place : place + 2].T
-            passes |= hands_left - budget_left > self.description["ahead"]
-        return np.where(passes, picks.shape[1], picks.argmax(axis=1))
+            budget_left, slates_left = observation["context"][:, place : place + 2].T
+            skips |= slates_left - budget_left > self.description["pacing_margin"]
+        return np.where(skips, picks.shape[1], picks.argmax(axis=1))
 
     def __call__(
         self,
@@ -149,7 +150,7 @@ class Navigator:
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             **self.description,
-            "network": {**self.network.shape, "passes": self.network.passes},
+            "network": {**self.network.shape, "skips": self.network.skips},
             "weights_sha256": hashlib.sha256(data).hexdigest(),
         }
         # Both files are complete before the first is renamed.
@@ -199,12 +200,12 @@ def one_thread() -> Iterator[None]:
 
 
 def build_network(
-    row: int, context: int, width: int, passes: bool, seed: int = 0
+    row: int, context: int, width: int, skips: bool, seed: int = 0
 ) -> Network:
     """Build an untrained network; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Network(row, context, width, passes)
+        return Network(row, context, width, skips)
 
 
 def _shape(shape: torch.Size | None) -> str:
@@ -223,13 +224,13 @@ def _read_description(file: Path) -> dict[str, Any]:
     for key in ("space", "environment", "network", "weights_sha256"):
         if key not in description:
             raise InputError(f"{file}: lacks '{key}'; train the agent again")
-    ahead = description.get("ahead", 0.0)
-    if not isinstance(ahead, int | float) or not 0 <= ahead <= 1:
+    margin = description.get("pacing_margin", 0.0)
+    if not isinstance(margin, int | float) or not 0 <= margin <= 1:
         raise InputError(
-            f"{file}: 'ahead' is {ahead!r}, expected a number from 0 to 1; train the "
-            "agent again"
+            f"{file}: 'pacing_margin' is {margin!r}, expected a number from 0 to 1; "
+            "train the agent again"
         )
-    wanted = {"row", "context", "width", "passes"}
+    wanted = {"row", "context", "width", "skips"}
     if not isinstance(description["network"], dict) or wanted != set(
         description["network"]
     ):
@@ -239,10 +240,10 @@ def _read_description(file: Path) -> dict[str, Any]:
         )
     for key, value in description["network"].items():
         whole = isinstance(value, int) and 1 <= value <= 1_000_000
-        if not (isinstance(value, bool) if key == "passes" else whole):
+        if not (isinstance(value, bool) if key == "skips" else whole):
             raise InputError(
                 f"{file}: 'network.{key}' is {value!r}, expected a positive whole "
-                "number (true or false for 'passes'); train the agent again"
+                "number (true or false for 'skips'); train the agent again"
             )
     return description
 

@@ -1,4 +1,4 @@
-"""The Navigator's network: it reads what lies on a table and rates every choice.
+"""The Navigator's network: it reads a slate and rates every choice.
 
 One network is shared by all candidates, so it treats them alike in whatever order
 and number they lie there. It comes as a policy class of Stable-Baselines3's PPO and
@@ -22,7 +22,7 @@ SCALARS = {"candidates": 7, "clusters": 6}
 
 
 class Trunk(nn.Module):
-    """Encode a table: one vector per candidate, and one for all of it.
+    """Encode a slate: one vector per candidate, and one for all of it.
 
     Each candidate's row meets the context, then all of them are summed up (mean and
     maximum over the candidates that lie there), as in Deep Sets (Zaheer et al.
@@ -43,7 +43,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.direction = direction
         # Two linear maps, added, are one on [row, context], but the context's is
-        # computed once a table instead of once a candidate.
+        # computed once a slate instead of once a candidate.
         self.row = nn.Linear(row + direction.stop - direction.start, width)
         self.context = nn.Linear(context, width)
         self.summary = nn.Linear(3 * width, width)
@@ -51,7 +51,7 @@ class Trunk(nn.Module):
     def forward(
         self, rows: Tensor, available: Tensor, context: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Encode a batch of tables.
+        """Encode a batch of slates.
 
         Args:
             rows: float32 (batch, candidates, row).
@@ -64,10 +64,10 @@ class Trunk(nn.Module):
         """
         around = self.context(context)
         read = self._read(rows, context)
-        hand = nn.functional.silu(read + around.unsqueeze(1)) * available
-        mean = hand.sum(1) / available.sum(1).clamp(min=1.0)
-        parts = [mean, hand.amax(1), nn.functional.silu(around)]
-        return hand, self.summary(torch.cat(parts, dim=1))
+        encoded = nn.functional.silu(read + around.unsqueeze(1)) * available
+        mean = encoded.sum(1) / available.sum(1).clamp(min=1.0)
+        parts = [mean, encoded.amax(1), nn.functional.silu(around)]
+        return encoded, self.summary(torch.cat(parts, dim=1))
 
     def _read(self, rows: Tensor, context: Tensor) -> Tensor:
         """Map rows and their agreements, float32 (batch, candidates, width)."""
@@ -85,9 +85,9 @@ class Trunk(nn.Module):
 
 
 class Network(nn.Module):
-    """Logits of every choice, and the value of the table.
+    """Logits of every choice, and the value of the slate.
 
-    It reads observations of `SelectionEnv`, where passing is a choice too, or of
+    It reads observations of `SelectionEnv`, where skipping is a choice too, or of
     `MixtureEnv`, whose clusters are the candidates. The actor and the critic are
     apart, as in SB3's policies, so that the value's error does not steer what the
     picks are judged by.
@@ -96,7 +96,7 @@ class Network(nn.Module):
         row: Columns of a candidate.
         context: Numbers of the context; the first are the domain's direction.
         width: Units of every hidden layer.
-        passes: Whether passing is a choice: the observation has `candidates`, else
+        skips: Whether skipping is a choice: the observation has `candidates`, else
             `clusters`.
 
     Attributes:
@@ -104,67 +104,67 @@ class Network(nn.Module):
         key: `"candidates"` or `"clusters"`.
     """
 
-    def __init__(self, row: int, context: int, width: int, passes: bool) -> None:
+    def __init__(self, row: int, context: int, width: int, skips: bool) -> None:
         super().__init__()
         self.shape = {"row": row, "context": context, "width": width}
-        self.passes = passes
-        self.key = "candidates" if passes else "clusters"
+        self.skips = skips
+        self.key = "candidates" if skips else "clusters"
         # A direction comes first in a candidate's row, last in a cluster's.
         scalars = SCALARS[self.key]
-        direction = slice(0, row - scalars) if passes else slice(scalars, row)
+        direction = slice(0, row - scalars) if skips else slice(scalars, row)
         self.actor = Trunk(row, context, width, direction)
         self.critic = Trunk(row, context, width, direction)
         self.candidate = nn.Linear(width, width)
         self.pick_head = nn.Linear(width, 1)
-        self.pass_head = nn.Linear(width, 1) if passes else None
+        self.skip_head = nn.Linear(width, 1) if skips else None
         self.value_head = nn.Linear(width, 1)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.orthogonal_(module.weight, 2.0**0.5)
                 nn.init.zeros_(module.bias)
         # Near-uniform at first, so that PPO explores (Andrychowicz et al. 2021).
-        for head in (self.pick_head, self.pass_head):
+        for head in (self.pick_head, self.skip_head):
             if head is not None:
                 nn.init.orthogonal_(head.weight, 0.01)
         nn.init.orthogonal_(self.value_head.weight, 1.0)
 
     def forward_actor(self, observation: dict[str, Tensor]) -> Tensor:
-        """Return logits (batch, candidates), and last one for passing if it can be.
+        """Return logits (batch, candidates), and last one for skipping if it can be.
 
         Those of empty places are -1e8.
         """
-        return self._logits(*self._table(observation), observation["context"])
+        return self._logits(*self._slate(observation), observation["context"])
 
     def forward_critic(self, observation: dict[str, Tensor]) -> Tensor:
         """Return values (batch, 1)."""
-        return self._values(*self._table(observation), observation["context"])
+        return self._values(*self._slate(observation), observation["context"])
 
     def forward(self, observation: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return logits and values."""
-        table = *self._table(observation), observation["context"]
-        return self._logits(*table), self._values(*table)
+        state = *self._slate(observation), observation["context"]
+        return self._logits(*state), self._values(*state)
 
     def _logits(self, rows: Tensor, available: Tensor, context: Tensor) -> Tensor:
-        hand, table = self.actor(rows, available, context)
+        encoded, state = self.actor(rows, available, context)
         # A candidate among the others; for the value their summary is enough.
-        rated = nn.functional.silu(self.candidate(hand) + table.unsqueeze(1))
+        rated = nn.functional.silu(self.candidate(encoded) + state.unsqueeze(1))
         picks = self.pick_head(rated).masked_fill(available == 0, NEVER).squeeze(-1)
-        if self.pass_head is None:
+        if self.skip_head is None:
             return picks
-        passing = self.pass_head(nn.functional.silu(table))
-        return torch.cat([picks, passing], dim=1)
+        skipping = self.skip_head(nn.functional.silu(state))
+        return torch.cat([picks, skipping], dim=1)
 
     def _values(self, rows: Tensor, available: Tensor, context: Tensor) -> Tensor:
-        table = self.critic(rows, available, context)[1]
-        return self.value_head(nn.functional.silu(table))
+        state = self.critic(rows, available, context)[1]
+        return self.value_head(nn.functional.silu(state))
 
-    def _table(self, observation: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _slate(self, observation: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         rows = observation[self.key]
-        return rows, rows[..., -1:] if self.passes else (rows[..., :1] > 0).float()
+        return rows, rows[..., -1:] if self.skips else (rows[..., :1] > 0).float()
 
 
 class _Unchanged(BaseFeaturesExtractor):
-    """Hand the observation on as it is; SB3 would flatten it."""
+    """Slate the observation on as it is; SB3 would flatten it."""
 
     def __init__(self, observation_space: spaces.Space) -> None:
         super().__init__(observation_space, features_dim=1)
@@ -173,7 +173,7 @@ class _Unchanged(BaseFeaturesExtractor):
         return observations
 
 
-class _Around:
+class _NetworkPolicy:
     """What makes an SB3 policy class one around `Network`."""
 
     mlp_extractor: Any
@@ -186,7 +186,7 @@ class _Around:
 
     @property
     def shape(self) -> tuple[str, int, int, int]:
-        """What lies on the table, how many, their columns, and the context's."""
+        """The candidates of the slate, how many, their columns, and the context's."""
         observed = self.observation_space
         assert isinstance(observed, spaces.Dict)
         key = "candidates" if "candidates" in observed.spaces else "clusters"
@@ -206,7 +206,7 @@ class _Around:
         )
 
 
-class NavigatorPolicy(_Around, ActorCriticPolicy):
+class NavigatorPolicy(_NetworkPolicy, ActorCriticPolicy):
     """Policy class for Stable-Baselines3's PPO: `PPO(NavigatorPolicy, env)`.
 
     It never picks from an empty place: the observation tells which these are.
@@ -219,7 +219,7 @@ class NavigatorPolicy(_Around, ActorCriticPolicy):
     """
 
 
-class MaskableNavigatorPolicy(_Around, MaskableActorCriticPolicy):
+class MaskableNavigatorPolicy(_NetworkPolicy, MaskableActorCriticPolicy):
     """The same for sb3-contrib's MaskablePPO.
 
     Args:

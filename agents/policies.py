@@ -1,6 +1,6 @@
 """Selectors as policies of `SelectionEnv`, for comparison with trained agents.
 
-`EqualQuota` and `Threshold` see one hand at a time, as an agent does; `Planned` sees
+`EqualQuota` and `Threshold` see one slate at a time, as an agent does; `Planned` sees
 the whole stream before its first pick.
 """
 
@@ -20,16 +20,16 @@ from ogs_env.errors import InputError
 Policy = Callable[[dict[str, Any], dict[str, Any], gymnasium.Env[Any, Any]], int]
 
 THRESHOLD = "greedy-threshold"
-"""The policy that picks what `greedy` scores high enough, from any hand."""
+"""The policy that picks what `greedy` scores high enough, from any slate."""
 STREAM = "/stream"
 """What a selector's name ends in where it sees the whole stream."""
 
 
 class EqualQuota:
-    """Plays a selector hand by hand, with the same quota of picks from every hand.
+    """Plays a selector slate by hand, with the same quota of picks from every slate.
 
-    After a hand that ends with candidate c of the stream's n, floor(budget c / n) are
-    picked in all: a short last hand has a smaller quota.
+    After a slate that ends with candidate c of the stream's n, floor(budget c / n) are
+    picked in all: a short last slate has a smaller quota.
     """
 
     def __init__(self, selector: Selector, rng: np.random.Generator) -> None:
@@ -45,20 +45,20 @@ class EqualQuota:
         info: dict[str, Any],
         env: gymnasium.Env[Any, Any],
     ) -> int:
-        """Return the place of the hand's next choice; a pass once the quota is met."""
+        """Return the place of the slate's next choice; a skip once the quota is met."""
         inner = selection_env(env)
         # Every reset makes a new stream.
-        if self._stream is not inner.stream or self._hand != inner.hand:
-            self._stream, self._hand = inner.stream, inner.hand
+        if self._stream is not inner.stream or self._hand != inner.slate_number:
+            self._stream, self._hand = inner.stream, inner.slate_number
             self._plan = self._choose(inner)
-        return _place(inner, self._plan.pop(0)) if self._plan else inner.hand_size
+        return _place(inner, self._plan.pop(0)) if self._plan else inner.slate_size
 
     def _choose(self, env: SelectionEnv) -> list[int]:
-        dealt = min((env.hand + 1) * env.hand_size, len(env.stream))
+        dealt = min((env.slate_number + 1) * env.slate_size, len(env.stream))
         count = env.budget * dealt // len(env.stream) - len(env.picked)
         if count < 1:
             return []
-        on_table = env.table[env.table >= 0]
+        on_table = env.slate[env.slate >= 0]
         return self._selector.select(env.bundle, count, self._rng, on_table)[0].tolist()
 
 
@@ -66,8 +66,8 @@ class Threshold:
     """Plays a selector's scores with a threshold instead of quotas.
 
     A candidate is picked if its score is in the top share of the pool's train part
-    that the budget left is of the candidates left, so a rich hand gives more picks
-    than a poor one. The last hand gives what is left of the budget.
+    that the budget left is of the candidates left, so a rich slate gives more picks
+    than a poor one. The last slate gives what is left of the budget.
     """
 
     def __init__(self, selector: Selector, rng: np.random.Generator) -> None:
@@ -82,19 +82,19 @@ class Threshold:
         info: dict[str, Any],
         env: gymnasium.Env[Any, Any],
     ) -> int:
-        """Return the place of the best candidate above the threshold, else a pass."""
+        """Return the place of the best candidate above the threshold, else a skip."""
         inner = selection_env(env)
         if not len(self._scores):
             self._score(inner)
-        on_table = np.flatnonzero(inner.table >= 0)
-        dealt = min((inner.hand + 1) * inner.hand_size, len(inner.stream))
+        on_table = np.flatnonzero(inner.slate >= 0)
+        dealt = min((inner.slate_number + 1) * inner.slate_size, len(inner.stream))
         left = len(inner.stream) - dealt + len(on_table)
         share = min((inner.budget - len(inner.picked)) / left, 1.0)
         threshold = np.quantile(self._usual, 1 - share)
-        scores = self._scores[inner.table[on_table]]
-        is_last = inner.hand + 1 == inner.hands_in_stream
+        scores = self._scores[inner.slate[on_table]]
+        is_last = inner.slate_number + 1 == inner.slates_in_stream
         if scores.max() < threshold and not is_last:
-            return inner.hand_size
+            return inner.slate_size
         return int(on_table[scores.argmax()])
 
     def _score(self, env: SelectionEnv) -> None:
@@ -108,7 +108,7 @@ class Threshold:
 
 
 class Planned:
-    """Plays what a selector chooses from the whole stream: foresight of the hands."""
+    """Plays what a selector chooses from the whole stream: foresight of the slates."""
 
     def __init__(self, selector: Selector, rng: np.random.Generator) -> None:
         self._selector = selector
@@ -122,15 +122,15 @@ class Planned:
         info: dict[str, Any],
         env: gymnasium.Env[Any, Any],
     ) -> int:
-        """Return the place of a candidate that is in the plan, else a pass."""
+        """Return the place of a candidate that is in the plan, else a skip."""
         inner = selection_env(env)
         if self._stream is not inner.stream:
             self._stream = inner.stream
             self._plan, _ = self._selector.select(
                 inner.bundle, inner.budget, self._rng, inner.stream
             )
-        wanted = np.flatnonzero(np.isin(inner.table, self._plan))
-        return int(wanted[0]) if len(wanted) else inner.hand_size
+        wanted = np.flatnonzero(np.isin(inner.slate, self._plan))
+        return int(wanted[0]) if len(wanted) else inner.slate_size
 
 
 class RandomClusters:
@@ -201,4 +201,4 @@ def selection_env(env: gymnasium.Env[Any, Any]) -> SelectionEnv:
 
 
 def _place(env: SelectionEnv, row: int) -> int:
-    return int(np.flatnonzero(env.table == row)[0])
+    return int(np.flatnonzero(env.slate == row)[0])

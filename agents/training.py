@@ -24,7 +24,7 @@ from ogs_env.agents.episodes import (
     make_together,
     play_together,
 )
-from ogs_env.agents.imitation import AHEAD, collect, fit
+from ogs_env.agents.imitation import PACING_MARGIN, collect, fit
 from ogs_env.agents.lagrangian import CostLimit
 from ogs_env.agents.navigator import (
     DESCRIPTION,
@@ -57,7 +57,7 @@ ALGORITHMS = {
 IMITATION = "imitation"
 # SB3's own epsilon; fused, as most of a step on so small a network is overhead.
 _ADAM = {"eps": 1e-5, "fused": True}
-_TOLD = ("cost",)
+_INFO_KEYWORDS = ("cost",)
 # How far above its limit the mean cost of evaluated episodes may be.
 _COST_TOLERANCE = 0.05
 
@@ -79,15 +79,15 @@ class TrainSettings:
         seconds: Train at most this long, evaluations included; None: no limit.
         steps: Train at most this many environment steps; None: no limit. With
             steps and without seconds a run is repeatable to the last bit.
-        copies: Copies of the environment that play side by side.
-        rollout: Steps of each copy between two updates.
-        batch: Steps in a minibatch.
-        epochs: Passes over a rollout.
+        n_envs: Copies of the environment that play side by side.
+        n_steps: Steps of each copy between two updates.
+        batch_size: Steps in a minibatch.
+        n_epochs: Passes over a rollout.
         learning_rate: Adam's at the start; falls linearly to a twentieth.
-        discount: Of future rewards; episodes are short and end by themselves.
-        gae: Lambda of generalised advantage estimation (Schulman et al. 2016).
-        clip: PPO's clip range.
-        entropy: Weight of the entropy bonus at the start; falls as the rate does.
+        gamma: Of future rewards; episodes are short and end by themselves.
+        gae_lambda: Lambda of generalised advantage estimation (Schulman et al. 2016).
+        clip_range: PPO's clip range.
+        ent_coef: Weight of the entropy bonus at the start; falls as the rate does.
         width: Units of the network's hidden layers.
         oracle_episodes: What imitation learns from.
         cost_limit: Of an episode's mean cost, the sum of `info["cost"]`; None: no
@@ -103,15 +103,15 @@ class TrainSettings:
     seed: int = 0
     seconds: float | None = 150.0
     steps: int | None = None
-    copies: int = 128
-    rollout: int = 16
-    batch: int = 512
-    epochs: int = 1
+    n_envs: int = 128
+    n_steps: int = 16
+    batch_size: int = 512
+    n_epochs: int = 1
     learning_rate: float = 3e-3
-    discount: float = 1.0
-    gae: float = 0.95
-    clip: float = 0.2
-    entropy: float = 0.1
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    ent_coef: float = 0.1
     width: int = 64
     oracle_episodes: int = 1200
     cost_limit: float | None = None
@@ -177,7 +177,7 @@ class _Quiet(gym.Wrapper):
         return self.env.reset(**kwargs)[0], {}
 
 
-class _Coach(BaseCallback):
+class TrainingCallback(BaseCallback):
     """Keep the time, lower the rates, evaluate now and then, keep the best."""
 
     def __init__(
@@ -200,7 +200,7 @@ class _Coach(BaseCallback):
     def _on_rollout_start(self) -> None:
         spent = self.clock.spent(self.num_timesteps)
         model: Any = self.model
-        model.ent_coef = self.settings.entropy * (1 - spent)
+        model.ent_coef = self.settings.ent_coef * (1 - spent)
         self.bar.update(round(100 * spent) - self.bar.n)
         if spent * self.settings.evaluations >= len(self.curve) + 1:
             self.evaluate()
@@ -313,43 +313,43 @@ def _train(
     clock = Clock(settings.seconds, settings.steps, earlier.seconds if earlier else 0.0)
     single = make(settings.env, settings.env_kwargs)
     # Callbacks may look at all of the infos, the trainer at the cost alone.
-    told = None if callbacks else _TOLD
-    limit, environments = _environments(settings, told)
-    coach = _Coach(settings, clock, limit, folder)
+    info_keywords = None if callbacks else _INFO_KEYWORDS
+    limit, environments = _environments(settings, info_keywords)
+    callback = TrainingCallback(settings, clock, limit, folder)
 
     def rate(_: float) -> float:
-        spent = clock.spent(coach.num_timesteps)
+        spent = clock.spent(callback.num_timesteps)
         return settings.learning_rate * max(1 - spent, 0.05)
 
     model = _model(settings, environments, rate, tensorboard)
     if earlier:
-        coach.bar.write(
+        callback.bar.write(
             f"{folder}: going on after {earlier.steps:,} steps", file=sys.stderr
         )
-        model.num_timesteps = coach.num_timesteps = earlier.steps
+        model.num_timesteps = callback.num_timesteps = earlier.steps
         model.policy.load_state_dict(earlier.policy)
         restore_moments(model.policy.optimizer, earlier.optimizer)
         scale = environments.ret_rms
         mean, variance, scale.count = earlier.reward_scale
         scale.mean, scale.var = np.asarray(mean), np.asarray(variance)
-        coach.curve, coach.best_at = earlier.curve, earlier.best_at
-        coach.best = earlier.best
+        callback.curve, callback.best_at = earlier.curve, earlier.best_at
+        callback.best = earlier.best
         if limit:
             limit.multiplier = earlier.multiplier
     left = (settings.steps or 10**12) - model.num_timesteps
-    with coach.bar:
+    with callback.bar:
         model.learn(
             left,
-            callback=[coach, *callbacks],
+            callback=[callback, *callbacks],
             log_interval=1 if tensorboard else 10**9,
             reset_num_timesteps=not earlier,
         )
-        coach.evaluate()
+        callback.evaluate()
     network = model.policy.mlp_extractor
-    network.load_state_dict(coach.best)
+    network.load_state_dict(callback.best)
     environments.close()
     seconds = time.monotonic() - clock.started
-    return _agent(settings, single, network, seconds, coach.best_at, coach.curve)
+    return _agent(settings, single, network, seconds, callback.best_at, callback.curve)
 
 
 def _imitated(settings: TrainSettings) -> Navigator:
@@ -392,7 +392,7 @@ def _evaluated(
 
 def _manner(settings: TrainSettings) -> dict[str, float]:
     """Return what the description tells of how the agent plays."""
-    return {"ahead": AHEAD} if settings.algorithm == IMITATION else {}
+    return {"pacing_margin": PACING_MARGIN} if settings.algorithm == IMITATION else {}
 
 
 def _agent(
@@ -421,19 +421,19 @@ def _agent(
 
 def new_model(settings: TrainSettings) -> Any:
     """Return an untrained SB3 model with its environments, as `train` begins with."""
-    environments = _environments(settings, _TOLD)[1]
+    environments = _environments(settings, _INFO_KEYWORDS)[1]
     return _model(settings, environments, lambda _: settings.learning_rate, None)
 
 
 def _environments(
-    settings: TrainSettings, told: Sequence[str] | None
+    settings: TrainSettings, info_keywords: Sequence[str] | None
 ) -> tuple[CostLimit | None, VecNormalize]:
     kwargs = {**settings.env_kwargs, "split": "train"}
-    copies = _copies(settings.env, kwargs, settings.copies, told)
+    copies = _copies(settings.env, kwargs, settings.n_envs, info_keywords)
     limit = None
     if settings.cost_limit is not None:
         limit = CostLimit(copies, settings.cost_limit, settings.multiplier_rate)
-    return limit, VecNormalize(limit or copies, norm_obs=False, gamma=settings.discount)
+    return limit, VecNormalize(limit or copies, norm_obs=False, gamma=settings.gamma)
 
 
 def _model(
@@ -447,12 +447,12 @@ def _model(
         policy_class,
         environments,
         learning_rate=learning_rate,
-        n_steps=settings.rollout,
-        batch_size=settings.batch,
-        n_epochs=settings.epochs,
-        gamma=settings.discount,
-        gae_lambda=settings.gae,
-        clip_range=settings.clip,
+        n_steps=settings.n_steps,
+        batch_size=settings.batch_size,
+        n_epochs=settings.n_epochs,
+        gamma=settings.gamma,
+        gae_lambda=settings.gae_lambda,
+        clip_range=settings.clip_range,
         policy_kwargs={"width": settings.width, "optimizer_kwargs": _ADAM},
         tensorboard_log=None if tensorboard is None else str(tensorboard),
         seed=settings.seed,
@@ -470,8 +470,8 @@ def described(environment: gym.Env) -> dict[str, Any]:
     counts: dict[str, int]
     if isinstance(inner, SelectionEnv):
         counts = {
-            "hand_size": inner.hand_size,
-            "hands": inner.hands,
+            "slate_size": inner.slate_size,
+            "num_slates": inner.num_slates,
             "budget": inner.budget,
         }
     elif isinstance(inner, MixtureEnv):
@@ -488,9 +488,9 @@ def described(environment: gym.Env) -> dict[str, Any]:
 
 
 def _copies(
-    env: str, kwargs: dict[str, Any], count: int, told: Sequence[str] | None
+    env: str, kwargs: dict[str, Any], count: int, info_keywords: Sequence[str] | None
 ) -> VecEnv:
     """Make copies of an environment that play side by side, natively if they can."""
     if is_native(env, kwargs):
-        return SelectionVecEnv(make_together(env, kwargs, count), told)
+        return SelectionVecEnv(make_together(env, kwargs, count), info_keywords)
     return DummyVecEnv([lambda: _Quiet(make(env, kwargs))] * count)

@@ -19,13 +19,13 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 from ogs_env.envs.vector import SelectionVectorEnv
 from ogs_env.errors import InputError
 
-# What is the same for all copies; they have no objects of their own to ask.
+# What is the same for all sub-environments; they have no objects of their own to ask.
 _SHARED = (
     "action_space",
     "budget",
     "bundle",
-    "hand_size",
-    "hands",
+    "slate_size",
+    "num_slates",
     "observation_space",
     "order",
     "render_mode",
@@ -34,7 +34,7 @@ _SHARED = (
 
 
 class SelectionVecEnv(VecEnv):
-    """A `SelectionVectorEnv` as a `VecEnv`, whose copies begin anew at once.
+    """A `SelectionVectorEnv` as a `VecEnv`, whose sub-environments begin anew at once.
 
     It gives what `DummyVecEnv` over as many `Monitor(SelectionEnv)` gives: an episode's
     last info has `terminal_observation`, `TimeLimit.truncated` and `episode`. Masks for
@@ -47,27 +47,27 @@ class SelectionVecEnv(VecEnv):
 
     Args:
         envs: Made with `autoreset_mode="SameStep"`.
-        told: Names in the copies' infos, beside those of an episode's end; all that
-            the environment has when omitted. To spell all of them out for every copy
-            takes longer than to play.
+        info_keywords: Names in the sub-environments' infos, beside those of an
+            episode's end; all that the environment has when omitted. To spell all of
+            them out for every sub-environment takes longer than to play.
 
     Raises:
         InputError: If it is another environment, or has another autoreset mode.
     """
 
     def __init__(
-        self, envs: gym.vector.VectorEnv, told: Sequence[str] | None = None
+        self, envs: gym.vector.VectorEnv, info_keywords: Sequence[str] | None = None
     ) -> None:
         if (
             not isinstance(envs, SelectionVectorEnv)
             or envs.autoreset_mode != AutoresetMode.SAME_STEP
         ):
             raise InputError(
-                f"envs: {envs}; expected gymnasium.make_vec(ID, COPIES, "
+                f"envs: {envs}; expected gymnasium.make_vec(ID, NUM_ENVS, "
                 "vectorization_mode='vector_entry_point', autoreset_mode='SameStep')"
             )
         self.envs = envs
-        self._told = told
+        self._info_keywords = info_keywords
         self._actions = np.zeros(envs.num_envs, np.int64)
         self._returns = np.zeros(envs.num_envs)
         self._steps = np.zeros(envs.num_envs, np.int64)
@@ -77,27 +77,27 @@ class SelectionVecEnv(VecEnv):
         )
 
     def reset(self) -> VecEnvObs:
-        """Reset all copies, with the seeds and options set before."""
+        """Reset all sub-environments, with the seeds and options set before."""
         plain = np.array([not options for options in self._options])
         masks = [plain, *np.eye(self.num_envs, dtype=np.bool_)[~plain]]
         for mask in masks:
             if mask.any():
                 options = {**self._options[mask.argmax()], "reset_mask": mask}
                 observations, infos = self.envs.reset(seed=self._seeds, options=options)
-                copies = np.flatnonzero(mask).tolist()
-                for copy, info in zip(copies, self._tell(infos, mask), strict=True):
-                    self.reset_infos[copy] = info
+                num_envs = np.flatnonzero(mask).tolist()
+                for index, info in zip(num_envs, self._tell(infos, mask), strict=True):
+                    self.reset_infos[index] = info
         self._returns[:] = self._steps[:] = 0
         self._reset_seeds()
         self._reset_options()
         return observations
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Take the actions (copies,) that `step_wait` plays."""
+        """Take the actions (num_envs,) that `step_wait` plays."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Play the actions; copies whose episodes end begin the next."""
+        """Play the actions; sub-environments whose episodes end begin the next."""
         observations, rewards, terminated, truncated, found = self.envs.step(
             self._actions
         )
@@ -108,12 +108,12 @@ class SelectionVecEnv(VecEnv):
         if dones.any():
             ended = np.flatnonzero(dones).tolist()
             lasts = self._tell(found["final_info"], dones)
-            for copy, last in zip(ended, lasts, strict=True):
-                self.reset_infos[copy], infos[copy] = infos[copy], last
-                last["terminal_observation"] = found["final_obs"][copy]
+            for index, last in zip(ended, lasts, strict=True):
+                self.reset_infos[index], infos[index] = infos[index], last
+                last["terminal_observation"] = found["final_obs"][index]
                 last["episode"] = {
-                    "r": round(float(self._returns[copy]), 6),
-                    "l": int(self._steps[copy]),
+                    "r": round(float(self._returns[index]), 6),
+                    "l": int(self._steps[index]),
                     "t": round(time.time() - self._began, 6),
                 }
             self._returns[ended] = self._steps[ended] = 0
@@ -122,9 +122,9 @@ class SelectionVecEnv(VecEnv):
         return observations, rewards.astype(np.float32), dones, infos
 
     def _tell(self, infos: dict[str, Any], which: np.ndarray) -> list[dict[str, Any]]:
-        """Return the info of each of some copies, of what is told."""
-        if self._told is not None:
-            infos = {name: infos[name] for name in self._told}
+        """Return some sub-environments' infos, with `info_keywords` alone."""
+        if self._info_keywords is not None:
+            infos = {name: infos[name] for name in self._info_keywords}
         return _each(infos, which)
 
     def env_method(
@@ -134,38 +134,44 @@ class SelectionVecEnv(VecEnv):
         indices: VecEnvIndices = None,
         **method_kwargs: Any,
     ) -> list[Any]:
-        """Return the masks (hand_size + 1,) of copies, the one method they have."""
+        """Return the action masks (slate_size + 1,) of sub-environments."""
         if method_name != "action_masks":
-            raise AttributeError(f"{method_name}: copies have action_masks alone")
+            raise AttributeError(
+                f"{method_name}: sub-environments have action_masks alone"
+            )
         masks = self.envs.action_masks()
-        return [masks[copy] for copy in self._get_indices(indices)]
+        return [masks[index] for index in self._get_indices(indices)]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return what copies have in common, once for each."""
-        copies = list(self._get_indices(indices))
+        """Return what sub-environments have in common, once for each."""
+        num_envs = list(self._get_indices(indices))
         if attr_name == "action_masks":
-            return [functools.partial(self._mask, copy) for copy in copies]
+            return [functools.partial(self._mask, index) for index in num_envs]
         if attr_name not in _SHARED:
-            raise AttributeError(f"{attr_name}: copies have {', '.join(_SHARED)} alone")
-        return [getattr(self.envs.single, attr_name)] * len(copies)
+            raise AttributeError(
+                f"{attr_name}: sub-environments have {', '.join(_SHARED)} alone"
+            )
+        return [getattr(self.envs.single, attr_name)] * len(num_envs)
 
-    def _mask(self, copy: int) -> np.ndarray:
-        return self.envs.action_masks()[copy]
+    def _mask(self, index: int) -> np.ndarray:
+        return self.envs.action_masks()[index]
 
     def set_attr(
         self, attr_name: str, value: Any, indices: VecEnvIndices = None
     ) -> None:
-        """Refuse: copies have no attributes of their own."""
-        raise AttributeError(f"{attr_name}: copies have no attributes of their own")
+        """Refuse: sub-environments have no attributes of their own."""
+        raise AttributeError(
+            f"{attr_name}: sub-environments have no attributes of their own"
+        )
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Return whether copies are monitored, as they are, or otherwise wrapped."""
+        """Return whether each is wrapped: by a Monitor alone, as all are."""
         return [wrapper_class is Monitor for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """Return a frame of each copy."""
+        """Return a frame of each sub-environment."""
         return self.envs.render() or [None] * self.num_envs
 
     def close(self) -> None:
@@ -174,7 +180,7 @@ class SelectionVecEnv(VecEnv):
 
 
 def _each(infos: dict[str, Any], which: np.ndarray) -> list[dict[str, Any]]:
-    """Return the info of each of some copies, from those of a vector environment."""
+    """Return one info for each of some sub-environments, from stacked infos."""
     names = [name for name in infos if name[0] != "_" and not name.startswith("final_")]
     columns: list[Any] = []
     for name in names:

@@ -251,7 +251,7 @@ class _Job:
         share = self.budget / len(self.data.pool)
         kwargs: dict[str, Any] = {"bundle": str(environment.path)}
         counts = described(make("OGS-Custom-v0", kwargs))["environment"]
-        stream = counts["hands"] * counts["hand_size"]
+        stream = counts["num_slates"] * counts["slate_size"]
         kwargs["budget"] = max(1, round(share * stream))
         kwargs["reward_weights"] = limit.weights
         settings = TrainSettings(
@@ -268,8 +268,8 @@ class _Job:
                 train(settings, folder)
 
         what = (
-            f"train a Navigator there: {kwargs['budget']} picks of {counts['hands']} "
-            f"hands of {counts['hand_size']}"
+            f"train a Navigator there: {kwargs['budget']} picks of "
+            f"{counts['num_slates']} slates of {counts['slate_size']}"
         )
         self.stages.do("train", what, work)
 

@@ -28,18 +28,18 @@ RESULT = Path(__file__).parent / "results" / "speed.json"
 REFERENCE = "CartPole-v1"
 # Whose native vectors are measured; those of other ids are the same class.
 VECTOR_ID = "OGS-Medical-v0"
-COPIES = (1, 16, 256, 1024)
-SYNC_COPIES = (1, 16, 256)
-STEP_BAR = 1 / 3
-NATIVE_BAR_COPIES, NATIVE_BAR = 256, 1.0
-TRAIN_BAR = 10.0
+NUM_ENVS = (1, 16, 256, 1024)
+SYNC_NUM_ENVS = (1, 16, 256)
+STEP_TARGET = 1 / 3
+NATIVE_TARGET_ENVS, NATIVE_TARGET = 256, 1.0
+TRAIN_TARGET = 10.0
 ROUNDS = 7
 # A round of training is a rollout and its update, seconds long.
 TRAIN_ROUNDS = 3
 # Of measuring, all ratios together; making environments comes on top. A ratio with a
-# bar has so many times the share of one without.
+# target has so many times the share of one without.
 SECONDS = {"quick": 22.0, "full": 240.0}
-BAR_SHARES = 4
+TARGET_SHARES = 4
 
 # From seconds to a rate: how often a second.
 Rate = Callable[[float], float]
@@ -52,14 +52,14 @@ class Comparison:
     Attributes:
         name: What is compared.
         ours, theirs: The rates.
-        bar: The least ratio that the project wants; None where there is none.
+        target: The least ratio that the project wants; None where there is none.
         rounds: How often they take turns.
     """
 
     name: str
     ours: Rate
     theirs: Rate
-    bar: float | None = None
+    target: float | None = None
     rounds: int = ROUNDS
 
 
@@ -74,13 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure, and print one JSON line a ratio: name, ratio, bar."""
+    """Measure, and print one JSON line a ratio: name, ratio, target."""
     total = SECONDS["quick" if arguments.quick else "full"]
     barred = 1 + sum("Mixture" not in name for name in ids())
-    share = total / (count() + (BAR_SHARES - 1) * barred) / ROUNDS / 2
+    share = total / (count() + (TARGET_SHARES - 1) * barred) / ROUNDS / 2
     found = []
     for comparison in comparisons():
-        seconds = share * (BAR_SHARES if comparison.bar else 1)
+        seconds = share * (TARGET_SHARES if comparison.target else 1)
         rounds = [
             (comparison.ours(seconds), comparison.theirs(seconds))
             for _ in range(comparison.rounds)
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
         line = {
             "name": comparison.name,
             "ratio": round(median(ratios), 4),
-            "bar": comparison.bar and round(comparison.bar, 4),
+            "target": comparison.target and round(comparison.target, 4),
         }
         print(json.dumps(line), flush=True)
         rates = [round(median(rates)) for rates in zip(*rounds, strict=True)]
@@ -116,7 +116,7 @@ def ids() -> list[str]:
 
 def count() -> int:
     """Return how many `comparisons` there are."""
-    return 3 * len(ids()) + len(COPIES) + len(SYNC_COPIES) + 2
+    return 3 * len(ids()) + len(NUM_ENVS) + len(SYNC_NUM_ENVS) + 2
 
 
 def comparisons() -> Iterator[Comparison]:
@@ -137,22 +137,22 @@ def comparisons() -> Iterator[Comparison]:
         for env in envs:
             env.reset(seed=0)
             env.step(0)
-        bar = STEP_BAR if "Mixture" not in name else None
+        target = STEP_TARGET if "Mixture" not in name else None
         pair = f"{name} / {REFERENCE}"
         yield Comparison(f"make {pair}", _makes(ours), _makes(cartpole))
         yield Comparison(f"reset {pair}", _resets(envs[0]), _resets(envs[1]))
-        yield Comparison(f"step {pair}", _steps(envs[0]), _steps(envs[1]), bar)
-    for copies in COPIES:
-        native = _vector(VECTOR_ID, copies, "vector_entry_point")
-        theirs = _vector(REFERENCE, copies, "vector_entry_point")
-        bar = NATIVE_BAR if copies == NATIVE_BAR_COPIES else None
-        pair = f"{copies} copies of {VECTOR_ID} / {REFERENCE}"
-        yield Comparison(f"native step {pair}", native, theirs, bar)
-        if bar:
-            yield Comparison(f"bound of native step {pair}", _least(copies), theirs)
-        if copies in SYNC_COPIES:
-            theirs = _vector(VECTOR_ID, copies, "sync")
-            pair = f"{copies} copies of {VECTOR_ID}"
+        yield Comparison(f"step {pair}", _steps(envs[0]), _steps(envs[1]), target)
+    for num_envs in NUM_ENVS:
+        native = _vector(VECTOR_ID, num_envs, "vector_entry_point")
+        theirs = _vector(REFERENCE, num_envs, "vector_entry_point")
+        target = NATIVE_TARGET if num_envs == NATIVE_TARGET_ENVS else None
+        pair = f"{num_envs} environments of {VECTOR_ID} / {REFERENCE}"
+        yield Comparison(f"native step {pair}", native, theirs, target)
+        if target:
+            yield Comparison(f"bound of native step {pair}", _least(num_envs), theirs)
+        if num_envs in SYNC_NUM_ENVS:
+            theirs = _vector(VECTOR_ID, num_envs, "sync")
+            pair = f"{num_envs} environments of {VECTOR_ID}"
             yield Comparison(f"native / sync step {pair}", native, theirs)
     yield _training()
 
@@ -169,7 +169,7 @@ def _training() -> Comparison:
     usual = PPO("MultiInputPolicy", gym.make(VECTOR_ID), device="cpu", seed=0)
     name = f"train steps of {VECTOR_ID}, ogs train / SB3 with one environment"
     ours, theirs = _learned(new_model(settings)), _learned(usual)
-    return Comparison(name, ours, theirs, TRAIN_BAR, TRAIN_ROUNDS)
+    return Comparison(name, ours, theirs, TRAIN_TARGET, TRAIN_ROUNDS)
 
 
 def _learned(model: Any) -> Rate:
@@ -207,23 +207,23 @@ def _steps(env: gym.Env) -> Rate:
     return lambda seconds: benchmark(env, seconds, seed=0)
 
 
-def _vector(name: str, copies: int, mode: str) -> Rate:
-    envs = gym.make_vec(name, copies, vectorization_mode=mode)
+def _vector(name: str, num_envs: int, mode: str) -> Rate:
+    envs = gym.make_vec(name, num_envs, vectorization_mode=mode)
     benchmark: Any = performance.benchmark_vector_step
     return lambda seconds: benchmark(envs, seconds, seed=0)
 
 
-def _least(copies: int) -> Rate:
+def _least(num_envs: int) -> Rate:
     """Return how often a second a step is made of what none can do without.
 
     That is to read what the learner adds for the samples picked, a row of products
     with every dev and anchor sample, and to hand out observations that are not
     overwritten later: two calls of NumPy, without deals, rewards or infos.
     """
-    envs: Any = gym.make_vec(VECTOR_ID, copies)
+    envs: Any = gym.make_vec(VECTOR_ID, num_envs)
     observations, _ = envs.reset(seed=0)
     pool, effects = len(envs.single.bundle.pool), tables_of(envs.single.bundle).seen
-    picks = np.random.default_rng(0).integers(pool, size=(64, copies))
+    picks = np.random.default_rng(0).integers(pool, size=(64, num_envs))
 
     def rate(seconds: float) -> float:
         steps, began = 0, time.perf_counter()
@@ -232,7 +232,7 @@ def _least(copies: int) -> Rate:
             for values in observations.values():
                 values.copy()
             steps += 1
-        return steps * copies / spent
+        return steps * num_envs / spent
 
     return rate
 

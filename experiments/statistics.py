@@ -47,7 +47,7 @@ def interval(
     Returns:
         Its lower and upper end.
     """
-    drawn = np.concatenate(_drawn_anew(tasks, resamples), axis=1)
+    drawn = np.concatenate(_resampled(tasks, resamples), axis=1)
     low, high = np.quantile(stats.trim_mean(drawn, 0.25, axis=1), _COVERED)
     return float(low), float(high)
 
@@ -73,7 +73,7 @@ def performance_profile(
     profile = np.mean([_share_above(table.ravel(), levels) for table in tasks], axis=0)
     parts = [
         [_share_above(scores, levels) for scores in drawn]
-        for drawn in _drawn_anew(tasks, resamples)
+        for drawn in _resampled(tasks, resamples)
     ]
     low, high = np.quantile(np.mean(parts, axis=0), _COVERED, axis=0)
     return profile, low, high
@@ -99,7 +99,7 @@ def probability_of_improvement(
     return float(np.mean(shares))
 
 
-def _drawn_anew(tasks: Sequence[Scores], resamples: int) -> list[Scores]:
+def _resampled(tasks: Sequence[Scores], resamples: int) -> list[Scores]:
     """Return each task's scores drawn with replacement (resamples, runs * episodes)."""
     rng = np.random.default_rng(0)
     drawn = []

@@ -36,7 +36,6 @@ from wandb.integration.tensorboard import unpatch
 from ogs_env.agents.episodes import REPORT_SEEDS, make, summarise
 from ogs_env.agents.navigator import Navigator, one_thread
 from ogs_env.agents.training import TrainSettings
-from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.errors import InputError
 from ogs_env.experiments.measures import Evaluations, end_measures
 
@@ -245,7 +244,7 @@ def episode(
         actions.append(action)
         observation, _, terminated, truncated, info = environment.step(action)
         over = terminated or truncated
-        rows = inner.drawn if isinstance(inner, MixtureEnv) else inner.picked
+        rows = inner.picked
         picks += [[row, chance] for row in rows[len(picks) :]]
     frames = _frames(environment, seed, actions)
     environment.close()

@@ -22,7 +22,7 @@ _DOMAINS = ("medical", "legal", "financial")
 # are enough short answers to fill them. With twice as many it takes a balance.
 _LEGAL = {"budget": 96}
 # Four optimizer steps of a real model: an episode takes about a minute.
-_LIVE = {"learner": "live", "hands": 8, "hand_size": 8, "budget": 16}
+_LIVE = {"learner": "live", "num_slates": 8, "slate_size": 8, "budget": 16}
 
 
 def _environments() -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,11 +1,11 @@
 """Bundles: a pool, its domain and anchor sets as gradient sketches.
 
 A bundle is a folder with `manifest.json`, `basis.safetensors` and, for each role,
-shards `ROLE-00000.safetensors`; with a detour also `detour-ROLE-00000.safetensors`.
-It may also hold answers that the untouched proxy itself gives to the anchor's and the
-retention's prompts, as two further roles, and their tokens in `answers.safetensors`.
-They are sketched at the untouched model alone; along a path, the pool's products with
-them are in `answers-pool-00000.safetensors`.
+shards `ROLE-00000.safetensors`; with an off-domain trajectory also
+`off_domain-ROLE-00000.safetensors`. It may also hold answers that the untouched proxy
+itself gives to the anchor's and the retention's prompts, as two further roles, and
+their tokens in `answers.safetensors`. They are sketched at the untouched model alone;
+along a path, the pool's products with them are in `answers-pool-00000.safetensors`.
 Environments are made of bundles; the texts they were sketched from are not needed.
 """
 
@@ -22,7 +22,7 @@ from ogs_env.files import read_json, sha256_of
 from ogs_env.rows import COLUMNS, Rows
 
 FORMAT = "ogs-bundle"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 MEASURED = ("dev", "test", "anchor", "retention")
 """Roles that the pool's `products` are taken with, in the order of the columns."""
 ANSWERS = ("anchor_answers", "retention_answers")
@@ -30,9 +30,12 @@ ANSWERS = ("anchor_answers", "retention_answers")
 retention; the pool's `answer_products` are in the order of their samples."""
 ROLES = ("pool", *MEASURED)
 """Roles of every bundle."""
-DETOUR = ("anchor", "pool")
-"""Roles of every bundle that are sketched along the detour, if there is one."""
-FURTHER = {"detour": ("detour",), "answers": ("answer_products", "answer_units")}
+OFF_DOMAIN = ("anchor", "pool")
+"""Roles that have sketches along the off-domain trajectory, if there is one."""
+FURTHER = {
+    "off_domain": ("off_domain",),
+    "answers": ("answer_products", "answer_units"),
+}
 """Columns of a role that are in files of their own beside its shards, by what these
 files' names begin with."""
 MANIFEST = "manifest.json"
@@ -137,14 +140,14 @@ class Bundle:
         return list(self.manifest["capabilities"])
 
     @property
-    def has_path(self) -> bool:
+    def has_trajectory(self) -> bool:
         """Whether sketches at checkpoints of a warm-up path were taken."""
         return bool(self.manifest["checkpoints"])
 
     @property
-    def has_detour(self) -> bool:
+    def has_off_domain(self) -> bool:
         """Whether anchor and pool were also sketched along a second warm-up."""
-        return bool(self.manifest.get("detour"))
+        return bool(self.manifest.get("off_domain"))
 
     @property
     def has_answers(self) -> bool:
@@ -241,19 +244,19 @@ class Bundle:
 
     def _further(self, role: str) -> list[str]:
         """Return the kinds of files beside a role's shards, of `FURTHER`."""
-        has_detour = self.has_detour and role in DETOUR
-        has_answers = self.has_path and self.has_answers and role == "pool"
-        return ["detour"] * has_detour + ["answers"] * has_answers
+        has_off_domain = self.has_off_domain and role in OFF_DOMAIN
+        has_answers = self.has_trajectory and self.has_answers and role == "pool"
+        return ["off_domain"] * has_off_domain + ["answers"] * has_answers
 
     def _shapes(self, role: str, rows: int) -> dict[str, tuple[int, ...]]:
         """Return the shapes of a shard's tensors."""
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(COLUMNS, (rows,))
         shapes["anchor_dots"] = (rows, len(self.capabilities))
-        shapes["start"] = (rows, self.k)
-        if not self.has_path or role in ANSWERS:
+        shapes["initial"] = (rows, self.k)
+        if not self.has_trajectory or role in ANSWERS:
             return shapes
         checkpoints, counts = self.manifest["checkpoints"], self.manifest["roles"]
-        shapes["path"] = (rows, len(checkpoints) * self.k)
+        shapes["trajectory"] = (rows, len(checkpoints) * self.k)
         if role == "pool":
             measured = sum(counts[name] for name in MEASURED)
             shapes["products"] = (rows, len(checkpoints) * measured)
@@ -262,9 +265,9 @@ class Bundle:
             answers = sum(counts[name] for name in ANSWERS)
             shapes["answer_products"] = (rows, answers)
             shapes["answer_units"] = (rows,)
-        if "detour" in self._further(role):
+        if "off_domain" in self._further(role):
             later = sum(entry["step"] > 0 for entry in checkpoints)
-            shapes["detour"] = (rows, later * self.k)
+            shapes["off_domain"] = (rows, later * self.k)
         return shapes
 
     def _check_shard(

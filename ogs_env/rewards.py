@@ -21,7 +21,7 @@ untouched model's own answers to the same prompts, where a bundle has them.
   alone to first order. It enters as weight * (orthogonality - 1), so an orthogonal
   pick costs nothing.
 - `information` = log det(I + sum over picks of u u^T) after the pick less before it,
-  u the unit start sketches: nats, in (0, log 2], log 2 for a direction orthogonal to
+  u the unit initial sketches: nats, in (0, log 2], log 2 for a direction orthogonal to
   everything picked. It enters as weight * information. After Domain Curiosity:
   Struckmeier, Arndt, Kyrki, which rewards data that tells most about the domain;
   the log-determinant is that of Bayesian linear regression with unit noise.
@@ -34,7 +34,7 @@ so a pick that undoes the harm of others is worth as much as the harm was. So do
 The cost of the constrained problem is `forgetting` where the bundle has own answers,
 else `conflict`: over an episode it adds up to F or C, which are never negative.
 
-A pass has the terms of `NO_PICK`, which sum to 0 under any weights.
+A skip has the terms of `NO_PICK`, which sum to 0 under any weights.
 """
 
 import functools
@@ -48,7 +48,7 @@ from numpy.typing import NDArray
 from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import Learner
-from ogs_env.learners.surrogate import SurrogateLearner, SurrogateLearners
+from ogs_env.learners.surrogate import SurrogateLearner, VectorSurrogateLearner
 
 AnyLearner = TypeVar("AnyLearner", bound=Learner)
 
@@ -156,7 +156,7 @@ class Rewards(Generic[AnyLearner]):
 
     Args:
         learner: Is updated by every pick.
-        information: The log-determinant of the picked unit start sketches; None where
+        information: The log-determinant of the picked unit initial sketches; None where
             nobody wants to pay for it, which makes the term 0.
     """
 
@@ -182,7 +182,7 @@ class Rewards(Generic[AnyLearner]):
 
         Args:
             index: Row of the pool.
-            unit: Its unit start sketch (width,), which `information` is about.
+            unit: Its unit initial sketch (width,), which `information` is about.
         """
         cosines = self._learner.anchor_cosine(index).tolist()
         self._learner.update(index)
@@ -269,16 +269,16 @@ def _least_falls(
     return functools.reduce(np.minimum, falls.T)
 
 
-class RewardsOfMany:
+class VectorRewards:
     """The reward terms of episodes side by side, the same as those of `Rewards`.
 
     Args:
         learners: Are updated by every pick.
-        information: One for each copy, or none at all.
+        information: One for each sub-environment, or none at all.
     """
 
     def __init__(
-        self, learners: SurrogateLearners, information: Sequence[Information]
+        self, learners: VectorSurrogateLearner, information: Sequence[Information]
     ) -> None:
         self._learners = learners
         self._information = information
@@ -294,22 +294,22 @@ class RewardsOfMany:
         self._orthogonality = np.append(np.maximum(0.0, 1.0 - cosines.max(axis=1)), 1.0)
 
     def reset(self, which: NDArray[np.integer]) -> None:
-        """Start some copies' episodes (n,) over."""
+        """Start some sub-environments' episodes (n,) over."""
         self._learners.reset(which)
         self._worst[which] = self._moved[which] = 0.0
-        for copy in which.tolist() if self._information else ():
-            self._information[copy].reset()
+        for index in which.tolist() if self._information else ():
+            self._information[index].reset()
 
     def pick(
         self,
         rows: NDArray[np.int64],
         units: Callable[[NDArray[np.int64]], NDArray[np.float32]],
     ) -> dict[str, NDArray[np.float64]]:
-        """Let the learners learn and return every term (copies,).
+        """Let the learners learn and return every term (num_envs,).
 
         Args:
-            rows: Pool rows (copies,), -1 for none.
-            units: From pool rows (n,) to their unit start sketches (n, width).
+            rows: Pool rows (num_envs,), -1 for none.
+            units: From pool rows (n,) to their unit initial sketches (n, width).
         """
         before = self._learners.losses[:, 0]
         self._learners.update(rows)
@@ -322,8 +322,8 @@ class RewardsOfMany:
         if self._information:
             picking = np.flatnonzero(rows >= 0)
             found = units(rows[picking])
-            for copy, unit in zip(picking.tolist(), found, strict=True):
-                information[copy] = self._information[copy].pick(unit)
+            for index, unit in zip(picking.tolist(), found, strict=True):
+                information[index] = self._information[index].pick(unit)
         return {
             "domain_gain": 100.0 * (before - after[:, 0]) / self._initial_domain,
             "anchor_gain": self._worst - stood,

@@ -30,8 +30,8 @@ class Rows:
         sources: int32 (n,), index into `Bundle.sources`.
         capabilities: int32 (n,), index into `Bundle.capabilities`; -1 for roles
             that have none (pool, dev, test).
-        domain_dots: float32 (n,), exact inner product of the start gradient with
-            the mean start gradient of the dev samples.
+        domain_dots: float32 (n,), exact inner product of the initial gradients with
+            the mean initial gradients of the dev samples.
         anchor_dots: float32 (n, capabilities), the same with each capability's
             mean anchor gradient.
     """
@@ -71,19 +71,19 @@ class Rows:
         """Return sketches as float32; only the asked rows are read from the disk.
 
         Args:
-            kind: `"start"`; `"path"`, which own answers do not have; or `"detour"`:
-                anchor and pool along a second warm-up, on samples from outside the
-                domain.
+            kind: `"initial"`; `"trajectory"`, which own answers do not have; or
+                `"off_domain"`: anchor and pool along a second warm-up, on samples from
+                outside the domain.
             indices: Row numbers (m,); all rows when omitted.
 
         Returns:
-            float32 (m, k) for `"start"`, (m, checkpoints * k) for `"path"`, each
-            checkpoint's block times its weight; (m, later * k) for `"detour"`, which
-            leaves out the untouched model, as the path's last blocks.
+            float32 (m, k) for `"initial"`, (m, checkpoints * k) for `"trajectory"`,
+            each checkpoint's block times its weight; (m, later * k) for `"off_domain"`,
+            which leaves out the untouched model, as the path's last blocks.
         """
         out = self._read(kind, np.arange(len(self)) if indices is None else indices)
-        if kind != "start":
-            k = self._shards[0]["start"].shape[1]
+        if kind != "initial":
+            k = self._shards[0]["initial"].shape[1]
             out *= np.repeat(self._weights[-(out.shape[1] // k) :], k)
         return out
 
@@ -132,12 +132,13 @@ class Rows:
         read = {name: self._read(name, indices) for name in sorted(others)}
         return Rows([{**own, **read, **columns}], self._weights)
 
-    def detoured(self) -> "Rows":
-        """Return the samples with path sketches along the detour, held in memory."""
+    def along_off_domain(self) -> "Rows":
+        """Return the samples with sketches along the off-domain trajectory."""
         rows = np.arange(len(self))
-        path, later = self._read("path", rows), self._read("detour", rows)
-        path[:, -later.shape[1] :] = later
-        return self.part(rows, path=path)
+        trajectory = self._read("trajectory", rows)
+        later = self._read("off_domain", rows)
+        trajectory[:, -later.shape[1] :] = later
+        return self.part(rows, trajectory=trajectory)
 
     def _read(self, name: str, indices: NDArray[np.integer]) -> NDArray[np.float32]:
         shape = len(indices), *self._shards[0][name].shape[1:]

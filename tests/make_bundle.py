@@ -16,10 +16,10 @@ from safetensors.numpy import save_file
 
 from ogs_env.bundle import (
     ANSWERS,
-    DETOUR,
     FORMAT_VERSION,
     FURTHER,
     MEASURED,
+    OFF_DOMAIN,
     ROLES,
 )
 from ogs_env.files import sha256_of, write_json
@@ -39,7 +39,7 @@ def make_bundle(
     held_out: int = 40,
     shards: int = 1,
     seed: int = 0,
-    detour: bool = False,
+    off_domain: bool = False,
     answers: bool = True,
 ) -> Path:
     """Write a valid bundle; each role but the pool has `held_out` samples.
@@ -62,11 +62,11 @@ def make_bundle(
         own = np.random.default_rng([seed, 2])
         for role in ANSWERS:
             roles[role] = _answers(own, role, roles, means, maps)
-    domain = roles["dev"]["start"].astype(np.float32).mean(0)
+    domain = roles["dev"]["initial"].astype(np.float32).mean(0)
     of = roles["anchor"]["capabilities"]
     anchors = np.stack(
         [
-            roles["anchor"]["start"][of == n].astype(np.float32).mean(0)
+            roles["anchor"]["initial"][of == n].astype(np.float32).mean(0)
             for n in range(len(CAPABILITIES))
         ]
     )
@@ -81,10 +81,10 @@ def make_bundle(
         columns = np.ascontiguousarray(products[:, 0]), units[:, 0].copy()
         further = dict(zip(FURTHER["answers"], columns, strict=True))
         for role in ANSWERS:
-            del roles[role]["path"]
+            del roles[role]["trajectory"]
     files = {}
     for role, columns in roles.items():
-        start = columns["start"].astype(np.float32)
+        start = columns["initial"].astype(np.float32)
         columns["domain_dots"] = start @ domain
         columns["anchor_dots"] = np.ascontiguousarray(start @ anchors.T)
         parts = np.array_split(np.arange(len(start)), shards if role == "pool" else 1)
@@ -93,9 +93,9 @@ def make_bundle(
             save_file({n: c[part] for n, c in columns.items()}, folder / name)
             files[name] = {"sha256": sha256_of(folder / name), "rows": len(part)}
             beside = {}
-            if detour and role in DETOUR:
-                other = _detour(columns["path"], checkpoints, seed)
-                beside[f"detour-{name}"] = {"detour": other}
+            if off_domain and role in OFF_DOMAIN:
+                other = _off_domain(columns["trajectory"], checkpoints, seed)
+                beside[f"off_domain-{name}"] = {"off_domain": other}
             if further and role == "pool":
                 beside[f"answers-{name}"] = further
             for other_name, tensors in beside.items():
@@ -108,7 +108,7 @@ def make_bundle(
             {role: _tokens(roles[role]["tokens"]) for role in ANSWERS}, folder / name
         )
         files[name] = {"sha256": sha256_of(folder / name)}
-    basis = _basis(roles["pool"]["start"].astype(np.float32), d)
+    basis = _basis(roles["pool"]["initial"].astype(np.float32), d)
     scales = np.float32([[3.0, 2.0, 4.0], [0.5, 0.7, 0.9]])
     save_file({"basis": basis, "scales": scales}, folder / "basis.safetensors")
     files["basis.safetensors"] = {
@@ -125,7 +125,7 @@ def make_bundle(
         "projection": {"k": k},
         "proxy": {"id": "made"},
         "checkpoints": [{"step": step, "weight": 1.0} for step in steps],
-        "detour": detour,
+        "off_domain": off_domain,
         "answers": {"kind": "own", "max_tokens": 120} if answers else None,
         "sources": [{"name": name} for name in SOURCES],
         "capabilities": list(CAPABILITIES),
@@ -134,7 +134,7 @@ def make_bundle(
         "domain_norm": float(np.linalg.norm(domain)),
         "anchor_norms": np.linalg.norm(anchors, axis=1).tolist(),
         "learner": {
-            "sketches": "path" if steps else "start",
+            "sketches": "trajectory" if steps else "initial",
             # Milder than the real ones: these gradients agree far more.
             "epochs": 1,
             **dict.fromkeys(("domain", "anchor"), response),
@@ -203,10 +203,10 @@ def _role(
         "tokens": rng.integers(1, 120, size=n).astype(np.int32),
         "sources": sources,
         "capabilities": capabilities,
-        "start": sketches[0],
+        "initial": sketches[0],
     }
     if len(sketches) > 1:
-        columns["path"] = np.concatenate(sketches[1:], axis=1)
+        columns["trajectory"] = np.concatenate(sketches[1:], axis=1)
     return columns
 
 
@@ -231,7 +231,7 @@ def _tokens(counts: np.ndarray) -> np.ndarray:
     return np.where(places < counts[:, None], places % 50, -1).astype(np.int32)
 
 
-def _detour(path: np.ndarray, checkpoints: int, seed: int) -> np.ndarray:
+def _off_domain(path: np.ndarray, checkpoints: int, seed: int) -> np.ndarray:
     """What another warm-up makes of sketches: all but the start's, in other metric."""
     later = path[:, path.shape[1] // checkpoints :]
     metric = np.random.default_rng([seed, 1]).uniform(0.2, 2, later.shape[1])
@@ -241,10 +241,10 @@ def _detour(path: np.ndarray, checkpoints: int, seed: int) -> np.ndarray:
 def _products(
     roles: dict[str, Any], names: Sequence[str], checkpoints: int
 ) -> np.ndarray:
-    """Inner products of the pool's path sketches with roles' (n, checkpoints, m)."""
+    """Products of the pool's trajectory sketches with roles' (n, checkpoints, m)."""
 
     def cut(role: str) -> np.ndarray:
-        path = roles[role]["path"].astype(np.float32)
+        path = roles[role]["trajectory"].astype(np.float32)
         return path.reshape(len(path), checkpoints, -1)
 
     measured = np.concatenate([cut(role) for role in names])

@@ -30,7 +30,7 @@ def rewrite(folder: Path, name: str, tensors: dict[str, np.ndarray]) -> None:
 def test_rows_of_several_shards_are_those_of_the_files_in_order(folder: Path) -> None:
     bundle = load_bundle(folder)
     shards = [load_file(folder / f"pool-{n:05d}.safetensors") for n in range(3)]
-    for kind, width in (("start", 16), ("path", 32)):
+    for kind, width in (("initial", 16), ("trajectory", 32)):
         whole = np.concatenate([shard[kind] for shard in shards]).astype(np.float32)
         assert whole.shape == (60, width)
         np.testing.assert_array_equal(bundle.pool.sketches(kind), whole)
@@ -44,7 +44,7 @@ def test_rows_of_several_shards_are_those_of_the_files_in_order(folder: Path) ->
     ids = np.concatenate([shard["ids"] for shard in shards])
     np.testing.assert_array_equal(bundle.pool.ids, ids)
     assert bundle.pool.hex_ids()[7] == f"{int(ids[7]):016x}"
-    assert isinstance(bundle.pool._shards[0]["start"], np.memmap)
+    assert isinstance(bundle.pool._shards[0]["initial"], np.memmap)
 
 
 def test_a_part_holds_the_samples_asked_for_and_other_columns(folder: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_part_holds_the_samples_asked_for_and_other_columns(folder: Path) -> N
         expected = dots if name == "domain_dots" else getattr(pool, name)[rows]
         np.testing.assert_array_equal(getattr(part, name), expected)
         assert getattr(part, name).dtype == COLUMNS[name]
-    for kind in ("start", "path"):
+    for kind in ("initial", "trajectory"):
         np.testing.assert_array_equal(part.sketches(kind), pool.sketches(kind, rows))
         assert [start for start, _ in part.blocks(kind)] == [0]
     every = np.arange(4)
@@ -74,13 +74,13 @@ def test_columns_are_read_only(folder: Path) -> None:
 def test_cosines_are_those_of_the_sketches_they_were_made_from(folder: Path) -> None:
     bundle = load_bundle(folder)
     rows = np.array([3, 50])
-    start = bundle.pool.sketches("start", rows).astype(np.float64)
+    start = bundle.pool.sketches("initial", rows).astype(np.float64)
     start /= np.linalg.norm(start, axis=1, keepdims=True)
-    domain = bundle.dev.sketches("start").mean(0)
+    domain = bundle.dev.sketches("initial").mean(0)
     np.testing.assert_allclose(
         bundle.domain_cosines(rows), start @ domain / np.linalg.norm(domain), atol=1e-5
     )
-    anchors = bundle.anchor.sketches("start")
+    anchors = bundle.anchor.sketches("initial")
     for number in range(2):
         mean = anchors[bundle.anchor.capabilities == number].mean(0)
         np.testing.assert_allclose(
@@ -132,7 +132,7 @@ def test_a_shard_left_out_of_the_manifest_is_noticed(folder: Path) -> None:
         load_bundle(folder)
 
 
-@pytest.mark.parametrize("tensor", ["path", "losses"])
+@pytest.mark.parametrize("tensor", ["trajectory", "losses"])
 def test_a_nan_is_named_with_row_and_sample(folder: Path, tensor: str) -> None:
     name = "pool-00000.safetensors"
     tensors = load_file(folder / name)
@@ -157,7 +157,7 @@ def test_a_role_that_the_manifest_does_not_count_is_noticed(folder: Path) -> Non
 
 def test_another_k_is_noticed(folder: Path) -> None:
     edit_manifest(folder, projection={"k": 32})
-    with pytest.raises(InputError, match=r"'start' should have shape \(\d+, 32\)"):
+    with pytest.raises(InputError, match=r"'initial' should have shape \(\d+, 32\)"):
         load_bundle(folder)
 
 
@@ -297,17 +297,17 @@ def test_a_capability_without_answers_is_named(folder: Path) -> None:
         load_bundle(folder).answer_rows(1)
 
 
-def test_a_detour_is_checked_like_a_path(tmp_path: Path) -> None:
-    folder = make_bundle(tmp_path / "detour", detour=True)
-    name = "detour-pool-00000.safetensors"
+def test_an_off_domain_trajectory_is_checked_like_a_trajectory(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "off_domain", off_domain=True)
+    name = "off_domain-pool-00000.safetensors"
     tensors = load_file(folder / name)
-    assert load_bundle(folder).has_detour
-    rewrite(folder, name, {"detour": tensors["detour"][:, :-1].copy()})
-    with pytest.raises(InputError, match=r"pool-00000.*'detour' should have shape"):
+    assert load_bundle(folder).has_off_domain
+    rewrite(folder, name, {"off_domain": tensors["off_domain"][:, :-1].copy()})
+    with pytest.raises(InputError, match=r"pool-00000.*'off_domain' should have shape"):
         load_bundle(folder)
-    tensors["detour"][4] = np.nan
+    tensors["off_domain"][4] = np.nan
     rewrite(folder, name, tensors)
-    with pytest.raises(InputError, match=r"'detour' holds a NaN .* row 4 "):
+    with pytest.raises(InputError, match=r"'off_domain' holds a NaN .* row 4 "):
         load_bundle(folder)
     (folder / name).unlink()
     with pytest.raises(InputError, match=f"{name}: is missing from the bundle"):
@@ -338,7 +338,7 @@ def test_a_file_that_is_no_safetensors_is_named(folder: Path) -> None:
     [
         (
             {"format_version": 1},
-            "format version 1, this ogs_env reads version 5",
+            "format version 1, this ogs_env reads version 6",
         ),
         ({"format": "other"}, "is no manifest of an ogs_env bundle"),
         ({"learner": None}, "lacks 'learner'"),
@@ -390,10 +390,10 @@ def test_a_bundle_made_again_is_loaded_again(tmp_path: Path) -> None:
 
 def test_without_checkpoints_there_is_no_path(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "b", pool=40, k=8, d=4, held_out=8, checkpoints=0)
-    assert not load_bundle(folder).has_path
+    assert not load_bundle(folder).has_trajectory
 
 
 def test_observation_basis_has_rms_1_over_the_pool(bundle: Bundle) -> None:
-    start = bundle.pool.sketches("start")
+    start = bundle.pool.sketches("initial")
     seen = start / np.linalg.norm(start, axis=1, keepdims=True) @ bundle.basis
     np.testing.assert_allclose(np.sqrt(np.square(seen).mean(0)), 1, rtol=1e-3)

@@ -132,8 +132,8 @@ def test_a_domain_of_one_sample_is_refused(refused, texts):
         (["--k", "many"], "argument --k: invalid int value: 'many'; see `ogs sketch"),
         (["--rank", -4], "rank: is -4"),
         (["--max-tokens", 3], "max-tokens: is 3; expected 16 or more"),
-        (["--path", "--checkpoints", 5, 2], "expected ascending steps"),
-        (["--path", "--checkpoints", 50], "need 400 samples, the pool has 9"),
+        (["--trajectory", "--checkpoints", 5, 2], "expected ascending steps"),
+        (["--trajectory", "--checkpoints", 50], "need 400 samples, the pool has 9"),
         (["--precision", "float8"], "argument --precision: invalid choice: 'float8'"),
         (
             ["--anchor-answers", "owns"],
@@ -333,11 +333,11 @@ def put_nan(made: Path) -> None:
         ),
         (
             lambda made: edit_manifest(made, projection={"k": 32}),
-            "tensor 'start' should have shape (40, 32), found (40, 64)",
+            "tensor 'initial' should have shape (40, 32), found (40, 64)",
         ),
         (
             lambda made: edit_manifest(made, format_version=1),
-            "format version 1, this ogs_env reads version 5; rebuild the",
+            "format version 1, this ogs_env reads version 6; rebuild the",
         ),
         (lambda made: edit_manifest(made, format="zip"), "is no manifest"),
         (lambda made: edit_manifest(made, roles=None), "lacks 'roles'"),

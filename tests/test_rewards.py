@@ -21,7 +21,7 @@ from ogs_env.rewards import (
 
 
 def units_of(bundle: Bundle) -> np.ndarray:
-    start = bundle.pool.sketches("start")
+    start = bundle.pool.sketches("initial")
     return start / np.linalg.norm(start, axis=1, keepdims=True)
 
 

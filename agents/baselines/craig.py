@@ -4,7 +4,7 @@ Selects S that greedily maximises
 
     F(S) = sum over candidates i of max over j in S of (d_max - |g_i - g_j|),
 
-g the start sketches and d_max their largest distance: every sample's gradient shall
+g the initial sketches and d_max their largest distance: every sample's gradient shall
 be near that of a selected one (CRAIG: Mirzasoleiman, Bilmes, Leskovec 2020, arXiv
 1906.01827). It knows no domain: it represents the pool. F is submodular, so greed
 reaches at least 1 - 1/e of the best value, and an old gain bounds the new one from
@@ -46,7 +46,7 @@ class CraigSelector:
         """Return rows in the order picked; of parts, rank by rank."""
 
         def choose(part: NDArray[np.int64], count: int) -> Order:
-            near, unit = similarities(bundle.pool.sketches("start", part))
+            near, unit = similarities(bundle.pool.sketches("initial", part))
             places, gains = lazy_greedy(near, count)
             return part[places], np.array(gains, np.float32) * np.float32(unit)
 

@@ -6,9 +6,9 @@ Selects a set S and weights w >= 0 that minimise
 
 greedily, by orthogonal matching pursuit (GRAD-MATCH: Killamsetty, Sivasubramanian,
 Ramakrishnan, De, Iyer 2021, arXiv 2103.00123, algorithm 2 with the validation
-gradient): g_j a sample's start sketch, g_D the mean start sketch of the dev samples.
-lambda is the paper's 0.5, in units of the pool's mean squared gradient norm, as
-sketches of another proxy have another length. The weights steer the pursuit alone; a
+gradient): g_j a sample's initial sketch, g_D the mean initial sketch of the dev
+samples. lambda is the paper's 0.5, in units of the pool's mean squared gradient norm,
+as sketches of another proxy have another length. The weights steer the pursuit alone; a
 selection is fine-tuned on as it is.
 
 A pursuit stops early when no sample can still get a positive weight, and here also
@@ -50,7 +50,7 @@ class GradMatchSelector:
 def match(bundle: Bundle, rows: NDArray[np.int64], budget: int) -> Order:
     """Return the `budget` of `rows` that pursuits pick, and their scores."""
     target, ridge = domain_gradient(bundle), _ridge(bundle)
-    sketches = bundle.pool.sketches("start", rows)
+    sketches = bundle.pool.sketches("initial", rows)
     order = np.empty(budget, np.int64)
     scores = np.empty(budget, np.float32)
     done = 0

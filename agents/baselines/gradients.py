@@ -16,8 +16,8 @@ _TINY = np.finfo(np.float64).tiny
 
 @functools.lru_cache(maxsize=8)
 def domain_gradient(bundle: Bundle) -> NDArray[np.float32]:
-    """Return the mean start sketch (k,) of the dev samples."""
-    return bundle.dev.sketches("start").mean(axis=0)
+    """Return the mean initial sketch (k,) of the dev samples."""
+    return bundle.dev.sketches("initial").mean(axis=0)
 
 
 def in_parts(

@@ -7,7 +7,7 @@ by eta times
 
 to second order in eta; the sample of highest gain is picked, again and again (GREATS:
 Wang, Wu, Song, Mittal, Jia 2024, NeurIPS; H, the Hessian of the validation loss, is
-the identity there too). g are start sketches as they are, not unit ones, g_D the mean
+the identity there too). g are initial sketches as they are, not unit ones, g_D the mean
 of the dev samples'. What is like the picked has less to give.
 
 The rate has to fit H = I. It is the exact line search of the same model along what
@@ -41,7 +41,7 @@ class GreatsSelector:
     ) -> Order:
         """Return rows in the order picked."""
         rows = pool_rows(bundle, budget, indices)
-        sketches = bundle.pool.sketches("start", rows)
+        sketches = bundle.pool.sketches("initial", rows)
         domain = domain_gradient(bundle)
         # Row by row, whose numbers then are the same in any company.
         gains = np.vecdot(sketches, domain)

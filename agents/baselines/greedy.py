@@ -3,7 +3,7 @@
 Score of sample i: cos(g_i, g_D) - 0.3 max over capabilities c of |cos(g_i, g_c)|, g_D
 the mean gradient of the dev samples and g_c of a capability's anchor samples, all at
 the start. It is the default reward, `domain_gain` and `orthogonality`, read off the
-start sketches: what teaches the domain most, less what touches general abilities.
+initial sketches: what teaches the domain most, less what touches general abilities.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """What tells most that the picked do not tell yet.
 
-Greedy on log det(I + sum over picks of u u^T), u the unit start sketches: the sample
+Greedy on log det(I + sum over picks of u u^T), u the unit initial sketches: the sample
 that adds most is picked, again and again. It is the environment's reward term
 `information` (see `ogs_env.rewards`), after Domain Curiosity (Struckmeier, Arndt,
 Kyrki), which rewards data that tell most about a domain.
@@ -32,7 +32,7 @@ class InformationSelector:
     ) -> Order:
         """Return rows in the order picked."""
         rows = pool_rows(bundle, budget, indices)
-        units = bundle.pool.sketches("start", rows)
+        units = bundle.pool.sketches("initial", rows)
         norms = np.linalg.norm(units, axis=1)
         units /= np.maximum(norms, 1e-12)[:, None]
         # u^T M u; exactly 1 at first, so that rounding does not choose.

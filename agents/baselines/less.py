@@ -33,13 +33,13 @@ class LessSelector:
 
 @functools.lru_cache(maxsize=8)
 def _scores(bundle: Bundle) -> NDArray[np.float32]:
-    dev, sources = bundle.dev.sketches("start"), bundle.dev.sources
+    dev, sources = bundle.dev.sketches("initial"), bundle.dev.sources
     tasks = np.stack([dev[sources == n].mean(axis=0) for n in np.unique(sources)])
     tasks /= np.maximum(np.linalg.norm(tasks, axis=1, keepdims=True), 1e-12)
     # Shard by shard, so that a large pool is never whole in memory.
     cosines = [
         np.vecdot(start[:, None], tasks).max(axis=1)
         / np.maximum(np.linalg.norm(start, axis=1), 1e-12)
-        for _, start in bundle.pool.blocks("start")
+        for _, start in bundle.pool.blocks("initial")
     ]
     return np.concatenate(cosines)

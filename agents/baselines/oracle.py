@@ -1,10 +1,11 @@
 """Hindsight: greedy on the learner's true reward, over everything at once.
 
 At each step the sample of highest marginal reward, the one that `SelectionEnv` would
-pay for it now, is picked, and the learner is updated with it. In episodes it sees path
-sketches and the whole stream, which no agent does, so it tells the room there is. It
-is greedy, not optimal: an upper mark, not a bound. A pool that was sketched as an
-environment, as `ogs adapt` does, it can select from like any other selector.
+pay for it now, is picked, and the learner is updated with it. In episodes it sees
+trajectory sketches and the whole stream, which no agent does, so it tells the room
+there is. It is greedy, not optimal: an upper mark, not a bound. A pool that was
+sketched as an environment, as `ogs adapt` does, it can select from like any other
+selector.
 """
 
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ class OracleSelector:
     ) -> Order:
         """Return rows in the order picked; the scores are their rewards."""
         rows = pool_rows(bundle, budget, indices)
-        units = candidates(bundle, "start").rows(rows)[1]
+        units = candidates(bundle, "initial").rows(rows)[1]
         weights = checked_weights(self._weights, bundle)
         # It costs most of the time, which only who weighs it pays.
         informed = weights["information"] != 0

@@ -1,6 +1,6 @@
 """The paper's Orth score, without learning.
 
-Orth_i = 1 - |cos(g_i, g_ref)|, g_ref the mean start gradient of all anchor samples
+Orth_i = 1 - |cos(g_i, g_ref)|, g_ref the mean initial gradients of all anchor samples
 (Zhang, Tian, Wang, Song 2026, arXiv 2602.06359). The highest are selected: samples
 whose update leaves general abilities alone, to first order.
 """
@@ -36,6 +36,6 @@ def general_cosines(bundle: Bundle, rows: NDArray[np.integer]) -> NDArray[np.flo
     anchor = bundle.anchor
     counts = np.bincount(anchor.capabilities, minlength=len(bundle.capabilities))
     dots = bundle.pool.anchor_dots[rows] @ (counts / len(anchor))
-    length = np.linalg.norm(anchor.sketches("start").mean(axis=0))
+    length = np.linalg.norm(anchor.sketches("initial").mean(axis=0))
     scale = np.maximum(bundle.pool.norms[rows] * length, 1e-12)
     return np.clip(dots / scale, -1, 1).astype(np.float32)

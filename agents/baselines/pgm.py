@@ -7,7 +7,7 @@ gradients that do not fit into one memory; it also covers more of the pool, as e
 partition has to match the gradient on its own.
 
 Here D = ceil(candidates / 64), at most the budget; `gradients.in_parts` says who is in
-which. A hand of an environment is one partition, so hand by hand it is `grad-match`.
+which. A slate of an environment is one partition, so slate by hand it is `grad-match`.
 """
 
 import numpy as np

@@ -7,7 +7,7 @@ sample that comes next in its own order of cosines, unless another took it befor
 (RDS+: Ivison, Zhang, Brahman, Koh, Dasigi 2025, arXiv 2503.01807; the weights:
 Muennighoff 2022, arXiv 2202.08904). So a pool sample is taken in the round of its best
 rank with any dev sample. Within a round, where the paper goes by the order of the dev
-samples, the highest cosine goes first: a choice of a few from a hand then does not
+samples, the highest cosine goes first: a choice of a few from a slate then does not
 hang on which dev sample is the first. Scores are cosines with the dev sample that
 took it, so they do not always fall along the order.
 """

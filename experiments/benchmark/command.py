@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--domains", nargs="+", metavar="NAME",
         help="where is played (all shipped domains)")  # fmt: skip
     add("--selectors", nargs="+", metavar="NAME",
-        help="who plays without training: a selector's name, hand by hand, or "
+        help="who plays without training: a selector's name, slate by hand, or "
         "NAME/stream, over the whole stream (all of both)")  # fmt: skip
     add("--agents", type=Path, metavar="FOLDER",
         help="trained agents, KIND/DOMAIN/seed-N; each plays every domain (those of "

@@ -29,7 +29,7 @@ _GROUPS = {
     "oracle": ("oracle", "black", "*"),
     "agent": ("agent trained here", _RED, "s"),
     "transfer": ("agent trained elsewhere", _ORANGE, "^"),
-    "hand": ("hand by hand", _BLUE, "o"),
+    "slate": ("slate by hand", _BLUE, "o"),
     "stream": ("sees the whole stream", _SKY, "D"),
     "random": ("random", RANDOM_COLOUR, "o"),
 }
@@ -81,7 +81,7 @@ def draw_returns(
     label = "return of an episode: interquartile mean, 95 % interval"
     if domain["room"] is not None:
         label += (
-            f"\nbest hand by hand: {domain['best']}, room {100 * domain['room']:.0f} %"
+            f"\nbest slate by hand: {domain['best']}, room {100 * domain['room']:.0f} %"
         )
     axes.set_xlabel(label)
     axes.legend(handles=_legend(lines), loc="lower right", fontsize=8)
@@ -173,7 +173,7 @@ def _group(line: Mapping[str, Any]) -> str:
         return "transfer" if FROM in name else "agent"
     if name in (ORACLE, RANDOM):
         return str(name)
-    return "stream" if name.endswith(STREAM) else "hand"
+    return "stream" if name.endswith(STREAM) else "slate"
 
 
 def _points(axes: Any, lines: Sequence[Mapping[str, Any]], scale: float) -> None:

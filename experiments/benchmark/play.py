@@ -37,7 +37,7 @@ FROM = "-from-"
 """What stands in a transferred agent's name between its kind and its domain."""
 
 # Of a bundle's manifest.
-_NOT_PLAYED = ("fidelity", "command", "request", "detour")
+_NOT_PLAYED = ("fidelity", "command", "request", "off_domain")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Agents:
 def selector_names() -> list[str]:
     """Return the names of all that play without training.
 
-    Every selector plays hand by hand, and over the whole stream; the oracle over the
+    Every selector plays slate by hand, and over the whole stream; the oracle over the
     stream alone. `random` and `all` do not look, so for them both are the same.
     """
     names = []
@@ -164,14 +164,14 @@ def bundle_digest(bundle: Bundle) -> str:
     """Return what tells a bundle that plays otherwise: sha256 of its manifest.
 
     The manifest has the sha256 of every file. Left out are what a study says about
-    the bundle's fidelity, how it was asked for, and its detour, which is there for
-    domains drawn from it alone.
+    the bundle's fidelity, how it was asked for, and its off-domain trajectory, which is
+    there for domains drawn from it alone.
     """
     manifest = {n: v for n, v in bundle.manifest.items() if n not in _NOT_PLAYED}
     manifest["files"] = {
         name: entry
         for name, entry in manifest["files"].items()
-        if not name.startswith("detour-")
+        if not name.startswith("off_domain-")
     }
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
@@ -347,7 +347,7 @@ def _policies(entrant: _Entrant) -> Iterator[Policy]:
     bundle = selection_env(entrant.env).bundle
     for folder in entrant.folders:
         agent = Navigator.load(folder)
-        if not agent.network.passes or agent.description["space"] != bundle.space:
+        if not agent.network.skips or agent.description["space"] != bundle.space:
             raise InputError(
                 f"{folder}: cannot play {entrant.played.env}; expected an agent that "
                 f"was trained in a SelectionEnv and in sketch space '{bundle.space}'"

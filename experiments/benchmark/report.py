@@ -39,7 +39,7 @@ def report(records: Sequence[Record]) -> dict[str, Any]:
     `return_iqm` is the interquartile mean of the returns of all runs and episodes,
     `interval` its 95 % interval (`ogs_env.experiments.statistics.interval`). Of a
     domain, `best` is the selector of highest `return_iqm` among those that see one
-    hand at a time and are not trained, and
+    slate at a time and are not trained, and
 
         share_of_oracle = return_iqm / oracle's
         gap_closed      = (return_iqm - best's) / (oracle's - best's)
@@ -150,7 +150,7 @@ def _domain(records: Sequence[Record]) -> tuple[dict[str, Any], list[dict[str, A
 
 
 def _comparable(line: Mapping[str, Any]) -> bool:
-    """Tell whether a selector sees one hand at a time, untrained."""
+    """Tell whether a selector sees one slate at a time, untrained."""
     name = line["selector"]
     return not (line["seeds"] or name == ORACLE or name.endswith(STREAM))
 
@@ -225,7 +225,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"{report['episodes']} episodes of the test split (seeds {first} to {last}), "
         "the same for everyone. Made by `ogs benchmark`; `ogs benchmark --verify "
         "FOLDER` plays every selection again.",
-        "Best is the selector of highest return among those that see one hand at a "
+        "Best is the selector of highest return among those that see one slate at a "
         "time, as an agent does, and are not trained. Room is what the oracle has "
         "over it, as a share of the oracle's return.",
         _rows(

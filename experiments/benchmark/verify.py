@@ -22,7 +22,7 @@ _NOT_COMPARED = "versions"
 
 
 class Replay:
-    """Plays a stored selection: the next row if it lies on the table, else a pass."""
+    """Plays a stored selection: the next row if it lies on the table, else a skip."""
 
     def __init__(self, rows: list[int]) -> None:
         self._rows = rows
@@ -30,14 +30,14 @@ class Replay:
     def __call__(
         self, observation: Any, info: dict[str, Any], env: gymnasium.Env[Any, Any]
     ) -> int:
-        """Return the place of the next row, or that of passing."""
+        """Return the place of the next row, or that of skipping."""
         inner = selection_env(env)
         picked = len(inner.picked)
         if picked < len(self._rows):
-            places = np.flatnonzero(inner.table == self._rows[picked])
+            places = np.flatnonzero(inner.slate == self._rows[picked])
             if len(places):
                 return int(places[0])
-        return inner.hand_size
+        return inner.slate_size
 
 
 def verify(folder: Path) -> Iterator[str]:

@@ -35,7 +35,7 @@ def fitted_learner(
     """
     epochs = found.epochs
     curvature = forgets * fitted_curvature(terms, found, kind)
-    entry: dict[str, Any] = {"sketches": "path", "epochs": epochs}
+    entry: dict[str, Any] = {"sketches": "trajectory", "epochs": epochs}
     first, scale = terms.capabilities[0], curvature * epochs**2
     for role, group, measured, moved in (
         ("domain", "domain", "test", terms.mean_moved(kind)),

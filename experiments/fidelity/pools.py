@@ -8,7 +8,7 @@ from ogs_env.bundle import MANIFEST, Bundle, load_bundle, shipped_bundles
 from ogs_env.data.domains import DomainData, domains, medical_packages
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import write_json
-from ogs_env.sketching.command import PATH_CHECKPOINTS
+from ogs_env.sketching.command import TRAJECTORY_CHECKPOINTS
 from ogs_env.sketching.settings import SketchSettings
 
 ICD10 = "icd10"
@@ -61,7 +61,7 @@ def pool_bundle(name: str, results: Path) -> Bundle:
         return bundle
     from ogs_env.sketching.sketcher import sketch
 
-    settings = SketchSettings(checkpoints=PATH_CHECKPOINTS)
+    settings = SketchSettings(checkpoints=TRAJECTORY_CHECKPOINTS)
     return sketch(pool_data(name), results / ICD10 / "bundle", settings, "ogs fidelity")
 
 
@@ -78,7 +78,7 @@ def quick_pool(folder: Path) -> tuple[DomainData, Bundle]:
         DATA_SEED, QUICK_SAMPLES, dev_size=size, test_size=size, anchor_size=size
     )
     # A warm-up of 24 steps would need 192 samples.
-    settings = SketchSettings(checkpoints=PATH_CHECKPOINTS[:2])
+    settings = SketchSettings(checkpoints=TRAJECTORY_CHECKPOINTS[:2])
     return data, sketch(data, folder, settings, "ogs fidelity --quick")
 
 

@@ -161,7 +161,7 @@ class _Maker:
         """Reward terms at the untouched learner, and cosines at the untouched model."""
         bundle = self.bundle
         rewards = Rewards(SurrogateLearner(bundle), information=None)
-        seen = candidates(bundle, "start")
+        seen = candidates(bundle, "initial")
 
         def term(name: str) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
             return lambda rows: rewards.preview(rows, seen.rows(rows)[1])[name]

@@ -100,7 +100,7 @@ def compute_terms(bundle: Bundle, folder: Path) -> Terms:
     """Compute the terms of the subsets that a folder holds real runs of.
 
     Args:
-        bundle: With path sketches and own answers.
+        bundle: With trajectory sketches and own answers.
         folder: Of the list.
     """
     learner = SurrogateLearner(bundle)

@@ -41,12 +41,14 @@ def check_whole(counts: Mapping[str, int]) -> None:
             raise InputError(f"{name}: {count}; expected at least 1")
 
 
-def check_target(target: int, learner: str) -> None:
-    """Check the number of a drawn domain."""
-    whole = isinstance(target, int | np.integer) and not isinstance(target, bool)
-    if not whole or target < 0:
-        raise InputError(f"target: {target!r}; expected a whole number, 0 or more")
+def check_task_seed(task_seed: int, learner: str) -> None:
+    """Check the number of a sampled task."""
+    whole = isinstance(task_seed, int | np.integer) and not isinstance(task_seed, bool)
+    if not whole or task_seed < 0:
+        raise InputError(
+            f"task_seed: {task_seed!r}; expected a whole number, 0 or more"
+        )
     if learner != "surrogate":
         raise InputError(
-            f"target: a drawn domain with learner='{learner}'; expected the surrogate"
+            f"task_seed: given with learner='{learner}'; expected the surrogate"
         )

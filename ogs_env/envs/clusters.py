@@ -88,7 +88,7 @@ def _squares(points: Doubles, centres: Doubles) -> Doubles:
 class Clusters:
     """A pool in clusters, and what is seen of each sample; read-only.
 
-    K-means on the unit start sketches of the whole pool, whatever the split, in
+    K-means on the unit initial sketches of the whole pool, whatever the split, in
     double precision and from a fixed seed, so the same bundle has the same clusters
     everywhere. They are numbered by their samples' mean cosine with the domain:
     cluster 0 agrees most with it.
@@ -110,7 +110,7 @@ class Clusters:
     def __init__(self, bundle: Bundle, count: int) -> None:
         self.bundle = bundle
         self.count = count
-        look, size = candidates(bundle, "start"), len(bundle.pool)
+        look, size = candidates(bundle, "initial"), len(bundle.pool)
         d = bundle.basis.shape[1]
         rng = np.random.default_rng(0)
         fitted = np.arange(size)

@@ -42,7 +42,7 @@ _NAMED_CLUSTERS = 24
 def selection_picture(env: "SelectionEnv", history: History) -> NDArray[np.uint8]:
     """Return the frame of a `SelectionEnv`, uint8 (560, 1000, 3)."""
     figure = _figure(selection_title(env, history), history.last_step)
-    _draw_hand(figure.add_axes(_LEFT_PANEL), env, history)
+    _draw_slate(figure.add_axes(_LEFT_PANEL), env, history)
     losses = history.losses[: len(history.picks) + 1]
     _draw_losses(figure, losses, env.bundle, env.budget)
     figure.axes[-1].set_xlabel("picks of the budget")
@@ -122,13 +122,13 @@ def _draw_losses(
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:+.3g}%" if y else "0")
 
 
-def _draw_hand(axes: Any, env: "SelectionEnv", history: History) -> None:
+def _draw_slate(axes: Any, env: "SelectionEnv", history: History) -> None:
     bundle = env.bundle
     sources = bundle.pool.sources
     picked = sources[[pick.row for pick in history.picks]]
     picks = np.array([pick.seen[:2] for pick in history.picks]).reshape(-1, 2)
-    dealt = history.hand >= 0
-    hand = history.seen[dealt, :2]
+    dealt = history.slate >= 0
+    slate = history.seen[dealt, :2]
     # With the whole stream's at the start, so that a film's axes keep still.
     stream = np.column_stack(
         [
@@ -136,7 +136,7 @@ def _draw_hand(axes: Any, env: "SelectionEnv", history: History) -> None:
             bundle.anchor_cosines(env.stream).min(axis=1),
         ]
     )
-    every = np.concatenate([np.zeros((1, 2)), stream, hand, picks])
+    every = np.concatenate([np.zeros((1, 2)), stream, slate, picks])
     low, high = every.min(axis=0), every.max(axis=0)
     room = 0.07 * np.maximum(high - low, 0.01)
     (left, bottom), (right, top) = low - room, high + room
@@ -150,12 +150,12 @@ def _draw_hand(axes: Any, env: "SelectionEnv", history: History) -> None:
     for source in np.unique(picked):
         _mark(axes, picks[picked == source].T, source, size=6, alpha=0.35)
     places = np.flatnonzero(dealt)
-    for place, point in zip(places, hand, strict=True):
-        if env.table[place] >= 0:
+    for place, point in zip(places, slate, strict=True):
+        if env.slate[place] >= 0:
             # A mark that covers another covers its number too.
-            order = 3 + place / env.hand_size
+            order = 3 + place / env.slate_size
             style = {"zorder": order, "clip_on": False}
-            _mark(axes, point, sources[history.hand[place]], size=12, **style)
+            _mark(axes, point, sources[history.slate[place]], size=12, **style)
             axes.annotate(
                 str(place),
                 point,
@@ -209,13 +209,13 @@ def _draw_clusters(axes: Any, env: "MixtureEnv") -> None:
         Normalize(min(0, cosines.min()), max(0, cosines.max())), "viridis"
     )
     colours = scale.to_rgba(cosines)
-    axes.barh(clusters, env.drawn_from, color=colours)
+    axes.barh(clusters, env.picked_from, color=colours)
     # So that a cluster without a bar has a colour too.
     points = 0 * clusters, clusters
     axes.scatter(*points, s=30, c=colours, marker="s", clip_on=False, zorder=3)
-    shares = (env.left + env.drawn_from) / len(env.stream)
+    shares = (env.left + env.picked_from) / len(env.stream)
     marks = axes.plot(
-        shares * len(env.drawn),
+        shares * len(env.picked),
         clusters,
         "|",
         color=_COLOURS[4],
@@ -224,11 +224,11 @@ def _draw_clusters(axes: Any, env: "MixtureEnv") -> None:
         label="if drawn at random",
     )
     if env.last_action is not None:
-        point = env.drawn_from[env.last_action], env.last_action
+        point = env.picked_from[env.last_action], env.last_action
         marks += axes.plot(
             *point, "*", color="black", markersize=14, label="last action"
         )
-    right = 1.15 * max(3 * env.batch, env.drawn_from.max())
+    right = 1.15 * max(3 * env.batch, env.picked_from.max())
     axes.set(xlim=(0, right), ylim=(len(clusters) - 0.5, -0.5))
     axes.set_xlabel("samples drawn of each cluster (in brackets: left)")
     if len(clusters) <= _NAMED_CLUSTERS:

@@ -50,20 +50,20 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     own (`info["cost"]`, for constrained algorithms), or weigh the two in
     `reward_weights`.
 
-    Clusters are found by k-means on the unit *start* sketches of the whole pool. They
+    Clusters are found by k-means on the unit *initial* sketches of the whole pool. They
     do not depend on any seed, and all splits share them. They are numbered by their
     mean cosine with the domain: cluster 0 agrees most with it. Greed does not do: that
-    cosine is of the untouched model, while the learner follows *path* sketches of a
-    training run; and a cluster's tenth batch is worth less than its first.
+    cosine is of the untouched model, while the learner follows *trajectory* sketches of
+    a training run; and a cluster's tenth batch is worth less than its first.
 
     The learner is always the surrogate, in closed form: `ogs_env.learners.surrogate`.
 
     ## Observation Space
 
-    A `Dict` of float32 boxes, every value in [-10, 10]. All of it comes from the start
-    sketches, so a deployed policy sees exactly what it saw in training. d is the width
-    of the bundle's observation basis Q, 32 in the shipped bundles; `cos` is the exact
-    cosine of a sample's gradient at the start with a mean gradient there.
+    A `Dict` of float32 boxes, every value in [-10, 10]. All of it comes from the
+    initial sketches, so a deployed policy sees exactly what it saw in training. d is
+    the width of the bundle's observation basis Q, 32 in the shipped bundles; `cos` is
+    the exact cosine of a sample's gradient at the start with a mean gradient there.
 
     `clusters`, shape (clusters, 6 + d). Means are over the samples *left*, that is the
     expectation of the next one drawn; without any, they are 0:
@@ -135,7 +135,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     |                 |                | abs(cosine of the learner's with a           |
     |                 |                | capability's anchor gradient), in [0, 1]     |
     | `information`   | 0.0            | log-determinant gain of the batch's unit     |
-    |                 |                | start sketches, nats, in (0, batch * log 2]; |
+    |                 |                | initial sketches, nats, (0, batch * log 2];  |
     |                 |                | not computed, and 0, unless it has a weight  |
 
     The cost is the general degradation: `forgetting` where the bundle has answers of
@@ -189,7 +189,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     | `retention_change` | float, the same of the retention loss                       |
     | `answers_change`   | float, the same of the loss on own answers to the           |
     |                    | retention's prompts; 0.0 without                            |
-    | `learner_sketches` | str, "path", or "start" where the bundle has no others      |
+    | `learner_sketches` | str, "trajectory", or "initial" where there is none         |
 
     No reward sees the test and retention losses, nor the own answers to retention's.
 
@@ -264,7 +264,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self._answers = answers_of(self.bundle)
 
         self._clusters = clusters_of(self.bundle, clusters)
-        self._candidates = candidates(self.bundle, "start")
+        self._candidates = candidates(self.bundle, "initial")
         # It costs much of a step, which only who weighs it pays.
         self._information: Information | None = None
         if self.reward_weights["information"] != 0:
@@ -276,7 +276,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
 
         d = self._d = self.bundle.basis.shape[1]
         self._rows = np.zeros((clusters, 6 + d), np.float32)
-        self._drawn_sum = np.zeros(4 + d)
+        self._picked_sum = np.zeros(4 + d)
         self._context = np.zeros(3 * d + 3, np.float32)
         self._context[: 2 * d] = self._candidates.directions
         self.action_space = spaces.Discrete(clusters)
@@ -289,8 +289,8 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         # Read-only for whoever looks on: policies with hindsight, rendering.
         self.stream = np.empty(0, np.int64)
         self.left = np.zeros(clusters, np.int64)
-        self.drawn: list[int] = []
-        self.drawn_from = np.zeros(clusters, np.int64)
+        self.picked: list[int] = []
+        self.picked_from = np.zeros(clusters, np.int64)
         self.batches = 0
         self.last_action: int | None = None
         self.over = True
@@ -321,15 +321,15 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self.left = np.bincount(labels, minlength=len(self.left))
         self._ends = np.cumsum(self.left)
         self._rewards.reset(self.np_random)
-        self.drawn = []
-        self.drawn_from[:] = 0
+        self.picked = []
+        self.picked_from[:] = 0
         self.batches = self._stalled = 0
         self.last_action = None
         self.over = False
         self._context[2 * self._d :] = 0
         self._context[3 * self._d] = 1
         self._rows[:, 5] = 0
-        self._drawn_sum[:] = 0
+        self._picked_sum[:] = 0
         # `reduceat` makes something of an empty range too.
         some, sums = np.flatnonzero(self.left), np.zeros((len(self.left), 4 + self._d))
         seen = self._clusters.seen.take(self.stream, axis=0)
@@ -393,16 +393,16 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         count = min(self.batch, int(self.left[cluster]))
         rows = self.stream[start : start + count].tolist()
         self.left[cluster] -= count
-        self.drawn += rows
-        self.drawn_from[cluster] += count
+        self.picked += rows
+        self.picked_from[cluster] += count
         self.batches += 1
         seen = self._clusters.seen
         rest = self.stream[start + count : self._ends[cluster]]
         self._write(cluster, np.add.reduce(seen.take(rest, axis=0), axis=0))
-        self._rows[:, 5] = self.drawn_from / len(self.drawn)
+        self._rows[:, 5] = self.picked_from / len(self.picked)
         d = self._d
-        self._drawn_sum += np.add.reduce(seen.take(rows, axis=0), axis=0)
-        mean = self._drawn_sum / len(self.drawn)
+        self._picked_sum += np.add.reduce(seen.take(rows, axis=0), axis=0)
+        mean = self._picked_sum / len(self.picked)
         self._context[2 * d : 3 * d] = mean[4:]
         self._context[3 * d :] = 1 - self.batches / self.steps, mean[3], -mean[1]
         return rows
@@ -447,7 +447,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         selection: list[str] = []
         changes = UNCHANGED
         if self.over:
-            selection = [self._names[row] for row in self.drawn]
+            selection = [self._names[row] for row in self.picked]
             changes = self._held_out.changes()
         return {
             "action_mask": self.action_masks().astype(np.int8),

@@ -32,7 +32,8 @@ class Candidates:
 
     Args:
         bundle: Where the samples come from.
-        observe: `"start"` (what a new pool has) or `"path"` (what the learner knows).
+        observe: `"initial"` (what a new pool has) or `"trajectory"` (what the learner
+            knows).
 
     Attributes:
         directions: float32 (2 d,), the domain's and the anchor's direction in Q.
@@ -42,18 +43,19 @@ class Candidates:
         state: Changes when what is seen of a row may have changed: never, here.
 
     Raises:
-        InputError: For an unknown `observe`, or `"path"` without path sketches.
+        InputError: For an unknown `observe`, or `"trajectory"` without trajectory
+        sketches.
     """
 
     state = 0
 
     def __init__(self, bundle: Bundle, observe: str) -> None:
-        if observe not in ("start", "path"):
-            raise unknown_name("observe", observe, ("start", "path"))
-        if observe == "path" and not bundle.has_path:
+        if observe not in ("initial", "trajectory"):
+            raise unknown_name("observe", observe, ("initial", "trajectory"))
+        if observe == "trajectory" and not bundle.has_trajectory:
             raise InputError(
-                f"{bundle.path}: has no path sketches, so observe='path' cannot be; "
-                "use observe='start' or sketch with a warm-up"
+                f"{bundle.path}: has no trajectory sketches for observe='trajectory'; "
+                "use observe='initial' or sketch with a warm-up"
             )
         self.bundle = bundle
         self.observe = observe
@@ -109,19 +111,19 @@ class Candidates:
         return self._columns.places(rows, lambda known: self.rows(known)[0])
 
     def context(
-        self, picked: Floats, *, budget_left: float, hands_left: float, share: float
+        self, picked: Floats, *, budget_left: float, slates_left: float, share: float
     ) -> Floats:
         """Return the observation's context (3 d + 8,); see `SelectionEnv`.
 
         Args:
             picked: What `rows` returns of the picks (n, d + 5).
             budget_left: Share of the budget that is left.
-            hands_left: Share of the hands that are still to come.
+            slates_left: Share of the slates that are still to come.
             share: Picks left for each candidate left.
         """
         d = len(self.directions) // 2
         mean = picked.mean(axis=0) if len(picked) else np.zeros(d + 2)
-        numbers = [budget_left, hands_left, *mean[d : d + 2], share, *self.domain]
+        numbers = [budget_left, slates_left, *mean[d : d + 2], share, *self.domain]
         return np.concatenate([self.directions, mean[:d], numbers], dtype=np.float32)
 
     def cosines(self, rows: Indices, others: Indices) -> Floats:
@@ -133,7 +135,7 @@ class Candidates:
 
     def _compute(self, indices: NDArray[np.integer]) -> tuple[Floats, Floats]:
         units = _unit(self.bundle.pool.sketches(self.observe, indices))
-        if self.observe == "start":
+        if self.observe == "initial":
             domain = self.bundle.domain_cosines(indices)
             anchors = self.bundle.anchor_cosines(indices)
         else:

@@ -82,14 +82,14 @@ class Pick:
 
     Attributes:
         row: Pool row.
-        hand: Number of the hand it was picked from, from 0.
-        place: Its place on the table.
+        slate_number: Of the slate it was picked from, from 0.
+        place: Its place on the slate.
         seen: float32 (6,): domain cosine, anchor cosine, norm, loss, tokens, nearest.
         terms: The reward terms.
     """
 
     row: int
-    hand: int
+    slate_number: int
     place: int
     seen: NDArray[np.float32]
     terms: dict[str, float]
@@ -104,8 +104,8 @@ class History:
     Attributes:
         losses: float32 (budget + 1, 1 + capabilities), nats per token: the domain's
             and each capability's, as of `losses_now`, after so many picks.
-        hand: Pool rows dealt to the hand, -1 where none was.
-        seen: float32 (hand_size, 6), columns as in `Pick`, of the hand as dealt: what
+        slate: Pool rows dealt to the slate, -1 where none was.
+        seen: float32 (slate_size, 6), columns as in `Pick`, of the slate as dealt: what
             was picked from it stays as it looked.
         picks: All of the episode's.
         total: The return so far.
@@ -136,23 +136,23 @@ class History:
             seen, row = self.seen[place].copy(), env.picked[-1]
             self.picks.append(Pick(row, self._number, place, seen, terms))
             event = f"picked place {place}"
-        elif place == env.hand_size:
-            event = "passed"
+        elif place == env.slate_size:
+            event = "skipped"
         else:
             event = f"place {place} is empty: invalid"
         self.last_step = f"last step: {event} ({reward:+.2f})"
-        if env.hand != self._number:
+        if env.slate_number != self._number:
             self._deal(env)
         self._look(env)
 
     def _deal(self, env: "SelectionEnv") -> None:
-        self._number = env.hand
-        self.hand = env.table.copy()
-        self.seen = np.zeros((env.hand_size, 6), np.float32)
+        self._number = env.slate_number
+        self.slate = env.slate.copy()
+        self.seen = np.zeros((env.slate_size, 6), np.float32)
 
     def _look(self, env: "SelectionEnv") -> None:
         d = env.bundle.basis.shape[1]
-        there = env.table >= 0
+        there = env.slate >= 0
         self.seen[there] = env.observation()["candidates"][there, d : d + 6]
         self.losses[len(self.picks)] = losses_now(env.bundle, env.learner)
 
@@ -175,7 +175,8 @@ def selection_text(env: "SelectionEnv", history: History) -> str:
 def selection_title(env: "SelectionEnv", history: History) -> str:
     """Return how far the episode is, in one line."""
     return (
-        f"{short(env.bundle.name, 20)}: hand {env.hand + 1} of {env.hands_in_stream}, "
+        f"{short(env.bundle.name, 20)}: slate {env.slate_number + 1} of "
+        f"{env.slates_in_stream}, "
         f"{len(history.picks)} of {env.budget} picked, return {history.total:+.2f}"
         f"{', episode over' if history.over else ''}"
     )
@@ -193,7 +194,7 @@ def mixture_text(env: "MixtureEnv") -> str:
         mark = ">" if cluster == env.last_action else " "
         lines.append(
             f" {mark} {cluster:7d}  {env.left[cluster]:5d}  {domain:+10.3f}  "
-            f"{orth:6.3f}  {conf:+6.3f}  {norm:+6.2f}  {env.drawn_from[cluster]:5d}  "
+            f"{orth:6.3f}  {conf:+6.3f}  {norm:+6.2f}  {env.picked_from[cluster]:5d}  "
             f"{share:5.0%}  " + "█" * round(share * 20)
         )
     lines += [
@@ -274,17 +275,17 @@ def _header(title: str, spent: float, last_step: str) -> list[str]:
 
 
 def _table(env: "SelectionEnv", history: History) -> list[str]:
-    """Draw the hand: one line a place, so that all frames are of one height."""
+    """Draw the slate: one line a place, so that all frames are of one height."""
     bundle = env.bundle
     lines = [
         "   place  sample            domain cos  anchor cos   norm   loss tokens  "
         "nearest  source",
     ]
-    for place, row in enumerate(history.hand.tolist()):
+    for place, row in enumerate(history.slate.tolist()):
         if row < 0:
             lines.append(f"   {place:5d}  (empty)")
             continue
-        mark = " " if env.table[place] >= 0 else "x"
+        mark = " " if env.slate[place] >= 0 else "x"
         if mark == "x" and place == history.picks[-1].place:
             mark = ">"
         domain, anchor, norm, loss, tokens, nearest = history.seen[place]
@@ -313,7 +314,7 @@ def _last_pick(env: "SelectionEnv", history: History) -> list[str]:
     source = bundle.sources[bundle.pool.sources[pick.row]]
     return [
         f"last pick: {int(bundle.pool.ids[pick.row]):016x} of {short(source, 30)}, "
-        f"hand {pick.hand + 1}, place {pick.place}",
+        f"slate {pick.slate_number + 1}, place {pick.place}",
         f"           cosine with domain {domain:+.3f}, anchor {anchor:+.3f}; "
         + ", ".join(gains),
     ]

@@ -1,4 +1,4 @@
-"""The sample-level environment: pick fine-tuning data from a stream of hands."""
+"""The sample-level environment: pick fine-tuning data from a stream of slates."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,9 +9,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle
-from ogs_env.drawn import drawn_domain
 from ogs_env.envs import figures, rendering
-from ogs_env.envs.arguments import check_render_mode, check_target, given_bundle
+from ogs_env.envs.arguments import check_render_mode, check_task_seed, given_bundle
 from ogs_env.envs.observations import (
     BELOW_ANY_COSINE,
     BOUND,
@@ -33,6 +32,7 @@ from ogs_env.rewards import (
     checked_weights,
     weighted_sum,
 )
+from ogs_env.sampled_task import sample_task
 
 # Keys candidates and context: float32 arrays.
 Observation = dict[str, Any]
@@ -47,18 +47,19 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
 
     ## Description
 
-    A pool of fine-tuning samples is dealt in hands. From every hand the agent picks
-    as many samples as it likes, or passes to see the next one, until its budget is
+    A pool of fine-tuning samples is dealt in slates. From every slate the agent picks
+    as many samples as it likes, or skips to see the next one, until its budget is
     spent. A learner is trained on every pick at once: the reward is what the domain
-    gained, less what general abilities may have lost. Greed does not do: a hand is
+    gained, less what general abilities may have lost. Greed does not do: a slate is
     mostly of one source, better ones may come, and what a gradient looks like before
-    training does not tell directly what it does later on the training path.
+    training does not tell directly what it does later on the training trajectory.
 
-    The agent sees *start* sketches: projections of each sample's gradient at the
-    model as it comes. The learner, and so the reward, runs on *path* sketches, taken
-    there and at checkpoints of a training run, in the metric of its Adam. Every part
-    of the observation comes from the start sketches, the losses and the lengths of
-    one pass over the pool, so a deployed policy sees exactly what it saw in training.
+    The agent sees *initial* sketches: projections of each sample's gradient at the
+    model as it comes. The learner, and so the reward, runs on *trajectory* sketches,
+    taken there and at checkpoints of a training run, in the metric of its Adam. Every
+    part of the observation comes from the initial sketches, the losses and the lengths
+    of one pass over the pool, so a deployed policy sees exactly what it saw in
+    training.
 
     With `learner="live"` a real language model is trained instead; see "The Live
     Learner" below.
@@ -68,7 +69,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     A `Dict` of float32 boxes, every value clipped to [-10, 10]; d is the width of the
     bundle's observation basis Q, 32 in the shipped bundles.
 
-    `candidates`, shape (hand_size, d + 7); an empty place is a row of zeros:
+    `candidates`, shape (slate_size, d + 7); an empty place is a row of zeros:
 
     | Column | Value                                                       | Range     |
     |--------|-------------------------------------------------------------|-----------|
@@ -94,10 +95,10 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     |             | capabilities' unit mean gradients), in Q               |           |
     | 2d..3d-1    | mean of columns 0..d-1 over the picked, 0 before       | [-10, 10] |
     | 3d          | budget left, share of the budget                       | [0, 1]    |
-    | 3d + 1      | hands not dealt yet, share of the stream's hands       | [0, 1)    |
+    | 3d + 1      | slates still to come, share of the stream's slates     | [0, 1)    |
     | 3d + 2      | mean of column d over the picked, 0 before the first   | [-1, 1]   |
     | 3d + 3      | mean of column d + 1 over the picked, 0 before         | [-1, 1]   |
-    | 3d + 4      | share of the candidates left, on the table and to      | [0, 1]    |
+    | 3d + 4      | share of the candidates left, on the slate and to      | [0, 1]    |
     |             | come, that the budget left is enough for; at most 1    |           |
     | 3d + 5..7   | mean of columns d + 2 to d + 4 over the dev samples,   | [-10, 10] |
     |             | at the start                                           |           |
@@ -107,12 +108,12 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
 
     ## Action Space
 
-    `Discrete(hand_size + 1)`. Action i < hand_size picks the candidate at place i,
-    whose place is then empty; action hand_size passes: the rest of the hand is gone
-    and the next is dealt. A hand that is used up is followed by the next.
+    `Discrete(slate_size + 1)`. Action i < slate_size picks the candidate at place i,
+    whose place is then empty; action slate_size skips: the rest of the slate is gone
+    and the next is dealt. A slate that is used up is followed by the next.
     Picking from an empty place is invalid: it changes nothing, costs 0.1 and sets
     `info["invalid_action"]`. `action_masks()` tells the valid actions (bool, for
-    sb3-contrib), as does `info["action_mask"]` (int8); passing is always valid.
+    sb3-contrib), as does `info["action_mask"]` (int8); skipping is always valid.
 
     ## Rewards
 
@@ -138,7 +139,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     | `orthogonality` | 0.0            | 1 - largest abs(cosine of the sample's with  |
     |                 |                | a capability's anchor gradient), in [0, 1]   |
     | `information`   | 0.0            | log-determinant gain of the picked unit      |
-    |                 |                | start sketches, nats, in (0, log 2]; not     |
+    |                 |                | initial sketches, nats, in (0, log 2]; not   |
     |                 |                | computed, and 0, unless it has a weight      |
 
     A bundle's manifest says whose answers its anchor is about, and of two weights the
@@ -152,7 +153,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     learned is a function of the set of its picks: any order gives the same return,
     the value of the selection. A pick that undoes what others did is paid for it.
 
-    A pass is worth 0 (its terms are 0, and orthogonality 1). `ogs_env.rewards` has
+    A skip is worth 0 (its terms are 0, and orthogonality 1). `ogs_env.rewards` has
     the formulas, `ogs_env.learners.surrogate` the learner's.
 
     Fidelity: `ogs domains` tells how well predictions rank real fine-tunings in each
@@ -160,19 +161,19 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
 
     ## Starting State
 
-    `hands * hand_size` candidates are drawn without replacement from the split's part
-    of the pool by `self.np_random`; the learner is reset. With `order="blocks"` they
-    are sorted by source, sources in random order, and then a random quarter of the
-    places exchange their candidates; with `order="mixed"` they come as drawn. Where
-    the part has less than a full last hand, that hand is short.
+    `num_slates * slate_size` candidates are drawn without replacement from the split's
+    part of the pool by `self.np_random`; the learner is reset. With `order="blocks"`
+    they are sorted by source, sources in random order, and then a random quarter of the
+    places exchange their candidates; with `order="mixed"` they come as drawn. Where the
+    part has less than a full last slate, that slate is short.
 
     `reset(options={"indices": rows})` deals the given pool rows in the given order
-    instead, whatever their split: at least `budget` and at most `hands * hand_size`
-    different ones.
+    instead, whatever their split: at least `budget` and at most `num_slates *
+    slate_size` different ones.
 
     ## Episode End
 
-    It terminates when the budget is spent, or when the last hand is passed or used
+    It terminates when the budget is spent, or when the last slate is skipped or used
     up. It is truncated after 50 invalid actions in a row, by which a policy that knows
     no masks would otherwise never end.
 
@@ -182,7 +183,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
 
     | Key                | Value                                                       |
     |--------------------|-------------------------------------------------------------|
-    | `action_mask`      | int8 (hand_size + 1,), 1 = valid                            |
+    | `action_mask`      | int8 (slate_size + 1,), 1 = valid                           |
     | `reward_terms`     | dict, the six terms above                                   |
     | `cost`             | float, the constrained problem's cost: `forgetting`, or     |
     |                    | `conflict` without own answers; negative where a step takes |
@@ -198,7 +199,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     | `retention_change` | float, the same of the retention loss                       |
     | `answers_change`   | float, the same of the loss on own answers to the           |
     |                    | retention's prompts; 0.0 without                            |
-    | `learner_sketches` | str, "path", or "start" where the bundle has no others;     |
+    | `learner_sketches` | str, "trajectory", or "initial" where there is none;        |
     |                    | "live" of the live learner                                  |
 
     No reward sees the test and retention losses, nor the own answers to retention's.
@@ -211,25 +212,25 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
 
     - A pick joins a batch, and a full batch makes one AdamW step. At the episode's
       end an incomplete batch is trained on too.
-    - Sketches, losses and norms of the candidates on the table are those at the
-      model's current weights: taken when a hand is dealt, and again after every step
+    - Sketches, losses and norms of the candidates on the slate are those at the
+      model's current weights: taken when a slate is dealt, and again after every step
       and every measurement.
       The first observation is that of the surrogate's environment, up to rounding.
       What was picked counts as it looked when it was picked.
     - Losses of dev, anchor and own answers are measured on real passes every
       `evaluate_every` picks and at the end, on `evaluation_samples` of each. In between
       the terms that are differences of losses are 0. The last step of an episode, a
-      pass too, is worth what was still unmeasured, so the sum of `domain_gain` is the
+      skip too, is worth what was still unmeasured, so the sum of `domain_gain` is the
       whole gain. Batches are trained on in the order picked, and so a return depends
       on it.
     - Cosines, `context` and `orthogonality` are about the mean gradients as last
-      measured. `information` is about the start sketches, as ever.
+      measured. `information` is about the initial sketches, as ever.
     - On a CPU the same seed and actions give the same episode, bit for bit, with the
       same number of threads. On an accelerator sums have no fixed order.
 
     It needs the extra `llm`, and the texts: a bundle holds numbers alone. The
     texts of `"medical"` come from the folder `OGS_DATA` or the Hugging Face hub.
-    `OGS-Medical-Live-v0` has 8 hands of 8 and a budget of 16, four steps of training,
+    `OGS-Medical-Live-v0` has 8 slates of 8 and a budget of 16, four steps of training,
     so that an episode of SmolLM2-135M takes about a minute of one core.
 
     | `live`               | Default     | Meaning                                   |
@@ -255,23 +256,24 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     - `bundle`: name of a shipped bundle, or the folder of one (`OGS-Custom-v0`
       needs it).
     - `split`: the candidates' part of the pool: `"train"`, `"test"` or `"all"`.
-    - `target`: a whole number: not the bundle's own domain is learned but another,
+    - `task_seed`: a whole number: not the bundle's own domain is learned but another,
       drawn from this part of the pool with the number as its seed, as are 256
-      candidates beside it (`ogs_env.drawn`), and a bundle's detour is its path. For
-      agents that shall move to other domains; `info["test_change"]` is then about
-      samples like the drawn ones.
-    - `hand_size`: places on the table. `hands`: hands in the stream. `budget`: picks
-      in an episode. Those not given fit the pool: 16 hands of 16 and 48 picks where
-      each split has 256 samples; fewer hands, and 3/16 of their candidates as budget,
-      where a split has less. `OGS-Legal-v0` has a budget of 96, where 48 would be too
-      easy: a threshold on the domain cosine would come to nine tenths of the oracle.
+      candidates beside it (`ogs_env.sampled_task`), and a bundle's off-domain
+      trajectory is its trajectory. For agents that shall move to other domains;
+      `info["test_change"]` is then about samples like the drawn ones.
+    - `slate_size`: places of a slate. `num_slates`: slates in the stream. `budget`:
+      picks in an episode. Those not given fit the pool: 16 slates of 16 and 48 picks
+      where each split has 256 samples; fewer slates, and 3/16 of their candidates as
+      budget, where a split has less. `OGS-Legal-v0` has a budget of 96, where 48 would
+      be too easy: a threshold on the domain cosine would come to nine tenths of the
+      oracle.
     - `order`: `"blocks"` or `"mixed"`.
-    - `observe`: `"start"`; or `"path"`, for oracles and ablations: sketches and
-      cosines come from the path sketches (in Q, the mean over checkpoints).
+    - `observe`: `"initial"`; or `"trajectory"`, for oracles and ablations: sketches and
+      cosines come from the trajectory sketches (in Q, the mean over checkpoints).
     - `reward_weights`: weights by term; those not named keep their default.
     - `learner`: `"surrogate"`, in closed form, or `"live"`.
     - `live`: settings of the live learner by name, those of the table above.
-    - `render_mode`: `"human"` prints a frame at reset and on every step: the hand,
+    - `render_mode`: `"human"` prints a frame at reset and on every step: the slate,
       the last pick, the budget, both losses. `render()` returns it as text for
       `"ansi"`; for `"rgb_array"` as a picture, uint8 (560, 1000, 3), which needs
       matplotlib.
@@ -310,28 +312,28 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         bundle: str = "medical",
         *,
         split: str = "train",
-        target: int | None = None,
-        hand_size: int | None = None,
-        hands: int | None = None,
+        task_seed: int | None = None,
+        slate_size: int | None = None,
+        num_slates: int | None = None,
         budget: int | None = None,
         order: str = "blocks",
-        observe: str = "start",
+        observe: str = "initial",
         reward_weights: Mapping[str, float] | None = None,
         learner: str = "surrogate",
         live: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
         self.bundle = given_bundle(bundle, "OGS-Custom-v0")
-        if target is not None:
-            check_target(target, learner)
-            self.bundle = drawn_domain(self.bundle, int(target), split)
+        if task_seed is not None:
+            check_task_seed(task_seed, learner)
+            self.bundle = sample_task(self.bundle, int(task_seed), split)
         self._part = self.bundle.split(split)
-        counts = episode_counts(self.bundle, split, hand_size, hands, budget)
+        counts = episode_counts(self.bundle, split, slate_size, num_slates, budget)
         if order not in ORDERS:
             raise unknown_name("order", order, ORDERS)
         check_render_mode(render_mode, self.metadata["render_modes"])
-        hand_size, self.hands, self.budget = counts
-        self.hand_size = hand_size
+        slate_size, self.num_slates, self.budget = counts
+        self.slate_size = slate_size
         self.order, self.render_mode = order, render_mode
         self.reward_weights = checked_weights(reward_weights, self.bundle)
 
@@ -347,12 +349,12 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._held_out = HeldOut(self.learner)
 
         d = self._d = self.bundle.basis.shape[1]
-        self._rows = np.zeros((hand_size, d + 7), np.float32)
+        self._rows = np.zeros((slate_size, d + 7), np.float32)
         self._context = np.zeros(3 * d + 8, np.float32)
         self._context[3 * d + 5 :] = self._candidates.domain
-        self._mask = np.ones(hand_size + 1, np.int8)
+        self._mask = np.ones(slate_size + 1, np.int8)
         self._picked_sum = np.zeros(d + 2, np.float32)
-        self.action_space = spaces.Discrete(hand_size + 1)
+        self.action_space = spaces.Discrete(slate_size + 1)
         self.observation_space = spaces.Dict(
             {
                 "candidates": spaces.Box(-BOUND, BOUND, self._rows.shape, np.float32),
@@ -361,10 +363,10 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         )
         # Read-only for whoever looks on: policies with hindsight, rendering.
         self.stream = np.empty(0, np.int64)
-        self.table = np.full(hand_size, -1, np.int64)
+        self.slate = np.full(slate_size, -1, np.int64)
         self.picked: list[int] = []
-        self.hand = 0
-        self.hands_in_stream = 0
+        self.slate_number = 0
+        self.slates_in_stream = 0
         self._left = 0
         self._names = sample_names(self.bundle)
         self._over = True
@@ -377,7 +379,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         """Deal a new stream; `options={"indices": rows}` replays given pool rows."""
         super().reset(seed=seed)
         self.stream = self.draw_stream(self.np_random, options)
-        self.hands_in_stream = -(-len(self.stream) // self.hand_size)
+        self.slates_in_stream = -(-len(self.stream) // self.slate_size)
         self._rewards.reset(self.np_random)
         self.picked = []
         self._picked_sum[:] = 0
@@ -395,7 +397,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self, rng: np.random.Generator, options: dict[str, Any] | None
     ) -> NDArray[np.int64]:
         """Return the pool rows that an episode deals, as `options` of `reset` say."""
-        capacity, pool = self.hands * self.hand_size, self.bundle.pool
+        capacity, pool = self.num_slates * self.slate_size, self.bundle.pool
         if options:
             return given_stream(options, len(pool), self.budget, capacity)
         size = min(capacity, len(self._part))
@@ -404,17 +406,17 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     def step(
         self, action: np.int64 | int
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Pick the candidate at place `action`, or pass."""
+        """Pick the candidate at place `action`, or skip."""
         if self._over:
             raise gymnasium.error.ResetNeeded("the episode is over: call reset()")
         place = int(action)
-        if not 0 <= place <= self.hand_size:
-            raise InputError(f"action {place}: expected 0 to {self.hand_size}")
+        if not 0 <= place <= self.slate_size:
+            raise InputError(f"action {place}: expected 0 to {self.slate_size}")
         terms, row, invalid = NO_PICK, -1, False
-        if place == self.hand_size:
-            self._next_hand()
+        if place == self.slate_size:
+            self._next_slate()
         elif self._mask[place]:
-            row = self.table.item(place)
+            row = self.slate.item(place)
             terms = self._pick(place, row)
         else:
             invalid = True
@@ -434,12 +436,12 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         return self.observation(), reward, terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return the valid actions (hand_size + 1,), for sb3-contrib."""
+        """Return the valid actions (slate_size + 1,), for sb3-contrib."""
         return self._mask.astype(np.bool_)
 
     def observation(self) -> Observation:
         """Return the current observation, a copy."""
-        to_come = len(self.stream) - (self.hand + 1) * self.hand_size
+        to_come = len(self.stream) - (self.slate_number + 1) * self.slate_size
         left = max(self._left + max(to_come, 0), 1)
         share = min((self.budget - len(self.picked)) / left, 1.0)
         self._context[3 * self._d + 4] = share
@@ -462,30 +464,30 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         if self.render_mode == "human" and self._history is not None:
             print(rendering.selection_text(self, self._history))
 
-    def _deal(self, hand: int) -> None:
-        self.hand = hand
-        rows = self.stream[hand * self.hand_size : (hand + 1) * self.hand_size]
+    def _deal(self, number: int) -> None:
+        self.slate_number = number
+        rows = self.stream[number * self.slate_size : (number + 1) * self.slate_size]
         size = self._left = len(rows)
-        self.table[:size], self.table[size:] = rows, -1
+        self.slate[:size], self.slate[size:] = rows, -1
         self._mask[:size], self._mask[size:-1] = 1, 0
         self._look()
-        left = self.hands_in_stream - 1 - hand
-        self._context[3 * self._d + 1] = left / self.hands_in_stream
+        left = self.slates_in_stream - 1 - number
+        self._context[3 * self._d + 1] = left / self.slates_in_stream
 
     def _look(self) -> None:
-        """Write what is seen of the candidates on the table, and the directions."""
+        """Write what is seen of the candidates on the slate, and the directions."""
         d = self._d
-        self._rows[:] = self._candidates.places(self.table)
+        self._rows[:] = self._candidates.places(self.slate)
         if self.picked:
             picked = np.array(self.picked)[:, None]
-            cosines = self._candidates.cosines(picked, self.table)
+            cosines = self._candidates.cosines(picked, self.slate)
             np.maximum.reduce(cosines, axis=0, out=self._rows[:, d + 5])
         self._context[: 2 * d] = self._candidates.directions
         self._state = self._candidates.state
 
-    def _next_hand(self) -> None:
-        if self.hand + 1 < self.hands_in_stream:
-            self._deal(self.hand + 1)
+    def _next_slate(self) -> None:
+        if self.slate_number + 1 < self.slates_in_stream:
+            self._deal(self.slate_number + 1)
         else:
             self._over = True
 
@@ -493,7 +495,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         d = self._d
         unit = None
         if self._informed:
-            unit = candidates(self.bundle, "start").rows(np.array([row]))[1][0]
+            unit = candidates(self.bundle, "initial").rows(np.array([row]))[1][0]
         terms = self._rewards.pick(row, unit)
         self.picked.append(row)
         count = len(self.picked)
@@ -506,16 +508,16 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         nearest = self._rows[:, d + 5]
         if count == 1:
             nearest[:] = BELOW_ANY_COSINE
-        cosines = self._candidates.cosines(row, self.table)
+        cosines = self._candidates.cosines(row, self.slate)
         np.maximum(nearest, cosines, out=nearest)
         self._mask[place] = 0
-        self.table[place] = -1
+        self.slate[place] = -1
         self._rows[place] = 0
         self._left -= 1
         if count == self.budget:
             self._over = True
         elif not self._left:
-            self._next_hand()
+            self._next_slate()
         return terms
 
     def _info(
@@ -552,7 +554,7 @@ def _make_learner(
         return SurrogateLearner(bundle), candidates(bundle, observe)
     if learner != "live":
         raise unknown_name("learner", learner, ("surrogate", "live"))
-    if observe != "start":
+    if observe != "initial":
         raise InputError(
             f"observe: '{observe}' with learner='live'; its gradients are taken at the "
             "current weights, so leave observe out"

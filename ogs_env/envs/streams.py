@@ -15,7 +15,7 @@ _MIXED_SHARE = 0.25
 
 
 # Of an episode where the pool has enough.
-_HAND_SIZE, _HANDS = 16, 16
+_SLATE_SIZE, _NUM_SLATES = 16, 16
 # A budget is this share of the stream: 48 of 256.
 _PICKED = 3 / 16
 
@@ -23,49 +23,49 @@ _PICKED = 3 / 16
 def episode_counts(
     bundle: Bundle,
     split: str,
-    hand_size: int | None,
-    hands: int | None,
+    slate_size: int | None,
+    num_slates: int | None,
     budget: int | None,
 ) -> tuple[int, int, int]:
-    """Return hand size, hands and budget of an episode.
+    """Return slate size, slates and budget of an episode.
 
     Those that are None fit the smaller of the two splits, so that episodes of both are
-    alike: 16 hands of 16 where it has 256 candidates, else fewer hands, and below 64
-    four hands of fewer candidates. The budget is 3/16 of the stream.
+    alike: 16 slates of 16 where it has 256 candidates, else fewer slates, and below 64
+    four slates of fewer candidates. The budget is 3/16 of the stream.
 
     Args:
         bundle: Whose pool is dealt.
         split: Name of the part that is.
-        hand_size: Candidates in a hand.
-        hands: Hands in the stream; the last alone may be short.
+        slate_size: Candidates in a slate.
+        num_slates: VectorSlates in the stream; the last alone may be short.
         budget: Picks in an episode.
 
     Raises:
         InputError: For a number that is not whole and positive, a stream longer
             than the part, or a budget greater than the stream.
     """
-    given = {"hand_size": hand_size, "hands": hands, "budget": budget}
+    given = {"slate_size": slate_size, "num_slates": num_slates, "budget": budget}
     check_whole({name: count for name, count in given.items() if count is not None})
     least, part = smallest_split(bundle), len(bundle.split(split))
-    if hand_size is None:
-        hand_size = max(1, min(_HAND_SIZE, least // 4))
-    if hands is None:
-        hands = max(1, min(_HANDS, least // hand_size))
+    if slate_size is None:
+        slate_size = max(1, min(_SLATE_SIZE, least // 4))
+    if num_slates is None:
+        num_slates = max(1, min(_NUM_SLATES, least // slate_size))
     if budget is None:
-        budget = max(1, round(_PICKED * hand_size * hands))
-    if (hands - 1) * hand_size >= part:
+        budget = max(1, round(_PICKED * slate_size * num_slates))
+    if (num_slates - 1) * slate_size >= part:
         raise InputError(
-            f"a stream of {hands} hands of {hand_size} is {hands * hand_size} "
-            f"candidates, but split '{split}' has {part}; use fewer hands or a "
-            "smaller hand_size"
+            f"a stream of {num_slates} slates of {slate_size} is "
+            f"{num_slates * slate_size} candidates, but split '{split}' has {part}; "
+            "use fewer slates or a smaller slate_size"
         )
-    stream = min(part, hands * hand_size)
+    stream = min(part, num_slates * slate_size)
     if budget > stream:
         raise InputError(
             f"budget: {budget} picks from a stream of {stream} candidates; expected "
             f"at most {stream}"
         )
-    return hand_size, hands, budget
+    return slate_size, num_slates, budget
 
 
 def smallest_split(bundle: Bundle) -> int:
@@ -90,7 +90,7 @@ def deal(
         size: Candidates in the stream, at most `len(rows)`.
         order: `"mixed"`: in the order drawn. `"blocks"`: sorted by source, the
             sources in random order; then a random quarter of the places exchange
-            their candidates, so about three of four candidates on a table come from
+            their candidates, so about three of four candidates on a slate come from
             its block's source.
 
     Returns:
@@ -121,7 +121,7 @@ def given_stream(
         options: The options of reset.
         pool: Rows in the pool.
         budget: Picks in an episode, the fewest candidates that make sense.
-        capacity: Candidates that the hands hold.
+        capacity: Candidates that the slates hold.
 
     Raises:
         InputError: For another option; indices that are no whole numbers, too few,
@@ -139,7 +139,7 @@ def given_stream(
     if not budget <= len(stream) <= capacity:
         raise InputError(
             f"reset option 'indices': {len(stream)} candidates; expected at least the "
-            f"budget {budget} and at most hands * hand_size = {capacity}"
+            f"budget {budget} and at most num_slates * slate_size = {capacity}"
         )
     if stream.min() < 0 or stream.max() >= pool:
         wrong = stream[(stream < 0) | (stream >= pool)][0]

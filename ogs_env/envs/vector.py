@@ -10,7 +10,6 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from ogs_env.envs.arguments import check_render_mode
-from ogs_env.envs.hands import Copies, Hands
 from ogs_env.envs.observations import Candidates, candidates, sample_names
 from ogs_env.envs.selection import (
     INVALID_ACTION_PENALTY,
@@ -18,25 +17,26 @@ from ogs_env.envs.selection import (
     Observation,
     SelectionEnv,
 )
+from ogs_env.envs.vector_slates import EnvIndices, VectorSlates
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import UNCHANGED
-from ogs_env.learners.surrogate import SurrogateLearners
+from ogs_env.learners.surrogate import VectorSurrogateLearner
 from ogs_env.rewards import (
     COST,
     NO_PICK,
     Information,
-    RewardsOfMany,
+    VectorRewards,
     answers_of,
     weighted_sum,
 )
 
 
 class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
-    """Copies of `SelectionEnv` that play side by side, each its own episodes.
+    """EnvIndices of `SelectionEnv` that play side by side, each its own episodes.
 
     Observations, rewards and infos are those of `gymnasium.vector.SyncVectorEnv` over
     as many `SelectionEnv`, to the last bit, for the same seeds and actions: an int
-    seed of `reset` seeds copy i with seed + i, a list each copy.
+    seed of `reset` seeds sub-environment i with seed + i, a list each sub-environment.
 
     ```python
     >>> import gymnasium, ogs_env
@@ -48,14 +48,14 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
     ```
 
     Args:
-        num_envs: Copies.
+        num_envs: EnvIndices.
         autoreset_mode: What follows the end of an episode, as of `SyncVectorEnv`:
             `"NextStep"`, the next step resets; `"SameStep"`, the same step does, and
             `infos` has `final_obs` and `final_info`; `"Disabled"`, the caller does,
             by `reset(options={"reset_mask": which})`.
         render_mode: `"ansi"` or `"rgb_array"`; a frame replays the episode so far.
         **kwargs: Those of `SelectionEnv`, whose learner is the surrogate. A weight
-            for `information` costs time: that term is computed copy by copy.
+            for `information` costs time: that term is computed one by one.
 
     Raises:
         InputError: For an argument that does not fit.
@@ -101,11 +101,11 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         self._answers = answers_of(bundle)
         seen = single._candidates
         assert isinstance(seen, Candidates)
-        self._learners = SurrogateLearners(bundle, num_envs, budget)
-        size = num_envs, single.hands, single.hand_size
-        self._hands = Hands(seen, self._learners, *size, budget)
+        self._learners = VectorSurrogateLearner(bundle, num_envs, budget)
+        size = num_envs, single.num_slates, single.slate_size
+        self._slates = VectorSlates(seen, self._learners, *size, budget)
         informed = single.reward_weights["information"] != 0
-        self._rewards = RewardsOfMany(
+        self._rewards = VectorRewards(
             self._learners,
             [Information(bundle.k, budget) for _ in range(num_envs * informed)],
         )
@@ -121,18 +121,22 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         seed: int | list[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin new episodes, of all copies or of those of `reset_mask`.
+        """Begin new episodes, of all sub-environments or of those of `reset_mask`.
 
         Args:
-            seed: Seeds copy i with seed + i; a list seeds each copy.
-            options: Those of `SelectionEnv`, for each copy; `reset_mask`, bool
-                (copies,), tells which copies are reset, the others go on.
+            seed: Seeds sub-environment i with seed + i; a list seeds each
+                sub-environment.
+            options: Those of `SelectionEnv`, for each sub-environment; `reset_mask`,
+                bool (num_envs,), tells which sub-environments are reset, the others go
+                on.
         """
         n = self.num_envs
         if seed is None or isinstance(seed, int):
-            seed = [None if seed is None else seed + copy for copy in range(n)]
+            seed = [None if seed is None else seed + index for index in range(n)]
         if len(seed) != n:
-            raise InputError(f"seed: {len(seed)} seeds for {n} copies; expected {n}")
+            raise InputError(
+                f"seed: {len(seed)} seeds for {n} sub-environments; expected {n}"
+            )
         options = dict(options or {})
         mask = options.pop("reset_mask", np.ones(n, np.bool_))
         right = isinstance(mask, np.ndarray) and mask.dtype == np.bool_
@@ -141,16 +145,16 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
                 f"reset option 'reset_mask': expected a bool array of shape ({n},), "
                 "True at least once"
             )
-        for copy in np.flatnonzero(mask):
-            if seed[copy] is not None:
-                self._generators[copy] = seeding.np_random(seed[copy])[0]
+        for index in np.flatnonzero(mask):
+            if seed[index] is not None:
+                self._generators[index] = seeding.np_random(seed[index])[0]
         which = np.flatnonzero(mask)
         self._begin(which, options)
-        self._hands.deal(which)
+        self._slates.deal(which)
         self._started |= mask
         terms = {name: np.full(n, value) for name, value in NO_PICK.items()}
         values = self._info(terms, np.full(n, -1), np.zeros(n, np.bool_))
-        return self._hands.observation(), _infos(values, mask.copy())
+        return self._slates.observation(), _infos(values, mask.copy())
 
     def step(
         self, actions: NDArray[np.int64]
@@ -161,29 +165,29 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         NDArray[np.bool_],
         dict[str, Any],
     ]:
-        """Let every copy take its action, or begin its next episode."""
+        """Let every sub-environment take its action, or begin its next episode."""
         if not self._started.all():
             raise gymnasium.error.ResetNeeded("call reset() before the first step()")
         beginning = np.flatnonzero(self._over)
         if len(beginning) and self.autoreset_mode == AutoresetMode.DISABLED:
             raise gymnasium.error.ResetNeeded(
-                f"the episodes of copies {beginning.tolist()} are over: call "
+                f"the episodes of sub-environments {beginning.tolist()} are over: call "
                 "reset(options={'reset_mask': ...})"
             )
         places = self._places(actions, beginning)
         if len(beginning):
             self._begin(beginning)
-        rows = self._hands.at(places)
-        picking, passing = rows >= 0, places == self.single.hand_size
-        invalid = ~(picking | passing)
-        passing[beginning] = False
+        rows = self._slates.at(places)
+        picking, skipping = rows >= 0, places == self.single.slate_size
+        invalid = ~(picking | skipping)
+        skipping[beginning] = False
 
         terms = self._rewards.pick(rows, self._units)
-        self._hands.pick(rows, places)
-        terminated, dealing = self._follow(picking, passing)
+        self._slates.pick(rows, places)
+        terminated, dealing = self._follow(picking, skipping)
         dealing = np.concatenate([beginning, dealing])
         if len(dealing):
-            self._hands.deal(dealing)
+            self._slates.deal(dealing)
         self._stalled = (self._stalled + 1) * invalid
         truncated = self._stalled == STALL_LIMIT
         rewards = weighted_sum(terms, self.single.reward_weights)
@@ -195,30 +199,32 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         if len(ended) and self.autoreset_mode == AutoresetMode.SAME_STEP:
             infos, over = self._final(values, ended), self._over.copy()
             self._begin(ended)
-            self._hands.deal(ended)
+            self._slates.deal(ended)
             values = self._info(
                 {n: np.where(over, NO_PICK[n], term) for n, term in terms.items()},
                 np.where(over, -1, rows),
                 invalid & ~over,
             )
         infos |= _infos(values, np.ones(self.num_envs, np.bool_))
-        return self._hands.observation(), rewards, terminated, truncated, infos
+        return self._slates.observation(), rewards, terminated, truncated, infos
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return the valid actions (copies, hand_size + 1)."""
-        return self._hands.mask.astype(np.bool_)
+        """Return the valid actions (num_envs, slate_size + 1)."""
+        return self._slates.mask.astype(np.bool_)
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return a frame of each copy."""
+        """Return a frame of each sub-environment."""
         if self.render_mode is None:
             gymnasium.logger.warn("render_mode is None: make_vec(..., render_mode=...)")
             return None
-        return tuple(self._replayed(copy).render() for copy in range(self.num_envs))
+        return tuple(self._replayed(index).render() for index in range(self.num_envs))
 
-    def _places(self, actions: NDArray[np.int64], beginning: Copies) -> NDArray[Any]:
-        """Check actions, but for copies that begin an episode: these pass."""
+    def _places(
+        self, actions: NDArray[np.int64], beginning: EnvIndices
+    ) -> NDArray[Any]:
+        """Check actions, but for sub-environments that begin an episode: these skip."""
         places = np.array(actions)
-        last = self.single.hand_size
+        last = self.single.slate_size
         if places.shape != (self.num_envs,) or places.dtype.kind not in "iu":
             raise InputError(
                 f"actions: {places.dtype} of shape {places.shape}; expected whole "
@@ -230,52 +236,52 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
             raise InputError(f"action {wrong}: expected 0 to {last}")
         return places
 
-    def _begin(self, which: Copies, options: dict[str, Any] | None = None) -> None:
-        """Begin episodes of some copies; their hands are not dealt yet."""
-        for copy in which.tolist():
-            generator = self._generators[copy]
+    def _begin(self, which: EnvIndices, options: dict[str, Any] | None = None) -> None:
+        """Begin episodes of some sub-environments; their slates are not dealt yet."""
+        for index in which.tolist():
+            generator = self._generators[index]
             if generator is None:
-                generator = self._generators[copy] = seeding.np_random()[0]
-            self._hands.start(copy, self.single.draw_stream(generator, options))
+                generator = self._generators[index] = seeding.np_random()[0]
+            self._slates.start(index, self.single.draw_stream(generator, options))
         self._rewards.reset(which)
         self._stalled[which] = 0
         self._over[which] = False
 
     def _follow(
-        self, picking: NDArray[np.bool_], passing: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.bool_], Copies]:
-        """Turn to the next hands; return whose episode is over, and who has a hand."""
-        hands = self._hands
+        self, picking: NDArray[np.bool_], skipping: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.bool_], EnvIndices]:
+        """Go on to the next slates; return which episodes end, and which have one."""
+        slates = self._slates
         spent = picking & (self._learners.counts == self.single.budget)
-        leaving = passing | (picking & (hands.left == 0) & ~spent)
-        last = hands.hand + 1 == hands.hands_in_stream
+        leaving = skipping | (picking & (slates.left == 0) & ~spent)
+        last = slates.slate_number + 1 == slates.slates_in_stream
         dealing = np.flatnonzero(leaving & ~last)
-        hands.hand[dealing] += 1
+        slates.slate_number[dealing] += 1
         return spent | (leaving & last), dealing
 
     def _units(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return candidates(self.single.bundle, "start").rows(rows)[1]
+        return candidates(self.single.bundle, "initial").rows(rows)[1]
 
     def _info(
         self,
         terms: dict[str, NDArray[np.float64]],
         rows: NDArray[np.int64],
         invalid: NDArray[np.bool_],
-        ended: Copies | None = None,
+        ended: EnvIndices | None = None,
     ) -> dict[str, Any]:
-        """Return infos as `SelectionEnv` has them, each of all copies."""
+        """Return infos as `SelectionEnv` has them, each of all sub-environments."""
         n, learners = self.num_envs, self._learners
         selection, changes = np.empty(n, object), np.zeros((len(UNCHANGED), n))
         selection.fill([])
         if ended is not None and len(ended):
-            for copy in ended.tolist():
-                picked = learners.picked[: learners.counts[copy], copy]
-                selection[copy] = self._names[picked].tolist()
-            start = learners.tables.start_held_out
+            for index in ended.tolist():
+                picked = learners.picked[: learners.counts[index], index]
+                selection[index] = self._names[picked].tolist()
+            start = learners.tables.initial_held_out
             losses = learners.held_out_losses(ended)
             changes[: len(start), ended] = 100 * (losses / start - 1).T
         return {
-            "action_mask": self._hands.mask.copy(),
+            "action_mask": self._slates.mask.copy(),
             "reward_terms": dict(terms),
             "cost": terms[COST[self._answers]].copy(),
             "cost_answers": np.full(n, self._answers, object),
@@ -287,13 +293,13 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
             "learner_sketches": np.full(n, learners.tables.kind, object),
         }
 
-    def _final(self, values: dict[str, Any], ended: Copies) -> dict[str, Any]:
+    def _final(self, values: dict[str, Any], ended: EnvIndices) -> dict[str, Any]:
         """Return the infos that a reset in the same step would hide."""
         which = np.zeros(self.num_envs, np.bool_)
         which[ended] = True
         observations = np.full(self.num_envs, None, object)
-        for copy in ended.tolist():
-            observations[copy] = self._hands.observation(copy)
+        for index in ended.tolist():
+            observations[index] = self._slates.observation(index)
         return {
             "final_obs": observations,
             "_final_obs": which,
@@ -301,17 +307,17 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
             "_final_info": which,
         }
 
-    def _replayed(self, copy: int) -> SelectionEnv:
-        """Return an environment where a copy's episode was played, without stalls."""
-        env, rows = self.single, self._hands.streams[copy].ravel()
+    def _replayed(self, index: int) -> SelectionEnv:
+        """Return an environment in the state of a sub-environment, without stalls."""
+        env, rows = self.single, self._slates.streams[index].ravel()
         counts = self._learners.counts
         env.reset(options={"indices": rows[rows >= 0]})
-        for row in self._learners.picked[: counts[copy], copy].tolist():
-            while row not in env.table:
-                env.step(env.hand_size)
-            env.step(int(np.flatnonzero(env.table == row)[0]))
-        while env.hand < self._hands.hand[copy]:
-            env.step(env.hand_size)
+        for row in self._learners.picked[: counts[index], index].tolist():
+            while row not in env.slate:
+                env.step(env.slate_size)
+            env.step(int(np.flatnonzero(env.slate == row)[0]))
+        while env.slate_number < self._slates.slate_number[index]:
+            env.step(env.slate_size)
         return env
 
 
@@ -319,8 +325,8 @@ def _infos(values: dict[str, Any], which: NDArray[np.bool_]) -> dict[str, Any]:
     """Return infos as Gymnasium's vector environments do.
 
     Args:
-        values: Arrays over copies by name, or dicts of such.
-        which: The copies that have infos; the values of the others are blank.
+        values: Arrays over sub-environments by name, or dicts of such.
+        which: The sub-environments that have infos; the values of the others are blank.
     """
     infos: dict[str, Any] = {}
     every = which.all()

@@ -12,7 +12,7 @@ class Learner(Protocol):
     """A model that learns samples of a bundle's pool, named by their rows.
 
     Attributes:
-        sketches: What its gradients are: `"path"`, `"start"` or `"live"`.
+        sketches: What its gradients are: `"trajectory"`, `"initial"` or `"live"`.
     """
 
     sketches: str

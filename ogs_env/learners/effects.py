@@ -15,7 +15,7 @@ _LARGEST = np.array(60, np.float32)
 
 
 @dataclass(frozen=True)
-class Group:
+class LossGroup:
     """Samples whose mean loss is followed.
 
     Attributes:
@@ -28,7 +28,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Answers:
+class OwnAnswers:
     """Samples whose gradients at the untouched model tell what is forgotten.
 
     Attributes:
@@ -53,7 +53,7 @@ def change(x: NDArray[np.floating], losses: NDArray[np.floating]) -> NDArray[Any
     return np.log1p(other * np.expm1(np.minimum(x / other, _LARGEST)))
 
 
-class Effects:
+class LossEffects:
     """The effects of pool samples on the losses of some groups; read-only.
 
     A row holds what one pool sample adds to the numbers of a selection: for each
@@ -80,8 +80,8 @@ class Effects:
         products: Callable[[NDArray[np.integer]], Floats],
         pool: int,
         losses: Floats,
-        groups: Sequence[Group],
-        answers: Sequence[Answers],
+        groups: Sequence[LossGroup],
+        answers: Sequence[OwnAnswers],
         shares: NDArray[np.floating],
     ) -> None:
         self._products, self.groups = products, len(groups)
@@ -132,8 +132,8 @@ class Effects:
         before, samples = sums.shape[:-1], len(self._right)
         parts = sums[..., : self._linear].reshape(*before, -1, samples)
         factors = lengths.astype(np.float32)
-        # A product with a vector for each copy: of a product of matrices, the last bits
-        # depend on how many copies there are.
+        # A product with a vector for each learner: of a product of matrices, the last
+        # bits depend on how many learners there are.
         u = np.matmul(factors[..., None, :], parts)[..., 0, :]
         np.exp(np.minimum(u, _LARGEST, out=u), out=u)
         u *= self._wrong
@@ -153,7 +153,7 @@ class Effects:
         return found
 
 
-def _means(groups: Sequence[Group | Answers]) -> NDArray[np.float64]:
+def _means(groups: Sequence[LossGroup | OwnAnswers]) -> NDArray[np.float64]:
     """Return the matrix (groups, samples) that takes samples to means of groups."""
     sizes = [len(one.places) for one in groups]
     return np.repeat(np.eye(len(groups)) / sizes, sizes, axis=1)

@@ -38,8 +38,8 @@ FITTED_UNTOUCHED: dict[str, dict[str, Any]] = {
         "forgetting": {"curvature": 0.0085, "share": 0.06428, "distance": 0.00387},
     },
 }
-NORM_START = 0.7799
-FITTED_START: dict[str, dict[str, Any]] = {
+INITIAL_NORM = 0.7799
+FITTED_INITIAL: dict[str, dict[str, Any]] = {
     # Not fitted: without a path nothing is trained in.
     "domain": {"slope": (0.2895,), "share": 0.7},
     "anchor": {"slope": (0.18249,), "share": 0.4},
@@ -75,7 +75,7 @@ def default_learner(
             or those of the `"reference"`.
         epochs: How often a selection is trained on.
     """
-    fitted, units, nearest = FITTED_START, [NORM_START], [0]
+    fitted, units, nearest = FITTED_INITIAL, [INITIAL_NORM], [0]
     if steps:
         fitted = (FITTED if any(steps) else FITTED_UNTOUCHED)[answers]
         nearest = [int(np.abs(np.subtract(STEPS, step)).argmin()) for step in steps]
@@ -85,7 +85,7 @@ def default_learner(
         role: fitted[role] | {"slope": [fitted[role]["slope"][at] for at in nearest]}
         for role in ("domain", "anchor")
     }
-    entry = {"sketches": "path" if steps else "start", **fitted}
+    entry = {"sketches": "trajectory" if steps else "initial", **fitted}
     return rescaled(entry, [norm / unit for norm, unit in pairs], epochs)
 
 

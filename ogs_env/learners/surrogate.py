@@ -82,41 +82,41 @@ def mean_square(picks: int) -> tuple[float, float]:
     return BATCH * (whole - BATCH) / pairs + _ROUNDING * of_all, of_all
 
 
-class Descent:
+class Displacement:
     """The state of one learner, or of several of one bundle side by side.
 
-    Numbers of a copy are the same, to the last bit, alone and among others.
+    Numbers of a learner are the same, to the last bit, alone and among others.
 
     Args:
         bundle: What is learned.
-        copies: (n,), or () for one.
+        shape: (n,), or () for one.
 
     Attributes:
         tables: What all learners of the bundle share.
-        losses: As `Tables.start`, nats per token (*copies, groups).
+        losses: As `LearnerTables.initial`, nats per token (*shape, groups).
         lengths: What the sum of the picks' gradients is multiplied by to give d
-            (*copies, checkpoints).
-        distances: |d| at the first checkpoint (*copies,).
+            (*shape, checkpoints).
+        distances: |d| at the first checkpoint (*shape,).
     """
 
-    def __init__(self, bundle: Bundle, copies: tuple[int, ...] = ()) -> None:
+    def __init__(self, bundle: Bundle, shape: tuple[int, ...] = ()) -> None:
         self.tables = tables = tables_of(bundle)
         # Of the picks: the sum of their rows, q and p.
-        self._rows = np.empty((*copies, tables.seen.width), np.float32)
-        self._squares = np.empty((2, *copies, tables.checkpoints))
-        self.losses = np.empty((*copies, len(tables.start)))
-        self.lengths = np.zeros((*copies, tables.checkpoints))
-        self.distances = np.zeros(copies)
+        self._rows = np.empty((*shape, tables.seen.width), np.float32)
+        self._squares = np.empty((2, *shape, tables.checkpoints))
+        self.losses = np.empty((*shape, len(tables.initial)))
+        self.lengths = np.zeros((*shape, tables.checkpoints))
+        self.distances = np.zeros(shape)
         self.reset(...)
 
     def reset(self, which: Any) -> None:
         """Return to d = 0.
 
         Args:
-            which: Indices of copies; `...` for all of them, or for the only one.
+            which: Indices of learners; `...` for all of them, or for the only one.
         """
         self.losses = self.losses.copy()  # the old may be in someone's hands
-        self.losses[which] = self.tables.start
+        self.losses[which] = self.tables.initial
         self._rows[which] = 0
         self._squares[0][which], self._squares[1][which] = 0, _TINY
         self.distances = np.array(self.distances)
@@ -128,9 +128,9 @@ class Descent:
         """Let samples join the selections.
 
         Args:
-            rows: Pool rows (*copies,), -1 where a copy picks none.
-            before: Pool rows picked before (picks, *copies).
-            square: `mean_square` of the picks with these (*copies, 1).
+            rows: Pool rows (*shape,), -1 where a learner picks none.
+            before: Pool rows picked before (picks, *shape).
+            square: `mean_square` of the picks with these (*shape, 1).
         """
         self._add(self._squares, self._rows, rows, before)
         self._set(*self._measure(self._squares, self._rows, square))
@@ -138,7 +138,7 @@ class Descent:
     def update_many(
         self, rows: NDArray[np.int64], before: NDArray[np.int64], square: Any
     ) -> None:
-        """Let samples (n,) join the selection of a single copy at once."""
+        """Let samples (n,) join the selection of a single learner at once."""
         tables = self.tables
         self._rows += np.add.reduce(tables.seen.rows(rows), axis=0)
         self._squares += np.add.reduce(take(tables.squares, rows), axis=0)
@@ -159,7 +159,7 @@ class Descent:
     ) -> Losses:
         """Return the losses (n, groups) that `update` with each of n rows would give.
 
-        For a single copy.
+        For a single learner.
         """
         squares = np.repeat(self._squares[:, None], len(indices), axis=1)
         total = np.repeat(self._rows[None], len(indices), axis=0)
@@ -209,15 +209,16 @@ class SurrogateLearner:
             epochs a selection is trained on, and how losses respond.
 
     Attributes:
-        sketches: `"path"`, or `"start"` for a bundle without path sketches.
+        sketches: `"trajectory"`, or `"initial"` for a bundle without trajectory
+            sketches.
 
     Raises:
         InputError: If the manifest's `learner` entry does not fit the bundle.
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        self._descent = Descent(bundle)
-        self._tables = self._descent.tables
+        self._displacement = Displacement(bundle)
+        self._tables = self._displacement.tables
         self.sketches: str = self._tables.kind
         self._anchors, self._answers = self._tables.anchors, self._tables.answers
         # The picks, and room for more.
@@ -226,21 +227,21 @@ class SurrogateLearner:
 
     def reset(self, rng: np.random.Generator | None = None) -> None:
         """Return to d = 0. This learner is deterministic and ignores `rng`."""
-        self._descent.reset(...)
+        self._displacement.reset(...)
         self._count = 0
-        self._held_out: Losses | None = self._tables.start_held_out
+        self._held_out: Losses | None = self._tables.initial_held_out
 
     def update(self, index: int) -> None:
         """Let pool sample `index` join the selection."""
         count = self._count + 1
-        self._descent.update(index, self._history(), mean_square(count))
+        self._displacement.update(index, self._history(), mean_square(count))
         self._keep(index, count)
 
     def update_many(self, rows: Sequence[int] | NDArray[np.integer]) -> None:
         """Let pool samples (n,) join the selection at once, as `update` one by one."""
         indices = np.asarray(rows, np.int64)
         count = self._count + len(indices)
-        self._descent.update_many(indices, self._history(), mean_square(count))
+        self._displacement.update_many(indices, self._history(), mean_square(count))
         self._keep(indices, count)
 
     def finish(self) -> None:
@@ -248,7 +249,7 @@ class SurrogateLearner:
 
     def domain_loss(self) -> float:
         """Return the mean loss of the dev samples, nats per token."""
-        return float(self._descent.losses[0])
+        return float(self._displacement.losses[0])
 
     def test_loss(self) -> float:
         """Return the mean loss of the test samples, which no reward sees."""
@@ -260,14 +261,14 @@ class SurrogateLearner:
 
     def anchor_losses(self) -> Losses:
         """Return the mean loss of each capability's anchor samples, (capabilities,)."""
-        return self._descent.losses[self._anchors]
+        return self._displacement.losses[self._anchors]
 
     def answer_losses(self) -> Losses:
         """Return the mean loss of each capability's own answers, (capabilities,).
 
         Nats per token; empty for a bundle without own answers.
         """
-        return self._descent.losses[self._answers]
+        return self._displacement.losses[self._answers]
 
     def answers_loss(self) -> float:
         """Return the mean loss of the retention's own answers, which no reward sees.
@@ -300,7 +301,9 @@ class SurrogateLearner:
             (n, capabilities).
         """
         square = mean_square(self._count + 1)
-        losses = self._descent.preview(np.asarray(indices), self._history(), square)
+        losses = self._displacement.preview(
+            np.asarray(indices), self._history(), square
+        )
         after = losses[:, 0], losses[:, self._anchors], losses[:, self._answers]
         return *after, self._tables.anchor_cosines[indices]
 
@@ -310,16 +313,16 @@ class SurrogateLearner:
         In units of the dev samples' root mean square norm. Own answers have those of
         the untouched model, the first checkpoint, and 0 at the others.
         """
-        return self._tables.shifts(self._history(), self._descent.lengths)
+        return self._tables.shifts(self._history(), self._displacement.lengths)
 
     def distance(self) -> float:
         """Return |d| at the first checkpoint, how far the model moves as a whole."""
-        return float(self._descent.distances)
+        return float(self._displacement.distances)
 
     def _unseen_losses(self) -> Losses:
         # Measured when asked for: an environment asks at an episode's end alone.
         if self._held_out is None:
-            moved = self._descent.lengths, self._descent.distances
+            moved = self._displacement.lengths, self._displacement.distances
             self._held_out = self._tables.held_out_after(self._history(), *moved)
         return self._held_out
 
@@ -335,54 +338,54 @@ class SurrogateLearner:
         self._count, self._held_out = count, None
 
 
-class SurrogateLearners:
+class VectorSurrogateLearner:
     """Surrogate learners side by side, each with its own picks.
 
     Args:
         bundle: As that of `SurrogateLearner`.
-        copies: Learners.
+        num_learners: How many.
         capacity: Most picks of each.
 
     Attributes:
         tables: What all learners of the bundle share.
-        picked: int64 (capacity + 1, copies), their picks in order; -1 beyond.
-        counts: int64 (copies,), how many these are.
+        picked: int64 (capacity + 1, num_learners), their picks in order; -1 beyond.
+        counts: int64 (num_learners,), how many these are.
     """
 
-    def __init__(self, bundle: Bundle, copies: int, capacity: int) -> None:
-        self._descent = Descent(bundle, (copies,))
-        self.tables = self._descent.tables
-        self._copies = np.arange(copies)
-        self.counts = np.zeros(copies, np.int64)
-        self.picked = np.full((capacity + 1, copies), -1)
+    def __init__(self, bundle: Bundle, num_learners: int, capacity: int) -> None:
+        self._displacement = Displacement(bundle, (num_learners,))
+        self.tables = self._displacement.tables
+        self._indices = np.arange(num_learners)
+        self.counts = np.zeros(num_learners, np.int64)
+        self.picked = np.full((capacity + 1, num_learners), -1)
         self._squares = np.array([mean_square(n) for n in range(capacity + 1)])
 
     @property
     def losses(self) -> Losses:
-        """Mean losses (copies, groups), the groups as of `Tables.start`."""
-        return self._descent.losses
+        """Mean losses (num_learners, groups), groups as in `LearnerTables.initial`."""
+        return self._displacement.losses
 
     def reset(self, which: NDArray[np.integer]) -> None:
-        """Let some copies (n,) return to d = 0."""
-        self._descent.reset(which)
+        """Let some learners (n,) return to d = 0."""
+        self._displacement.reset(which)
         self.counts[which] = 0
         self.picked[:, which] = -1
 
     def update(self, rows: NDArray[np.int64]) -> None:
-        """Let each copy learn a pool row (copies,); -1 for none."""
+        """Let each learner learn a pool row (num_learners,); -1 for none."""
         before = self.picked[: self.counts.max()]
         counts = self.counts + (rows >= 0)
         alone, together = self._squares.take(counts, 0).T[..., None]
-        self._descent.update(rows, before, (alone, together))
-        self.picked[self.counts, self._copies] = rows
+        self._displacement.update(rows, before, (alone, together))
+        self.picked[self.counts, self._indices] = rows
         self.counts = counts
 
     def held_out_losses(self, which: NDArray[np.integer]) -> Losses:
-        """Return the mean losses of what no reward sees, of some copies (n,).
+        """Return the mean losses of what no reward sees, of some learners (n,).
 
         Returns:
             float64 (n, 2 or 3): test, retention and, where the bundle has own answers,
             the retention's.
         """
-        moved = self._descent.lengths[which], self._descent.distances[which]
+        moved = self._displacement.lengths[which], self._displacement.distances[which]
         return self.tables.held_out_after(self.picked[:, which], *moved)

@@ -11,7 +11,7 @@ from ogs_env import gram
 from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError
 from ogs_env.gram import Floats, Gram
-from ogs_env.learners.effects import Answers, Effects, Group
+from ogs_env.learners.effects import LossEffects, LossGroup, OwnAnswers
 from ogs_env.rows import Rows
 
 # A loss below this (nats) is taken as this: the model is done with the sample.
@@ -21,7 +21,7 @@ _TINY = 1e-12
 _BLOCK = 4096
 
 
-class Tables:
+class LearnerTables:
     """The tables of one bundle; read-only.
 
     The measured samples are those of `Bundle.measured`, role by role. Own answers have
@@ -31,18 +31,18 @@ class Tables:
     that the dev samples' have a root mean square norm of 1.
 
     Attributes:
-        kind: `"path"`, or `"start"` for a bundle without path sketches.
+        kind: `"trajectory"`, or `"initial"` for a bundle without trajectory sketches.
         checkpoints: How many.
         epochs: How often a selection is trained on.
         losses: float32 (measured,), l_j.
-        start: float64 (groups,), mean losses before the first pick, of the dev samples,
-            of each capability's anchor samples and, where the bundle has some, of each
-            one's own answers.
-        start_held_out: The same of the test and retention samples, and of the
+        initial: float64 (groups,), mean losses before the first pick, of the dev
+            samples, of each capability's anchor samples and, where the bundle has some,
+            of each one's own answers.
+        initial_held_out: The same of the test and retention samples, and of the
             retention's own answers if there are any.
-        anchors, answers: Where the groups of the capabilities are in `start`.
-        seen: `Effects` on the groups of `start`.
-        held_out: `Effects` on those of `start_held_out`.
+        anchors, answers: Where the groups of the capabilities are in `initial`.
+        seen: `LossEffects` on the groups of `initial`.
+        held_out: `LossEffects` on those of `initial_held_out`.
         squares: float64 (pool + 1, checkpoints), |t_i g_ic|^2; 0 of row -1.
         gram: <t_i g_ic, t_j g_jc> of pool samples, one for each checkpoint.
         anchor_cosines: float32 (pool, capabilities), cosines of pool samples with the
@@ -54,7 +54,7 @@ class Tables:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle, self.kind = bundle, _kind(bundle)
-        count = len(bundle.manifest["checkpoints"]) if self.kind == "path" else 1
+        count = len(bundle.manifest["checkpoints"]) if self.kind == "trajectory" else 1
         self.checkpoints = count
         of_dev = bundle.dev.sketches(self.kind).reshape(len(bundle.dev), count, -1)
         squares = np.square(of_dev).sum(axis=2).mean(axis=0)
@@ -65,7 +65,7 @@ class Tables:
         self.losses = np.maximum(losses, _LEAST_LOSS)
         # Where there is a path, products from wider sketches are at hand.
         self._measured = None
-        if self.kind == "start":
+        if self.kind == "initial":
             start = [self._cut(rows.sketches(self.kind)) for rows in roles]
             self._measured = np.concatenate(start).transpose(1, 2, 0)
         self.epochs = _epochs(bundle)
@@ -91,22 +91,25 @@ class Tables:
             of_domain: NDArray[np.int64],
             of_anchors: list[NDArray[np.int64]],
             of_answers: list[NDArray[np.int64]],
-        ) -> Effects:
+        ) -> LossEffects:
             # A capability's loss rises by its own part of what is forgotten alone.
             shares = np.eye(len(of_answers)) * anchor_share
             mean = np.full((1, len(of_answers)), domain_share / len(of_answers))
-            return Effects(
+            return LossEffects(
                 self.products,
                 len(bundle.pool),
                 self.losses,
-                [Group(of_domain, domain), *(Group(a, anchor) for a in of_anchors)],
-                [Answers(own, weights[own]) for own in of_answers],
+                [
+                    LossGroup(of_domain, domain),
+                    *(LossGroup(a, anchor) for a in of_anchors),
+                ],
+                [OwnAnswers(own, weights[own]) for own in of_answers],
                 np.concatenate([mean, shares]),
             )
 
         self.seen = effects(places["dev"], anchors, answers)
         self.held_out = effects(places["test"], [places["retention"]], [kept])
-        self.start, self.start_held_out = (
+        self.initial, self.initial_held_out = (
             np.array([self.losses[rows].mean(dtype=float) for rows in groups])
             for groups in (
                 [places["dev"], *anchors, *answers][:end],
@@ -135,7 +138,7 @@ class Tables:
     def __reduce__(self) -> tuple[Any, ...]:
         return tables_of, (self.bundle,)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Tables":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LearnerTables":
         return self
 
     def sketches(self, indices: NDArray[np.integer]) -> Floats:
@@ -147,7 +150,7 @@ class Tables:
     def products(self, indices: NDArray[np.integer]) -> Floats:
         """Return t_i <g_ic, g_jc> of pool rows (n,), (n, checkpoints, measured)."""
         if self._measured is None:
-            products = self._along_path(indices) * np.square(self._scale)
+            products = self._along_trajectory(indices) * np.square(self._scale)
         else:
             sketches = self._cut(self.bundle.pool.sketches(self.kind, indices))
             # Sample by sample, whose numbers then are the same in any company.
@@ -160,14 +163,14 @@ class Tables:
         lengths: NDArray[np.float64],
         distances: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """Return the losses (..., groups) of `start` after picks.
+        """Return the losses (..., groups) of `initial` after picks.
 
         Args:
             sums: Sums of the picks' rows of `seen` (..., width).
             lengths: What they are multiplied by (..., checkpoints).
             distances: |d| at the first checkpoint (...).
         """
-        return self._after(self.start, self.seen, sums, lengths, distances)
+        return self._after(self.initial, self.seen, sums, lengths, distances)
 
     def held_out_after(
         self,
@@ -175,7 +178,7 @@ class Tables:
         lengths: NDArray[np.float64],
         distances: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """Return the losses (..., groups) of `start_held_out` after picks.
+        """Return the losses (..., groups) of `initial_held_out` after picks.
 
         Args:
             picked: Pool rows (picks, ...).
@@ -183,7 +186,7 @@ class Tables:
                 (..., checkpoints).
             distances: |d| at the first checkpoint (...).
         """
-        start, sums = self.start_held_out, self.held_out.rows(picked)
+        start, sums = self.initial_held_out, self.held_out.rows(picked)
         moved = np.add.reduce(sums, axis=0), lengths, distances
         return self._after(start, self.held_out, *moved)
 
@@ -202,7 +205,7 @@ class Tables:
     def _after(
         self,
         start: NDArray[np.float64],
-        effects: Effects,
+        effects: LossEffects,
         sums: Floats,
         lengths: NDArray[np.float64],
         distances: NDArray[np.float64],
@@ -214,7 +217,7 @@ class Tables:
         forgotten += self._distance * np.asarray(distances)[..., None]
         return start + changes[..., : len(start)]
 
-    def _along_path(self, indices: NDArray[np.integer]) -> Floats:
+    def _along_trajectory(self, indices: NDArray[np.integer]) -> Floats:
         """Return the bundle's products (n, checkpoints, measured)."""
         products = self.bundle.pool.products(indices)
         if not self.bundle.has_answers:
@@ -238,15 +241,15 @@ class Tables:
 
 
 @functools.lru_cache(maxsize=8)
-def tables_of(bundle: Bundle) -> Tables:
+def tables_of(bundle: Bundle) -> LearnerTables:
     """Return the bundle's tables, computed on the first call."""
-    return Tables(bundle)
+    return LearnerTables(bundle)
 
 
 def _kind(bundle: Bundle) -> str:
     """Return which sketches the manifest's learner uses."""
     kind: str = bundle.manifest["learner"].get("sketches", "")
-    known = ("path", "start") if bundle.has_path else ("start",)
+    known = ("trajectory", "initial") if bundle.has_trajectory else ("initial",)
     if kind not in known:
         raise InputError(
             f"{bundle.path}: the manifest's learner has sketches '{kind}'; expected "

@@ -31,7 +31,7 @@ def basis_for(
 
     A space that a shipped bundle has keeps that bundle's basis, so a coordinate
     means the same in every bundle and what a policy learned moves with it. A new
-    space gets the top right singular vectors of the pool's unit start sketches.
+    space gets the top right singular vectors of the pool's unit initial sketches.
     Each is divided by the root mean square of its coordinate over the pool, so
     observations are of the order of one; so are log norms, losses and log tokens,
     by the scales: their means and deviations over the pool.
@@ -47,7 +47,7 @@ def basis_for(
     for name in shipped_bundles():
         if read_json(SHIPPED / name / MANIFEST, "bundle manifest")["space"] == space:
             return load_file(SHIPPED / name / BASIS), f"bundle {name}"
-    pools = [shard["start"].double().numpy() for shard in pool]
+    pools = [shard["initial"].double().numpy() for shard in pool]
     columns = [
         np.concatenate([shard[name].numpy() for shard in pool])
         for name in ("norms", "losses", "tokens")
@@ -75,7 +75,7 @@ def share_basis(folders: Sequence[Path]) -> None:
                 f"{bundle.path}: is of another sketch space than {bundles[0].path}; a "
                 "basis can be shared by bundles of one proxy, adapter and projection"
             )
-    pools = [bundle.pool.sketches("start").astype(np.float64) for bundle in bundles]
+    pools = [bundle.pool.sketches("initial").astype(np.float64) for bundle in bundles]
     columns = [
         np.concatenate([getattr(bundle.pool, name) for bundle in bundles])
         for name in ("norms", "losses", "tokens")

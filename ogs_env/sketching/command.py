@@ -13,7 +13,7 @@ from ogs_env.data.samples import Sample, read_samples, without_duplicates
 from ogs_env.data.sources import source_info
 from ogs_env.errors import InputError, unknown_name
 
-PATH_CHECKPOINTS = (0, 6, 24)
+TRAJECTORY_CHECKPOINTS = (0, 6, 24)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--pool-size", type=int, default=1280, help="for a named domain")
     how = parser.add_argument_group("sketching")
     how.add_argument(
-        "--path",
+        "--trajectory",
         action="store_true",
         help="also sketch along a warm-up, as training environments need",
     )
@@ -46,13 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoints",
         nargs="+",
         type=int,
-        default=list(PATH_CHECKPOINTS),
-        help="warm-up steps at which --path sketches; 0: the untouched model",
+        default=list(TRAJECTORY_CHECKPOINTS),
+        help="warm-up steps at which --trajectory sketches; 0: the untouched model",
     )
     how.add_argument(
-        "--detour",
+        "--off-domain",
         action="store_true",
-        help="along a second warm-up too, off the domain, for drawn domains to use",
+        help="along a second warm-up too, off the domain, for sampled tasks to use",
     )
     how.add_argument("--proxy", default=default.proxy, help="model id or folder")
     how.add_argument(
@@ -97,8 +97,8 @@ def run(arguments: argparse.Namespace) -> None:
         k=arguments.k,
         layers=arguments.layers,
         rank=arguments.rank,
-        checkpoints=tuple(arguments.checkpoints) if arguments.path else (),
-        detour=arguments.detour,
+        checkpoints=tuple(arguments.checkpoints) if arguments.trajectory else (),
+        off_domain=arguments.off_domain,
         anchor_answers=arguments.anchor_answers,
         max_tokens=arguments.max_tokens,
         seed=arguments.seed,

@@ -35,7 +35,7 @@ def write_manifest(
         folder: The bundle's, with all its shards.
         settings: How they were sketched.
         checkpoints: Of the warm-up; empty without a path.
-        mean_norms: Norms of the mean start gradients: the domain's, then each
+        mean_norms: Norms of the mean initial gradients: the domain's, then each
             capability's.
         known: Further entries; `name`, `command`, `proxy`, `sources` and
             `capabilities` among them.
@@ -75,7 +75,7 @@ def write_manifest(
                 for c, weight in zip(checkpoints, weights, strict=True)
             ],
             "warm_up_batch": BATCH if checkpoints else None,
-            "detour": settings.detour,
+            "off_domain": settings.off_domain,
             "answers": {
                 "kind": settings.anchor_answers,
                 "max_tokens": longest_answer(settings.max_tokens),
@@ -124,7 +124,7 @@ def _learner(
     if studied and checkpoints:
         norms = [1 / weight for weight in weights]
     elif studied:
-        dev = torch.cat([shard["start"] for shard in shards["dev"]]).double()
+        dev = torch.cat([shard["initial"] for shard in shards["dev"]]).double()
         norms = [float(dev.square().sum(1).mean().sqrt())]
     steps = [checkpoint.step for checkpoint in checkpoints]
     answers = "own" if ANSWERS[0] in shards else "reference"
@@ -132,7 +132,7 @@ def _learner(
 
 
 def _weights(shards: Shards, checkpoints: int) -> list[float]:
-    """Return what each checkpoint's path sketches are multiplied by.
+    """Return what each checkpoint's trajectory sketches are multiplied by.
 
     Gradients shrink along the path, by a factor of three from step 8 to 24 on
     SmolLM2-135M. The weights give the dev samples' sketches a root mean square norm of
@@ -140,7 +140,7 @@ def _weights(shards: Shards, checkpoints: int) -> list[float]:
     """
     if not checkpoints:
         return []
-    dev = torch.cat([shard["path"] for shard in shards["dev"]]).double()
+    dev = torch.cat([shard["trajectory"] for shard in shards["dev"]]).double()
     squares = [
         float(block.square().sum(1).mean()) for block in dev.chunk(checkpoints, 1)
     ]

@@ -19,8 +19,9 @@ class SketchSettings:
         k: Dimensions of a sketch.
         layers: Decoder layers, from the last, that carry the adapter.
         rank: LoRA rank; the adapter's alpha is twice that.
-        checkpoints: Warm-up steps at which path sketches are taken; none: no path.
-        detour: Whether the pool and the anchor are also sketched along a second
+        checkpoints: Warm-up steps at which trajectory sketches are taken; none: no
+            path.
+        off_domain: Whether the pool and the anchor are also sketched along a second
             warm-up, on the pool's samples from outside the domain; for domains that
             are drawn from the pool.
         anchor_answers: What stands for a capability: the samples' `"reference"`
@@ -40,7 +41,7 @@ class SketchSettings:
     layers: int = LAYERS
     rank: int = 16
     checkpoints: tuple[int, ...] = ()
-    detour: bool = False
+    off_domain: bool = False
     anchor_answers: str = "own"
     epochs: int = EPOCHS
     learning_rate: float = 1e-3

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from tqdm import tqdm
 
-from ogs_env.bundle import ANSWERS, DETOUR, MEASURED
+from ogs_env.bundle import ANSWERS, MEASURED, OFF_DOMAIN
 from ogs_env.errors import InputError
 from ogs_env.files import whole_file
 from ogs_env.sketching.encoding import Encoded
@@ -19,7 +19,7 @@ from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.proxy import Proxy
 from ogs_env.sketching.warmup import Checkpoint
 
-SHARD_ROWS = 64
+SHARD_ROWS = 256
 BATCH_ROWS = 16
 EPSILON = 1e-8  # AdamW's default
 # Dimensions of the sketches that inner products along the path are taken from; they
@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Means:
-    """Exact mean start gradients: of the dev samples and of each capability's.
+    """Exact mean initial gradients: of the dev samples and of each capability's.
 
     Attributes:
         stacked: For each layer of B, float32 (1 + capabilities, p).
@@ -65,7 +65,7 @@ class Means:
 def mean_gradients(
     proxy: Proxy, rows: dict[str, list[Row]], capabilities: int, file: Path
 ) -> Means:
-    """Compute the mean start gradients, or read them where they were kept.
+    """Compute the mean initial gradients, or read them where they were kept.
 
     Args:
         proxy: The proxy with a fresh adapter.
@@ -141,12 +141,12 @@ def write_shards(
             for file, part in _missing(folder, role, rows[role], bar):
                 shard = _empty_shard(part, means, projection.k)
                 if role not in answers:
-                    shard |= _empty_path(len(part), checkpoints, projection.k)
+                    shard |= _empty_trajectory(len(part), checkpoints, projection.k)
                 kept = torch.zeros(len(part), len(along), WIDE)
                 for chosen in _batches(part):
                     with shared_trunk(proxy.trunk):
                         batch = proxy.batch([part[row].encoded for row in chosen])
-                        path = _Path(along, projection, wide, shard, chosen)
+                        path = _Trajectory(along, projection, wide, shard, chosen)
                         _start(proxy, batch, projection, means, path, shard, chosen)
                         path.later(proxy, batch)
                     proxy.load_state(fresh)
@@ -164,7 +164,7 @@ def write_shards(
                 save_tensors(file, shard)
 
 
-def write_detour(
+def write_off_domain(
     proxy: Proxy,
     rows: dict[str, list[Row]],
     checkpoints: Sequence[Checkpoint],
@@ -181,20 +181,20 @@ def write_detour(
         folder: The bundle's; shards that are there already stay.
     """
     fresh = proxy.state()
-    total = sum(len(rows[role]) for role in DETOUR)
-    with tqdm(total=total, desc="detour", unit="sample", smoothing=0.1) as bar:
-        for role in DETOUR:
-            for file, part in _missing(folder, f"detour-{role}", rows[role], bar):
+    total = sum(len(rows[role]) for role in OFF_DOMAIN)
+    with tqdm(total=total, desc="off_domain", unit="sample", smoothing=0.1) as bar:
+        for role in OFF_DOMAIN:
+            for file, part in _missing(folder, f"off_domain-{role}", rows[role], bar):
                 found = torch.zeros(len(part), len(checkpoints), projection.k)
                 for chosen in _batches(part):
                     with shared_trunk(proxy.trunk):
                         batch = proxy.batch([part[row].encoded for row in chosen])
                         for place, checkpoint in enumerate(checkpoints):
-                            consumer, _ = _at(checkpoint, proxy, batch, [projection])
+                            consumer = _at(checkpoint, proxy, batch, [projection])
                             found[chosen, place] = consumer.sketches[0].T.cpu()
                     proxy.load_state(fresh)
                     bar.update(len(chosen))
-                shard = {"detour": found.flatten(1).half()}
+                shard = {"off_domain": found.flatten(1).half()}
                 _check_finite(shard, part)
                 save_tensors(file, shard)
 
@@ -269,23 +269,22 @@ def _empty_shard(part: Sequence[Row], means: Means, k: int) -> dict[str, torch.T
         ),
         "domain_dots": torch.zeros(n),
         "anchor_dots": torch.zeros(n, capabilities),
-        "start": torch.zeros(n, k, dtype=torch.float16),
+        "initial": torch.zeros(n, k, dtype=torch.float16),
     }
 
 
-def _empty_path(
+def _empty_trajectory(
     n: int, checkpoints: Sequence[Checkpoint], k: int
 ) -> dict[str, torch.Tensor]:
     """Return a shard's columns along the path; none without checkpoints."""
     if not checkpoints:
         return {}
     return {
-        "path": torch.zeros(n, len(checkpoints) * k, dtype=torch.float16),
-        "path_losses": torch.zeros(n, len(checkpoints)),
+        "trajectory": torch.zeros(n, len(checkpoints) * k, dtype=torch.float16),
     }
 
 
-class _Path:
+class _Trajectory:
     """Sketches of one batch along the path.
 
     Args:
@@ -308,7 +307,7 @@ class _Path:
         self._projections = (projection, wide)
         self._wide: list[torch.Tensor] = []
 
-    def at_start(self, device: torch.device) -> "_Consumer | None":
+    def at_untouched_model(self, device: torch.device) -> "_Consumer | None":
         """Return what takes gradients where the path begins at the untouched model."""
         for checkpoint in self._checkpoints:
             if checkpoint.step == 0:
@@ -317,21 +316,20 @@ class _Path:
                 )
         return None
 
-    def keep(self, number: int, consumer: "_Consumer", losses: torch.Tensor) -> None:
+    def keep(self, number: int, consumer: "_Consumer") -> None:
         """Keep a checkpoint's wide sketches; put the others into the shard."""
         narrow, wide = consumer.sketches
         self._wide.append(wide.T.cpu())
-        if "path" in self._shard:
+        if "trajectory" in self._shard:
             k = len(narrow)
             columns = slice(number * k, (number + 1) * k)
-            self._shard["path"][self._chosen, columns] = narrow.T.half().cpu()
-            self._shard["path_losses"][self._chosen, number] = losses.cpu()
+            self._shard["trajectory"][self._chosen, columns] = narrow.T.half().cpu()
 
     def later(self, proxy: Proxy, batch: dict[str, torch.Tensor]) -> None:
         """Sketch A's and B's gradients at each checkpoint but that of the start."""
         for number, checkpoint in enumerate(self._checkpoints):
             if checkpoint.step:
-                self.keep(number, *_at(checkpoint, proxy, batch, self._projections))
+                self.keep(number, _at(checkpoint, proxy, batch, self._projections))
 
     def wide_sketches(self) -> torch.Tensor:
         """Return the wide sketches (n, checkpoints, 8192)."""
@@ -370,13 +368,13 @@ def _at(
     proxy: Proxy,
     batch: dict[str, torch.Tensor],
     projections: Sequence[CountSketch],
-) -> tuple[_Consumer, torch.Tensor]:
-    """Sketch A's and B's gradients at a checkpoint; return that, and losses (n,)."""
+) -> _Consumer:
+    """Sketch A's and B's gradients at a checkpoint."""
     proxy.load_state(checkpoint.state)
     consumer = _Consumer(checkpoint, projections, len(batch["labels"]), proxy.device)
     layers = {**proxy.a, **proxy.b}
-    losses = per_sample_gradients(proxy.model, layers, batch, consumer.take)
-    return consumer, losses
+    per_sample_gradients(proxy.model, layers, batch, consumer.take)
+    return consumer
 
 
 def _start(
@@ -384,7 +382,7 @@ def _start(
     batch: dict[str, torch.Tensor],
     projection: CountSketch,
     means: Means,
-    path: _Path,
+    path: _Trajectory,
     shard: dict[str, torch.Tensor],
     chosen: NDArray[np.int64],
 ) -> None:
@@ -396,7 +394,7 @@ def _start(
     sketches = torch.zeros(projection.k, n, device=proxy.device)
     squares = torch.zeros(n, device=proxy.device)
     dots = torch.zeros(n, len(means.norms()), device=proxy.device)
-    first = path.at_start(proxy.device)
+    first = path.at_untouched_model(proxy.device)
 
     def consume(name: str, values: torch.Tensor) -> None:
         flat = values.flatten(1)
@@ -407,19 +405,19 @@ def _start(
             first.take(name, values)
 
     losses = per_sample_gradients(proxy.model, proxy.b, batch, consume)
-    shard["start"][chosen] = sketches.T.half().cpu()
+    shard["initial"][chosen] = sketches.T.half().cpu()
     shard["losses"][chosen] = losses.cpu()
     shard["norms"][chosen] = squares.sqrt().cpu()
     shard["domain_dots"][chosen] = dots[:, 0].cpu()
     shard["anchor_dots"][chosen] = dots[:, 1:].cpu()
     if first is not None:
-        path.keep(0, first, losses)
+        path.keep(0, first)
 
 
 def _check_finite(shard: dict[str, torch.Tensor], part: Sequence[Row]) -> None:
     """Refuse what the loader would refuse, while the sample's id is at hand."""
     units = "product_units", "answer_units"
-    for name in ("start", "path", "losses", *units, "detour"):
+    for name in ("initial", "trajectory", "losses", *units, "off_domain"):
         values = shard.get(name, torch.zeros(len(part))).reshape(len(part), -1)
         finite = values.isfinite().all(1)
         if not finite.all():

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from ogs_env.bundle import (
     ANSWER_TOKENS,
     ANSWERS,
-    DETOUR,
     MANIFEST,
+    OFF_DOMAIN,
     Bundle,
     load_bundle,
 )
@@ -45,12 +45,12 @@ from ogs_env.sketching.shards import (
     Row,
     mean_gradients,
     save_tensors,
-    write_detour,
+    write_off_domain,
     write_shards,
 )
 from ogs_env.sketching.warmup import (
     Checkpoint,
-    detour_picks,
+    off_domain_picks,
     warm_up,
     warm_up_picks,
     warm_up_steps,
@@ -108,10 +108,12 @@ def sketch(
         checkpoints = _checkpoints(proxy, rows, picks, settings, build, "warm-up")
     projection = CountSketch(settings.k, settings.seed)
     write_shards(proxy, rows, means, checkpoints, projection, folder, build)
-    if settings.detour:
-        picks = _detour(data, settings)
-        detour = _checkpoints(proxy, rows, picks, settings, build, "detour")
-        write_detour(proxy, rows, [c for c in detour if c.step], projection, folder)
+    if settings.off_domain:
+        picks = _off_domain(data, settings)
+        off_domain = _checkpoints(proxy, rows, picks, settings, build, "off_domain")
+        write_off_domain(
+            proxy, rows, [c for c in off_domain if c.step], projection, folder
+        )
     write_manifest(
         folder,
         settings,
@@ -164,12 +166,13 @@ def check(data: DomainData, settings: SketchSettings) -> None:
                 "among them; include 0 in --checkpoints or use --anchor-answers "
                 "reference"
             )
-    if settings.detour:
+    if settings.off_domain:
         if not any(steps):
             raise InputError(
-                "detour: is another warm-up; expected --path with a checkpoint above 0"
+                "off_domain: is another warm-up; expected --trajectory with a "
+                "checkpoint above 0"
             )
-        _detour(data, settings)
+        _off_domain(data, settings)
 
 
 def _warm_up(data: DomainData, settings: SketchSettings) -> np.ndarray:
@@ -178,12 +181,12 @@ def _warm_up(data: DomainData, settings: SketchSettings) -> np.ndarray:
     return warm_up_picks(len(data.pool), steps, settings.seed)
 
 
-def _detour(data: DomainData, settings: SketchSettings) -> np.ndarray:
-    """Return the pool rows that the detour trains on."""
+def _off_domain(data: DomainData, settings: SketchSettings) -> np.ndarray:
+    """Return the pool rows that the off-domain trajectory trains on."""
     inside = {sample.source for sample in data.dev}
     outside = [row for row, s in enumerate(data.pool) if s.source not in inside]
     steps = warm_up_steps(settings.checkpoints)
-    return detour_picks(np.array(outside, np.int64), steps, settings.seed)
+    return off_domain_picks(np.array(outside, np.int64), steps, settings.seed)
 
 
 def _samples_by_role(data: DomainData) -> dict[str, list[Sample]]:
@@ -346,8 +349,8 @@ def _announce(
     passes = 1 + later
     work = sum(n * (1 if r in ANSWERS else passes) for r, n in tokens.items())
     work += tokens["dev"] + tokens["anchor"]
-    if settings.detour:
-        work += later * sum(tokens[role] for role in DETOUR)
+    if settings.off_domain:
+        work += later * sum(tokens[role] for role in OFF_DOMAIN)
     minutes = work / rate / 60
     print(
         f"{len(every):,} samples, {sum(tokens.values()):,} tokens, {passes} pass"

@@ -48,7 +48,7 @@ class TrunkStates:
         modules: Mapping[str, nn.Module],
         consume: Callable[[str, torch.Tensor], None],
     ) -> torch.Tensor:
-        """Hand out per-sample gradients; as `per_sample_gradients`."""
+        """Slate out per-sample gradients; as `per_sample_gradients`."""
         batch = self._batch(rows)
         with self._replayed(rows, batch):
             return per_sample_gradients(self.proxy.model, modules, batch, consume)

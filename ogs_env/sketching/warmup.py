@@ -45,20 +45,20 @@ def warm_up_picks(pool_size: int, steps: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, 20]).permutation(pool_size)[:needed]
 
 
-def detour_picks(outside: np.ndarray, steps: int, seed: int) -> np.ndarray:
-    """Return the pool rows int64 (steps * 8,) that the detour trains on, in order.
+def off_domain_picks(outside: np.ndarray, steps: int, seed: int) -> np.ndarray:
+    """Return the pool rows int64 (steps * 8,) of the off-domain trajectory, in order.
 
     Args:
         outside: Pool rows (n,) of sources that the domain's samples do not have.
-        steps: Of the detour.
+        steps: Of the off-domain trajectory.
         seed: Draws them.
     """
     needed = steps * BATCH
     if needed > len(outside):
         raise InputError(
-            f"detour: {steps} steps of {BATCH} need {needed} samples of sources "
+            f"off_domain: {steps} steps of {BATCH} need {needed} samples of sources "
             f"that the domain does not have, the pool has {len(outside)}; leave "
-            "--detour out, use earlier checkpoints or a larger pool"
+            "--off-domain out, use earlier checkpoints or a larger pool"
         )
     return np.random.default_rng([seed, 40]).permutation(outside)[:needed]
 

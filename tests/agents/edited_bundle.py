@@ -14,7 +14,7 @@ Columns = dict[str, np.ndarray]
 
 
 def edited(folder: Path, change: Callable[[Columns], None]) -> Bundle:
-    """Make a bundle without path sketches in `folder`, its pool's columns changed."""
+    """Make a bundle of initial sketches in `folder`, its pool's columns changed."""
     file = make_bundle(folder, checkpoints=0) / "pool-00000.safetensors"
     columns = load_file(file)
     change(columns)

@@ -63,11 +63,11 @@ def test_hands_do_not_depend_on_what_was_asked_before(
     bundle: Bundle, name: str
 ) -> None:
     rng = np.random.default_rng(0)
-    hands = [rng.choice(480, 16, replace=False) for _ in range(5)]
-    expected = [select(bundle, name, 3, hand) for hand in hands]
+    slates = [rng.choice(480, 16, replace=False) for _ in range(5)]
+    expected = [select(bundle, name, 3, slate) for slate in slates]
     selector, rng = make_selector(name), np.random.default_rng(99)
     for number in (3, 1, 4, 0, 2, 3):
-        found = selector.select(bundle, 3, rng, hands[number])
+        found = selector.select(bundle, 3, rng, slates[number])
         for one, other in zip(found, expected[number], strict=True):
             np.testing.assert_array_equal(one, other)
         selector.select(bundle, 20, rng, np.arange(40))
@@ -106,14 +106,14 @@ def test_of_equal_samples_the_earlier_comes_first(twins: Bundle, name: str) -> N
 
 
 def formulas(bundle: Bundle) -> dict[str, np.ndarray]:
-    start = bundle.pool.sketches("start").astype(np.float64)
+    start = bundle.pool.sketches("initial").astype(np.float64)
     start /= np.linalg.norm(start, axis=1, keepdims=True)
 
     def cosines(reference: np.ndarray) -> np.ndarray:
         return start @ reference / np.linalg.norm(reference)
 
-    anchor, of = bundle.anchor.sketches("start"), bundle.anchor.capabilities
-    dev, source = bundle.dev.sketches("start"), bundle.dev.sources
+    anchor, of = bundle.anchor.sketches("initial"), bundle.anchor.capabilities
+    dev, source = bundle.dev.sketches("initial"), bundle.dev.sources
     general = cosines(anchor.mean(0))
     each = np.stack([cosines(anchor[of == n].mean(0)) for n in range(2)])
     subtasks = [cosines(dev[source == n].mean(0)) for n in set(source.tolist())]
@@ -140,8 +140,8 @@ def test_scores_are_the_formulas_and_the_highest_are_taken(
     assert (np.diff(scores) <= 0).all()
     rest = np.setdiff1d(np.arange(len(expected)), order)
     assert expected[rest].max() <= expected[order].min() + 1e-4
-    hand, own = select(bundle, name, 3, order[10:26])
-    np.testing.assert_array_equal(hand, order[10:13])
+    slate, own = select(bundle, name, 3, order[10:26])
+    np.testing.assert_array_equal(slate, order[10:13])
     np.testing.assert_array_equal(own, scores[10:13])
 
 
@@ -192,9 +192,9 @@ def test_a_single_matched_pick_is_any_of_the_nearest(bundle: Bundle) -> None:
     long = np.flatnonzero(tokens > 100)[:3]
     rng = np.random.default_rng(0)
     selector = make_selector("length-matched")
-    hand = np.concatenate([short, long])
-    rows = [selector.select(bundle, 1, rng, hand)[0][0] for _ in range(600)]
-    nearest = [hand[np.abs(tokens[hand] - length).argmin()] for length in domain]
+    slate = np.concatenate([short, long])
+    rows = [selector.select(bundle, 1, rng, slate)[0][0] for _ in range(600)]
+    nearest = [slate[np.abs(tokens[slate] - length).argmin()] for length in domain]
     expected = np.isin(nearest, short).mean()
     # Four standard deviations of a binomial either way.
     assert abs(np.isin(rows, short).mean() - expected) < 4 * 0.5 / np.sqrt(600)
@@ -213,8 +213,8 @@ def test_oracle_scores_are_the_rewards_of_its_picks(
     env = gymnasium.make(
         "OGS-Custom-v0",
         bundle=str(bundle_folder),
-        hand_size=12,
-        hands=1,
+        slate_size=12,
+        num_slates=1,
         budget=12,
         reward_weights=weights,
     )
@@ -230,7 +230,11 @@ def test_oracle_takes_the_best_first_pick(bundle_folder: Path, bundle: Bundle) -
     rows = np.arange(3, 480, 40)
     order, _ = OracleSelector().select(bundle, 1, np.random.default_rng(0), rows)
     env = gymnasium.make(
-        "OGS-Custom-v0", bundle=str(bundle_folder), hand_size=12, hands=1, budget=1
+        "OGS-Custom-v0",
+        bundle=str(bundle_folder),
+        slate_size=12,
+        num_slates=1,
+        budget=1,
     )
     rewards = []
     for place in range(len(rows)):

@@ -24,8 +24,8 @@ def select(
 
 
 def gradients(bundle: Bundle, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    start = bundle.pool.sketches("start", rows).astype(np.float64)
-    return start, bundle.dev.sketches("start").astype(np.float64).mean(axis=0)
+    start = bundle.pool.sketches("initial", rows).astype(np.float64)
+    return start, bundle.dev.sketches("initial").astype(np.float64).mean(axis=0)
 
 
 def some_rows(count: int, seed: int = 0) -> np.ndarray:
@@ -176,7 +176,7 @@ def opposed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, np.ndarra
     """A bundle, and rows whose gradients all point away from the domain's."""
 
     def turn_some(columns: Columns) -> None:
-        columns["start"][100:140] *= -1
+        columns["initial"][100:140] *= -1
 
     bundle = edited(tmp_path_factory.mktemp("opposed") / "bundle", turn_some)
     rows = np.arange(100, 140)
@@ -306,7 +306,7 @@ def test_craig_is_facility_location_over_start_sketches(
     rows = some_rows(120)
 
     def by_hand(part: np.ndarray, budget: int) -> list[int]:
-        near, _ = similarities(bundle.pool.sketches("start", part))
+        near, _ = similarities(bundle.pool.sketches("initial", part))
         return part[lazy_greedy(near, budget)[0]].tolist()
 
     assert select(bundle, "craig", 9, rows)[0].tolist() == by_hand(rows, 9)
@@ -343,7 +343,7 @@ def test_information_is_the_gain_of_the_log_determinant(bundle: Bundle) -> None:
 def test_information_is_the_reward_term(bundle: Bundle) -> None:
     order, scores = select(bundle, "information", 100, np.arange(480))
     term = Information(bundle.k, 100)
-    start = bundle.pool.sketches("start", order)
+    start = bundle.pool.sketches("initial", order)
     units = start / np.linalg.norm(start, axis=1, keepdims=True)
     np.testing.assert_allclose(scores, [term.pick(u) for u in units], atol=1e-5)
     assert (np.diff(scores) <= 1e-6).all()

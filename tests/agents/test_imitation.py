@@ -11,13 +11,13 @@ from make_bundle import make_bundle
 from stable_baselines3.common.callbacks import ConvertCallback
 
 from ogs_env.agents.episodes import REPORT_SEEDS, make, play, play_together
-from ogs_env.agents.imitation import AHEAD, EPOCHS, collect, fit
+from ogs_env.agents.imitation import EPOCHS, PACING_MARGIN, collect, fit
 from ogs_env.agents.navigator import Navigator, build_network
 from ogs_env.agents.policies import make_policy
 from ogs_env.agents.training import TrainSettings, train
 from ogs_env.errors import InputError
 
-KWARGS = {"budget": 12, "hands": 8}
+KWARGS = {"budget": 12, "num_slates": 8}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_examples_are_the_oracles_choices_in_the_environments_own_domain(
         while not over:
             oracle(observation, info, env)  # plans on the episode's first call
             plan = set(oracle._plan.tolist())
-            table = env.unwrapped.table
+            table = env.unwrapped.slate
             right = [place for place, row in enumerate(table) if int(row) in plan]
             expected = np.zeros(17, np.float32)
             expected[right or [16]] = 1 / max(len(right), 1)
@@ -72,7 +72,7 @@ def test_examples_are_the_oracles_choices_in_the_environments_own_domain(
     assert step == len(wanted) == len(examples["context"])
 
 
-def test_most_episodes_are_of_drawn_domains(
+def test_most_episodes_are_of_sampled_tasks(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[dict[str, Any]] = []
@@ -85,15 +85,15 @@ def test_most_episodes_are_of_drawn_domains(
     collect(recorded, 32, np.random.default_rng(0))
     drawn = [changes for changes in made if changes]
     assert len(drawn) == 14  # of 16 pairs of episodes
-    assert len({changes["target"] for changes in drawn}) == 14
-    assert {changes["hands"] for changes in drawn} == {4, 8}
-    shares = [c["budget"] / (c["hands"] * 16) for c in drawn]
+    assert len({changes["task_seed"] for changes in drawn}) == 14
+    assert {changes["num_slates"] for changes in drawn} == {4, 8}
+    shares = [c["budget"] / (c["num_slates"] * 16) for c in drawn]
     assert 0.08 < min(shares) < 0.2
     assert 0.3 < max(shares) < 0.41
 
 
 def test_streams_are_no_longer_than_a_drawn_pool(folder: Path) -> None:
-    examples = collect(maker(folder, hands=40), 8, np.random.default_rng(0))
+    examples = collect(maker(folder, num_slates=40), 8, np.random.default_rng(0))
     assert len(examples["wanted"])
 
 
@@ -108,7 +108,7 @@ def test_the_same_seed_gives_the_same_agent(folder: Path, tmp_path: Path) -> Non
     assert not torch.equal(states[0]["pick_head.weight"], other["pick_head.weight"])
     loaded = Navigator.load(tmp_path / "a")
     assert loaded.description["settings"]["algorithm"] == "imitation"
-    assert loaded.description["ahead"] == AHEAD
+    assert loaded.description["pacing_margin"] == PACING_MARGIN
     curve = loaded.description["training"]["curve"]
     assert len(curve) == EPOCHS
     assert loaded.description["training"]["kept"] in curve

@@ -77,7 +77,7 @@ def test_cost_settles_at_the_limit_and_the_multiplier_at_its_price(limit):
 
 
 def played(rewards_and_costs, lengths, multiplier=0.0):
-    """Play given rewards and costs, of one copy, in episodes of given lengths."""
+    """Play given rewards and costs of one environment, in episodes of given lengths."""
 
     class Script(TwoArms):
         ends = set(np.cumsum(lengths).tolist())

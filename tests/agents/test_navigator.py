@@ -17,21 +17,21 @@ from ogs_env.errors import InputError
 ROW, CONTEXT, HAND = 39, 104, 16
 
 
-def make_agent(seed=0, passes=True):
-    network = build_network(ROW, CONTEXT, width=64, passes=passes)
+def make_agent(seed=0, skips=True):
+    network = build_network(ROW, CONTEXT, width=64, skips=skips)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():  # heads start near zero; a trained network's do not
         for tensor in network.parameters():
             tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
-    played = {"hand_size": HAND, "hands": 16, "budget": 32}
+    played = {"slate_size": HAND, "num_slates": 16, "budget": 32}
     description = {"space": "s", "bundle": "b", "environment": played}
     return Navigator(network, description)
 
 
-def make_observations(rng, batch=8, hand_size=HAND):
-    masks = rng.random((batch, hand_size + 1)) < 0.6
+def make_observations(rng, batch=8, slate_size=HAND):
+    masks = rng.random((batch, slate_size + 1)) < 0.6
     masks[:, -1] = True
-    candidates = rng.normal(size=(batch, hand_size, ROW)).astype(np.float32)
+    candidates = rng.normal(size=(batch, slate_size, ROW)).astype(np.float32)
     candidates[..., -1] = 1.0
     candidates[~masks[:, :-1]] = 0.0
     context = rng.normal(size=(batch, CONTEXT)).astype(np.float32)
@@ -91,22 +91,22 @@ def test_masked_actions_are_never_taken():
 
 def test_an_agent_that_keeps_step_spends_no_faster_than_hands_are_dealt():
     def spent_ahead(agent):
-        """Play; return the largest lead of the budget's share over the hands'."""
+        """Play; return the largest lead of the budget's share over the slates'."""
         env = gymnasium.make("OGS-Medical-v0").unwrapped
         observation, info = env.reset(seed=0)
         lead, over = 0.0, False
         while not over:
             observation, _, over, _, info = env.step(agent(observation, info, env))
             if not over:
-                dealt = (env.hand + 1) / env.hands_in_stream
+                dealt = (env.slate_number + 1) / env.slates_in_stream
                 lead = max(lead, len(env.picked) / env.budget - dealt)
         return lead, len(env.picked)
 
     eager = make_agent()
     with torch.no_grad():
-        eager.network.pass_head.bias -= 1000.0
+        eager.network.skip_head.bias -= 1000.0
     assert spent_ahead(eager) == (pytest.approx(47 / 48 - 3 / 16), 48)
-    eager.description["ahead"] = 0.125
+    eager.description["pacing_margin"] = 0.125
     lead, picks = spent_ahead(eager)
     assert picks == 48
     assert lead == pytest.approx(0.125 + 1 / 48)  # one pick more, and it waits
@@ -157,7 +157,7 @@ def test_policy_classes_learn_and_take_valid_actions(
 
 def test_clusters_are_rated_in_any_order():
     rng = np.random.default_rng(5)
-    agent = make_agent(passes=False)
+    agent = make_agent(skips=False)
     clusters = rng.normal(size=(6, 12, ROW)).astype(np.float32)
     clusters[..., 0] = rng.random((6, 12)) * (rng.random((6, 12)) < 0.7) + 1e-6
     clusters[:, 3, 0] = 0
@@ -198,11 +198,11 @@ def test_an_empty_hand_gives_finite_numbers():
     assert np.isfinite(values(agent, observation)).all()
 
 
-@pytest.mark.parametrize("hand_size", [1, HAND, 40])
-def test_save_and_load_give_equal_actions_at_any_hand_size(tmp_path, hand_size):
+@pytest.mark.parametrize("slate_size", [1, HAND, 40])
+def test_save_and_load_give_equal_actions_at_any_slate_size(tmp_path, slate_size):
     make_agent().save(tmp_path / "agent")
     rng = np.random.default_rng(3)
-    observation, masks = make_observations(rng, 50, hand_size)
+    observation, masks = make_observations(rng, 50, slate_size)
     loaded = Navigator.load(tmp_path / "agent")
     expected = make_agent().log_probabilities(observation, masks)
     found = loaded.log_probabilities(observation, masks)
@@ -244,9 +244,12 @@ def edit(folder, change):
         (lambda d: d["network"].update(width=32), "has shape"),
         (lambda d: d["network"].update(row=12), "'actor.row.weight' has shape"),
         (lambda d: d["network"].update(width=-1), "'network.width' is -1"),
-        (lambda d: d["network"].update(passes=1), "'network.passes' is 1"),
-        (lambda d: d.update(ahead="far"), "'ahead' is 'far', expected a number"),
-        (lambda d: d["network"].pop("passes"), "'network' should have context, passes"),
+        (lambda d: d["network"].update(skips=1), "'network.skips' is 1"),
+        (
+            lambda d: d.update(pacing_margin="far"),
+            "'pacing_margin' is 'far', expected a number",
+        ),
+        (lambda d: d["network"].pop("skips"), "'network' should have context, row"),
         (lambda d: d.update(weights_sha256="0"), "sha256"),
     ],
 )
@@ -280,10 +283,10 @@ def test_a_failed_save_leaves_the_old_agent(tmp_path):
     assert after == before
 
 
-@pytest.mark.parametrize("passes", [True, False])
-def test_folded_agreement_is_the_plain_one(passes):
-    """Tables of one domain are read as they are among tables of others."""
-    agent = make_agent(passes=passes)
+@pytest.mark.parametrize("skips", [True, False])
+def test_folded_agreement_is_the_plain_one(skips):
+    """LearnerTables of one domain are read as they are among tables of others."""
+    agent = make_agent(skips=skips)
     generator = torch.Generator().manual_seed(3)
     rows = torch.randn(6, HAND, ROW, generator=generator)
     context = torch.randn(6, CONTEXT, generator=generator)

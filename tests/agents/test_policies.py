@@ -20,7 +20,7 @@ from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError
 
 # More than the bundle's test split, 120 samples, would have.
-LONG = {"hands": 16, "budget": 48}
+LONG = {"num_slates": 16, "budget": 48}
 SKETCHES = [name for name in SELECTORS if name not in READERS and name != "metadata"]
 
 
@@ -39,11 +39,11 @@ def returns(env: gymnasium.Env, name: str, episodes: int = 8) -> np.ndarray:
 
 
 def hands_of_picks(env: gymnasium.Env) -> np.ndarray:
-    """How many were picked from each hand of the episode that was played."""
+    """How many were picked from each slate of the episode that was played."""
     inner = selection_env(env)
     places = {row: place for place, row in enumerate(inner.stream.tolist())}
-    hands = [places[row] // inner.hand_size for row in inner.picked]
-    return np.bincount(hands, minlength=inner.hands_in_stream)
+    slates = [places[row] // inner.slate_size for row in inner.picked]
+    return np.bincount(slates, minlength=inner.slates_in_stream)
 
 
 @pytest.mark.parametrize("name", SKETCHES)
@@ -58,7 +58,7 @@ def test_every_policy_spends_the_budget(
 
 def test_quotas_are_equal(bundle_folder: Path) -> None:
     env = gymnasium.make(
-        "OGS-Custom-v0", bundle=str(bundle_folder), hands=16, budget=40
+        "OGS-Custom-v0", bundle=str(bundle_folder), num_slates=16, budget=40
     )
     episode_return(env, policy_of("greedy", env), seed=0)
     counts = hands_of_picks(env)
@@ -71,7 +71,7 @@ def test_a_short_last_hand_has_a_smaller_quota(
     bundle_folder: Path, budget: int
 ) -> None:
     env = gymnasium.make(
-        "OGS-Custom-v0", bundle=str(bundle_folder), hands=2, budget=budget
+        "OGS-Custom-v0", bundle=str(bundle_folder), num_slates=2, budget=budget
     )
     policy = policy_of("conflict", env)
     observation, info = env.reset(options={"indices": np.arange(50, 70)})
@@ -163,14 +163,14 @@ def test_random_policy_draws_uniformly_over_the_stream(env: gymnasium.Env) -> No
     for _ in range(60):
         episode_return(env, policy, seed=0)
         counts += hands_of_picks(env)
-    # 180 a hand expected; five standard deviations of a binomial either way.
+    # 180 a slate expected; five standard deviations of a binomial either way.
     assert np.abs(counts - 180).max() < 5 * np.sqrt(180)
 
 
 @pytest.mark.parametrize("budget", [5, 48, 200])
 def test_threshold_spends_the_budget(bundle_folder: Path, budget: int) -> None:
     env = gymnasium.make(
-        "OGS-Custom-v0", bundle=str(bundle_folder), hands=16, budget=budget
+        "OGS-Custom-v0", bundle=str(bundle_folder), num_slates=16, budget=budget
     )
     policy = policy_of(THRESHOLD, env)
     for seed in range(8):
@@ -189,11 +189,13 @@ def test_threshold_picks_more_from_rich_hands(
     better = []
     for seed in range(8):
         episode_return(env, threshold, seed)
-        # What is left over for the last hand says nothing about it.
+        # What is left over for the last slate says nothing about it.
         counts = hands_of_picks(env)[:-1]
         inner = selection_env(env)
-        hands = inner.stream.reshape(16, 16)[:-1]
-        rich = np.argsort([sum(score[row] for row in hand) for hand in hands.tolist()])
+        slates = inner.stream.reshape(16, 16)[:-1]
+        rich = np.argsort(
+            [sum(score[row] for row in slate) for slate in slates.tolist()]
+        )
         assert counts[rich[8:]].sum() > 2 * counts[rich[:7]].sum()
         assert counts.max() > 3
         chosen = np.mean([score[row] for row in inner.picked])
@@ -211,17 +213,19 @@ def test_threshold_is_the_share_that_the_budget_is_of_the_candidates_left(
     score = np.empty(480)
     score[order] = scores
     usual = score[bundle.split("train")]
-    env = gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder), hands=3, budget=9)
+    env = gymnasium.make(
+        "OGS-Custom-v0", bundle=str(bundle_folder), num_slates=3, budget=9
+    )
     policy = policy_of(THRESHOLD, env)
-    # The last hand is short.
+    # The last slate is short.
     rows = np.random.default_rng(2).choice(480, 40, replace=False)
     observation, info = env.reset(options={"indices": rows})
     left, budget, over = 40, 9, False
     while not over:
-        table = selection_env(env).table.copy()
+        table = selection_env(env).slate.copy()
         action = policy(observation, info, env)
         best = max(score[table[table >= 0]])
-        last = selection_env(env).hand == 2
+        last = selection_env(env).slate_number == 2
         if last or best >= np.quantile(usual, 1 - min(1, budget / left)):
             assert score[table[action]] == best
             left, budget = left - 1, budget - 1

@@ -41,12 +41,12 @@ def folder(tmp_path_factory):
 def settings(folder, **changes):
     defaults = {
         "env": "OGS-Custom-v0",
-        "env_kwargs": {"bundle": str(folder), "budget": 16, "hands": 8},
+        "env_kwargs": {"bundle": str(folder), "budget": 16, "num_slates": 8},
         "seconds": None,
         "steps": 10_000,
-        "copies": 8,
-        "rollout": 64,
-        "batch": 128,
+        "n_envs": 8,
+        "n_steps": 64,
+        "batch_size": 128,
         "learning_rate": 3e-3,
         "evaluations": 2,
         "evaluation_episodes": 16,
@@ -111,7 +111,7 @@ def test_played_together_is_played_one_by_one(folder, trained):
 
 @pytest.mark.parametrize("algorithm", ["ppo", "maskable-ppo"])
 def test_mixtures_and_limits_are_trained_too(folder, tmp_path, algorithm):
-    few = {"steps": 96, "copies": 2, "rollout": 24, "batch": 24, "evaluations": 2}
+    few = {"steps": 96, "n_envs": 2, "n_steps": 24, "batch_size": 24, "evaluations": 2}
     agent = train(
         settings(
             folder,
@@ -139,12 +139,12 @@ def test_mixtures_and_limits_are_trained_too(folder, tmp_path, algorithm):
 
 
 def test_of_models_the_best_that_keeps_the_limit_is_kept(folder):
-    coach = training._Coach(
+    callback = training.TrainingCallback(
         settings(folder, cost_limit=1.0), Clock(None, 1), None, None
     )
     kept = [{"return": 2.0, "cost": 1.04}, {"return": 1.0, "cost": 0.2}]
     broken = [{"return": 9.0, "cost": 1.2}, {"return": 10.0, "cost": 3.0}]
-    ranks = [rank(coach.settings, point) for point in [*kept, *broken]]
+    ranks = [rank(callback.settings, point) for point in [*kept, *broken]]
     assert sorted(ranks, reverse=True) == ranks
 
 
@@ -161,7 +161,13 @@ def test_description_says_where_the_agent_comes_from(trained):
 
 
 def test_same_seed_gives_the_same_weights_another_seed_others(folder):
-    short = {"steps": 300, "copies": 4, "rollout": 32, "batch": 64, "evaluations": 1}
+    short = {
+        "steps": 300,
+        "n_envs": 4,
+        "n_steps": 32,
+        "batch_size": 64,
+        "evaluations": 1,
+    }
     short["evaluation_episodes"] = 2
     first, again, other = (
         train(settings(folder, seed=seed, **short)).network.state_dict()
@@ -288,7 +294,7 @@ def test_deployment_selects_exactly_the_budget(folder, trained, budget):
 
 def test_deployment_shows_what_an_environment_shows(folder, trained, monkeypatch):
     bundle, selector = load_bundle(folder), AgentSelector(trained[1])
-    seen, shown = candidates(bundle, "start"), []
+    seen, shown = candidates(bundle, "initial"), []
     rate = selector.navigator.log_probabilities
 
     def spy(observation, masks):
@@ -304,15 +310,15 @@ def test_deployment_shows_what_an_environment_shows(folder, trained, monkeypatch
     every = seen.places(np.arange(50))
     row_of = {place[:-2].tobytes(): row for row, place in enumerate(every)}
     cosines = seen.cosines(np.arange(50)[:, None], rows)
-    for number, hands in enumerate(shown):
-        assert (hands[:, -1] == 1).all()
-        dealt = [row_of[place[:-2].tobytes()] for place in hands]
+    for number, slates in enumerate(shown):
+        assert (slates[:, -1] == 1).all()
+        dealt = [row_of[place[:-2].tobytes()] for place in slates]
         gone = set(range(50)) - set(dealt)
         assert len(gone) == number
         assert gone <= set(rows)
         picked = [place for place, row in enumerate(rows) if row in gone]
         nearest = cosines[:, picked].max(axis=1) if picked else np.zeros(50)
-        np.testing.assert_allclose(hands[:, -2], nearest[dealt], atol=1e-6)
+        np.testing.assert_allclose(slates[:, -2], nearest[dealt], atol=1e-6)
 
 
 def test_deployment_cuts_a_large_pool_in_parts(folder, trained, monkeypatch):

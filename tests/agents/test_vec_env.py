@@ -18,13 +18,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from ogs_env.agents.vec_env import SelectionVecEnv
 from ogs_env.errors import InputError
 
-KWARGS = {"hand_size": 4, "hands": 6, "budget": 7}
+KWARGS = {"slate_size": 4, "num_slates": 6, "budget": 7}
 
 
-def native(bundle_folder: Path, copies: int, **kwargs: Any) -> SelectionVecEnv:
+def native(bundle_folder: Path, num_envs: int, **kwargs: Any) -> SelectionVecEnv:
     envs = gymnasium.make_vec(
         "OGS-Custom-v0",
-        copies,
+        num_envs,
         bundle=str(bundle_folder),
         autoreset_mode="SameStep",
         **KWARGS,
@@ -33,12 +33,12 @@ def native(bundle_folder: Path, copies: int, **kwargs: Any) -> SelectionVecEnv:
     return SelectionVecEnv(envs)
 
 
-def dummy(bundle_folder: Path, copies: int) -> DummyVecEnv:
+def dummy(bundle_folder: Path, num_envs: int) -> DummyVecEnv:
     def make() -> gymnasium.Env:
         env = gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder), **KWARGS)
         return Monitor(env)
 
-    return DummyVecEnv([make] * copies)
+    return DummyVecEnv([make] * num_envs)
 
 
 def untimed(infos: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -49,9 +49,11 @@ def untimed(infos: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return infos
 
 
-@pytest.mark.parametrize("copies", [1, 5])
-def test_episodes_are_those_of_dummy_vec_env(bundle_folder: Path, copies: int) -> None:
-    ours, theirs = native(bundle_folder, copies), dummy(bundle_folder, copies)
+@pytest.mark.parametrize("num_envs", [1, 5])
+def test_episodes_are_those_of_dummy_vec_env(
+    bundle_folder: Path, num_envs: int
+) -> None:
+    ours, theirs = native(bundle_folder, num_envs), dummy(bundle_folder, num_envs)
     for env in (ours, theirs):
         env.seed(7)
     assert data_equivalence(ours.reset(), dict(theirs.reset()), exact=True)
@@ -59,7 +61,7 @@ def test_episodes_are_those_of_dummy_vec_env(bundle_folder: Path, copies: int) -
     rng = np.random.default_rng(0)
     episodes = truncated = 0
     for step in range(400):
-        actions = rng.integers(5, size=copies)
+        actions = rng.integers(5, size=num_envs)
         if step > 250:
             actions[0] = 2  # until it is cut off
         found, expected = ours.step(actions), theirs.step(actions)
@@ -73,13 +75,13 @@ def test_episodes_are_those_of_dummy_vec_env(bundle_folder: Path, copies: int) -
         np.testing.assert_array_equal(*masks)
         episodes += found[2].sum()
         truncated += sum(info["TimeLimit.truncated"] for info in found[3])
-    assert episodes > 10 * copies
+    assert episodes > 10 * num_envs
     assert truncated
 
 
 def test_infos_tell_what_was_asked_for(bundle_folder: Path) -> None:
     every = native(bundle_folder, 3)
-    some = SelectionVecEnv(native(bundle_folder, 3).envs, told=("cost",))
+    some = SelectionVecEnv(native(bundle_folder, 3).envs, info_keywords=("cost",))
     for env in (every, some):
         env.seed(7)
         env.reset()
@@ -143,15 +145,19 @@ def test_algorithms_learn_on_it(bundle_folder: Path, algorithm: type) -> None:
 def test_it_says_what_copies_have(bundle_folder: Path) -> None:
     ours = native(bundle_folder, 2)
     assert ours.get_attr("budget") == [7, 7]
-    assert ours.get_attr("hand_size", indices=0) == [4]
+    assert ours.get_attr("slate_size", indices=0) == [4]
     assert ours.env_is_wrapped(Monitor) == [True, True]
     assert ours.env_is_wrapped(gymnasium.wrappers.TimeLimit) == [False, False]
     assert not ours.has_attr("picked")
-    with pytest.raises(AttributeError, match="picked: copies have action_space, "):
+    with pytest.raises(
+        AttributeError, match="picked: sub-environments have action_space, "
+    ):
         ours.get_attr("picked")
     with pytest.raises(AttributeError, match="no attributes of their own"):
         ours.set_attr("budget", 3)
-    with pytest.raises(AttributeError, match="render: copies have action_masks alone"):
+    with pytest.raises(
+        AttributeError, match="render: sub-environments have action_masks alone"
+    ):
         ours.env_method("render")
 
 

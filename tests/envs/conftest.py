@@ -28,7 +28,7 @@ def spec_of(request: pytest.FixtureRequest) -> Callable[[str], EnvSpec]:
             spec.kwargs |= {
                 "bundle": files.bundle,
                 "live": {"texts": files.texts, "batch": 2, "evaluate_every": 3},
-                "hands": 4,
+                "num_slates": 4,
             }
         elif not spec.kwargs["bundle"]:
             spec.kwargs["bundle"] = str(request.getfixturevalue("bundle_folder"))

@@ -12,14 +12,20 @@ from ogs_env.errors import InputError
     [
         ({"split": "trian"}, "unknown split 'trian'; did you mean train"),
         ({"order": "block"}, "unknown order 'block'; did you mean blocks"),
-        ({"observe": "paths"}, "unknown observe 'paths'; did you mean path"),
+        (
+            {"observe": "trajectorie"},
+            "unknown observe 'trajectorie'; did you mean trajectory",
+        ),
         ({"render_mode": "rgb"}, "unknown render mode 'rgb'; did you mean rgb_array"),
         ({"reward_weights": {"gain": 1}}, "unknown reward term 'gain'"),
         ({"budget": 0}, "budget: 0; expected at least 1"),
-        ({"hands": 2.0}, r"hands: 2\.0; expected a whole number"),
-        ({"hand_size": True}, "hand_size: True; expected a whole number"),
-        ({"budget": 33, "hands": 2}, "33 picks from a stream of 32 candidates"),
-        ({"hands": 64}, r"64 hands of 16 is 1024 .* split 'train' has \d+; use fewer"),
+        ({"num_slates": 2.0}, r"num_slates: 2\.0; expected a whole number"),
+        ({"slate_size": True}, "slate_size: True; expected a whole number"),
+        ({"budget": 33, "num_slates": 2}, "33 picks from a stream of 32 candidates"),
+        (
+            {"num_slates": 64},
+            r"64 slates of 16 is 1024 .* split 'train' has \d+; use fewer",
+        ),
     ],
 )
 def test_bad_arguments(
@@ -33,7 +39,10 @@ def test_bad_arguments(
     ("options", "message"),
     [
         ({"indices": [1, 2, 3]}, "3 candidates; expected at least the budget 5 and"),
-        ({"indices": range(25)}, r"25 candidates; .* at most hands \* hand_size = 24"),
+        (
+            {"indices": range(25)},
+            r"25 candidates; .* at most num_slates \* slate_size = 24",
+        ),
         (
             {"indices": [0, 1, 2, 3, 480]},
             "480 is no row of the pool; expected 0 to",
@@ -48,6 +57,6 @@ def test_bad_arguments(
 def test_bad_options(
     bundle_folder: Path, options: dict[str, Any], message: str
 ) -> None:
-    env = SelectionEnv(str(bundle_folder), hand_size=4, hands=6, budget=5)
+    env = SelectionEnv(str(bundle_folder), slate_size=4, num_slates=6, budget=5)
     with pytest.raises(InputError, match=message):
         env.reset(options=options)

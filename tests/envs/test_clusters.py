@@ -28,7 +28,7 @@ def best_partition(points: np.ndarray, count: int) -> float:
 
 
 def units(bundle: Bundle) -> np.ndarray:
-    sketches = bundle.pool.sketches("start")
+    sketches = bundle.pool.sketches("initial")
     return sketches / np.linalg.norm(sketches, axis=1, keepdims=True)
 
 
@@ -121,10 +121,10 @@ def test_cluster_0_agrees_most_with_the_domain(bundle: Bundle) -> None:
 
 def test_what_is_seen_of_a_sample(bundle: Bundle) -> None:
     seen = clusters(bundle, 4).seen
-    start = bundle.pool.sketches("start")
+    start = bundle.pool.sketches("initial")
     of = bundle.anchor.capabilities
-    anchors = bundle.anchor.sketches("start")
-    domain = bundle.dev.sketches("start").mean(0)
+    anchors = bundle.anchor.sketches("initial")
+    domain = bundle.dev.sketches("initial").mean(0)
 
     def cosine(x: np.ndarray, y: np.ndarray) -> float:
         return float(x @ y) / float(np.linalg.norm(x) * np.linalg.norm(y))

@@ -15,7 +15,7 @@ from ogs_env.errors import InputError
 from ogs_env.learners.live import LiveLearner, LiveSettings
 from ogs_env.rewards import weighted_sum
 
-SIZES: dict[str, Any] = {"hand_size": 4, "hands": 5, "budget": 7}
+SIZES: dict[str, Any] = {"slate_size": 4, "num_slates": 5, "budget": 7}
 LIVE: dict[str, Any] = {"batch": 3, "learning_rate": 2e-2, "evaluate_every": 2}
 
 
@@ -53,7 +53,7 @@ ENDS = {
     "the budget, in the middle of a batch": [0, 1, 4, 2, 0, 4, 3, 1, 2],
     "passing": [0, 1, 4, 2, 3, 0, 4, 4, 4, 4],
     "passing, nothing picked": [4, 4, 4, 4, 4],
-    "the last hand used up": [4, 4, 4, 4, 0, 1, 2, 3],
+    "the last slate used up": [4, 4, 4, 4, 0, 1, 2, 3],
     "repeating what is invalid": [0] + [0] * STALL_LIMIT,
 }
 
@@ -102,12 +102,12 @@ def test_what_is_on_the_table_is_seen_at_the_current_weights(
     picked: list[np.ndarray] = []
     for action in (1, 0, 4, 3, 1):
         if action < 4:
-            row = np.array([env.table[action]])
+            row = np.array([env.slate[action]])
             picked.append(unit(learner.look(row).sketches))
             learner.update(int(row[0]))
         seen, *_ = env.step(action)
-        places = np.flatnonzero(env.table >= 0)
-        found = learner.look(env.table[places])
+        places = np.flatnonzero(env.slate >= 0)
+        found = learner.look(env.slate[places])
         units = unit(found.sketches)
         # The scales are those of the bundle's own pool.
         logs, tokens = np.log(pool.norms), np.log(pool.tokens)
@@ -117,7 +117,7 @@ def test_what_is_on_the_table_is_seen_at_the_current_weights(
             found.anchor_cosines.min(axis=1),
             (np.log(found.norms) - logs.mean()) / logs.std(),
             (found.losses - pool.losses.mean()) / pool.losses.std(),
-            (tokens[env.table[places]] - tokens.mean()) / tokens.std(),
+            (tokens[env.slate[places]] - tokens.mean()) / tokens.std(),
             (units @ np.concatenate(picked).T).max(axis=1),
             np.ones(len(places)),
         ]
@@ -172,7 +172,7 @@ def test_the_same_seed_gives_the_same_episode(
 def test_two_environments_in_turns_do_not_disturb_each_other(
     live_files: LiveFiles,
 ) -> None:
-    env, other, alone = (make(live_files, hands=7) for _ in range(3))
+    env, other, alone = (make(live_files, num_slates=7) for _ in range(3))
     env.reset(seed=5)
     alone.reset(seed=5)
     other.reset(seed=6)
@@ -199,7 +199,10 @@ def test_a_custom_bundle_by_its_id(live_files: LiveFiles) -> None:
     [
         ({"learner": "alive"}, "unknown learner 'alive'; did you mean live"),
         ({"live": {}}, "live: given to the surrogate learner; expected learner='live'"),
-        ({"learner": "live", "observe": "path"}, "observe: 'path' with learner='live'"),
+        (
+            {"learner": "live", "observe": "trajectory"},
+            "observe: 'trajectory' with learner='live'",
+        ),
         (
             {"learner": "live", "live": {"text": "medical"}},
             "unknown live setting 'text'; did you mean texts",
@@ -230,7 +233,7 @@ def test_missing_texts_are_one_clear_line(
     "OGS_DATA" not in os.environ, reason="OGS_DATA names no folder with the texts"
 )
 def test_a_real_model_on_real_texts() -> None:
-    sizes = {"hand_size": 4, "hands": 2, "budget": 4}
+    sizes = {"slate_size": 4, "num_slates": 2, "budget": 4}
     settings = LiveSettings(batch=2, evaluate_every=2, evaluation_samples=4)
     live = {"batch": 2, "evaluate_every": 2, "evaluation_samples": 4}
     env = gymnasium.make("OGS-Medical-Live-v0", live=live, **sizes).unwrapped

@@ -175,7 +175,7 @@ def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
             for row in rows_of(env.bundle, info["sample_ids"]):
                 learner.update(row)
                 cosines.append(np.abs(learner.anchor_cosine(row)).max())
-                picked.append(env.bundle.pool.sketches("start", np.array([row]))[0])
+                picked.append(env.bundle.pool.sketches("initial", np.array([row]))[0])
             now, anchors_now = learner.domain_loss(), learner.anchor_losses().copy()
             terms = info["reward_terms"]
             gain = 100 * (before - now) / domain
@@ -215,9 +215,9 @@ def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
 
 def test_the_default_reward_is_the_domains_gain(env: MixtureEnv) -> None:
     env.reset(seed=0)
-    at_start = env.learner.domain_loss()
+    at_untouched_model = env.learner.domain_loss()
     results = [env.step(n % 5) for n in range(6)]
-    gain = 100 * (1 - results[-1][4]["domain_loss"] / at_start)
+    gain = 100 * (1 - results[-1][4]["domain_loss"] / at_untouched_model)
     assert sum(result[1] for result in results) == pytest.approx(gain)
     assert env.reward_weights == {
         "domain_gain": 1,
@@ -239,7 +239,7 @@ def test_a_batch_costs_what_its_samples_cost_one_by_one(bundle_folder: Path) -> 
         single.reset(options={"indices": whole.stream})
         cost = whole.step(0)[4]["cost"]
         costs = [single.step(0)[4]["cost"] for _ in range(40)]
-        assert single.drawn == whole.drawn
+        assert single.picked == whole.picked
         assert cost == pytest.approx(sum(costs), rel=1e-6)
         assert cost > 0
         back += min(costs) < 0
@@ -253,14 +253,14 @@ def test_observation_against_plain_formulas(env: MixtureEnv, bundle: Bundle) -> 
     assert start["context"][2 * d :].tolist() == [0] * d + [1, 0, 0]
     for action in (0, 2, 2, 4):
         seen, *_ = env.step(action)
-    part, drawn = bundle.split("train"), env.drawn
+    part, drawn = bundle.split("train"), env.picked
 
     def unit(x: np.ndarray) -> np.ndarray:
         return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
-    units = unit(bundle.pool.sketches("start"))
-    domain = unit(bundle.dev.sketches("start").mean(0))
-    anchor = bundle.anchor.sketches("start")
+    units = unit(bundle.pool.sketches("initial"))
+    domain = unit(bundle.dev.sketches("initial").mean(0))
+    anchor = bundle.anchor.sketches("initial")
     of = bundle.anchor.capabilities
     anchors = np.stack([unit(anchor[of == n].mean(0)) for n in range(2)])
     cosines = units @ anchors.T
@@ -389,7 +389,7 @@ def test_given_rows_are_drawn_in_order(env: MixtureEnv) -> None:
     env.reset(options={"indices": rows})
     expected = [row for row in rows.tolist() if of[row] == 1][:4]
     assert rows_of(env.bundle, env.step(1)[4]["sample_ids"]) == expected
-    assert env.drawn == expected
+    assert env.picked == expected
 
 
 def test_an_episode_is_replayed_by_its_stream(env: MixtureEnv) -> None:
@@ -412,9 +412,9 @@ def test_both_splits_share_the_clusters(bundle_folder: Path) -> None:
 
 
 def test_a_bundle_without_path_plays_on_start(tmp_path: Path) -> None:
-    env = MixtureEnv(str(make_bundle(tmp_path / "start", checkpoints=0)))
+    env = MixtureEnv(str(make_bundle(tmp_path / "initial", checkpoints=0)))
     _, info = env.reset(seed=0)
-    assert info["learner_sketches"] == "start"
+    assert info["learner_sketches"] == "initial"
     assert env.step(0)[1] != 0
 
 

@@ -193,7 +193,7 @@ def test_an_episode_is_replayed_by_its_stream(spec: EnvSpec) -> None:
 
 def test_splits_are_disjoint(spec: EnvSpec) -> None:
     # The test split of a small pool fills no long episode.
-    short = {"hands": 1, "hand_size": 4, "budget": 2}
+    short = {"num_slates": 1, "slate_size": 4, "budget": 2}
     if "Mixture" in spec.id:
         short = {"steps": 1}
     met: dict[str, set[int]] = {}

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture
 def env(bundle_folder: Path) -> SelectionEnv:
-    sizes = {"hand_size": 4, "hands": 3, "budget": 6}
+    sizes = {"slate_size": 4, "num_slates": 3, "budget": 6}
     return SelectionEnv(str(bundle_folder), render_mode="ansi", **sizes)
 
 
@@ -55,7 +55,7 @@ def table(env: SelectionEnv) -> dict[int, tuple[str, list[str]]]:
 def test_the_table_shows_what_is_observed(env: SelectionEnv) -> None:
     d = env.bundle.basis.shape[1]
     env.reset(seed=3)
-    hand = env.table.copy()
+    slate = env.slate.copy()
     env.step(1)
     seen, *_ = env.step(2)
     rows = table(env)
@@ -67,10 +67,10 @@ def test_the_table_shows_what_is_observed(env: SelectionEnv) -> None:
     }
     pool = env.bundle.pool
     for place, (_, columns) in rows.items():
-        row = hand[place]
+        row = slate[place]
         assert columns[0] == pool.hex_ids()[row]
         assert columns[-1] == env.bundle.sources[pool.sources[row]]
-        if env.table[place] >= 0:
+        if env.slate[place] >= 0:
             shown = [float(column) for column in columns[1:-1]]
             expected = seen["candidates"][place, d : d + 6]
             np.testing.assert_allclose(shown, expected, atol=0.0051)
@@ -79,7 +79,7 @@ def test_the_table_shows_what_is_observed(env: SelectionEnv) -> None:
 def test_the_header_and_the_last_pick(env: SelectionEnv) -> None:
     env.reset(seed=3)
     text = frame(env)
-    assert "made: hand 1 of 3, 0 of 6 picked, return +0.00\n" in text
+    assert "made: slate 1 of 3, 0 of 6 picked, return +0.00\n" in text
     assert "last step: none yet" in text
     assert "last pick: none yet" in text
     height = text.count("\n")
@@ -89,11 +89,11 @@ def test_the_header_and_the_last_pick(env: SelectionEnv) -> None:
         _, reward, _, _, info = env.step(action)
         total += reward
         text = frame(env)
-        hand = 1 + count // 4
-        assert f"hand {hand} of 3, {count} of 6 picked, return {total:+.2f}\n" in text
+        slate = 1 + count // 4
+        assert f"slate {slate} of 3, {count} of 6 picked, return {total:+.2f}\n" in text
         assert f"last step: picked place {action} ({reward:+.2f})" in text
         assert f"last pick: {info['sample_id']} of " in text
-        assert f", hand 1, place {action}\n" in text  # where it was picked
+        assert f", slate 1, place {action}\n" in text  # where it was picked
         d = env.bundle.basis.shape[1]
         assert f"domain {seen[d]:+.3f}, anchor {seen[d + 1]:+.3f};" in text
         gains = [info["reward_terms"][name] for name in ("domain_gain", "forgetting")]
@@ -103,8 +103,8 @@ def test_the_header_and_the_last_pick(env: SelectionEnv) -> None:
     env.step(0)
     env.step(0)
     assert "last step: place 0 is empty: invalid (-0.10)" in frame(env)
-    env.step(env.hand_size)
-    assert "last step: passed (+0.00)" in frame(env)
+    env.step(env.slate_size)
+    assert "last step: skipped (+0.00)" in frame(env)
     assert "5 of 6 picked" in frame(env)
     env.step(0)
     assert "6 of 6 picked" in frame(env)
@@ -139,7 +139,7 @@ def loss_rows(text: str) -> dict[str, tuple[str, float, float, float]]:
 
 
 def test_losses_of_the_domain_and_every_capability(either_folder: str) -> None:
-    sizes = {"hand_size": 4, "hands": 3, "budget": 6}
+    sizes = {"slate_size": 4, "num_slates": 3, "budget": 6}
     env = SelectionEnv(either_folder, render_mode="ansi", **sizes)
     env.reset(seed=3)
     start = losses_of(env.learner)
@@ -175,7 +175,7 @@ def test_pictures_are_of_own_answers_where_there_are_any(
     bundle_folder: Path, folder_without_answers: Path
 ) -> None:
     def lower_panel(folder: Path) -> Any:
-        sizes = {"hand_size": 4, "hands": 3, "budget": 6}
+        sizes = {"slate_size": 4, "num_slates": 3, "budget": 6}
         env = SelectionEnv(str(folder), render_mode="rgb_array", **sizes)
         env.reset(seed=3)
         env.step(0)
@@ -222,10 +222,10 @@ def test_candidates_have_their_sources_colours(env: SelectionEnv) -> None:
         [(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0)]
     )
     for _ in range(3):
-        hand = env.render()[130:490, 80:570].astype(int)  # the axes, not the legend
-        met = {n for n, c in enumerate(colours) if (hand == c).all(axis=2).any()}
-        assert met == set(env.bundle.pool.sources[env.table].tolist())
-        env.step(env.hand_size)
+        slate = env.render()[130:490, 80:570].astype(int)  # the axes, not the legend
+        met = {n for n, c in enumerate(colours) if (slate == c).all(axis=2).any()}
+        assert met == set(env.bundle.pool.sources[env.slate].tolist())
+        env.step(env.slate_size)
 
 
 def test_odd_names_and_a_short_hand(tmp_path: Path) -> None:
@@ -237,7 +237,9 @@ def test_odd_names_and_a_short_hand(tmp_path: Path) -> None:
         sources=[{"name": name} for name in names],
         capabilities=["a capability " * 10, "$maths"],
     )
-    env = SelectionEnv(str(folder), hand_size=4, hands=3, budget=9, render_mode="ansi")
+    env = SelectionEnv(
+        str(folder), slate_size=4, num_slates=3, budget=9, render_mode="ansi"
+    )
     env.reset(options={"indices": np.arange(9) * 50})
     for _ in range(2):
         env.step(4)
@@ -258,8 +260,8 @@ def test_a_live_models_frames(live_files: Any) -> None:
         live_files.bundle,
         learner="live",
         live=live,
-        hand_size=4,
-        hands=3,
+        slate_size=4,
+        num_slates=3,
         budget=4,
         render_mode="ansi",
     )
@@ -300,7 +302,7 @@ def test_the_mixtures_table_shows_what_is_observed(bundle_folder: Path) -> None:
     for cluster, (_, columns) in rows.items():
         shown = [float(column.rstrip("%")) for column in columns[:7]]
         _, orth, conf, norm, domain, share = seen["clusters"][cluster, :6]
-        left, drawn = env.left[cluster], env.drawn_from[cluster]
+        left, drawn = env.left[cluster], env.picked_from[cluster]
         expected = [left, domain, orth, conf, norm, drawn, 100 * share]
         np.testing.assert_allclose(shown, expected, atol=0.51)
         np.testing.assert_allclose(shown[1:4], expected[1:4], atol=6e-4)

@@ -45,19 +45,21 @@ def make(folder: Path, **kwargs: Any) -> SelectionEnv:
 
 @pytest.fixture
 def env(bundle_folder: Path) -> SelectionEnv:
-    return make(bundle_folder, hand_size=4, hands=6, budget=5)
+    return make(bundle_folder, slate_size=4, num_slates=6, budget=5)
 
 
 def test_a_context_is_told_without_an_environment(env: SelectionEnv) -> None:
     env.reset(seed=0)
-    seen = observations.candidates(env.bundle, "start")
+    seen = observations.candidates(env.bundle, "initial")
     for action in (0, 4, 1, 2, 4, 3):
         picked, before = len(env.picked), env.observation()["context"]
         told = seen.context(
             seen.rows(np.array(env.picked, np.int64))[0],
             budget_left=1 - picked / 5,
-            hands_left=(5 - env.hand) / 6,
-            share=min((5 - picked) / (24 - 4 * env.hand - (env.table < 0).sum()), 1),
+            slates_left=(5 - env.slate_number) / 6,
+            share=min(
+                (5 - picked) / (24 - 4 * env.slate_number - (env.slate < 0).sum()), 1
+            ),
         )
         np.testing.assert_allclose(before, told, atol=1e-6)
         env.step(action)
@@ -72,15 +74,15 @@ def test_an_episode_fits_a_small_pool(tmp_path: Path, pool: int) -> None:
     train, test = (make(folder, split=split) for split in ("train", "test"))
     for env in (train, test):
         check_env(env, skip_render_check=True)
-    counts = test.hand_size, test.hands, test.budget
-    assert counts == (train.hand_size, train.hands, train.budget)
-    stream, least = test.hand_size * test.hands, len(test.bundle.split("test"))
+    counts = test.slate_size, test.num_slates, test.budget
+    assert counts == (train.slate_size, train.num_slates, train.budget)
+    stream, least = test.slate_size * test.num_slates, len(test.bundle.split("test"))
     assert stream <= least
-    assert stream == 256 or stream > least - test.hand_size
-    assert test.hands >= 4
-    assert test.hand_size == 16 or least < 64
+    assert stream == 256 or stream > least - test.slate_size
+    assert test.num_slates >= 4
+    assert test.slate_size == 16 or least < 64
     assert test.budget == max(1, round(stream * 3 / 16))
-    assert make(folder, hands=2).budget == max(1, round(test.hand_size * 3 / 8))
+    assert make(folder, num_slates=2).budget == max(1, round(test.slate_size * 3 / 8))
 
 
 @settings(max_examples=40, deadline=None)
@@ -89,7 +91,7 @@ def test_an_episode_fits_a_small_pool(tmp_path: Path, pool: int) -> None:
     seed=st.integers(0, 1000),
     budget=st.integers(1, 20),
     order=st.sampled_from(["blocks", "mixed"]),
-    observe=st.sampled_from(["start", "path"]),
+    observe=st.sampled_from(["initial", "trajectory"]),
 )
 def test_any_legal_episode(
     bundle_folder: Path,
@@ -102,8 +104,8 @@ def test_any_legal_episode(
     weights = {"conflict": 2.0, "information": 0.3}
     env = make(
         bundle_folder,
-        hand_size=4,
-        hands=5,
+        slate_size=4,
+        num_slates=5,
         budget=budget,
         order=order,
         observe=observe,
@@ -134,14 +136,14 @@ def test_any_legal_episode(
         assert np.isfinite([reward, *terms.values()]).all()
         assert not truncated
         assert not info["invalid_action"]
-        if action == env.hand_size:
+        if action == env.slate_size:
             assert (reward, info["sample_id"]) == (0, "")
         else:
             picked.append(info["sample_id"])
     assert env.observation_space.contains(observation)
     assert info["selection"] == picked
     assert len(set(picked)) == len(picked) <= budget
-    assert len(picked) == budget or env.hand == env.hands_in_stream - 1
+    assert len(picked) == budget or env.slate_number == env.slates_in_stream - 1
     dealt = {f"{i:016x}" for i in env.bundle.pool.ids[stream].tolist()}
     assert set(picked) <= dealt
     # What no reward sees, from a learner of our own.
@@ -164,7 +166,7 @@ def test_any_legal_episode(
 def test_without_own_answers_the_cost_is_of_reference_answers(
     folder_without_answers: Path,
 ) -> None:
-    env = make(folder_without_answers, hand_size=4, hands=6, budget=8)
+    env = make(folder_without_answers, slate_size=4, num_slates=6, budget=8)
     env.reset(seed=0)
     over, costs = False, []
     while not over:
@@ -183,7 +185,7 @@ def test_without_own_answers_the_cost_is_of_reference_answers(
 
 
 def test_any_order_of_a_selection_gives_the_same_return(bundle_folder: Path) -> None:
-    env = make(bundle_folder, hand_size=12, hands=1, budget=10)
+    env = make(bundle_folder, slate_size=12, num_slates=1, budget=10)
     env.reset(seed=0)
     stream, returns, costs = env.stream, [], []
     rng = np.random.default_rng(0)
@@ -199,11 +201,11 @@ def test_any_order_of_a_selection_gives_the_same_return(bundle_folder: Path) -> 
     assert costs[0] > 0
 
 
-@pytest.mark.parametrize("observe", ["start", "path"])
+@pytest.mark.parametrize("observe", ["initial", "trajectory"])
 def test_observation_against_plain_formulas(
     bundle_folder: Path, bundle: Bundle, observe: str
 ) -> None:
-    env = make(bundle_folder, hand_size=4, hands=6, budget=8, observe=observe)
+    env = make(bundle_folder, slate_size=4, num_slates=6, budget=8, observe=observe)
     env.reset(seed=3)
     for action in (0, 2, 4, 1, 1):
         seen, *_ = env.step(action)
@@ -240,14 +242,14 @@ def test_observation_against_plain_formulas(
             np.ones(len(pool)),
         ]
     )
-    expected = np.where(env.table[:, None] >= 0, table[env.table], 0)
+    expected = np.where(env.slate[:, None] >= 0, table[env.slate], 0)
     np.testing.assert_allclose(seen["candidates"], expected, atol=2e-4)
     context = np.concatenate(
         [
             in_basis(np.stack([domain, anchors.mean(0)])).ravel(),
             in_basis(units[picked]).mean(0),
             [5 / 8, 4 / 6, (units @ domain)[picked].mean(), worst[picked].mean()],
-            [5 / (3 + 16)],  # three on the table, four hands to come
+            [5 / (3 + 16)],  # three on the table, four slates to come
             scalars(bundle.dev).mean(0),
         ]
     )
@@ -259,7 +261,7 @@ def test_nearest_pick_follows_every_pick_from_one_hand(env: SelectionEnv) -> Non
     for seed in range(10):
         seen, _ = env.reset(seed=seed)
         assert (seen["candidates"][:, d + 5] == 0).all()
-        units = env.bundle.pool.sketches("start", env.table)
+        units = env.bundle.pool.sketches("initial", env.slate)
         units /= np.linalg.norm(units, axis=1, keepdims=True)
         cosines = units @ units.T
         for count in (1, 2, 3):
@@ -269,14 +271,14 @@ def test_nearest_pick_follows_every_pick_from_one_hand(env: SelectionEnv) -> Non
             np.testing.assert_allclose(found, nearest, atol=1e-5)
 
 
-def test_passing_deals_the_next_hand_and_then_ends(env: SelectionEnv) -> None:
+def test_passing_deals_the_next_slate_and_then_ends(env: SelectionEnv) -> None:
     env.reset(seed=0)
-    for hand in range(1, 6):
+    for slate in range(1, 6):
         seen, reward, over, _, info = env.step(4)
         assert (reward, over, info["sample_id"]) == (0, False, "")
-        expected = env.stream[4 * hand : 4 * hand + 4]
-        np.testing.assert_array_equal(env.table, expected)
-        assert seen["context"][-7] == pytest.approx((5 - hand) / 6)
+        expected = env.stream[4 * slate : 4 * slate + 4]
+        np.testing.assert_array_equal(env.slate, expected)
+        assert seen["context"][-7] == pytest.approx((5 - slate) / 6)
     _, _, over, truncated, info = env.step(4)
     assert (over, truncated, info["selection"]) == (True, False, [])
     assert info["test_change"] == info["retention_change"] == 0
@@ -287,7 +289,7 @@ def test_a_hand_used_up_is_followed_by_the_next(env: SelectionEnv) -> None:
     for place in range(4):
         _, _, over, _, info = env.step(place)
     assert not over
-    assert env.hand == 1
+    assert env.slate_number == 1
     assert info["action_mask"].all()
     *_, over, _, info = env.step(3)  # the fifth pick spends the budget
     assert over
@@ -295,7 +297,7 @@ def test_a_hand_used_up_is_followed_by_the_next(env: SelectionEnv) -> None:
 
 
 def test_the_last_hand_used_up_ends(bundle_folder: Path) -> None:
-    env = make(bundle_folder, hand_size=2, hands=1, budget=2)
+    env = make(bundle_folder, slate_size=2, num_slates=1, budget=2)
     env.reset(seed=0)
     assert not env.step(0)[2]
     assert env.step(1)[2]
@@ -340,7 +342,7 @@ def test_actions_outside_the_space_are_refused(env: SelectionEnv) -> None:
 
 
 def test_stepping_needs_a_running_episode(bundle_folder: Path) -> None:
-    env = make(bundle_folder, hand_size=2, hands=1, budget=1)
+    env = make(bundle_folder, slate_size=2, num_slates=1, budget=1)
     for _ in range(2):
         with pytest.raises(gymnasium.error.ResetNeeded):
             env.step(0)
@@ -360,7 +362,7 @@ def test_observations_are_copies(env: SelectionEnv) -> None:
 
 def test_streams_stay_in_their_split(bundle_folder: Path, bundle: Bundle) -> None:
     for split in ("train", "test", "all"):
-        env = make(bundle_folder, split=split, hand_size=8, hands=8, budget=8)
+        env = make(bundle_folder, split=split, slate_size=8, num_slates=8, budget=8)
         part = set(bundle.split(split).tolist())
         for seed in range(5):
             env.reset(seed=seed)
@@ -377,8 +379,8 @@ def test_blocks_deal_runs_of_one_source_and_mixed_does_not(
         shares = []
         for seed in range(20):
             env.reset(seed=seed)
-            of = bundle.pool.sources[env.stream].reshape(env.hands, env.hand_size)
-            shares += [np.bincount(hand).max() / env.hand_size for hand in of]
+            of = bundle.pool.sources[env.stream].reshape(env.num_slates, env.slate_size)
+            shares += [np.bincount(slate).max() / env.slate_size for slate in of]
         return float(np.mean(shares))
 
     assert mean_share("mixed") < 0.45
@@ -390,18 +392,18 @@ def test_blocks_come_in_random_order(bundle_folder: Path, bundle: Bundle) -> Non
     first = set()
     for seed in range(40):
         env.reset(seed=seed)
-        first.add(np.bincount(bundle.pool.sources[env.table]).argmax())
+        first.add(np.bincount(bundle.pool.sources[env.slate]).argmax())
     assert first == {0, 1, 2, 3, 4}
 
 
 def test_given_candidates_are_dealt_in_order(env: SelectionEnv) -> None:
     rows = [7, 300, 2, 479, 0, 11, 12, 13, 14]
     env.reset(options={"indices": rows})
-    assert env.table.tolist() == rows[:4]
+    assert env.slate.tolist() == rows[:4]
     env.step(4)
-    assert env.table.tolist() == rows[4:8]
+    assert env.slate.tolist() == rows[4:8]
     seen, *_, info = env.step(4)
-    assert env.table.tolist() == [14, -1, -1, -1]
+    assert env.slate.tolist() == [14, -1, -1, -1]
     assert info["action_mask"].tolist() == [1, 0, 0, 0, 1]
     assert (seen["candidates"][1:] == 0).all()
     assert seen["context"][-7] == 0
@@ -414,7 +416,7 @@ def test_the_share_of_the_candidates_that_the_budget_is_enough_for(
     shares = [env.reset(options={"indices": range(11)})[0]["context"][-4]]
     for action in (0, 0, 1, 4, 1, 4, 0):  # the second 0 is invalid
         shares.append(env.step(action)[0]["context"][-4])
-    # The last hand is of three.
+    # The last slate is of three.
     expected = [5 / 11, 4 / 10, 4 / 10, 3 / 9, 3 / 7, 2 / 6, 2 / 3, 1 / 2]
     np.testing.assert_allclose(shares, expected, rtol=1e-6)
     env.reset(options={"indices": range(7)})
@@ -445,26 +447,30 @@ def test_an_episode_is_replayed_by_its_stream(env: SelectionEnv) -> None:
 
 def test_the_whole_pool_is_one_stream(bundle_folder: Path, bundle: Bundle) -> None:
     size = len(bundle.pool)
-    env = make(bundle_folder, split="all", hand_size=7, hands=-(-size // 7), budget=9)
+    env = make(
+        bundle_folder, split="all", slate_size=7, num_slates=-(-size // 7), budget=9
+    )
     env.reset(options={"indices": np.arange(size)})
-    over, hands = False, 0
+    over, slates = False, 0
     while not over:
         over = env.step(7)[2]
-        hands += 1
-    assert hands == env.hands == env.hands_in_stream
+        slates += 1
+    assert slates == env.num_slates == env.slates_in_stream
 
 
 # What is seen, and of what.
 
 
 def test_a_bundle_without_path_plays_on_start(tmp_path: Path) -> None:
-    folder = make_bundle(tmp_path / "start", checkpoints=0)
+    folder = make_bundle(tmp_path / "initial", checkpoints=0)
     env = make(folder)
     _, info = env.reset(seed=0)
-    assert info["learner_sketches"] == "start"
+    assert info["learner_sketches"] == "initial"
     assert env.step(0)[1] != 0
-    with pytest.raises(InputError, match="has no path sketches, so observe='path'"):
-        make(folder, observe="path")
+    with pytest.raises(
+        InputError, match="has no trajectory sketches, so observe='trajectory'"
+    ):
+        make(folder, observe="trajectory")
 
 
 def test_observations_need_no_path_sketches(bundle_folder: Path) -> None:
@@ -478,17 +484,17 @@ def test_observations_need_no_path_sketches(bundle_folder: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "sketches", sketches)
-        Candidates(load_bundle(bundle_folder), "start")
-    assert set(read) == {"start"}
+        Candidates(load_bundle(bundle_folder), "initial")
+    assert set(read) == {"initial"}
 
 
 def test_a_pool_read_as_dealt_looks_the_same(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared = make(bundle_folder, observe="path")
+    prepared = make(bundle_folder, observe="trajectory")
     monkeypatch.setattr(observations, "_PREPARED_ROWS", 0)
     monkeypatch.setattr(selection, "candidates", Candidates)
-    read = make(bundle_folder, observe="path")
+    read = make(bundle_folder, observe="trajectory")
     for action in (None, 0, 3, 16, 5):
         results = [
             env.reset(seed=4) if action is None else env.step(action)

@@ -23,7 +23,7 @@ from ogs_env.envs.vector import SelectionVectorEnv
 from ogs_env.errors import InputError
 
 MODES = [mode.value for mode in AutoresetMode]
-SMALL = {"hand_size": 4, "hands": 6, "budget": 9}
+SMALL = {"slate_size": 4, "num_slates": 6, "budget": 9}
 
 
 def assert_same(a: Any, b: Any, where: str = "") -> None:
@@ -47,13 +47,15 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
 
 
 def both(
-    bundle: Path, copies: int, mode: str = "NextStep", **kwargs: Any
+    bundle: Path, num_envs: int, mode: str = "NextStep", **kwargs: Any
 ) -> tuple[SelectionVectorEnv, SyncVectorEnv]:
     kwargs = {**kwargs, "bundle": str(bundle)}
-    native = gymnasium.make_vec("OGS-Custom-v0", copies, autoreset_mode=mode, **kwargs)
+    native = gymnasium.make_vec(
+        "OGS-Custom-v0", num_envs, autoreset_mode=mode, **kwargs
+    )
     sync = gymnasium.make_vec(
         "OGS-Custom-v0",
-        copies,
+        num_envs,
         vectorization_mode="sync",
         vector_kwargs={"autoreset_mode": mode},
         **kwargs,
@@ -69,7 +71,7 @@ def both(
 def play(
     native: SelectionVectorEnv, sync: SyncVectorEnv, steps: int, seed: int = 0
 ) -> np.ndarray:
-    """Play the same in both; return how many copies ended or were cut off."""
+    """Play the same in both; return how many sub-environments ended or were cut off."""
     assert_same(native.reset(seed=seed), sync.reset(seed=seed))
     rng = np.random.default_rng(seed)
     places = native.single_action_space.n
@@ -95,12 +97,12 @@ def play(
     return ends
 
 
-@pytest.mark.parametrize("copies", [1, 3, 16])
+@pytest.mark.parametrize("num_envs", [1, 3, 16])
 @pytest.mark.parametrize("mode", MODES)
-def test_it_plays_as_sync_does(bundle_folder: Path, copies: int, mode: str) -> None:
-    native, sync = both(bundle_folder, copies, mode, **SMALL)
+def test_it_plays_as_sync_does(bundle_folder: Path, num_envs: int, mode: str) -> None:
+    native, sync = both(bundle_folder, num_envs, mode, **SMALL)
     terminated, truncated = play(native, sync, 400)
-    assert terminated > 8 * copies
+    assert terminated > 8 * num_envs
     assert truncated > 1
 
 
@@ -108,9 +110,9 @@ def test_it_plays_as_sync_does(bundle_folder: Path, copies: int, mode: str) -> N
     "kwargs",
     [
         {},
-        {"order": "mixed", "split": "all", "hands": 30},
-        {"observe": "path", "split": "test", "hand_size": 7, "hands": 9},
-        {**SMALL, "target": 7, "reward_weights": {"information": 0.3}},
+        {"order": "mixed", "split": "all", "num_slates": 30},
+        {"observe": "trajectory", "split": "test", "slate_size": 7, "num_slates": 9},
+        {**SMALL, "task_seed": 7, "reward_weights": {"information": 0.3}},
         {
             **SMALL,
             "reward_weights": {
@@ -131,17 +133,22 @@ def test_any_arguments(bundle_folder: Path, kwargs: dict[str, Any]) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(
-    hand_size=st.integers(1, 5),
-    hands=st.integers(1, 5),
+    slate_size=st.integers(1, 5),
+    num_slates=st.integers(1, 5),
     share=st.floats(0, 1),
     mode=st.sampled_from(MODES),
     seed=st.integers(0, 1000),
 )
 def test_any_shape(
-    bundle_folder: Path, hand_size: int, hands: int, share: float, mode: str, seed: int
+    bundle_folder: Path,
+    slate_size: int,
+    num_slates: int,
+    share: float,
+    mode: str,
+    seed: int,
 ) -> None:
-    budget = 1 + round(share * (hand_size * hands - 1))
-    shape = {"hand_size": hand_size, "hands": hands, "budget": budget}
+    budget = 1 + round(share * (slate_size * num_slates - 1))
+    shape = {"slate_size": slate_size, "num_slates": num_slates, "budget": budget}
     play(*both(bundle_folder, 4, mode, **shape), steps=60, seed=seed)
 
 
@@ -164,14 +171,14 @@ def test_a_pool_too_large_for_tables(
     )
     monkeypatch.setattr(gram, "TABLE_FLOATS", 0)
     monkeypatch.setattr(observations, "_PREPARED_ROWS", 0)
-    native, sync = both(folder, 3, hand_size=3, hands=8, budget=11)
+    native, sync = both(folder, 3, slate_size=3, num_slates=8, budget=11)
     assert play(native, sync, 80)[0] > 3
 
 
 @pytest.mark.parametrize("checkpoints", [0, 1])
 def test_bundles_of_one_checkpoint(tmp_path: Path, checkpoints: int) -> None:
     folder = make_bundle(tmp_path / "b", pool=200, checkpoints=checkpoints, held_out=12)
-    play(*both(folder, 3, hand_size=5, hands=9, budget=30), steps=150)
+    play(*both(folder, 3, slate_size=5, num_slates=9, budget=30), steps=150)
 
 
 def test_make_vec_has_three_modes_that_agree(bundle_folder: Path) -> None:
@@ -194,12 +201,12 @@ def test_make_vec_has_three_modes_that_agree(bundle_folder: Path) -> None:
 def test_seeds_and_options_of_reset(bundle_folder: Path) -> None:
     native, sync = both(bundle_folder, 3, **SMALL)
     for seed in (5, [9, 8, 9], None, [1, None, 2]):
-        if seed is None:  # goes on with the copies' generators
+        if seed is None:  # goes on with the sub-environments' generators
             assert_same(native.reset(), sync.reset())
         assert_same(native.reset(seed=seed), sync.reset(seed=seed))
         step = np.array([1, 2, 4])
         assert_same(native.step(step), sync.step(step))
-    stream = np.arange(40, 29, -1)  # a last hand of three
+    stream = np.arange(40, 29, -1)  # a last slate of three
     assert_same(*[e.reset(seed=1, options={"indices": stream}) for e in (native, sync)])
     for action in (4, 0, 4, 1, 3, 4, 0):
         actions = np.array([action, 4, 0])
@@ -234,7 +241,9 @@ def test_bad_calls(bundle_folder: Path) -> None:
     native.reset(options={"reset_mask": np.array([True, True, False])})
     with pytest.raises(gymnasium.error.ResetNeeded):
         native.step(np.zeros(3, int))
-    with pytest.raises(InputError, match="seed: 2 seeds for 3 copies; expected 3"):
+    with pytest.raises(
+        InputError, match="seed: 2 seeds for 3 sub-environments; expected 3"
+    ):
         native.reset(seed=[1, 2])
     for mask in (np.ones(2, bool), np.ones(3), np.zeros(3, bool), [True] * 3):
         with pytest.raises(InputError, match=r"a bool array of shape \(3,\)"):
@@ -252,7 +261,9 @@ def test_bad_calls(bundle_folder: Path) -> None:
             native.step(actions)
     for _ in range(6):
         native.step(np.array([4, 0, 0]))
-    with pytest.raises(gymnasium.error.ResetNeeded, match=r"copies \[0\] are over"):
+    with pytest.raises(
+        gymnasium.error.ResetNeeded, match=r"sub-environments \[0\] are over"
+    ):
         native.step(np.zeros(3, int))
 
 

@@ -49,7 +49,7 @@ from ogs_env.experiments.statistics import (
 
 EPISODES = range(2_000_000, 2_000_005)
 PLAYERS = ["random", "less", "less/stream", "greedy", "greedy-threshold", "oracle"]
-GAME = {"hand_size": 8, "hands": 5, "budget": 10}
+GAME = {"slate_size": 8, "num_slates": 5, "budget": 10}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def domains(
 def save_agent(folder: Path, domain: str, seed: int, **env_kwargs: object) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = build_network(row=15, context=32, width=8, passes=True)
+        network = build_network(row=15, context=32, width=8, skips=True)
         torch.nn.init.normal_(network.pick_head.weight)
     description = {
         "bundle": domain,
@@ -623,10 +623,14 @@ def test_agents_that_are_not_what_they_seem_are_told(
         play([far], [], agents, EPISODES, tmp_path / "out")
 
 
-def test_a_bundle_plays_the_same_whatever_its_detour(tmp_path: Path) -> None:
+def test_a_bundle_plays_the_same_whatever_its_off_domain_trajectory(
+    tmp_path: Path,
+) -> None:
     made = {
-        name: load_bundle(make_bundle(tmp_path / name, seed=seed, detour=detour))
-        for name, seed, detour in (("a", 0, False), ("b", 0, True), ("c", 1, True))
+        name: load_bundle(
+            make_bundle(tmp_path / name, seed=seed, off_domain=off_domain)
+        )
+        for name, seed, off_domain in (("a", 0, False), ("b", 0, True), ("c", 1, True))
     }
     digests = {name: bundle_digest(bundle) for name, bundle in made.items()}
     assert digests["a"] == digests["b"] != digests["c"]

@@ -13,7 +13,11 @@ from ogs_env import bundle as bundles
 from ogs_env.bundle import load_bundle
 from ogs_env.cli import main
 from ogs_env.experiments.fidelity import command
-from ogs_env.experiments.fidelity.fitting import fitted_constants, fitted_learner
+from ogs_env.experiments.fidelity.fitting import (
+    fitted_constants,
+    fitted_learner,
+    fitted_untouched,
+)
 from ogs_env.experiments.fidelity.report import summarise
 from ogs_env.experiments.fidelity.results import read_results
 from ogs_env.experiments.fidelity.table import table
@@ -239,9 +243,19 @@ def test_the_constants_are_those_that_fit_the_committed_list():
     terms, found = read_terms(folder), table(folder)
     assert tuple(terms.steps) == STEPS
     assert terms.norms == pytest.approx(NORMS, abs=1e-4)
-    for of, constants in (terms, FITTED), (terms.untouched(), FITTED_UNTOUCHED):
+    tenth = folder.parent / command.TENTH
+    further = [(read_terms(tenth), table(tenth))]
+
+    def untouched(kind):
+        return fitted_untouched(terms, found, kind, further)
+
+    def whole(kind):
+        return fitted_learner(terms, found, kind)
+
+    for fit, constants in (whole, FITTED), (untouched, FITTED_UNTOUCHED):
         for kind, known in constants.items():
-            fitted = fitted_constants(fitted_learner(of, found, kind))
+            fitted = fitted_constants(fit(kind))
+            assert fitted.keys() == known.keys()
             for role, values in known.items():
                 for name, value in values.items():
                     assert fitted[role][name] == pytest.approx(value, abs=1e-3)

@@ -25,7 +25,7 @@ from ogs_env.learners.fitted import default_learner
 from ogs_env.learners.surrogate import SurrogateLearner
 
 TRUE = {
-    "sketches": "path",
+    "sketches": "trajectory",
     "epochs": 2,
     "domain": {"slope": [0.21, 0.04], "share": 0.5},
     "anchor": {"slope": [0.08, 0.3], "share": 1.2},
@@ -98,7 +98,7 @@ def test_a_known_learner_is_found_again(folder, terms):
     assert found.epochs == TRUE["epochs"]
     entry = fitted_learner(terms, found, "own")
     assert entry.keys() == TRUE.keys()
-    assert (entry["sketches"], entry["epochs"]) == ("path", 2)
+    assert (entry["sketches"], entry["epochs"]) == ("trajectory", 2)
     for role in ROLES:
         assert entry[role].keys() == TRUE[role].keys()
         for name, expected in TRUE[role].items():
@@ -167,4 +167,5 @@ def test_the_ablation_judges_each_model_by_itself(truth, folder, tmp_path):
         "domain: dev samples, less what references tell",
         "domain: dev samples at the untouched model, less what own answers lose",
         "domain: dev samples alone",
+        "forgetting: own answers and distance",
     }

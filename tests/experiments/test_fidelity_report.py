@@ -162,13 +162,22 @@ def test_terms_are_read_as_they_were_written(bundle, folder, measured):
             np.testing.assert_allclose(kept[name], written[name], 1e-6, 1e-9)
 
 
+def distance(bundle: Bundle, rows: np.ndarray) -> float:
+    """How far one epoch moves the untouched model: the docstring's d, of 8 or more."""
+    first = bundle.pool.sketches("trajectory")[rows, : bundle.k].astype(float)
+    steps = first * bundle.pool.tokens[rows, None]
+    total, alone, n = steps.sum(axis=0), (steps**2).sum(), len(rows)
+    pairs = (total @ total - alone) / (n * (n - 1))
+    return float(np.sqrt(total @ total / (8 * alone / n + 56 * pairs)))
+
+
 def test_naive_predictions_need_no_learner(bundle, folder, found):
     def unit(rows: np.ndarray) -> np.ndarray:
         return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
-    starts, of = bundle.pool.sketches("start"), bundle.anchor.capabilities
-    anchors = bundle.anchor.sketches("start")
-    domain = unit(bundle.dev.sketches("start").mean(0))
+    starts, of = bundle.pool.sketches("initial"), bundle.anchor.capabilities
+    anchors = bundle.anchor.sketches("initial")
+    domain = unit(bundle.dev.sketches("initial").mean(0))
     means = unit(np.stack([anchors[of == n].mean(0) for n in (0, 1)]))
     results = read_results(folder)
     for place, name in enumerate(found.names):
@@ -181,6 +190,7 @@ def test_naive_predictions_need_no_learner(bundle, folder, found):
             "tokens": tokens.sum(),
             "short_answers": -np.log(tokens).mean(),
             "norm": np.log(np.linalg.norm(starts[rows], axis=1)).mean(),
+            "distance": distance(bundle, rows),
         }
         own = {key: values[place] for key, values in found.naive.items()}
         assert own == pytest.approx(expected, abs=1e-3)

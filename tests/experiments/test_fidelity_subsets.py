@@ -145,7 +145,7 @@ def test_rules_select_from_the_whole_pool(medical, tenths):
 def reward_of(bundle: Bundle, rows: list[int]) -> float:
     """The default reward of a selection, summed over its picks."""
     rewards = Rewards(SurrogateLearner(bundle), Information(bundle.k, len(rows)))
-    starts = bundle.pool.sketches("start")
+    starts = bundle.pool.sketches("initial")
     units = starts / np.linalg.norm(starts, axis=1, keepdims=True)
     weights = checked_weights(None, bundle)
     return sum(weighted_sum(rewards.pick(row, units[row]), weights) for row in rows)
@@ -192,8 +192,8 @@ def scores_of_the_pool(bundle: Bundle) -> dict[str, np.ndarray]:
     def unit(rows: np.ndarray) -> np.ndarray:
         return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
-    starts = {r: getattr(bundle, r).sketches("start") for r in ("pool", "dev")}
-    anchors = bundle.anchor.sketches("start")
+    starts = {r: getattr(bundle, r).sketches("initial") for r in ("pool", "dev")}
+    anchors = bundle.anchor.sketches("initial")
     of = bundle.anchor.capabilities
     means = np.stack([anchors[of == n].mean(0) for n in np.unique(of)])
     cosines = unit(starts["pool"]) @ unit(means).T

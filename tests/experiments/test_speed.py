@@ -13,9 +13,9 @@ from ogs_env.experiments import speed
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "SECONDS", {"quick": 0.01, "full": 0.01})
-    monkeypatch.setattr(speed, "COPIES", (1, 2, 3))
-    monkeypatch.setattr(speed, "SYNC_COPIES", (1, 2))
-    monkeypatch.setattr(speed, "NATIVE_BAR_COPIES", 3)
+    monkeypatch.setattr(speed, "NUM_ENVS", (1, 2, 3))
+    monkeypatch.setattr(speed, "SYNC_NUM_ENVS", (1, 2))
+    monkeypatch.setattr(speed, "NATIVE_TARGET_ENVS", 3)
     monkeypatch.setattr(speed, "TRAIN_ROUNDS", 1)
 
 
@@ -24,27 +24,31 @@ def test_every_id_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     lines = [json.loads(line) for line in out.splitlines()]
     assert len(lines) == speed.count() == len(err.splitlines())
-    assert all(list(line) == ["name", "ratio", "bar"] for line in lines)
+    assert all(list(line) == ["name", "ratio", "target"] for line in lines)
     assert all(line["ratio"] > 0 for line in lines)
-    bars = {line["name"]: line["bar"] for line in lines}
-    assert len(bars) == len(lines)
+    targets = {line["name"]: line["target"] for line in lines}
+    assert len(targets) == len(lines)
     live = 0
     for name in gymnasium.registry:
         if name.startswith("OGS-"):
             live += "Live" in name
             for what in ("make", "reset", "step"):
-                assert (f"{what} {name} / CartPole-v1" in bars) is ("Live" not in name)
+                assert (f"{what} {name} / CartPole-v1" in targets) is (
+                    "Live" not in name
+                )
     assert live
-    assert {bar for name, bar in bars.items() if name.startswith("step OGS")} == {
+    assert {
+        target for name, target in targets.items() if name.startswith("step OGS")
+    } == {
         0.3333,
         None,
     }
-    assert bars["step OGS-Medical-v0 / CartPole-v1"] == 0.3333
-    assert bars["native step 3 copies of OGS-Medical-v0 / CartPole-v1"] == 1.0
-    assert bars["native step 2 copies of OGS-Medical-v0 / CartPole-v1"] is None
-    assert bars["native / sync step 2 copies of OGS-Medical-v0"] is None
+    assert targets["step OGS-Medical-v0 / CartPole-v1"] == 0.3333
+    assert targets["native step 3 environments of OGS-Medical-v0 / CartPole-v1"] == 1.0
+    assert targets["native step 2 environments of OGS-Medical-v0 / CartPole-v1"] is None
+    assert targets["native / sync step 2 environments of OGS-Medical-v0"] is None
     train = "train steps of OGS-Medical-v0, ogs train / SB3 with one environment"
-    assert bars[train] == 10.0
+    assert targets[train] == 10.0
 
 
 def test_only_the_full_run_writes_its_result(

@@ -26,7 +26,7 @@ from ogs_env.experiments.sweep_files import (
 )
 
 SHIPPED = sorted(SWEEPS.glob("*.yaml"))
-FEW = ("--steps=64", "--copies=4", "--rollout=16", "--batch=16", "--evaluations=1")
+FEW = ("--steps=64", "--n_envs=4", "--n_steps=16", "--batch_size=16", "--evaluations=1")
 BASE = {
     "program": "ogs",
     "command": ["${env}", "${program}", "train", "--steps=64", "${args}"],
@@ -34,14 +34,14 @@ BASE = {
     "metric": {"name": "kept/return", "goal": "maximize"},
     "parameters": {
         "learning_rate": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1},
-        "epochs": {"min": 1, "max": 8},
-        "gae": {"min": 0.5, "max": 1.0},
-        "copies": {"distribution": "q_uniform", "min": 8, "max": 64, "q": 8},
+        "n_epochs": {"min": 1, "max": 8},
+        "gae_lambda": {"min": 0.5, "max": 1.0},
+        "n_envs": {"distribution": "q_uniform", "min": 8, "max": 64, "q": 8},
         "width": {"values": [16, 32]},
-        "clip": {"value": 0.2},
+        "clip_range": {"value": 0.2},
     },
 }
-GRID = {"width": {"values": [8, 16, 32]}, "epochs": {"min": 1, "max": 2}}
+GRID = {"width": {"values": [8, 16, 32]}, "n_epochs": {"min": 1, "max": 2}}
 
 
 def write(folder, **changes):
@@ -109,7 +109,7 @@ def test_an_agents_command_trains(file, tmp_path, monkeypatch):
     trained = json.loads((tmp_path / "run1" / "agent.json").read_text())["settings"]
     asked = trial_settings(sweep, parameters)
     for name in parameters:
-        if name not in ("copies", "batch"):
+        if name not in ("n_envs", "batch_size"):
             assert trained[name] == getattr(asked, name)
             assert trained[name] != getattr(TrainSettings(), name) or name == "seed"
 
@@ -133,11 +133,11 @@ def test_values_keep_to_their_distributions(tmp_path):
     rates = [one["learning_rate"] for one in tried]
     assert all(1e-4 <= rate <= 1 for rate in rates)
     assert 5 < sum(rate < 1e-2 for rate in rates) < 25  # half, on a logarithmic scale
-    assert {one["epochs"] for one in tried} == set(range(1, 9))
-    assert {one["copies"] for one in tried} == set(range(8, 65, 8))
+    assert {one["n_epochs"] for one in tried} == set(range(1, 9))
+    assert {one["n_envs"] for one in tried} == set(range(8, 65, 8))
     assert {one["width"] for one in tried} == {16, 32}
-    assert {one["clip"] for one in tried} == {0.2}
-    assert all(0.5 <= one["gae"] <= 1 for one in tried)
+    assert {one["clip_range"] for one in tried} == {0.2}
+    assert all(0.5 <= one["gae_lambda"] <= 1 for one in tried)
 
 
 def test_a_grid_covers_everything_once_in_the_files_order(tmp_path):
@@ -149,7 +149,7 @@ def test_a_grid_covers_everything_once_in_the_files_order(tmp_path):
     for _ in range(6):
         trial = ask(study, sweep, 0)
         study.tell(trial, 1.0)
-        tried.append((trial.params["width"], trial.params["epochs"]))
+        tried.append((trial.params["width"], trial.params["n_epochs"]))
     assert tried == [(8, 1), (8, 2), (16, 1), (16, 2), (32, 1), (32, 2)]
 
 
@@ -164,7 +164,7 @@ def drawn(folder, method, seed, count, stop_before=()):
             ask(study, sweep, seed)
             study = open_study(sweep, folder, seed)
         trial = ask(study, sweep, seed)
-        study.tell(trial, float(trial.params["epochs"] + trial.params["width"]))
+        study.tell(trial, float(trial.params["n_epochs"] + trial.params["width"]))
         found.append(trial.params)
     assert len(ended(study)) == count
     return found
@@ -184,13 +184,18 @@ def test_same_seed_same_trials_even_when_stopped(tmp_path, method, count):
 
 
 def test_a_sweep_runs_prunes_goes_on_and_reports(bundle, tmp_path, capsys):
-    kwargs = json.dumps({"bundle": str(bundle), "budget": 16, "hands": 8})
+    kwargs = json.dumps({"bundle": str(bundle), "budget": 16, "num_slates": 8})
     file = write(
         tmp_path,
         command=[
             *("${env}", "${program}", "train", "--wandb", "--env=OGS-Custom-v0"),
-            *(f"--env_kwargs={kwargs}", "--steps=6000", "--copies=8", "--rollout=32"),
-            *("--batch=128", "--evaluations=6", "--evaluation_episodes=16", "${args}"),
+            *(f"--env_kwargs={kwargs}", "--steps=6000", "--n_envs=8", "--n_steps=32"),
+            *(
+                "--batch_size=128",
+                "--evaluations=6",
+                "--evaluation_episodes=16",
+                "${args}",
+            ),
         ],
         method="grid",
         metric={"name": "evaluation/return", "goal": "maximize"},
@@ -262,11 +267,11 @@ def test_the_table_is_sorted_by_the_metric():
         ({"method": "gird"}, "W&B would not take it: method: 'gird' is not one of"),
         ({"methods": "grid"}, "W&B would not take it: .*'methods' was unexpected"),
         ({"method": None}, "W&B would not take it: .*'method' is a required"),
-        ({"parameters": {"epochs": {"min": 1}}}, "W&B would not take it: parameters"),
+        ({"parameters": {"n_epochs": {"min": 1}}}, "W&B would not take it: parameters"),
         (
             {
                 "parameters": {
-                    "gae": {"distribution": "int_uniform", "min": 0.5, "max": 1}
+                    "gae_lambda": {"distribution": "int_uniform", "min": 0.5, "max": 1}
                 }
             },
             "W&B would not take it: parameters.gae",
@@ -275,10 +280,17 @@ def test_the_table_is_sorted_by_the_metric():
         ({"metric": None}, "lacks `metric`"),
         ({"parameters": None}, "lacks `parameters`"),
         ({"metric": {"name": "kept/retrun"}}, "did you mean kept/return"),
-        ({"parameters": {"epochs": {"min": 2, "max": 2}}}, "min 2 is not below max 2"),
         (
-            {"parameters": {"gae": {"distribution": "normal", "mu": 1, "sigma": 1}}},
-            "gae: normal; expected value, values",
+            {"parameters": {"n_epochs": {"min": 2, "max": 2}}},
+            "min 2 is not below max 2",
+        ),
+        (
+            {
+                "parameters": {
+                    "gae_lambda": {"distribution": "normal", "mu": 1, "sigma": 1}
+                }
+            },
+            "gae_lambda: normal; expected value, values",
         ),
         (
             {"parameters": {"env_kwargs": {"parameters": {"budget": {"value": 3}}}}},
@@ -302,7 +314,7 @@ def test_the_table_is_sorted_by_the_metric():
         ({"command": ["${env}", "ogs", "speed"]}, "expected one that runs `ogs train`"),
         ({"command": ["ogs", "train", "${args_json}"]}, r"command has \$\{args_json\}"),
         ({"parameters": {"momentum": {"value": 3}}}, "ogs train: .*momentum"),
-        ({"parameters": {"epochs": {"value": "many"}}}, "--epochs: 'many'"),
+        ({"parameters": {"n_epochs": {"value": "many"}}}, "--n-epochs: 'many'"),
         ({"method": "grid"}, "a grid needs values"),
     ],
 )

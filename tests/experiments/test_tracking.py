@@ -25,7 +25,7 @@ TERMS = (
     *("domain_gain", "anchor_gain", "forgetting"),
     *("conflict", "orthogonality", "information"),
 )
-FEW = ("--copies=4", "--rollout=64", "--batch=64", "--evaluation_episodes=3")
+FEW = ("--n_envs=4", "--n_steps=64", "--batch_size=64", "--evaluation_episodes=3")
 _BLOCK = 32_768
 
 
@@ -51,8 +51,8 @@ def folder(tmp_path_factory):
 
 
 def few(folder, **changes):
-    kwargs = {"bundle": str(folder), "budget": 12, "hands": 6}
-    few = {"copies": 4, "rollout": 32, "batch": 64, "evaluation_episodes": 3}
+    kwargs = {"bundle": str(folder), "budget": 12, "num_slates": 6}
+    few = {"n_envs": 4, "n_steps": 32, "batch_size": 64, "evaluation_episodes": 3}
     settings = {"seconds": None, "steps": 256, "evaluations": 2, **few}
     return TrainSettings("OGS-Custom-v0", kwargs, **(settings | changes))
 
@@ -88,7 +88,7 @@ def run(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "limited"
     plain = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     told = ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")
-    kwargs = json.dumps({"budget": 12, "hands": 6})
+    kwargs = json.dumps({"budget": 12, "num_slates": 6})
     found = subprocess.run(
         [
             *(sys.executable, "-c", WATCHED, "train", "--wandb", *FEW),

@@ -27,8 +27,8 @@ def test_trains_compares_and_writes(folder, tmp_path, capsys):
     out = tmp_path / "out"
     run_with(
         *("--bundle", folder, "--seed", 3, "--steps", 16_000),
-        *("--copies=32", "--rollout=32", "--batch", 256, "--epochs", 4),
-        *("--learning-rate=1e-3", "--entropy=0.01"),
+        *("--n_envs=32", "--n_steps=32", "--batch_size", 256, "--n_epochs", 4),
+        *("--learning-rate=1e-3", "--ent_coef=0.01"),
         *("--episodes", 20, "--out", out),
     )
     printed = capsys.readouterr().out
@@ -53,12 +53,12 @@ def test_trains_compares_and_writes(folder, tmp_path, capsys):
 def test_episodes_fit_a_small_pool(tmp_path, capsys):
     small = make_bundle(tmp_path / "small", pool=64)
     run_with(
-        *("--bundle", small, "--steps", 300, "--episodes", 4, "--copies=8"),
+        *("--bundle", small, "--steps", 300, "--episodes", 4, "--n_envs=8"),
         *("--out", tmp_path / "out"),
     )
     told = capsys.readouterr()
     for text in (told.out, told.err):
-        assert "OGS-Custom-v0 (made): hand_size 2, hands 5, budget 2" in text
+        assert "OGS-Custom-v0 (made): slate_size 2, num_slates 5, budget 2" in text
 
 
 def test_study_over_seeds_keeps_each_agent(folder, tmp_path):

@@ -263,7 +263,7 @@ def test_gradients_are_those_at_the_current_weights(
 def test_the_start_is_the_bundles(learner: LiveLearner, bundle: Bundle) -> None:
     rows = np.arange(len(bundle.pool))
     found = learner.look(rows)
-    start = bundle.pool.sketches("start")
+    start = bundle.pool.sketches("initial")
     error = np.linalg.norm(found.sketches - start, axis=1)
     assert (error / np.linalg.norm(start, axis=1)).max() < 1e-3
     np.testing.assert_allclose(found.norms, bundle.pool.norms, rtol=1e-4)

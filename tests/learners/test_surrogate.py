@@ -22,7 +22,7 @@ from ogs_env.learners.fitted import (
     STEPS,
     default_learner,
 )
-from ogs_env.learners.surrogate import SurrogateLearner, SurrogateLearners
+from ogs_env.learners.surrogate import SurrogateLearner, VectorSurrogateLearner
 from ogs_env.rewards import Rewards
 from ogs_env.rows import Rows
 
@@ -107,7 +107,7 @@ class Oracle:
 
     def movement(self, rows: Rows) -> np.ndarray:
         """Return x at the untouched model."""
-        if self.kind == "start" or not self.bundle.has_answers:
+        if self.kind == "initial" or not self.bundle.has_answers:
             return self.sketches(rows, 0) @ self.displacement(0)
         # A path has no sketches of own answers, but the pool has products with them.
         pool, picks = self.bundle.pool, np.array(self.picks, int)
@@ -117,17 +117,17 @@ class Oracle:
         return self.length(0) * pool.tokens[picks] @ products
 
 
-@pytest.fixture(params=["path", "start", "partly linear", "without answers"])
+@pytest.fixture(params=["trajectory", "initial", "partly linear", "without answers"])
 def made(request: pytest.FixtureRequest, tmp_path: Path, bundle: Bundle) -> Bundle:
-    if request.param == "path":
+    if request.param == "trajectory":
         return bundle
     if request.param == "without answers":
         return load_bundle(make_bundle(tmp_path / "plain", answers=False))
-    if request.param == "start":
-        return load_bundle(make_bundle(tmp_path / "start", checkpoints=0, seed=3))
+    if request.param == "initial":
+        return load_bundle(make_bundle(tmp_path / "initial", checkpoints=0, seed=3))
     folder = make_bundle(tmp_path / "linear", checkpoints=3, seed=4, held_out=33)
     learner = {
-        "sketches": "path",
+        "sketches": "trajectory",
         "epochs": 2.5,
         "domain": {"slope": [0.1, 0.0, 0.2], "share": 0},
         "anchor": {"slope": [0.0, 0.1, 0.05], "share": 0.3},
@@ -269,7 +269,7 @@ class InBatches:
         self.learner, pool = bundle.manifest["learner"], bundle.pool
         count = len(bundle.manifest["checkpoints"])
         dev, g = (
-            rows.sketches("path").astype(float).reshape(len(rows), count, -1)
+            rows.sketches("trajectory").astype(float).reshape(len(rows), count, -1)
             for rows in (bundle.dev, pool)
         )
         scale = 1 / np.sqrt((dev**2).sum(axis=2).mean(axis=0))[:, None]
@@ -348,7 +348,7 @@ def test_it_is_the_mean_over_orders_of_a_learner_in_batches(
 
 def test_learners_side_by_side_are_single_learners(bundle: Bundle) -> None:
     rng = np.random.default_rng(0)
-    many = SurrogateLearners(bundle, 5, 30)
+    many = VectorSurrogateLearner(bundle, 5, 30)
     single = [SurrogateLearner(bundle) for _ in range(5)]
     for step in range(36):
         rows = rng.integers(-1, 480, 5)
@@ -376,7 +376,7 @@ def test_picks_that_cancel_move_nothing(tmp_path: Path) -> None:
     files = json.loads((folder / "manifest.json").read_text())["files"]
     for name in ("pool-00000.safetensors", "answers-pool-00000.safetensors"):
         tensors = load_file(folder / name)
-        for column in ("path", "start", "products", "answer_products"):
+        for column in ("trajectory", "initial", "products", "answer_products"):
             if column in tensors:
                 tensors[column][1] = -tensors[column][0]
         if "tokens" in tensors:
@@ -435,7 +435,10 @@ def test_a_pool_too_large_for_tables_gives_the_same_numbers(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sketches": "pth"}, "sketches 'pth'; expected path or start"),
+        (
+            {"sketches": "trajectry"},
+            "sketches 'trajectry'; expected trajectory or initial",
+        ),
         ({"domain": {}}, r"has \{\} for the domain; expected a slope"),
         ({"anchor": {"slope": [1.0], "share": 1.0}}, "of 2 checkpoints and a share"),
         ({"anchor": {"slope": [1, -1], "share": 1}}, "none negative"),
@@ -474,7 +477,7 @@ def test_own_answers_are_never_gained_from(bundle: Bundle, picks: list[int]) -> 
 def test_other_checkpoints_respond_as_the_nearest_of_the_study() -> None:
     known, other = default_learner([0, 6, 24]), default_learner([0, 5, 40])
     assert known == other
-    assert default_learner([])["sketches"] == "start"
+    assert default_learner([])["sketches"] == "initial"
 
 
 @pytest.mark.parametrize("answers", ["own", "reference"])
@@ -482,7 +485,7 @@ def test_a_path_of_the_untouched_model_alone_has_its_own_constants(
     answers: str,
 ) -> None:
     learner = default_learner([0], [2 * NORMS[0]], answers)
-    assert learner["sketches"] == "path"
+    assert learner["sketches"] == "trajectory"
     [slope] = FITTED_UNTOUCHED[answers]["domain"]["slope"]
     assert learner["domain"]["slope"] == [pytest.approx(2 * slope, abs=1e-5)]
     assert slope > FITTED[answers]["domain"]["slope"][0]

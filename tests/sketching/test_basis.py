@@ -24,7 +24,7 @@ def shards(rows: list[int], rank: int, k: int = 80) -> list[dict[str, torch.Tens
     directions = rng.normal(size=(rank, k)) * np.geomspace(1, 0.1, rank)[:, None]
     return [
         {
-            "start": torch.from_numpy(rng.normal(size=(n, rank)) @ directions).half(),
+            "initial": torch.from_numpy(rng.normal(size=(n, rank)) @ directions).half(),
             "norms": torch.from_numpy(np.exp(rng.normal(size=n))).float(),
             "losses": torch.from_numpy(rng.uniform(0, 4, size=n)).float(),
             "tokens": torch.from_numpy(rng.integers(1, 99, size=n)).int(),
@@ -34,7 +34,7 @@ def shards(rows: list[int], rank: int, k: int = 80) -> list[dict[str, torch.Tens
 
 
 def units(pool) -> np.ndarray:
-    whole = torch.cat([shard["start"] for shard in pool]).double().numpy()
+    whole = torch.cat([shard["initial"] for shard in pool]).double().numpy()
     return whole / np.linalg.norm(whole, axis=1, keepdims=True)
 
 
@@ -116,7 +116,7 @@ def test_bundles_share_the_basis_of_all_their_pools(tmp_path):
     before = [load_bundle(folder) for folder in folders]
     pools = [
         {
-            "start": torch.from_numpy(bundle.pool.sketches("start")),
+            "initial": torch.from_numpy(bundle.pool.sketches("initial")),
             **{
                 name: torch.from_numpy(getattr(bundle.pool, name).copy())
                 for name in ("norms", "losses", "tokens")

@@ -4,7 +4,7 @@ import torch
 from ogs_env.bundle import load_bundle
 from ogs_env.learners.fitted import (
     FITTED_SPACE,
-    NORM_START,
+    INITIAL_NORM,
     NORMS,
     STEPS,
     default_learner,
@@ -23,12 +23,12 @@ def test_longer_dev_gradients_move_further_in_the_studied_space(factor, answers)
     weights = [1 / norm for norm in norms]
     found = _learner(True, CHECKPOINTS, weights, shards)
     assert found == default_learner(STEPS, norms, answers)
-    assert found["sketches"] == "path"
-    norm = factor * NORM_START
-    shards["dev"] = [{"start": torch.full((5, 4), norm / 2)}]
+    assert found["sketches"] == "trajectory"
+    norm = factor * INITIAL_NORM
+    shards["dev"] = [{"initial": torch.full((5, 4), norm / 2)}]
     found = _learner(True, [], [], shards)
     known = default_learner([], [norm], answers)
-    assert found["sketches"] == known["sketches"] == "start"
+    assert found["sketches"] == known["sketches"] == "initial"
     assert found["domain"]["slope"] == pytest.approx(known["domain"]["slope"], 1e-4)
     assert found["forgetting"] == pytest.approx(known["forgetting"], 1e-4)
 

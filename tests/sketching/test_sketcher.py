@@ -12,7 +12,7 @@ from tiny_model import make_tiny_model
 from torch.nn.functional import cross_entropy
 from words import WORDS
 
-from ogs_env.bundle import ANSWERS, DETOUR, MEASURED, ROLES
+from ogs_env.bundle import ANSWERS, MEASURED, OFF_DOMAIN, ROLES
 from ogs_env.data.domains import DomainData
 from ogs_env.data.records import Turn
 from ogs_env.data.samples import Sample
@@ -20,16 +20,16 @@ from ogs_env.errors import InputError
 from ogs_env.learners.fitted import default_learner
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rows import COLUMNS
+from ogs_env.sketching import shards
 from ogs_env.sketching.answers import own_answers
 from ogs_env.sketching.encoding import Encoded, encode, encode_prompt
 from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.proxy import Proxy, attach_adapter, load_model
 from ogs_env.sketching.settings import ANCHOR_ANSWERS, SketchSettings
-from ogs_env.sketching.shards import SHARD_ROWS
 from ogs_env.sketching.sketcher import sketch
 from ogs_env.sketching.warmup import (
     BATCH,
-    detour_picks,
+    off_domain_picks,
     warm_up_picks,
     warm_up_steps,
 )
@@ -49,8 +49,19 @@ def samples(count: int, first: int, source: str) -> list[Sample]:
     ]
 
 
+ROWS = 64
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_shards():
+    """The pool's samples fill more than one shard."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "SHARD_ROWS", ROWS)
+        yield
+
+
 def make_data() -> DomainData:
-    pool = samples(SHARD_ROWS, 0, "colours") + samples(7, 100, "nature")
+    pool = samples(ROWS, 0, "colours") + samples(7, 100, "nature")
     # One sample that has to be cut.
     pool.append(Sample("long " * 40, "an answer " * 20, "nature"))
     return DomainData(
@@ -233,7 +244,7 @@ def largest_row_error(found, expected) -> float:
 @pytest.mark.parametrize("role", EVERY)
 def test_start_rows_equal_a_loop_over_samples(bundle, oracle, role):
     expected = np.stack([places[0][2] for places in oracle[role]])
-    assert largest_row_error(getattr(bundle, role).sketches("start"), expected) < 1e-3
+    assert largest_row_error(getattr(bundle, role).sketches("initial"), expected) < 1e-3
 
 
 def weights(bundle):
@@ -241,25 +252,25 @@ def weights(bundle):
 
 
 def test_checkpoints_count_the_same_among_the_dev_samples(bundle):
-    for block in np.split(bundle.dev.sketches("path"), 3, axis=1):
+    for block in np.split(bundle.dev.sketches("trajectory"), 3, axis=1):
         assert np.square(block).sum(1).mean() == pytest.approx(1.0, 1e-3)
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_path_rows_equal_a_loop_over_samples_and_checkpoints(bundle, oracle, role):
-    found = getattr(bundle, role).sketches("path")
+    found = getattr(bundle, role).sketches("trajectory")
     for number, weight in enumerate(weights(bundle)):
         expected = [places[number + 1][2] * weight for places in oracle[role]]
         columns = slice(number * bundle.k, (number + 1) * bundle.k)
         assert largest_row_error(found[:, columns], np.stack(expected)) < 1e-3
 
 
-def test_detour_rows_equal_a_loop_over_samples_and_checkpoints(settings, tmp_path):
+def test_off_domain_rows_equal_a_loop_over_samples_and_checkpoints(settings, tmp_path):
     data = replace(make_data(), dev=samples(20, 200, "nature"))
-    whole = sketch(data, tmp_path / "whole", replace(settings, detour=True))
-    assert whole.has_detour
+    whole = sketch(data, tmp_path / "whole", replace(settings, off_domain=True))
+    assert whole.has_off_domain
     files = [name.split("-") for name in whole.manifest["files"]]
-    assert {name[1] for name in files if name[0] == "detour"} == set(DETOUR)
+    assert {name[1] for name in files if name[0] == "off_domain"} == set(OFF_DOMAIN)
     model, tokenizer = load_model(settings.proxy)
     proxy = attach_adapter(
         model, tokenizer, rank=4, alpha=8, layers=2, seed=settings.seed
@@ -267,7 +278,7 @@ def test_detour_rows_equal_a_loop_over_samples_and_checkpoints(settings, tmp_pat
     encoded = encoded_by_role(proxy, data, settings, tmp_path)
     # Forty samples, each once, of the source that the domain has none of.
     outside = [row for row, s in enumerate(data.pool) if s.source == "colours"]
-    picks = detour_picks(np.array(outside), 5, settings.seed)
+    picks = off_domain_picks(np.array(outside), 5, settings.seed)
     assert set(picks) <= set(outside)
     assert len(set(picks)) == 5 * BATCH
     batches = [[encoded["pool"][row] for row in some] for some in np.split(picks, 5)]
@@ -281,7 +292,7 @@ def test_detour_rows_equal_a_loop_over_samples_and_checkpoints(settings, tmp_pat
     for number, entry in enumerate(later):
         proxy.load_state(states[entry["step"]][0])
         divisors = states[max(entry["step"], 3)][1]
-        for role in DETOUR:
+        for role in OFF_DOMAIN:
             expected = []
             for sample in encoded[role]:
                 loss = token_losses(proxy, sample).mean()
@@ -291,17 +302,9 @@ def test_detour_rows_equal_a_loop_over_samples_and_checkpoints(settings, tmp_pat
                     part = gradient.flatten() / (divisors[name].flatten() + 1e-8).sqrt()
                     projection.add(sketched, name, part[None])
                 expected.append(sketched[:, 0].numpy() * entry["weight"])
-            found = getattr(whole, role).sketches("detour")
+            found = getattr(whole, role).sketches("off_domain")
             found = found[:, number * whole.k : (number + 1) * whole.k]
             assert largest_row_error(found, np.stack(expected)) < 1e-3
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_losses_along_the_path_are_exact(folder, oracle, role):
-    files = sorted(folder.glob(f"{role}-*.safetensors"))
-    found = np.concatenate([load_file(file)["path_losses"] for file in files])
-    expected = [[loss for loss, _, _ in places[1:]] for places in oracle[role]]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("role", EVERY)
@@ -339,8 +342,8 @@ def test_cosines_are_exact(bundle, oracle):
 def test_path_products_are_sums_over_checkpoints_within_the_sketch_error(
     bundle, oracle
 ):
-    pool = bundle.pool.sketches("path").astype(np.float64)
-    dev = bundle.dev.sketches("path").astype(np.float64)
+    pool = bundle.pool.sketches("trajectory").astype(np.float64)
+    dev = bundle.dev.sketches("trajectory").astype(np.float64)
     exact = np.zeros((len(pool), len(dev)))
     deviation = np.zeros_like(exact)
     for number, weight in enumerate(weights(bundle), 1):
@@ -391,7 +394,7 @@ def test_products_with_own_answers_are_at_the_untouched_model(bundle, oracle):
 @pytest.mark.parametrize("role", ANSWERS)
 def test_own_answers_keep_nothing_of_the_path(folder, role):
     file = folder / f"{role}-00000.safetensors"
-    assert load_file(file).keys() == {*COLUMNS, "start"}
+    assert load_file(file).keys() == {*COLUMNS, "initial"}
 
 
 def test_identity_columns_follow_the_samples(bundle):
@@ -444,7 +447,7 @@ def test_without_own_answers_the_other_shards_are_the_same(settings, tmp_path):
 def test_the_manifest_says_what_repeats_the_bundle(folder, settings, encoded):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["format"] == "ogs-bundle"
-    assert manifest["format_version"] == 5
+    assert manifest["format_version"] == 6
     assert manifest["name"] == "words"
     assert manifest["command"] == "ogs sketch words"
     assert manifest["proxy"]["id"] == settings.proxy
@@ -509,7 +512,7 @@ def test_more_tokens_than_the_proxy_has_positions_are_refused(settings, tmp_path
 def test_the_learner_is_the_studys(bundle):
     assert bundle.manifest["learner"] == default_learner([0, 2, 5])
     learner = SurrogateLearner(bundle)
-    assert learner.sketches == "path"
+    assert learner.sketches == "trajectory"
     assert learner.domain_loss() == pytest.approx(bundle.dev.losses.mean(), rel=1e-5)
 
 
@@ -528,12 +531,12 @@ def test_the_same_request_gives_the_same_bytes(folder, settings, tmp_path):
 
 
 def test_without_checkpoints_there_is_no_path(settings, tmp_path):
-    bundle = sketch(few(), tmp_path / "start", replace(settings, checkpoints=()))
-    assert not bundle.has_path
+    bundle = sketch(few(), tmp_path / "initial", replace(settings, checkpoints=()))
+    assert not bundle.has_trajectory
     assert bundle.manifest["warm_up_batch"] is None
     assert bundle.manifest["checkpoints"] == []
     assert bundle.manifest["learner"] == default_learner([])
-    assert SurrogateLearner(bundle).sketches == "start"
+    assert SurrogateLearner(bundle).sketches == "initial"
     assert bundle.basis.shape == (128, 32)
 
 
@@ -576,13 +579,13 @@ def test_the_space_is_that_of_proxy_adapter_and_projection(settings, tmp_path):
             "them; include 0 in --checkpoints or use --anchor-answers reference",
         ),
         (
-            {"detour": True},
-            "detour: 5 steps of 8 need 40 samples of sources that the domain does not "
-            "have, the pool has 8; leave --detour out",
+            {"off_domain": True},
+            "off_domain: 5 steps of 8 need 40 samples of sources that the domain does "
+            "not have, the pool has 8; leave --off-domain out",
         ),
         (
-            {"detour": True, "checkpoints": ()},
-            "detour: is another warm-up; expected --path with a checkpoint above 0",
+            {"off_domain": True, "checkpoints": ()},
+            "off_domain: is another warm-up; expected --trajectory with a checkpoint",
         ),
     ],
 )

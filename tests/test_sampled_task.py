@@ -1,0 +1,460 @@
+"""Domains drawn from a pool: what is in them, what a learner makes of them."""
+
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from make_bundle import edit_manifest, make_bundle
+from safetensors.numpy import load_file, save_file
+
+from ogs_env.agents.policies import episode_return, make_policy
+from ogs_env.bundle import ANSWERS, MEASURED, Bundle, load_bundle
+from ogs_env.envs.selection import SelectionEnv
+from ogs_env.errors import InputError
+from ogs_env.files import sha256_of
+from ogs_env.learners.surrogate import SurrogateLearner
+from ogs_env.rows import COLUMNS, Rows
+from ogs_env.sampled_task import POOL, SampledTask, sample_task
+
+NUMBERS = range(8)
+SIZES: dict[str, Any] = {"slate_size": 4, "num_slates": 6, "budget": 9}
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle whose checkpoints differ in weight, slope and curvature."""
+    folder = make_bundle(tmp_path_factory.mktemp("drawn") / "b", shards=3)
+    learner = {
+        "sketches": "trajectory",
+        "epochs": 2,
+        "domain": {"slope": [0.05, 0.03], "share": 0.5},
+        "anchor": {"slope": [0.02, 0.06], "share": 0.3},
+        "forgetting": {"curvature": 0.004},
+    }
+    weights = [{"step": 0, "weight": 0.5}, {"step": 6, "weight": 2.0}]
+    edit_manifest(folder, checkpoints=weights, learner=learner)
+    return load_bundle(folder)
+
+
+@pytest.fixture(scope="module")
+def with_off_domain(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same bundle with a second warm-up."""
+    folder = tmp_path_factory.mktemp("drawn") / "off_domain"
+    make_bundle(folder, shards=3, off_domain=True)
+    weights = [{"step": 0, "weight": 0.5}, {"step": 6, "weight": 2.0}]
+    edit_manifest(folder, checkpoints=weights)
+    return load_bundle(folder)
+
+
+@pytest.fixture(scope="module")
+def without_path(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("drawn") / "initial"
+    return load_bundle(make_bundle(folder, checkpoints=0))
+
+
+@pytest.fixture
+def of_sources(tmp_path: Path) -> Callable[[list[int]], Bundle]:
+    """Make a bundle that has so many pool samples of each source."""
+
+    def make(counts: list[int]) -> Bundle:
+        name = "pool-00000.safetensors"
+        folder = make_bundle(tmp_path / "b", pool=sum(counts), k=16, held_out=12)
+        tensors = load_file(folder / name)
+        tensors["sources"] = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        save_file(tensors, folder / name)
+        files = json.loads((folder / "manifest.json").read_text())["files"]
+        files[name]["sha256"] = sha256_of(folder / name)
+        edit_manifest(folder, files=files)
+        return load_bundle(folder)
+
+    return make
+
+
+def rows_of(bundle: Bundle, rows: Rows) -> np.ndarray:
+    """Return where samples lie in a bundle's pool, by their ids."""
+    places = {number: row for row, number in enumerate(bundle.pool.ids.tolist())}
+    return np.array([places[number] for number in rows.ids.tolist()])
+
+
+def contents(drawn: Bundle) -> dict[str, Any]:
+    found: dict[str, Any] = {"manifest": drawn.manifest, "basis": drawn.basis}
+    for role in ("pool", *drawn.measured):
+        rows = getattr(drawn, role)
+        found |= {f"{role}/{name}": getattr(rows, name) for name in COLUMNS}
+        has_trajectory = drawn.has_trajectory and role not in ANSWERS
+        kinds = ("initial", "trajectory") if has_trajectory else ("initial",)
+        found |= {f"{role}/{kind}": rows.sketches(kind) for kind in kinds}
+    if drawn.has_trajectory:
+        every = np.arange(len(drawn.pool))
+        found["products"] = drawn.pool.products(every)
+        found["answer_products"] = drawn.pool.answer_products(every)
+    return found
+
+
+# What is drawn.
+
+
+def test_a_number_is_one_domain(origin: Bundle) -> None:
+    first = SampledTask(origin, 3, "train")
+    # Unpickled it is the one that was drawn for all.
+    others = [SampledTask(origin, 3, "train"), pickle.loads(pickle.dumps(first))]
+    assert others[1] is not first
+    for other in others:
+        assert data_equivalence(contents(other), contents(first), exact=True)
+    shared = sample_task(origin, 3, "train")
+    assert len(pickle.dumps(shared)) < 1000
+    for again in (copy.copy(shared), copy.deepcopy([shared])[0], others[1]):
+        assert again is shared
+
+
+def test_other_numbers_are_other_domains(origin: Bundle) -> None:
+    drawn = [SampledTask(origin, number, "train") for number in NUMBERS]
+    for role in ("dev", "test", "pool"):
+        assert len({getattr(one, role).ids.tobytes() for one in drawn}) == len(drawn)
+    assert len({tuple(np.unique(one.dev.sources)) for one in drawn}) > 2
+    assert drawn[3].name == "made/3"
+
+
+@pytest.mark.parametrize("split", ["train", "test", "all"])
+def test_what_is_in_a_domain(origin: Bundle, split: str) -> None:
+    part = set(origin.pool.ids[origin.split(split)].tolist())
+    for number in NUMBERS:
+        drawn = SampledTask(origin, number, split)
+        roles = [drawn.dev, drawn.test, drawn.pool]
+        ids = [set(rows.ids.tolist()) for rows in roles]
+        # Each sample once, all of them of the part asked for.
+        assert len(set.union(*ids)) == sum(map(len, roles))
+        assert set.union(*ids) <= part
+        assert len(drawn.split(split)) == len(drawn.pool)
+        left = len(part) - len(drawn.dev) - len(drawn.test)
+        assert len(drawn.pool) == min(POOL, left) <= 256
+        sources = set(drawn.dev.sources.tolist())
+        assert len(sources) == 2
+        assert set(drawn.test.sources.tolist()) == sources
+        inside = np.isin(drawn.pool.sources, list(sources)).mean()
+        assert 0.1 < inside <= 0.6
+        for role, rows in zip(("dev", "test", "pool"), roles, strict=True):
+            assert drawn.manifest["roles"][role] == len(rows)
+            places = rows_of(origin, rows)
+            for name in COLUMNS.keys() - {"domain_dots"}:
+                expected = getattr(origin.pool, name)[places]
+                np.testing.assert_array_equal(getattr(rows, name), expected)
+        assert drawn.anchor is origin.anchor
+        assert drawn.retention is origin.retention
+        assert drawn.anchor_answers is origin.anchor_answers
+        assert drawn.retention_answers is origin.retention_answers
+
+
+def test_half_of_the_time_a_source_gives_a_neighbourhood(origin: Bundle) -> None:
+    start = origin.pool.sketches("initial")
+    units = start / np.linalg.norm(start, axis=1, keepdims=True)
+    part = origin.split("train")
+    found = []
+    for number in range(40):
+        drawn = SampledTask(origin, number, "train")
+        taken = np.concatenate([rows_of(origin, r) for r in (drawn.dev, drawn.test)])
+        for source in np.unique(drawn.dev.sources):
+            own = part[origin.pool.sources[part] == source]
+            cosines = units[own] @ units[own].T
+            half = np.sort(cosines, axis=1)[:, len(own) // 2]
+            near = cosines >= half[:, None]  # of each centre, the nearest half
+            found.append(near[:, np.isin(own, taken)].all(axis=1).any())
+    assert 0.35 < np.mean(found) < 0.65
+
+
+def test_few_others_leave_room_for_more_of_the_domain(
+    of_sources: Callable[[list[int]], Bundle],
+) -> None:
+    origin = of_sources([200, 200, 20])
+    for number in NUMBERS:
+        pool = SampledTask(origin, number, "all").pool
+        assert len(pool) == POOL
+        assert (pool.sources == 2).sum() == 20
+
+
+def test_two_sources_of_24_are_enough_and_one_is_not(
+    of_sources: Callable[[list[int]], Bundle],
+) -> None:
+    origin = of_sources([24, 24])
+    for number in NUMBERS:
+        drawn = SampledTask(origin, number, "all")
+        assert len(drawn.pool) + len(drawn.dev) + len(drawn.test) == 48
+        assert np.bincount(drawn.dev.sources).max() <= 8
+        assert np.bincount(drawn.test.sources).max() <= 4
+    origin = of_sources([200, 23, 23])
+    with pytest.raises(InputError, match="where 1 sources have 24 samples or more; ex"):
+        SampledTask(origin, 0, "all")
+
+
+# Its gradients.
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_products_against_a_plain_loop(origin: Bundle, number: int) -> None:
+    drawn = sample_task(origin, number, "train")
+    pool, domain = (
+        rows_of(origin, drawn.pool),
+        np.concatenate([rows_of(origin, drawn.dev), rows_of(origin, drawn.test)]),
+    )
+    found = drawn.pool.products(np.arange(len(pool)))
+    measured = len(domain) + len(origin.anchor) + len(origin.retention)
+    assert found.shape == (len(pool), 2, measured)
+    path = (
+        origin.pool.sketches("trajectory").astype(np.float64).reshape(-1, 2, origin.k)
+    )
+    for place in range(0, len(pool), 37):
+        for other, row in enumerate(domain.tolist()):
+            for checkpoint in range(2):
+                expected = path[pool[place], checkpoint] @ path[row, checkpoint]
+                scale = np.linalg.norm(path[[pool[place], row], checkpoint], axis=1)
+                product = found[place, checkpoint, other]
+                assert abs(product - expected) < 1e-5 * scale.prod()
+    kept = origin.pool.products(pool)[:, :, len(origin.dev) + len(origin.test) :]
+    np.testing.assert_allclose(found[:, :, len(domain) :], kept, rtol=1e-6)
+    np.testing.assert_array_equal(
+        drawn.pool.answer_products(np.arange(len(pool))),
+        origin.pool.answer_products(pool),
+    )
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_an_off_domain_trajectory_replaces_the_later_checkpoints(
+    origin: Bundle, with_off_domain: Bundle, number: int
+) -> None:
+    drawn = sample_task(with_off_domain, number, "train")
+    plain = sample_task(origin, number, "train")
+    later = slice(origin.k, 2 * origin.k)  # the first checkpoint is the start's
+    for role, from_ in (
+        ("pool", with_off_domain.pool),
+        ("dev", with_off_domain.pool),
+        ("test", with_off_domain.pool),
+        ("anchor", with_off_domain.anchor),
+    ):
+        rows, before = getattr(drawn, role), getattr(plain, role)
+        np.testing.assert_array_equal(rows.ids, before.ids)
+        found, known = rows.sketches("trajectory"), before.sketches("trajectory")
+        np.testing.assert_array_equal(found[:, : origin.k], known[:, : origin.k])
+        place = {number: row for row, number in enumerate(from_.ids.tolist())}
+        chosen = np.array([place[number] for number in rows.ids.tolist()])
+        off_domain = from_.sketches("off_domain")[chosen]
+        np.testing.assert_array_equal(found[:, later], off_domain)
+        assert np.abs(found[:, later] - known[:, later]).max() > 1
+        np.testing.assert_array_equal(
+            rows.sketches("initial"), before.sketches("initial")
+        )
+
+    # Of the later checkpoint, what a reward is made of comes from it too; what no
+    # reward sees, and the start's, which own answers are about, are as before.
+    products, before = (
+        bundle.pool.products(np.arange(len(bundle.pool))) for bundle in (drawn, plain)
+    )
+    own = drawn.pool.sketches("trajectory")[:, later].astype(np.float64)
+    parts = {role: getattr(drawn, role) for role in MEASURED}
+    ends = np.cumsum([len(part) for part in parts.values()])
+    for (role, part), end in zip(parts.items(), ends.tolist(), strict=True):
+        columns = slice(end - len(part), end)
+        if role == "retention":
+            np.testing.assert_array_equal(
+                products[:, 1, columns], before[:, 1, columns]
+            )
+            continue
+        others = part.sketches("trajectory")[:, later].astype(np.float64)
+        scale = np.outer(np.linalg.norm(own, axis=1), np.linalg.norm(others, axis=1))
+        found = products[:, 1, columns]
+        assert (abs(found - own @ others.T) / scale).max() < 1e-5
+    np.testing.assert_array_equal(products[:, 0], before[:, 0])
+    assert drawn.anchor_answers is with_off_domain.anchor_answers
+    assert drawn.retention_answers is with_off_domain.retention_answers
+    np.testing.assert_array_equal(
+        *(b.pool.answer_products(np.arange(len(own))) for b in (drawn, plain))
+    )
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_cosines_are_those_of_the_start_sketches(origin: Bundle, number: int) -> None:
+    drawn = sample_task(origin, number, "train")
+    start = origin.pool.sketches("initial").astype(np.float64)
+    domain = start[rows_of(origin, drawn.dev)].mean(0)
+    assert drawn.manifest["domain_norm"] == pytest.approx(np.linalg.norm(domain))
+    own = start[rows_of(origin, drawn.pool)]
+    dots = own @ domain
+    np.testing.assert_allclose(drawn.pool.domain_dots, dots, rtol=1e-4, atol=1e-2)
+    cosines = dots / np.linalg.norm(own, axis=1) / np.linalg.norm(domain)
+    rows = np.arange(len(own))
+    np.testing.assert_allclose(drawn.domain_cosines(rows), cosines, atol=1e-5)
+
+
+# What a learner makes of it.
+
+
+def norms_of_dev(bundle: Bundle, kind: str) -> np.ndarray:
+    """Root mean square norms of the dev samples' sketches, by checkpoint."""
+    count = len(bundle.manifest["learner"]["domain"]["slope"])
+    blocks = np.split(bundle.dev.sketches(kind), count, axis=1)
+    return np.array([np.sqrt((b**2).sum(axis=1).mean()) for b in blocks])
+
+
+def test_the_domain_moves_no_farther_than_the_origins(origin: Bundle) -> None:
+    before = origin.manifest["learner"]
+    longer = []
+    for number in range(24):
+        drawn = sample_task(origin, number, "train")
+        response = drawn.manifest["learner"]
+        ratios = norms_of_dev(drawn, "trajectory") / norms_of_dev(origin, "trajectory")
+        longer += (ratios > 1).tolist()
+        assert response["sketches"] == "trajectory"
+        for role, by in (("domain", np.minimum(ratios, 1)), ("anchor", ratios)):
+            expected = np.array(before[role]["slope"]) * by
+            np.testing.assert_allclose(response[role]["slope"], expected, rtol=1e-4)
+            assert response[role]["share"] == before[role]["share"]
+        expected = before["forgetting"]["curvature"] * ratios[0] ** 2
+        found = response["forgetting"]["curvature"]
+        assert found == pytest.approx(expected, rel=1e-4)
+        pairs = zip(response["domain"]["slope"], before["domain"]["slope"], strict=True)
+        assert all(mine <= whole for mine, whole in pairs)
+    assert 0.2 < np.mean(longer) < 0.8
+
+
+@pytest.mark.parametrize("has_trajectory", [True, False])
+@pytest.mark.parametrize("number", NUMBERS)
+def test_what_is_kept_feels_the_same_picks_as_in_the_origin(
+    origin: Bundle, without_path: Bundle, has_trajectory: bool, number: int
+) -> None:
+    whole = origin if has_trajectory else without_path
+    drawn = sample_task(whole, number, "train")
+    learners = SurrogateLearner(drawn), SurrogateLearner(whole)
+    start = learners[1].anchor_losses().copy()
+    own_start = learners[1].answer_losses().copy()
+    rng = np.random.default_rng(number)
+    own = rng.choice(len(drawn.pool), 20, replace=False)
+    for pair in zip(own, rows_of(whole, drawn.pool)[own], strict=True):
+        for learner, row in zip(learners, pair, strict=True):
+            learner.update(int(row))
+        changes = [learner.anchor_losses() - start for learner in learners]
+        np.testing.assert_allclose(*changes, rtol=1e-3, atol=1e-6)
+        moved = [learner.answer_losses() - own_start for learner in learners]
+        np.testing.assert_allclose(*moved, rtol=1e-3, atol=1e-6)
+        kept = [learner.retention_loss() for learner in learners]
+        assert kept[0] == pytest.approx(kept[1], abs=1e-6)
+        kept = [learner.answers_loss() for learner in learners]
+        assert kept[0] == pytest.approx(kept[1], abs=1e-6)
+    assert moved[0].min() > 1e-4
+    assert np.abs(changes[0]).min() > 1e-4
+    losses = drawn.dev.losses, drawn.test.losses
+    learners[0].reset()
+    found = learners[0].domain_loss(), learners[0].test_loss()
+    assert found == pytest.approx([values.mean() for values in losses], rel=1e-5)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_dev_loss_falls_as_a_plain_formula_says(
+    origin: Bundle, number: int
+) -> None:
+    drawn = sample_task(origin, number, "train")
+    learner = SurrogateLearner(drawn)
+    row = int(drawn.domain_cosines(np.arange(len(drawn.pool))).argmax())
+    learner.update(row)
+    # In the origin's unit; one pick of a batch of eight.
+    unit = norms_of_dev(origin, "trajectory")
+    at_most = np.minimum(unit / norms_of_dev(drawn, "trajectory"), 1)
+    of = origin.manifest["learner"]
+    losses = drawn.dev.losses.astype(np.float64)
+    x = np.zeros(len(losses))
+    for c in range(2):
+        cut = slice(c * origin.k, (c + 1) * origin.k)
+        step = drawn.pool.sketches("trajectory", np.array([row]))[0, cut].astype(
+            np.float64
+        )
+        dev = drawn.dev.sketches("trajectory")[:, cut] / unit[c] * at_most[c]
+        length = of["epochs"] / 8 / np.linalg.norm(step)
+        x -= of["domain"]["slope"][c] * length * (dev @ step)
+    p = 1 - np.exp(-losses)
+    change = np.log(1 + p * (np.exp(x / p) - 1)).mean()
+    assert change < 0
+    # What own answers lose, the domain loses in part.
+    lost = learner.answer_losses().mean()
+    learner.reset()
+    lost -= learner.answer_losses().mean()
+    change += of["domain"]["share"] * lost
+    learner.update(row)
+    found = learner.domain_loss() - losses.mean()
+    assert found == pytest.approx(change, rel=2e-3)
+
+
+def test_it_needs_no_trajectory(without_path: Bundle) -> None:
+    drawn = sample_task(without_path, 1, "train")
+    assert not drawn.has_trajectory
+    env = SelectionEnv(str(without_path.path), task_seed=1, **SIZES)
+    assert env.bundle is drawn
+    _, info = env.reset(seed=0)
+    assert info["learner_sketches"] == "initial"
+    assert env.step(0)[1] != 0
+
+
+# Its environment.
+
+
+def test_an_environment_of_a_sampled_task(origin: Bundle) -> None:
+    env = gymnasium.make(
+        "OGS-Custom-v0", bundle=str(origin.path), task_seed=5, disable_env_checker=True
+    ).unwrapped
+    check_env(env)
+    drawn = sample_task(origin, 5, "train")
+    assert env.bundle is drawn
+    assert SelectionEnv(str(origin.path), task_seed=np.int64(5)).bundle is drawn
+    observation, info = env.reset(seed=0)
+    assert info["domain_loss"] == pytest.approx(drawn.dev.losses.mean(), rel=1e-5)
+    logs = np.log(drawn.dev.norms), drawn.dev.losses, np.log(drawn.dev.tokens)
+    mean, deviation = origin.scales
+    expected = (np.stack(logs, axis=1).mean(0) - mean) / deviation
+    np.testing.assert_allclose(observation["context"][-3:], expected, atol=1e-4)
+    other = pickle.loads(pickle.dumps(env))
+    over = False
+    while not over:
+        assert env.observation_space.contains(observation)
+        action = int(info["action_mask"].argmax())
+        result = env.step(action)
+        assert data_equivalence(other.step(action), result, exact=True)
+        observation, _, over, _, info = result
+    ids = set(origin.pool.hex_ids()) - {f"{n:016x}" for n in drawn.dev.ids.tolist()}
+    assert len(info["selection"]) == env.budget
+    assert set(info["selection"]) <= ids
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"task_seed": -1}, "task_seed: -1; expected a whole number, 0 or more"),
+        ({"task_seed": True}, "task_seed: True; expected a whole number, 0 or more"),
+        ({"task_seed": 1.5}, "task_seed: 1.5; expected a whole number, 0 or more"),
+        (
+            {"task_seed": 1, "learner": "live"},
+            "task_seed: given with learner='live'; expected the surrogate",
+        ),
+        (
+            {"task_seed": 1, "split": "trian"},
+            "unknown split 'trian'; did you mean train?",
+        ),
+    ],
+)
+def test_bad_arguments(origin: Bundle, kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        SelectionEnv(str(origin.path), **kwargs)
+    assert str(error.value) == message
+
+
+def test_selectors_play_in_it(origin: Bundle) -> None:
+    env = SelectionEnv(str(origin.path), task_seed=2, **SIZES)
+    totals: dict[str, float] = {}
+    for name in ("oracle", "greedy", "random"):
+        policy = make_policy(name, env, np.random.default_rng(0))
+        totals[name] = sum(episode_return(env, policy, seed) for seed in range(3))
+        assert len(env.picked) == env.budget
+    assert totals["oracle"] > max(totals["greedy"], totals["random"])
