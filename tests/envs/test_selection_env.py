@@ -468,7 +468,7 @@ def test_a_bundle_without_path_plays_on_start(tmp_path: Path) -> None:
     assert info["learner_sketches"] == "initial"
     assert env.step(0)[1] != 0
     with pytest.raises(
-        InputError, match="has no trajectory sketches, so observe='trajectory'"
+        InputError, match="has no trajectory sketches for observe='trajectory'"
     ):
         make(folder, observe="trajectory")
 
