@@ -1,5 +1,15 @@
+# ruff: noqa: E402 (the environment is cleared before libraries read it)
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+# The user's variables change what libraries do, and must not change what tests find.
+# OGS_DATA and OGS_CACHE stay: they only name folders.
+for _name in [*os.environ]:
+    if _name.startswith(("HF_", "TRANSFORMERS_", "WANDB_", "CUDA_", "TORCH_")) or (
+        _name.endswith("_NUM_THREADS")
+    ):
+        del os.environ[_name]
 
 import pytest
 import torch
