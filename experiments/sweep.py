@@ -50,8 +50,10 @@ class Sweep(NamedTuple):
             raise InputError(
                 f"{self.path}: command: expected `ogs train` and ${{args}}"
             )
-        words.remove("${args}")
-        words += [f"--{name}={value}" for name, value in parameters.items()]
+        place = words.index("${args}")
+        words[place : place + 1] = [
+            f"--{name}={value}" for name, value in parameters.items()
+        ]
         parser = _Parser(prog=f"{self.path}: ogs train", add_help=False)
         train_command.add_arguments(parser)
         return read_settings(parser.parse_args(words[words.index("train") + 1 :]))
@@ -67,8 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shipped = ", ".join(sorted(file.stem for file in SWEEPS.glob("*.yaml")))
     parser.add_argument("file", help=f"a sweep file of W&B, or one of {shipped}")
     default = f"the file's run_cap, else a whole grid, else {_TRIALS}"
-    parser.add_argument("--trials", type=int, help=f"number (default: {default})")
-    out = "folder of the trials (default sweeps/FILE); a search there goes on"
+    parser.add_argument("--trials", type=int, help=f"number, by default {default}")
+    out = "folder of the trials, by default sweeps/FILE; a search there goes on"
     parser.add_argument("--out", type=Path, help=out)
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampler")
 
@@ -79,12 +81,14 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: For a wrong file or option.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     sweep = read_sweep(arguments.file)
-    if arguments.trials is not None and arguments.trials < 1:
-        raise InputError(f"--trials {arguments.trials}: expected at least 1")
     folder = arguments.out or Path("sweeps") / sweep.path.stem
     grid = _grid(sweep)
-    count = arguments.trials or sweep.config.get("run_cap") or len(grid) or _TRIALS
+    count = sweep.config.get("run_cap", len(grid) or _TRIALS)
+    count = count if arguments.trials is None else arguments.trials
+    if not isinstance(count, int) or count < 1:
+        raise InputError(f"{count!r}: expected --trials or run_cap of at least 1")
     count = min(count, len(grid) or count)
     study = open_study(sweep, folder, arguments.seed)
     for point in grid:  # GridSampler would not repeat a trial that was stopped
@@ -207,7 +211,6 @@ def open_study(sweep: Sweep, folder: Path, seed: int) -> optuna.Study:
         write_json(folder / "sweep.json", origin)
     elif read_json(folder / "sweep.json", "sweep") != origin:
         raise InputError(f"{folder}: has another sweep or --seed; choose another --out")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         study_name="sweep",
         storage=JournalStorage(JournalFileBackend(str(folder / "study.journal"))),

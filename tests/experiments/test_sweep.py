@@ -218,6 +218,6 @@ def test_other_wrong_input_is_one_line(tmp_path, capsys):
     assert main(["sweep", "navigatr"]) == 2
     assert "did you mean navigator" in capsys.readouterr().err
     assert main(["sweep", str(write(tmp_path)), "--trials=0"]) == 2
-    assert "--trials 0: expected at least 1" in capsys.readouterr().err
+    assert "0: expected --trials or run_cap of at least 1" in capsys.readouterr().err
     assert main(["sweep", str(write(tmp_path)), "--out", str(broken / "x")]) == 2
     assert "cannot be written" in capsys.readouterr().err
