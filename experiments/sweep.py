@@ -151,9 +151,9 @@ def _distribution(where: str, spec: Any) -> distributions.BaseDistribution:
         match spec:
             case {"value": value}:
                 return distributions.CategoricalDistribution([value])
-            case {"values": values} if "probabilities" not in spec:
+            case {"values": [*values]} if "probabilities" not in spec:
                 return distributions.CategoricalDistribution(values)
-            case {"distribution": "int_uniform", "min": low, "max": high}:
+            case {"distribution": "int_uniform", "min": int(low), "max": int(high)}:
                 return distributions.IntDistribution(low, high)
             case {"distribution": "uniform", "min": low, "max": high}:
                 return distributions.FloatDistribution(low, high)

@@ -181,6 +181,7 @@ def test_a_metric_of_the_end_can_be_searched_for(bundle, tmp_path):
         ({"metric": {"name": "kept/retrun", "goal": "maximize"}}, "kept/return"),
         ({"parameters": {"width": {"min": 2, "max": 3}}}, "width: .*; expected value"),
         ({"parameters": {"gamma": {"distribution": "normal"}}}, "gamma: .*expected"),
+        ({"parameters": {"width": {"values": 3}}}, "width: .*; expected value"),
         ({"parameters": {"gamma": 1}}, "gamma: 1; expected value"),
         ({"parameters": {"width": {"values": []}}}, "width: "),
         ({"parameters": {"momentum": {"value": 3}}}, "ogs train: .*momentum"),
