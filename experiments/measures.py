@@ -1,4 +1,4 @@
-"""What a run's trackers and sweeps are told: the names are W&B's and `ogs sweep`'s."""
+"""Measures of a training run, by the names of `ogs train --wandb` and `ogs sweep`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,51 +14,51 @@ from ogs_env.agents.training import TrainSettings, rank
 from ogs_env.rewards import NO_PICK
 
 CURVE = ("evaluation/return", "evaluation/cost", "kept/return", "kept/cost")
-"""Told at every evaluation: the model's, and those of the best model so far."""
+"""Logged at every evaluation: the model's, and those of the best checkpoint so far."""
 _HELD_OUT = ("test_change", "retention_change")
 END = tuple(f"kept/{name}" for name in (*NO_PICK, *_HELD_OUT, "held_out_gain"))
-"""Told once, of the model that was kept."""
+"""Logged once, at the end, of the best checkpoint."""
 
 
 def curve_measures(
     point: Mapping[str, float], kept: Mapping[str, float]
 ) -> dict[str, float]:
-    """Return what an evaluation tells, by name: `CURVE` and, with a limit, more.
+    """Return an evaluation's measures by name: `CURVE` and, with a limit, more.
 
     Args:
         point: One of `description["training"]["curve"]`.
         kept: The best of those up to it.
     """
-    told = {f"evaluation/{name}": value for name, value in point.items()}
-    del told["evaluation/steps"]
-    told |= {"kept/return": kept["return"], "kept/cost": kept["cost"]}
+    values = {f"evaluation/{name}": value for name, value in point.items()}
+    del values["evaluation/steps"]
+    values |= {"kept/return": kept["return"], "kept/cost": kept["cost"]}
     # Before the first episode has ended, its cost is not known.
-    return {name: value for name, value in told.items() if not math.isnan(value)}
+    return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
 def end_measures(settings: TrainSettings, agent: Navigator) -> dict[str, float]:
-    """Return what the kept model does in the test episodes that chose it: `END`.
+    """Return the agent's measures in the test episodes that chose it: `END`.
 
     Means over episodes: `return` and `cost`; of each reward term the sum over an
     episode, of `orthogonality` the mean over its steps; `test_change` and
-    `retention_change` of `info`, percent; `held_out_gain`, how far these two have
-    fallen together, which means the same under any reward weights.
+    `retention_change` of `info`, percent; `held_out_gain`, minus their sum, which
+    is comparable under different reward weights.
     """
     kwargs = {**settings.env_kwargs, "split": "test"}
     seeds = CHOICE_SEEDS[: settings.evaluation_episodes]
     with one_thread():
-        found = _play(settings.env, kwargs, agent, seeds)
-    means = {f"kept/{name}": float(values.mean()) for name, values in found.items()}
-    fallen = means["kept/test_change"] + means["kept/retention_change"]
-    return {**means, "kept/held_out_gain": -fallen}
+        columns = _play(settings.env, kwargs, agent, seeds)
+    means = {f"kept/{name}": float(values.mean()) for name, values in columns.items()}
+    change = means["kept/test_change"] + means["kept/retention_change"]
+    return {**means, "kept/held_out_gain": -change}
 
 
 class Evaluations(BaseCallback):
-    """Is told every evaluation of the trainer: subclasses define `tell`."""
+    """Passes every evaluation of the trainer to `tell`, which subclasses define."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._told = 0
+        self._reported = 0
 
     def _on_rollout_start(self) -> None:
         self.catch_up()
@@ -67,17 +67,17 @@ class Evaluations(BaseCallback):
         return True
 
     def catch_up(self) -> None:
-        """Tell the evaluations since the last call; call it after the training too."""
-        # `train` puts its own callback before those that it is given.
+        """Pass on the evaluations since the last call; also call it after training."""
+        # `train` puts its own callback before its argument `callbacks`.
         trainer = self.locals["callback"].callbacks[0]
-        while self._told < len(trainer.curve):
-            self._told += 1
-            earlier = trainer.curve[: self._told]
+        while self._reported < len(trainer.curve):
+            self._reported += 1
+            earlier = trainer.curve[: self._reported]
             kept = max(earlier, key=lambda point: rank(trainer.settings, point))
             self.tell(int(earlier[-1]["steps"]), curve_measures(earlier[-1], kept))
 
     def tell(self, steps: int, measures: dict[str, float]) -> None:
-        """Hear what an evaluation after so many steps has measured."""
+        """Handle the measures of an evaluation after `steps` environment steps."""
         raise NotImplementedError
 
 

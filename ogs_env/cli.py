@@ -44,7 +44,6 @@ _EXTRAS = {
     "wandb": "wandb",
     "tensorboard": "wandb",
     "optuna": "sweeps",
-    "jsonschema": "sweeps",
     "matplotlib": "plots",
     "scipy": "plots",
     "plotly": "plots",
