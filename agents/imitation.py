@@ -120,8 +120,8 @@ def collect(
     env = own
     for episode in tqdm(range(episodes), desc="oracle", unit="episode", leave=False):
         if episode % _EPISODES == 0:
-            is_sampled = episode // _EPISODES % _OWN_EVERY
-            env = _sampled_task(make_variant, own, rng) if is_sampled else own
+            is_own = episode // _EPISODES % _OWN_EVERY == 0
+            env = own if is_own else _sampled_task(make_variant, own, rng)
         _run_oracle(env, rng, columns)
     return {
         name: torch.from_numpy(np.stack(values).astype(np.float32))
