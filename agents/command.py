@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         help="JSON lines of the pool, which `ogs finetune` needs, and of the domain, "
-        "which dsir and rds need (not needed for a shipped bundle)",
+        "which dsir and rds need (those of a shipped bundle are found without)",
     )
     parser.add_argument(
         "--rank-by",

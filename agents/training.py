@@ -8,11 +8,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from ogs_env.agents.checkpoints import described, rank
 from ogs_env.agents.imitation import imitate
-from ogs_env.agents.navigator import DESCRIPTION, Navigator, one_thread
+from ogs_env.agents.navigator import Navigator, one_thread
 from ogs_env.agents.ppo import new_model, train_ppo
 from ogs_env.agents.settings import ImitationSettings, Settings, TrainSettings
 from ogs_env.errors import InputError
-from ogs_env.files import read_json
 
 __all__ = [
     "ImitationSettings",
@@ -67,10 +66,13 @@ def train(
 
 
 def is_trained(settings: Settings, folder: Path) -> bool:
-    """Return whether a folder has an agent that was trained with these settings."""
-    file = folder / DESCRIPTION
-    if not file.exists():
+    """Return whether a folder has an agent that was trained with these settings.
+
+    An agent that cannot be loaded, such as a damaged one, counts as missing.
+    """
+    try:
+        saved = Navigator.load(folder).description.get("settings", {})
+    except InputError:
         return False
-    saved = read_json(file, "agent")["settings"]
     # An agent of an earlier version may list settings that no longer exist.
     return bool({**saved, **asdict(settings)} == saved)

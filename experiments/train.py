@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ogs_env.agents.episodes import REPORT_SEEDS, make, play, play_together, summarise
 from ogs_env.agents.navigator import Navigator, one_thread
 from ogs_env.agents.policies import make_policy
-from ogs_env.agents.settings import Settings
+from ogs_env.agents.settings import ImitationSettings, Settings
 from ogs_env.agents.training import described, is_trained, train
 from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.errors import InputError
@@ -140,13 +140,21 @@ def study(
         with contextlib.ExitStack() as stack:
             run_settings = replace(settings, seed=seed)
             if wandb:
+                if isinstance(run_settings, ImitationSettings):
+                    raise InputError(
+                        "--wandb: training by imitation is not logged; expected "
+                        "--algorithm ppo or maskable-ppo"
+                    )
                 group = out.name if len(seeds) > 1 else None
                 tracker = stack.enter_context(tracked(run_settings, folder, group))
                 agent = train(
                     run_settings, folder, tracker.callbacks, tracker.tensorboard
                 )
             elif is_trained(run_settings, folder):
-                print(f"{folder}: was trained already", file=sys.stderr)
+                print(
+                    f"{folder}: was trained already; delete it to train again",
+                    file=sys.stderr,
+                )
                 agent = Navigator.load(folder)
             else:
                 agent = train(run_settings, folder)

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -169,11 +170,15 @@ def test_an_agent_is_trained_with_its_own_settings_alone(folder, trained, tmp_pa
     assert is_trained(settings(folder), trained[1])
     assert not is_trained(settings(folder, seed=1), trained[1])
     assert not is_trained(settings(folder), tmp_path)
+    shutil.copytree(trained[1], tmp_path, dirs_exist_ok=True)
     file = tmp_path / "agent.json"
     description = json.loads((trained[1] / "agent.json").read_text())
     description["settings"]["oracle_episodes"] = 1200  # as earlier versions wrote it
     file.write_text(json.dumps(description))
     assert is_trained(settings(folder), tmp_path)
+    (tmp_path / "policy.safetensors").write_bytes(b"damaged")
+    assert not is_trained(settings(folder), tmp_path)
+    shutil.copytree(trained[1], tmp_path, dirs_exist_ok=True)
     del description["settings"]["width"]
     file.write_text(json.dumps(description))
     assert not is_trained(settings(folder), tmp_path)

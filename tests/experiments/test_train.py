@@ -101,6 +101,13 @@ def test_wrong_options_are_refused(tmp_path, options, message):
         run_with("--out", tmp_path / "out", *options)
 
 
+def test_imitation_is_not_logged(tmp_path):
+    pytest.importorskip("wandb")
+    options = ("--algorithm", "imitation", "--wandb", "--episodes", 2)
+    with pytest.raises(InputError, match="--wandb: training by imitation is not"):
+        run_with("--out", tmp_path / "out", *options)
+
+
 def test_a_file_as_the_folder_is_refused_before_training(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(InputError, match="out: cannot be written"):
