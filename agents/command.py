@@ -1,4 +1,4 @@
-"""`ogs select`: let an agent choose samples from a bundle."""
+"""The command `ogs select`: select samples of a bundle with an agent."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ from ogs_env.selection import SUMMARY, parse_budget, select
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `ogs select`."""
+    """Add the options of `ogs select` to a parser."""
     parser.add_argument(
         "--agent",
         required=True,
@@ -27,31 +27,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     # A raw % in argparse's help is a format character.
     parser.add_argument(
-        "--budget", help="how many: 64, or 10%%; needed but for the agent 'all'"
+        "--budget",
+        help="number of samples: 64, or 10%%; required unless the agent is 'all'",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="the selection's folder"
+        "--out", type=Path, required=True, help="folder of the selection"
     )
     parser.add_argument(
         "--texts",
         type=Path,
         nargs="+",
-        help="JSON lines the pool was sketched from, which `ogs finetune` needs; and "
-        "the domain's, which dsir and rds need (a shipped bundle's are found)",
+        help="JSON lines of the pool, which `ogs finetune` needs, and of the domain, "
+        "which dsir and rds need (those of a shipped bundle are found without)",
     )
     parser.add_argument(
-        "--rank-by", help="numeric field of the texts, for the agent 'metadata'"
+        "--rank-by",
+        help="numeric field of the texts that the agent 'metadata' ranks by",
     )
     parser.add_argument("--prompt-field", default="prompt")
     parser.add_argument("--response-field", default="response")
     parser.add_argument(
-        "--split", default="all", choices=["all", "train", "test"], help="of the pool"
+        "--split",
+        default="all",
+        choices=["all", "train", "test"],
+        help="split of the pool to select from",
     )
     parser.add_argument("--seed", type=int, default=0)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run `ogs select`."""
+    """Select, and write and print the selection.
+
+    Raises:
+        InputError: For a wrong option, a wrong file or a missing text.
+    """
     bundle = load_bundle(arguments.bundle)
     agent = arguments.agent
     budget = arguments.budget
@@ -88,8 +97,8 @@ def run(arguments: argparse.Namespace) -> None:
     )
     selection.save(arguments.out, texts)
     counts = {name: selection.sources.count(name) for name in bundle.sources}
-    shown = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    print(f"{arguments.out}: {len(selection)} samples by {agent}: {shown}")
+    sources = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    print(f"{arguments.out}: {len(selection)} samples by {agent}: {sources}")
 
 
 def _check_rank_by(arguments: argparse.Namespace) -> None:

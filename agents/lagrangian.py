@@ -1,9 +1,9 @@
-"""A limit on what an episode costs: the Lagrangian of a constrained problem.
+"""A limit on the cost of an episode, by Lagrangian relaxation.
 
-Maximise E[return] where E[cost of an episode] <= limit (a constrained Markov decision
-process, Altman 1999). For a multiplier m >= 0 the policy maximises
-E[return - m * cost]; m rises while episodes cost more than the limit and falls while
-they cost less (dual ascent, as PPO-Lagrangian of Ray, Achiam, Amodei 2019,
+The problem is to maximise E[return] subject to E[cost of an episode] <= limit (a
+constrained Markov decision process, Altman 1999). For a multiplier m >= 0 the policy
+maximises E[return - m * cost]; m rises while the cost is above the limit and falls
+while it is below (dual ascent, as in PPO-Lagrangian of Ray, Achiam and Amodei 2019,
 "Benchmarking Safe Exploration in Deep Reinforcement Learning").
 """
 
@@ -14,19 +14,19 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 
 class CostLimit(VecEnvWrapper):
-    """Rewards are (reward - multiplier * `info["cost"]`) / (1 + multiplier).
+    """Charges costs: (reward - multiplier * `info["cost"]`) / (1 + multiplier).
 
-    The divisor keeps their size about what it was (Stooke, Achiam, Abbeel 2020, arXiv
-    2007.03964).
+    The divisor keeps the scale of rewards about constant (Stooke, Achiam and Abbeel
+    2020, arXiv 2007.03964).
 
     Args:
-        venv: Its infos have `cost`, in the environment's units.
-        limit: Of an episode's mean cost; positive.
-        rate: What the multiplier gains by an `ascend` at twice the limit or more, and
-            loses by one at no cost.
+        venv: Environments whose infos have `cost`.
+        limit: Limit of an episode's mean cost, in units of `info["cost"]`; positive.
+        rate: Largest change of the multiplier in one call of `ascend`: it rises by
+            this at a cost of twice the limit or more and falls by it at no cost.
 
     Attributes:
-        multiplier: What a unit of cost is worth in units of reward.
+        multiplier: Price of a unit of cost in units of reward; 0 at the start.
     """
 
     def __init__(self, venv: VecEnv, limit: float, rate: float) -> None:
@@ -34,33 +34,33 @@ class CostLimit(VecEnvWrapper):
         self.limit, self.rate = limit, rate
         self.multiplier = 0.0
         self._costs = np.zeros(venv.num_envs)
-        self._ended: list[NDArray[np.float64]] = []
+        self._episode_costs: list[NDArray[np.float64]] = []
 
     def reset(self) -> VecEnvObs:
-        """Begin new episodes, which have cost nothing."""
+        """Reset the environments and the costs of their episodes."""
         self._costs[:] = 0
         return self.venv.reset()
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Play the actions; pay for what they cost."""
+        """Step the environments and charge the costs of the step."""
         observations, rewards, dones, infos = self.venv.step_wait()
         costs = np.array([info["cost"] for info in infos])
         self._costs += costs
-        self._ended.append(self._costs[dones])
+        self._episode_costs.append(self._costs[dones])
         self._costs[dones] = 0
-        paid = (rewards - self.multiplier * costs) / (1 + self.multiplier)
-        return observations, paid.astype(np.float32), dones, infos
+        charged = (rewards - self.multiplier * costs) / (1 + self.multiplier)
+        return observations, charged.astype(np.float32), dones, infos
 
     def mean_cost(self) -> float:
         """Return the mean cost of the episodes that ended since the last call.
 
-        NaN if none has.
+        NaN if none ended.
         """
-        costs = np.concatenate([*self._ended, []])
-        self._ended = []
+        costs = np.concatenate([*self._episode_costs, []])
+        self._episode_costs = []
         return float(costs.mean()) if len(costs) else float("nan")
 
     def ascend(self, cost: float) -> None:
-        """Move the multiplier by the mean cost of evaluated episodes."""
+        """Update the multiplier by the mean cost of evaluated episodes."""
         excess = min(max(cost / self.limit - 1, -1.0), 1.0)
         self.multiplier = max(0.0, self.multiplier + self.rate * excess)

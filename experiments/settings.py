@@ -1,7 +1,8 @@
-"""Training settings from YAML files and from options, one for each field.
+"""Training settings from YAML files and from command-line options.
 
-`ogs train --config FILE --learning-rate=0.002` is what a W&B agent runs, with
-`learning_rate` spelled as in `TrainSettings` or with hyphens.
+There is an option for each field of `TrainSettings` and `ImitationSettings`, spelled
+with hyphens or, as W&B agents do, with underscores (`--learning_rate=0.002`). The
+setting `algorithm` chooses which of the two classes is read.
 """
 
 import argparse
@@ -13,47 +14,69 @@ from typing import Any
 
 import yaml
 
-from ogs_env.agents.training import TrainSettings
+from ogs_env.agents.settings import (
+    ALGORITHMS,
+    ImitationSettings,
+    Settings,
+    TrainSettings,
+)
 from ogs_env.errors import InputError, unknown_name
 
 CONFIGS = Path(__file__).parent / "configs"
-_FIELDS = {field.name: field for field in dataclasses.fields(TrainSettings)}
-_TYPES = typing.get_type_hints(TrainSettings)
+# Those of `TrainSettings` are last, so that their defaults are the ones of the options.
+_FIELDS = {
+    field.name: field
+    for settings_class in (ImitationSettings, TrainSettings)
+    for field in dataclasses.fields(settings_class)
+}
+_TYPES = {
+    **typing.get_type_hints(ImitationSettings),
+    **typing.get_type_hints(TrainSettings),
+}
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add `--config`, `--bundle` and an option for every field."""
+    """Add `--config`, `--bundle` and an option for every field to a parser."""
     shipped = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
     parser.add_argument(
         "--config", help=f"a YAML file of settings, or one of {shipped}"
     )
-    parser.add_argument("--bundle", help="shipped bundle's name, or a bundle's folder")
+    parser.add_argument("--bundle", help="name of a shipped bundle, or a folder")
     group = parser.add_argument_group(
-        "settings", "instead of those of the config; `TrainSettings` explains them"
+        "settings",
+        "these override the config; `TrainSettings` and `ImitationSettings` describe "
+        "them",
     )
     for name, field in _FIELDS.items():
-        names = {f"--{name.replace('_', '-')}", f"--{name}"}
+        names = {_option(name), f"--{name}"}
         default = {} if name == "env_kwargs" else field.default
         group.add_argument(
             *sorted(names), dest=name, metavar="X", help=f"default {default}"
         )
 
 
-def read_settings(arguments: argparse.Namespace) -> TrainSettings:
-    """Return the settings that options ask for, on top of those of a config.
+def read_settings(arguments: argparse.Namespace) -> Settings:
+    """Return the settings of a config and of options, which override it.
 
-    With `--steps` and no seconds a run has no limit of time, so it is repeatable.
+    If `steps` are set and `seconds` are not, there is no limit of time, so that the
+    run is repeatable.
 
     Raises:
-        InputError: For a file that is missing or wrong, or a value that does not fit.
+        InputError: For a file that is missing or wrong, a value of a wrong type or out
+            of range, or a setting that the algorithm does not use.
     """
-    values = {} if arguments.config is None else _read(arguments.config)
-    given = {
-        name: _parsed(name, getattr(arguments, name))
-        for name in _FIELDS
-        if getattr(arguments, name) is not None
-    }
-    values.update(given)
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    if arguments.config is not None:
+        path = _config_path(arguments.config)
+        values = _read(path)
+        places = {name: f"{path}: {name}" for name in values}
+    for name in _FIELDS:
+        option = getattr(arguments, name)
+        if option is not None:
+            values[name] = _parsed(name, option)
+            places[name] = _option(name)
+    settings_class = _settings_class(values, places)
     if arguments.bundle is not None:
         values.setdefault("env", "OGS-Custom-v0")
         values["env_kwargs"] = {
@@ -62,52 +85,83 @@ def read_settings(arguments: argparse.Namespace) -> TrainSettings:
         }
     if "steps" in values and "seconds" not in values:
         values["seconds"] = None
-    return TrainSettings(**values)
+    return settings_class(**values)
 
 
-def _read(name: str) -> dict[str, Any]:
-    path = Path(name)
-    if not path.exists() and (CONFIGS / f"{name}.yaml").exists():
-        path = CONFIGS / f"{name}.yaml"
+def _settings_class(values: dict[str, Any], places: dict[str, str]) -> type[Settings]:
+    """Return the class for the algorithm; check that it has all settings.
+
+    Args:
+        values: Settings by name.
+        places: File and key or option of each setting, for errors.
+    """
+    algorithm = values.get("algorithm", TrainSettings.algorithm)
+    if algorithm not in ALGORITHMS:
+        raise unknown_name("algorithm", algorithm, ALGORITHMS)
+    for name in values:
+        users = [key for key, own in ALGORITHMS.items() if name in _names(own)]
+        if algorithm not in users:
+            raise InputError(
+                f"{places[name]}: algorithm '{algorithm}' does not use it; remove it, "
+                f"or set the algorithm to {' or '.join(users)}"
+            )
+    return ALGORITHMS[algorithm]
+
+
+def _names(settings_class: type[Settings]) -> list[str]:
+    return [field.name for field in dataclasses.fields(settings_class)]
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _config_path(name: str) -> Path:
+    """Return the path of a config: a file, or the name of a shipped one."""
+    shipped = CONFIGS / f"{name}.yaml"
+    return shipped if not Path(name).exists() and shipped.exists() else Path(name)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
         known = [file.stem for file in CONFIGS.glob("*.yaml")]
-        raise unknown_name("config", name, known) from None
+        raise unknown_name("config", str(path), known) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is no YAML file ({error})") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected settings, as in `learning_rate: 0.001`")
-    for key, value in values.items():
-        if key not in _FIELDS:
-            raise unknown_name(f"setting (in {path})", str(key), _FIELDS)
-        _check(str(key), value, f"{path}: {key}")
+    for name, value in values.items():
+        if name not in _FIELDS:
+            raise unknown_name(f"setting (in {path})", str(name), _FIELDS)
+        _check(name, value, f"{path}: {name}")
     return values
 
 
-def _parsed(name: str, text: Any) -> Any:
-    if not isinstance(text, str):  # a caller's own value
-        return text
-    if _TYPES[name] is str:
-        return text
+def _parsed(name: str, option: Any) -> Any:
+    """Return the value of an option; one that is no text is returned unchanged."""
+    if not isinstance(option, str) or _TYPES[name] is str:
+        return option
     try:
-        value = json.loads({"None": "null", "none": "null"}.get(text, text))
+        value = json.loads({"None": "null", "none": "null"}.get(option, option))
     except json.JSONDecodeError:
-        value = text
-    _check(name, value, f"--{name.replace('_', '-')}")
+        value = option
+    _check(name, value, _option(name))
     return value
 
 
-def _check(name: str, value: Any, where: str) -> None:
-    wanted = _TYPES[name]
-    kinds = typing.get_args(wanted) or (wanted,)
-    if typing.get_origin(wanted) is dict:
-        kinds = (dict,)
+def _check(name: str, value: Any, place: str) -> None:
+    """Raise an error that names the place if a value has a wrong type."""
+    annotation = _TYPES[name]
+    types = typing.get_args(annotation) or (annotation,)
+    if typing.get_origin(annotation) is dict:
+        types = (dict,)
     fits = any(
-        isinstance(value, kind) or (kind is float and isinstance(value, int))
-        for kind in kinds
+        isinstance(value, type_) or (type_ is float and isinstance(value, int))
+        for type_ in types
     )
     if isinstance(value, bool) or not fits:
         names = {float: "a number", int: "a whole number", str: "a text", dict: "JSON"}
-        expected = " or ".join(names.get(kind, "none") for kind in kinds)
-        raise InputError(f"{where}: {value!r}, expected {expected}")
+        expected = " or ".join(names.get(type_, "none") for type_ in types)
+        raise InputError(f"{place}: {value!r}, expected {expected}")

@@ -1,4 +1,4 @@
-"""Train agents, and compare them with the baselines: the command `ogs train`."""
+"""The command `ogs train`: train agents and compare them with baselines."""
 
 import argparse
 import contextlib
@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ogs_env.agents.episodes import REPORT_SEEDS, make, play, play_together, summarise
-from ogs_env.agents.navigator import one_thread
+from ogs_env.agents.navigator import Navigator, one_thread
 from ogs_env.agents.policies import make_policy
-from ogs_env.agents.training import TrainSettings, described, train
+from ogs_env.agents.settings import ImitationSettings, Settings
+from ogs_env.agents.training import described, is_trained, train
 from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.errors import InputError
 from ogs_env.experiments.curves import plot_training
@@ -34,13 +35,16 @@ CURVES = "curves.png"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ogs train` to a parser."""
     parser.add_argument(
-        "--out", type=Path, default=Path("trained"), help="folder (default trained)"
+        "--out",
+        type=Path,
+        default=Path("trained"),
+        help="folder of the agent (default trained)",
     )
     parser.add_argument(
         "--seeds",
         type=int,
         nargs="+",
-        help="train once per seed, each in its own folder, and report over all",
+        help="train once per seed, each in a folder of its own, and report the mean",
     )
     parser.add_argument(
         "--result", type=Path, help=f"result file (default {RESULT} in the folder)"
@@ -49,18 +53,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--episodes",
         type=int,
         default=100,
-        help="test episodes of the comparison (default 100)",
+        help="number of test episodes of the comparison (default 100)",
     )
     parser.add_argument(
         "--wandb",
         action="store_true",
-        help="log to Weights & Biases; offline where nobody is logged in",
+        help="log to Weights & Biases; offline if you are not logged in",
     )
     add_settings(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train, compare, print the table, and write agents, curves and result.
+    """Train and compare; write agents, curves and result, and print the table.
 
     Raises:
         InputError: For a wrong option, or a folder that cannot be written.
@@ -74,9 +78,9 @@ def run(arguments: argparse.Namespace) -> None:
     if len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds {seeds}: a seed is given twice")
     if arguments.wandb and "WANDB_SWEEP_ID" in os.environ:
-        # A sweep's agent runs one command many times, and says which run it is.
+        # A W&B agent runs the same command for every run of a sweep.
         arguments.out /= os.environ["WANDB_RUN_ID"]
-    # Made before the training, so that a bad folder does not cost minutes.
+    # Checked before the training, which takes minutes.
     result_file = arguments.result or arguments.out / RESULT
     for folder in (arguments.out, result_file.parent):
         _check_writable(folder)
@@ -91,63 +95,86 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def study(
-    settings: TrainSettings,
+    settings: Settings,
     seeds: list[int],
     out: Path,
     episodes: int,
     wandb: bool = False,
 ) -> dict[str, Any]:
-    """Train one agent per seed and play all policies on the same test episodes.
+    """Train an agent per seed and run all policies in the same test episodes.
+
+    An agent that is in its folder and was trained with the same settings is not trained
+    again, except with `wandb`, which logs the training.
 
     Args:
-        settings: Of every run but for the seed.
-        seeds: One run each.
-        out: The agent's folder; of several seeds, it holds one folder each.
-        episodes: Test episodes, seeded apart from those that chose the best models.
-        wandb: Whether to log each run to Weights & Biases.
+        settings: Settings of all runs, except for the seed.
+        seeds: Seeds of the runs.
+        out: Folder of the agent; of several seeds, each has a folder in it.
+        episodes: Number of test episodes. Their seeds differ from those of the
+            episodes that select the best checkpoint.
+        wandb: Whether to log the runs to Weights & Biases.
 
     Returns:
-        JSON-able: returns with 95 % intervals, the agent's margin over each
-        baseline on the same episodes, the runs' settings and summaries.
+        JSON-able: mean returns with 95 % intervals, the agent's difference to each
+        baseline in the same episodes, settings and summaries of the runs.
+
+    Raises:
+        InputError: If the environment is unknown or one of its arguments is wrong, or
+            an agent cannot be trained or loaded.
     """
     if wandb:
         from ogs_env.experiments.tracking import tracked
     kwargs = {**settings.env_kwargs, "split": "test"}
     environment = make(settings.env, kwargs)
     print(f"ogs train: {_episodes(described(environment))}", file=sys.stderr)
-    played = REPORT_SEEDS[:episodes]
+    episode_seeds = REPORT_SEEDS[:episodes]
     returns: dict[str, NDArray[np.float64]] = {}
-    mixture = isinstance(environment.unwrapped, MixtureEnv)
-    baselines = MIXTURE_BASELINES if mixture else BASELINES
+    is_mixture = isinstance(environment.unwrapped, MixtureEnv)
+    baselines = MIXTURE_BASELINES if is_mixture else BASELINES
     for name in baselines:
         policy = make_policy(name, environment, np.random.default_rng(0))
-        returns[name] = play(environment, policy, played)
-    agents, runs = [], []
+        returns[name] = play(environment, policy, episode_seeds)
+    agents, agent_returns = [], []
     for seed in seeds:
         folder = out if len(seeds) == 1 else out / f"seed-{seed}"
         with contextlib.ExitStack() as stack:
-            own = replace(settings, seed=seed)
+            run_settings = replace(settings, seed=seed)
             if wandb:
+                if isinstance(run_settings, ImitationSettings):
+                    raise InputError(
+                        "--wandb: training by imitation is not logged; expected "
+                        "--algorithm ppo or maskable-ppo"
+                    )
                 group = out.name if len(seeds) > 1 else None
-                tracker = stack.enter_context(tracked(own, folder, group))
-                agent = train(own, folder, tracker.callbacks, tracker.tensorboard)
+                tracker = stack.enter_context(tracked(run_settings, folder, group))
+                agent = train(
+                    run_settings, folder, tracker.callbacks, tracker.tensorboard
+                )
+            elif is_trained(run_settings, folder):
+                print(
+                    f"{folder}: was trained already; delete it to train again",
+                    file=sys.stderr,
+                )
+                agent = Navigator.load(folder)
             else:
-                agent = train(own, folder)
+                agent = train(run_settings, folder)
             with one_thread():
-                found, costs = play_together(settings.env, kwargs, agent, played)
+                run_returns, costs = play_together(
+                    settings.env, kwargs, agent, episode_seeds
+                )
             if wandb:
-                tracker.report(agent, {**returns, AGENT: found}, costs, AGENT)
-        runs.append(found)
+                tracker.report(agent, {**returns, AGENT: run_returns}, costs, AGENT)
+        agent_returns.append(run_returns)
         agents.append(
             {
                 "folder": str(folder),
                 "seed": seed,
-                "return": summarise(found),
+                "return": summarise(run_returns),
                 "cost": summarise(costs),
                 "training": agent.description["training"],
             }
         )
-    returns[AGENT] = np.stack(runs)
+    returns[AGENT] = np.stack(agent_returns)
     description = agent.description
     keys = ("bundle", "space", "environment", "reward_weights", "settings")
     return {
@@ -165,7 +192,7 @@ def study(
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return the comparison as text, lowest mean return first."""
+    """Return the comparison as a text table, lowest mean return first."""
     lines = [
         _episodes(result),
         f"test split, {result['episodes']} episodes, training seeds {result['seeds']}",
@@ -182,16 +209,16 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _episodes(description: dict[str, Any]) -> str:
-    """Return the environment's id and the size of its episodes as text."""
+    """Return the environment's id, bundle and episode size as text."""
     counts = dict(description["environment"])
     name = counts.pop("id")
-    shown = ", ".join(f"{key} {count}" for key, count in counts.items())
-    return f"{name} ({description['bundle']}): {shown}"
+    sizes = ", ".join(f"{key} {count}" for key, count in counts.items())
+    return f"{name} ({description['bundle']}): {sizes}"
 
 
 def _columns(summary: dict[str, float]) -> str:
-    span = f"[{summary['low']:.2f}, {summary['high']:.2f}]"
-    return f"{summary['mean']:>8.2f}  {span:<18}"
+    interval = f"[{summary['low']:.2f}, {summary['high']:.2f}]"
+    return f"{summary['mean']:>8.2f}  {interval:<18}"
 
 
 def _check_writable(folder: Path) -> None:
@@ -206,8 +233,8 @@ def _check_writable(folder: Path) -> None:
 
 def _versions() -> dict[str, str]:
     names = ("gymnasium", "numpy", "sb3-contrib", "stable-baselines3", "torch")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"python": platform.python_version(), **found}
+    packages = {name: importlib.metadata.version(name) for name in names}
+    return {"python": platform.python_version(), **packages}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Imitation of the oracle: what is learned from, that it is learned, and where."""
+"""Imitation of the oracle: its examples, the training and the transfer."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ogs_env.agents.episodes import REPORT_SEEDS, make, play, play_together
 from ogs_env.agents.imitation import EPOCHS, PACING_MARGIN, collect, fit
 from ogs_env.agents.navigator import Navigator, build_network
 from ogs_env.agents.policies import make_policy
-from ogs_env.agents.training import TrainSettings, train
+from ogs_env.agents.training import ImitationSettings, is_trained, train
 from ogs_env.errors import InputError
 
 KWARGS = {"budget": 12, "num_slates": 8}
@@ -26,19 +26,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def maker(folder: Path, **kwargs: Any) -> Any:
-    def made(**changes: Any) -> gym.Env:
-        given = {"bundle": str(folder), **KWARGS, **kwargs, **changes}
-        return make("OGS-Custom-v0", given)
+    def make_variant(**changes: Any) -> gym.Env:
+        env_kwargs = {"bundle": str(folder), **KWARGS, **kwargs, **changes}
+        return make("OGS-Custom-v0", env_kwargs)
 
-    return made
+    return make_variant
 
 
-def settings(folder: Path, **changes: Any) -> TrainSettings:
+def settings(folder: Path, **changes: Any) -> ImitationSettings:
     kwargs = {"bundle": str(folder), **KWARGS}
-    given = {"oracle_episodes": 160, "evaluation_episodes": 16, **changes}
-    return TrainSettings(
-        env="OGS-Custom-v0", env_kwargs=kwargs, algorithm="imitation", **given
-    )
+    values = {"oracle_episodes": 160, "evaluation_episodes": 16, **changes}
+    return ImitationSettings(env="OGS-Custom-v0", env_kwargs=kwargs, **values)
 
 
 def test_examples_are_the_oracles_choices_in_the_environments_own_domain(
@@ -48,15 +46,15 @@ def test_examples_are_the_oracles_choices_in_the_environments_own_domain(
     # The first two episodes of eight are the environment's own.
     examples = collect(make_env, 2, np.random.default_rng(3))
     wanted, rows = examples["wanted"].numpy(), examples["candidates"].numpy()
-    # Its plan is made with less weight on what is kept than the reward has.
+    # The plan gives forgetting less weight than the reward does.
     rng, env = np.random.default_rng(3), make_env(reward_weights={"forgetting": 0.6})
     step = 0
     for _ in range(2):
         observation, info = env.reset(seed=int(rng.integers(2**31)))
         oracle = make_policy("oracle", env, rng)
         plan: set[int] = set()
-        over = False
-        while not over:
+        done = False
+        while not done:
             oracle(observation, info, env)  # plans on the episode's first call
             plan = set(oracle._plan.tolist())
             table = env.unwrapped.slate
@@ -64,10 +62,10 @@ def test_examples_are_the_oracles_choices_in_the_environments_own_domain(
             expected = np.zeros(17, np.float32)
             expected[right or [16]] = 1 / max(len(right), 1)
             np.testing.assert_allclose(wanted[step], expected, atol=1e-6)
-            seen = observation["candidates"].astype(np.float16)
-            np.testing.assert_array_equal(rows[step], seen)
+            observed = observation["candidates"].astype(np.float16)
+            np.testing.assert_array_equal(rows[step], observed)
             action = rng.choice(np.flatnonzero(expected))
-            observation, _, over, _, info = env.step(action)
+            observation, _, done, _, info = env.step(action)
             step += 1
     assert step == len(wanted) == len(examples["context"])
 
@@ -75,33 +73,33 @@ def test_examples_are_the_oracles_choices_in_the_environments_own_domain(
 def test_most_episodes_are_of_sampled_tasks(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
     make_env = maker(folder)
 
     def recorded(**changes: Any) -> gym.Env:
-        made.append(changes)
+        calls.append(changes)
         return make_env(**changes)
 
     collect(recorded, 32, np.random.default_rng(0))
-    drawn = [changes for changes in made if changes]
-    assert len(drawn) == 14  # of 16 pairs of episodes
-    assert len({changes["task_seed"] for changes in drawn}) == 14
-    assert {changes["num_slates"] for changes in drawn} == {4, 8}
-    shares = [c["budget"] / (c["num_slates"] * 16) for c in drawn]
+    sampled = [changes for changes in calls if changes]
+    assert len(sampled) == 14  # of 16 pairs of episodes
+    assert len({changes["task_seed"] for changes in sampled}) == 14
+    assert {changes["num_slates"] for changes in sampled} == {4, 8}
+    shares = [c["budget"] / (c["num_slates"] * 16) for c in sampled]
     assert 0.08 < min(shares) < 0.2
     assert 0.3 < max(shares) < 0.41
 
 
-def test_streams_are_no_longer_than_a_drawn_pool(folder: Path) -> None:
+def test_streams_are_no_longer_than_a_sampled_pool(folder: Path) -> None:
     examples = collect(maker(folder, num_slates=40), 8, np.random.default_rng(0))
     assert len(examples["wanted"])
 
 
 def test_the_same_seed_gives_the_same_agent(folder: Path, tmp_path: Path) -> None:
-    given = settings(folder, oracle_episodes=6)
+    values = settings(folder, oracle_episodes=6)
     before = torch.get_rng_state()
-    agents = [train(given, tmp_path / name) for name in "ab"]
-    assert torch.equal(torch.get_rng_state(), before)  # nor is global state touched
+    agents = [train(values, tmp_path / name) for name in "ab"]
+    assert torch.equal(torch.get_rng_state(), before)  # the global state is unchanged
     states = [agent.network.state_dict() for agent in agents]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     other = train(settings(folder, oracle_episodes=6, seed=1)).network.state_dict()
@@ -112,14 +110,12 @@ def test_the_same_seed_gives_the_same_agent(folder: Path, tmp_path: Path) -> Non
     curve = loaded.description["training"]["curve"]
     assert len(curve) == EPOCHS
     assert loaded.description["training"]["kept"] in curve
+    assert is_trained(values, tmp_path / "a")
+    assert not is_trained(settings(folder), tmp_path / "a")
 
 
-def test_on_real_data_it_is_far_better_than_random_here_and_in_another_domain() -> None:
-    agent = train(
-        TrainSettings(
-            algorithm="imitation", oracle_episodes=300, evaluation_episodes=16
-        )
-    )
+def test_on_real_data_the_agent_beats_random_in_its_own_and_in_another_domain() -> None:
+    agent = train(ImitationSettings(oracle_episodes=300, evaluation_episodes=16))
     seeds = REPORT_SEEDS[:24]
     for name in ("OGS-Medical-v0", "OGS-Legal-v0"):
         env = make(name, {"split": "test"})
@@ -131,13 +127,13 @@ def test_on_real_data_it_is_far_better_than_random_here_and_in_another_domain() 
         assert returns.mean() > random + 0.4 * (oracle - random)
 
 
-def test_the_critic_is_left_alone(folder: Path) -> None:
+def test_the_critic_is_unchanged(folder: Path) -> None:
     examples = collect(maker(folder), 2, np.random.default_rng(0))
     row, context = (examples[name].shape[-1] for name in ("candidates", "context"))
     network = build_network(row, context, 16, True)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    seen = list(fit(network, examples, torch.Generator().manual_seed(0)))
-    assert seen == [len(examples["wanted"]) * (n + 1) for n in range(EPOCHS)]
+    examples_seen = list(fit(network, examples, torch.Generator().manual_seed(0)))
+    assert examples_seen == [len(examples["wanted"]) * (n + 1) for n in range(EPOCHS)]
     after = network.state_dict()
     for name, value in before.items():
         of_critic = name.startswith(("critic", "value_head"))
@@ -147,27 +143,25 @@ def test_the_critic_is_left_alone(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cost_limit": 1.0}, "cost_limit: is kept by ppo or maskable-ppo alone"),
+        ({"algorithm": "ppo"}, "algorithm is 'ppo', .* use TrainSettings for PPO"),
         ({"oracle_episodes": 0}, "oracle_episodes is 0, expected at least 1"),
     ],
 )
-def test_settings_that_do_not_fit(
+def test_wrong_settings_are_refused(
     folder: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         settings(folder, **changes)
 
 
-def test_it_has_no_callbacks(folder: Path) -> None:
+def test_callbacks_are_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="'imitation' is neither logged nor swept"):
         train(settings(folder), callbacks=[ConvertCallback(print)])
 
 
 def test_a_mixture_has_no_oracle_to_imitate(folder: Path) -> None:
-    given = TrainSettings(
-        env="OGS-Custom-Mixture-v0",
-        env_kwargs={"bundle": str(folder)},
-        algorithm="imitation",
+    values = ImitationSettings(
+        env="OGS-Custom-Mixture-v0", env_kwargs={"bundle": str(folder)}
     )
     with pytest.raises(InputError, match=r"imitation: .* expected a SelectionEnv"):
-        train(given)
+        train(values)

@@ -1,12 +1,13 @@
 import json
-from dataclasses import asdict
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from make_bundle import edit_manifest, make_bundle
 
-from ogs_env.agents import deployment, training
+from ogs_env.agents import deployment
+from ogs_env.agents.callback import Clock
 from ogs_env.agents.deployment import AgentSelector, load_selector
 from ogs_env.agents.episodes import (
     CHOICE_SEEDS,
@@ -18,14 +19,7 @@ from ogs_env.agents.episodes import (
 )
 from ogs_env.agents.navigator import Navigator
 from ogs_env.agents.policies import make_policy
-from ogs_env.agents.progress import (
-    FILE,
-    Progress,
-    moments,
-    read_progress,
-    restore_moments,
-)
-from ogs_env.agents.training import Clock, TrainSettings, rank, train
+from ogs_env.agents.training import TrainSettings, is_trained, rank, train
 from ogs_env.bundle import load_bundle
 from ogs_env.envs.observations import candidates
 from ogs_env.errors import InputError
@@ -61,14 +55,12 @@ def environment_of(folder):
 @pytest.fixture(scope="module")
 def trained(folder, tmp_path_factory):
     """A briefly trained agent, and its folder."""
-    place = tmp_path_factory.mktemp("agents") / "brief"
-    return train(settings(folder), place), place
+    agent_folder = tmp_path_factory.mktemp("agents") / "brief"
+    return train(settings(folder), agent_folder), agent_folder
 
 
 def test_brief_training_beats_random_clearly(folder, trained):
-    environment = make(
-        "OGS-Custom-v0", {**settings(folder).env_kwargs, "split": "test"}
-    )
+    environment = environment_of(folder)
     seeds = REPORT_SEEDS[:60]
     policy = make_policy("random", environment, np.random.default_rng(0))
     random = play(environment, policy, seeds)
@@ -78,40 +70,38 @@ def test_brief_training_beats_random_clearly(folder, trained):
     assert (agent > random).mean() > 0.8
 
 
-def test_saved_agent_plays_as_the_trained_one(folder, trained):
-    agent, place = trained
-    loaded = Navigator.load(place)
-    environment = make(
-        "OGS-Custom-v0", {**settings(folder).env_kwargs, "split": "test"}
-    )
+def test_saved_agent_acts_as_the_trained_one(folder, trained):
+    agent, agent_folder = trained
+    loaded = Navigator.load(agent_folder)
+    environment = environment_of(folder)
     seeds = REPORT_SEEDS[:5]
     np.testing.assert_array_equal(
         play(environment, loaded, seeds), play(environment, agent, seeds)
     )
 
 
-def test_played_together_is_played_one_by_one(folder, trained):
+def test_parallel_episodes_equal_serial_episodes(folder, trained):
     kwargs = {**settings(folder).env_kwargs, "split": "test"}
     seeds = REPORT_SEEDS[5:12]
     returns, costs = play_together("OGS-Custom-v0", kwargs, trained[0], seeds)
     environment = environment_of(folder)
     np.testing.assert_allclose(returns, play(environment, trained[0], seeds))
-    paid = []
+    expected_costs = []
     for seed in seeds:
         observation, info = environment.reset(seed=seed)
-        paid.append(0.0)
-        over = False
-        while not over:
+        expected_costs.append(0.0)
+        done = False
+        while not done:
             action = trained[0](observation, info, environment)
             observation, _, terminated, truncated, info = environment.step(action)
-            paid[-1] += info["cost"]
-            over = terminated or truncated
-    np.testing.assert_allclose(costs, paid, rtol=1e-6)
+            expected_costs[-1] += info["cost"]
+            done = terminated or truncated
+    np.testing.assert_allclose(costs, expected_costs, rtol=1e-6)
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "maskable-ppo"])
 def test_mixtures_and_limits_are_trained_too(folder, tmp_path, algorithm):
-    few = {"steps": 96, "n_envs": 2, "n_steps": 24, "batch_size": 24, "evaluations": 2}
+    sizes = {"steps": 96, "n_envs": 2, "n_steps": 24, "batch_size": 24}
     agent = train(
         settings(
             folder,
@@ -119,8 +109,9 @@ def test_mixtures_and_limits_are_trained_too(folder, tmp_path, algorithm):
             env_kwargs={"bundle": str(folder), "steps": 8},
             algorithm=algorithm,
             cost_limit=1e-3,
+            evaluations=2,
             evaluation_episodes=3,
-            **few,
+            **sizes,
         ),
         tmp_path,
     )
@@ -132,19 +123,17 @@ def test_mixtures_and_limits_are_trained_too(folder, tmp_path, algorithm):
     assert agent.description["environment"]["steps"] == 8
     loaded = Navigator.load(tmp_path)
     kwargs = {"bundle": str(folder), "steps": 8, "split": "test"}
-    played = play_together("OGS-Custom-Mixture-v0", kwargs, loaded, range(2))
-    assert played[0].shape == played[1].shape == (2,)
+    returns, costs = play_together("OGS-Custom-Mixture-v0", kwargs, loaded, range(2))
+    assert returns.shape == costs.shape == (2,)
     with pytest.raises(InputError, match="a selection needs an agent that was trained"):
         AgentSelector(tmp_path)
 
 
-def test_of_models_the_best_that_keeps_the_limit_is_kept(folder):
-    callback = training.TrainingCallback(
-        settings(folder, cost_limit=1.0), Clock(None, 1), None, None
-    )
-    kept = [{"return": 2.0, "cost": 1.04}, {"return": 1.0, "cost": 0.2}]
-    broken = [{"return": 9.0, "cost": 1.2}, {"return": 10.0, "cost": 3.0}]
-    ranks = [rank(callback.settings, point) for point in [*kept, *broken]]
+def test_evaluations_within_the_limit_rank_first(folder):
+    limited = settings(folder, cost_limit=1.0)
+    within = [{"return": 2.0, "cost": 1.04}, {"return": 1.0, "cost": 0.2}]
+    above = [{"return": 9.0, "cost": 1.2}, {"return": 10.0, "cost": 3.0}]
+    ranks = [rank(limited, point) for point in [*within, *above]]
     assert sorted(ranks, reverse=True) == ranks
 
 
@@ -177,49 +166,22 @@ def test_same_seed_gives_the_same_weights_another_seed_others(folder):
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_a_stopped_training_goes_on(folder, tmp_path, monkeypatch, capsys):
-    short = settings(folder, steps=4096, evaluations=4)
-    played = []
-
-    def interrupted(*arguments):
-        if len(played) == 2:
-            raise KeyboardInterrupt
-        played.append(play_together(*arguments))
-        return played[-1]
-
-    monkeypatch.setattr(training, "play_together", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train(short, tmp_path / "agent")
-    monkeypatch.undo()
-    assert [path.name for path in (tmp_path / "agent").iterdir()] == [FILE]
-    kept = read_progress(tmp_path / "agent", asdict(short))
-    assert 0 < kept.steps < 4096
-    assert [entry["return"] for entry in kept.curve] == [p[0].mean() for p in played]
-    assert read_progress(tmp_path / "agent", asdict(settings(folder))) is None
-
-    agent = train(short, tmp_path / "agent")
-    assert f"going on after {kept.steps:,} steps" in capsys.readouterr().err
-    summary = agent.description["training"]
-    assert summary["steps"] == 4096
-    assert summary["curve"][:2] == kept.curve
-    assert summary["seconds"] > kept.seconds
-    assert not (tmp_path / "agent" / FILE).exists()
-
-
-def test_progress_holds_the_whole_optimizer(tmp_path):
-    layer = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.Adam(layer.parameters())
-    layer(torch.ones(3)).sum().backward()
-    optimizer.step()
-    kept = moments(optimizer)
-    Progress({"a": 1}, 7, 0.5, [], {}, [0.0, 1.0, 2.0], optimizer=kept).write(tmp_path)
-    read = read_progress(tmp_path, {"a": 1})
-    assert (read.steps, read.reward_scale) == (7, [0.0, 1.0, 2.0])
-    other = torch.optim.Adam(layer.parameters())
-    restore_moments(other, read.optimizer)
-    again = moments(other)
-    assert kept.keys() == again.keys() != set()
-    assert all(torch.equal(kept[key], again[key]) for key in kept)
+def test_an_agent_is_trained_with_its_own_settings_alone(folder, trained, tmp_path):
+    assert is_trained(settings(folder), trained[1])
+    assert not is_trained(settings(folder, seed=1), trained[1])
+    assert not is_trained(settings(folder), tmp_path)
+    shutil.copytree(trained[1], tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "agent.json"
+    description = json.loads((trained[1] / "agent.json").read_text())
+    description["settings"]["oracle_episodes"] = 1200  # as earlier versions wrote it
+    file.write_text(json.dumps(description))
+    assert is_trained(settings(folder), tmp_path)
+    (tmp_path / "policy.safetensors").write_bytes(b"damaged")
+    assert not is_trained(settings(folder), tmp_path)
+    shutil.copytree(trained[1], tmp_path, dirs_exist_ok=True)
+    del description["settings"]["width"]
+    file.write_text(json.dumps(description))
+    assert not is_trained(settings(folder), tmp_path)
 
 
 def test_time_limit_ends_training(folder):
@@ -231,7 +193,7 @@ def test_time_limit_ends_training(folder):
     assert 0 < training["steps"] < 10**6
 
 
-def test_seeds_that_choose_and_seeds_that_report_are_apart():
+def test_choice_seeds_and_report_seeds_are_disjoint():
     assert not set(CHOICE_SEEDS) & set(REPORT_SEEDS)
 
 
@@ -242,35 +204,36 @@ def test_seeds_that_choose_and_seeds_that_report_are_apart():
         ({"seconds": -1.0}, "seconds is -1.0"),
         ({"steps": 0}, "steps is 0"),
         ({"algorithm": "pro"}, "unknown algorithm 'pro'; did you mean ppo"),
+        ({"algorithm": "imitation"}, "use ImitationSettings"),
         ({"cost_limit": 0.0}, "cost_limit is 0.0, expected more than 0"),
     ],
 )
-def test_wrong_limits_are_told(changes, message):
+def test_wrong_settings_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         TrainSettings(**changes)
 
 
-def test_unknown_environment_is_told_with_near_names():
+def test_unknown_environment_is_refused_with_near_names():
     with pytest.raises(InputError, match="did you mean OGS-Custom-v0"):
         train(TrainSettings(env="OGS-Costum-v0", steps=1))
 
 
-def test_clock_takes_the_limit_that_is_nearer():
+def test_clock_uses_the_nearer_limit():
     assert Clock(None, 100).spent(25) == 0.25
     assert Clock(1e9, 100).spent(50) == 0.5
     assert Clock(1e-9, 100).spent(0) == 1.0
 
 
-def test_interval_covers_the_true_mean_and_widens_with_unlike_runs():
+def test_interval_covers_the_true_mean_and_widens_with_different_runs():
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(200):
-        found = summarise(rng.normal(3.0, 2.0, size=100), resamples=500)
-        covered += found["low"] <= 3.0 <= found["high"]
+        summary = summarise(rng.normal(3.0, 2.0, size=100), resamples=500)
+        covered += summary["low"] <= 3.0 <= summary["high"]
     assert 178 <= covered <= 199
-    alike = np.tile(rng.normal(size=100), (3, 1))
-    unlike = alike + np.array([[-3.0], [0.0], [3.0]])
-    widths = [summarise(t)["high"] - summarise(t)["low"] for t in (alike, unlike)]
+    equal = np.tile(rng.normal(size=100), (3, 1))
+    different = equal + np.array([[-3.0], [0.0], [3.0]])
+    widths = [summarise(t)["high"] - summarise(t)["low"] for t in (equal, different)]
     assert widths[1] > 2 * widths[0]
 
 
@@ -292,42 +255,44 @@ def test_deployment_selects_exactly_the_budget(folder, trained, budget):
     np.testing.assert_array_equal(again, rows)
 
 
-def test_deployment_shows_what_an_environment_shows(folder, trained, monkeypatch):
+def test_deployment_observations_equal_environment_observations(
+    folder, trained, monkeypatch
+):
     bundle, selector = load_bundle(folder), AgentSelector(trained[1])
-    seen, shown = candidates(bundle, "initial"), []
-    rate = selector.navigator.log_probabilities
+    features, observed = candidates(bundle, "initial"), []
+    log_probabilities = selector.navigator.log_probabilities
 
     def spy(observation, masks):
-        shown.append(observation["candidates"].reshape(-1, 15))
+        observed.append(observation["candidates"].reshape(-1, 15))
         assert observation["candidates"].shape[1] == 16
         assert masks[:, :-1].all()
         assert not masks[:, -1].any()
-        return rate(observation, masks)
+        return log_probabilities(observation, masks)
 
     monkeypatch.setattr(selector.navigator, "log_probabilities", spy)
     rows, _ = selector.select(bundle, 5, np.random.default_rng(0), np.arange(50))
-    assert len(shown) == 5  # a pick in each of as many rounds
-    every = seen.places(np.arange(50))
+    assert len(observed) == 5  # one pick in each of five rounds
+    every = features.places(np.arange(50))
     row_of = {place[:-2].tobytes(): row for row, place in enumerate(every)}
-    cosines = seen.cosines(np.arange(50)[:, None], rows)
-    for number, slates in enumerate(shown):
+    cosines = features.cosines(np.arange(50)[:, None], rows)
+    for number, slates in enumerate(observed):
         assert (slates[:, -1] == 1).all()
         dealt = [row_of[place[:-2].tobytes()] for place in slates]
-        gone = set(range(50)) - set(dealt)
-        assert len(gone) == number
-        assert gone <= set(rows)
-        picked = [place for place, row in enumerate(rows) if row in gone]
+        removed = set(range(50)) - set(dealt)
+        assert len(removed) == number
+        assert removed <= set(rows)
+        picked = [place for place, row in enumerate(rows) if row in removed]
         nearest = cosines[:, picked].max(axis=1) if picked else np.zeros(50)
         np.testing.assert_allclose(slates[:, -2], nearest[dealt], atol=1e-6)
 
 
-def test_deployment_cuts_a_large_pool_in_parts(folder, trained, monkeypatch):
+def test_deployment_splits_a_large_pool(folder, trained, monkeypatch):
     monkeypatch.setattr(deployment, "_PART", 250)
     bundle, selector = load_bundle(folder), AgentSelector(trained[1])
     rows, _ = selector.select(bundle, 77, np.random.default_rng(0))
     assert len(set(rows.tolist())) == 77
-    few, _ = selector.select(bundle, 2, np.random.default_rng(0))
-    assert len(set(few.tolist())) == 2
+    rows, _ = selector.select(bundle, 2, np.random.default_rng(0))
+    assert len(set(rows.tolist())) == 2
 
 
 def test_deployment_stays_within_the_given_candidates(folder, trained):
@@ -339,19 +304,19 @@ def test_deployment_stays_within_the_given_candidates(folder, trained):
     assert set(rows) <= set(candidates)
 
 
-def test_deployment_takes_a_pool_smaller_than_a_stream(tmp_path, trained):
+def test_deployment_accepts_a_pool_smaller_than_a_stream(tmp_path, trained):
     small = load_bundle(make_bundle(tmp_path / "small", pool=40))
     rows, _ = AgentSelector(trained[1]).select(small, 6, np.random.default_rng(0))
     assert len(set(rows)) == 6
 
 
-def test_deployed_selection_is_worth_more_than_a_random_one(folder, trained):
+def test_deployed_selection_is_better_than_a_random_one(folder, trained):
     from ogs_env.learners.surrogate import SurrogateLearner
 
     bundle = load_bundle(folder)
     part = bundle.split("test")
 
-    def worth(rows):
+    def value(rows):
         learner = SurrogateLearner(bundle)
         domain, anchor = learner.domain_loss(), learner.anchor_losses()
         for row in rows:
@@ -361,12 +326,12 @@ def test_deployed_selection_is_worth_more_than_a_random_one(folder, trained):
 
     rng = np.random.default_rng(0)
     selector = AgentSelector(trained[1])
-    chosen = worth(selector.select(bundle, 30, rng, part)[0])
-    random = [worth(rng.permutation(part)[:30]) for _ in range(20)]
-    assert chosen > max(random)
+    selected = value(selector.select(bundle, 30, rng, part)[0])
+    random = [value(rng.permutation(part)[:30]) for _ in range(20)]
+    assert selected > max(random)
 
 
-def test_another_sketch_space_is_told(tmp_path, trained):
+def test_another_sketch_space_is_refused(tmp_path, trained):
     other = make_bundle(tmp_path / "other", pool=300)
     edit_manifest(other, space="elsewhere")
     with pytest.raises(InputError, match=r"in sketch space 'made-64'.*elsewhere"):
@@ -375,14 +340,14 @@ def test_another_sketch_space_is_told(tmp_path, trained):
         )
 
 
-def test_another_basis_is_told(tmp_path, trained):
+def test_another_basis_is_refused(tmp_path, trained):
     other = load_bundle(make_bundle(tmp_path / "other", pool=300, d=5))
     with pytest.raises(InputError, match=r"reads 15 columns a candidate.* shows 12"):
         AgentSelector(trained[1]).select(other, 5, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("budget", [0, -1, 1201])
-def test_wrong_budget_is_told(folder, trained, budget):
+def test_wrong_budget_is_refused(folder, trained, budget):
     selector = AgentSelector(trained[1])
     with pytest.raises(InputError, match=f"budget: {budget}; expected 1 to the 1200"):
         selector.select(load_bundle(folder), budget, np.random.default_rng(0))

@@ -1,10 +1,10 @@
-"""Settings from YAML and options, as `ogs train` and W&B's agents give them."""
+"""Settings from YAML files and options of `ogs train`."""
 
 import argparse
 
 import pytest
 
-from ogs_env.agents.training import TrainSettings
+from ogs_env.agents.training import ImitationSettings, TrainSettings
 from ogs_env.errors import InputError
 from ogs_env.experiments.settings import CONFIGS, add_settings, read_settings
 
@@ -24,19 +24,31 @@ def test_shipped_configs_are_read_by_name_and_by_path(file):
     assert read("--config", file.stem) == read("--config", file) != TrainSettings()
 
 
-def test_options_stand_over_the_config(tmp_path):
+def test_options_override_the_config(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("width: 32\nlearning_rate: 1\nenv_kwargs: {budget: 9}\nsteps: 50\n")
-    found = read("--config", file, "--learning_rate=0.5", "--bundle", "some/bundle")
-    assert (found.width, found.learning_rate) == (32, 0.5)
-    assert found.env == "OGS-Custom-v0"
-    assert found.env_kwargs == {"budget": 9, "bundle": "some/bundle"}
+    settings = read("--config", file, "--learning_rate=0.5", "--bundle", "some/bundle")
+    assert (settings.width, settings.learning_rate) == (32, 0.5)
+    assert settings.env == "OGS-Custom-v0"
+    assert settings.env_kwargs == {"budget": 9, "bundle": "some/bundle"}
 
 
-def test_spellings_are_the_same():
+def test_hyphens_and_underscores_are_the_same():
     hyphens = read("--cost-limit=0.5", '--env-kwargs={"budget": 8}')
     assert hyphens == read("--cost_limit=0.5", '--env_kwargs={"budget": 8}')
     assert read("--cost-limit=None").cost_limit is None
+
+
+def test_the_algorithm_chooses_the_settings():
+    transfer = read("--config", "navigator-transfer", "--seed", 3, "--bundle", "mine")
+    assert transfer == ImitationSettings(
+        env_kwargs={"bundle": "mine"},
+        seed=3,
+        oracle_episodes=2400,
+        evaluation_episodes=96,
+    )
+    assert read("--algorithm", "imitation") == ImitationSettings()
+    assert read("--algorithm", "maskable-ppo").algorithm == "maskable-ppo"
 
 
 def test_steps_alone_have_no_limit_of_time():
@@ -50,10 +62,21 @@ def test_steps_alone_have_no_limit_of_time():
         (("--width=wide",), "--width: 'wide', expected a whole number"),
         (("--steps=1.5",), "--steps: 1.5, expected a whole number or none"),
         (("--env-kwargs=[1]",), r"--env-kwargs: \[1\], expected JSON"),
+        (("--algorithm=pro",), "unknown algorithm 'pro'; did you mean ppo"),
+        (
+            ("--algorithm=imitation", "--cost-limit=1"),
+            "--cost-limit: algorithm 'imitation' does not use it; remove it, or set "
+            "the algorithm to maskable-ppo or ppo",
+        ),
+        (("--oracle-episodes=9",), "--oracle-episodes: .*'ppo'.* to imitation"),
+        (
+            ("--config=navigator", "--algorithm=imitation"),
+            r"navigator.yaml: seconds: algorithm 'imitation' does not use it",
+        ),
         (("--config", "navigater"), "unknown config 'navigater'; did you mean navig"),
     ],
 )
-def test_wrong_options_are_told(options, message):
+def test_wrong_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         read(*options)
 
@@ -67,7 +90,7 @@ def test_wrong_options_are_told(options, message):
         ("a: [", "mine.yaml: is no YAML file"),
     ],
 )
-def test_wrong_files_are_told(tmp_path, text, message):
+def test_wrong_files_are_refused(tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
         read("--config", tmp_path / "mine.yaml")

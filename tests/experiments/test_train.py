@@ -11,7 +11,7 @@ from ogs_env.experiments.train import BASELINES, add_arguments, run
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    # Of the two default rewards the one that brief training learns more of.
+    # Without own answers a brief training improves the return more.
     return make_bundle(
         tmp_path_factory.mktemp("bundles") / "pool", pool=1200, answers=False
     )
@@ -56,25 +56,34 @@ def test_episodes_fit_a_small_pool(tmp_path, capsys):
         *("--bundle", small, "--steps", 300, "--episodes", 4, "--n_envs=8"),
         *("--out", tmp_path / "out"),
     )
-    told = capsys.readouterr()
-    for text in (told.out, told.err):
+    printed = capsys.readouterr()
+    for text in (printed.out, printed.err):
         assert "OGS-Custom-v0 (made): slate_size 2, num_slates 5, budget 2" in text
 
 
-def test_study_over_seeds_keeps_each_agent(folder, tmp_path):
+def test_study_saves_an_agent_per_seed(folder, tmp_path, capsys):
     result_file = tmp_path / "results" / "study.json"
-    run_with(
+    options = (
         *("--bundle", folder, "--seeds", 0, 1, "--steps", 100, "--episodes", 2),
         *("--out", tmp_path / "out", "--result", result_file),
     )
+    run_with(*options)
     result = json.loads(result_file.read_text())
     assert result["seeds"] == [0, 1]
     for seed, agent in zip((0, 1), result["agents"], strict=True):
         assert agent["seed"] == seed
         assert agent["training"]["steps"] >= 100
         AgentSelector(tmp_path / "out" / f"seed-{seed}")
-    runs = [agent["return"]["mean"] for agent in result["agents"]]
-    assert result["returns"]["agent"]["mean"] == pytest.approx(sum(runs) / 2)
+    means = [agent["return"]["mean"] for agent in result["agents"]]
+    assert result["returns"]["agent"]["mean"] == pytest.approx(sum(means) / 2)
+    # Only the agent that is missing is trained again.
+    (tmp_path / "out" / "seed-1" / "agent.json").unlink()
+    capsys.readouterr()
+    run_with(*options)
+    assert capsys.readouterr().err.count("was trained already") == 1
+    again = json.loads(result_file.read_text())
+    assert again["agents"][0] == result["agents"][0]
+    assert again["returns"] == result["returns"]
 
 
 @pytest.mark.parametrize(
@@ -87,12 +96,19 @@ def test_study_over_seeds_keeps_each_agent(folder, tmp_path):
         (("--bundle", "nowhere/bundle"), "nowhere/bundle: no such folder"),
     ],
 )
-def test_wrong_options_are_told(tmp_path, options, message):
+def test_wrong_options_are_refused(tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         run_with("--out", tmp_path / "out", *options)
 
 
-def test_a_file_in_the_way_is_told_before_training(tmp_path):
+def test_imitation_is_not_logged(tmp_path):
+    pytest.importorskip("wandb")
+    options = ("--algorithm", "imitation", "--wandb", "--episodes", 2)
+    with pytest.raises(InputError, match="--wandb: training by imitation is not"):
+        run_with("--out", tmp_path / "out", *options)
+
+
+def test_a_file_as_the_folder_is_refused_before_training(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(InputError, match="out: cannot be written"):
         run_with("--out", tmp_path / "out")
