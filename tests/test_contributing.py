@@ -27,12 +27,8 @@ def copy(tmp_path: Path) -> Path:
     """A repository with the three packages, importable as they are installed."""
     left_out = shutil.ignore_patterns("results", "bundles", "__pycache__")
     for name in ("ogs_env", "agents", "experiments", "tests"):
-        shutil.copytree(
-            REPOSITORY / name,
-            tmp_path / name,
-            symlinks=True,
-            ignore=left_out,
-        )
+        source, target = REPOSITORY / name, tmp_path / name
+        shutil.copytree(source, target, symlinks=True, ignore=left_out)
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
     (tmp_path / "ogs_env" / "bundles").symlink_to(REPOSITORY / "ogs_env" / "bundles")
     for name in ("agents", "experiments"):
