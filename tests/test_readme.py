@@ -39,3 +39,25 @@ def test_links_lead_to_files_and_headings(page):
 
 def test_the_readme_is_three_screens():
     assert len(PAGES[0].read_text().splitlines()) <= 150
+
+
+def test_the_benchmark_page_has_the_committed_figures():
+    page = (REPOSITORY / "docs" / "benchmark.md").read_text()
+    results = REPOSITORY / "experiments" / "results" / "benchmark" / "benchmark.md"
+    number = r"(-?\d+\.\d\d)"
+    figures = re.findall(rf"{number} \[{number}, {number}\]", page)
+    assert len(figures) > 40
+    for value, low, high in figures:
+        assert f"| {value} | {low} to {high} |" in results.read_text()
+
+
+def test_the_readme_has_the_committed_losses():
+    results = REPOSITORY / "experiments" / "results" / "adapt" / "README.md"
+    losses = {
+        tuple(re.findall(r"\d\.\d{3}", line.partition(")")[2]))
+        for line in results.read_text().splitlines()
+    }
+    rows = re.findall(r"^\| \w+, draw \d .*$", PAGES[0].read_text(), re.MULTILINE)
+    assert len(rows) == 6
+    for row in rows:
+        assert tuple(re.findall(r"\d\.\d{3}", row)) in losses
