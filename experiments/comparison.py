@@ -10,6 +10,7 @@ from ogs_env.agents.selector import Selector
 from ogs_env.bundle import Bundle
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import NO_PICK, Rewards, checked_weights, weighted_sum
+from ogs_env.seeding import named_rng
 
 DRAWS = 10
 # Of the pool, in each draw.
@@ -53,7 +54,7 @@ def compare(
     """
     size = max(1, round(_PART * len(bundle.pool)))
     picks = max(1, round(_PART * budget))
-    rng = np.random.default_rng([seed, 60])
+    rng = named_rng(seed, "selection parts")
     parts = [rng.choice(len(bundle.pool), size, replace=False) for _ in range(DRAWS)]
     checked = checked_weights(weights, bundle)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in selectors}

@@ -14,6 +14,7 @@ import numpy as np
 from ogs_env.agents.baselines.oracle import OracleSelector
 from ogs_env.bundle import Bundle
 from ogs_env.experiments.comparison import foretold
+from ogs_env.seeding import named_rng
 
 MARGIN = 0.85
 """Part of what random picks forget that a selection may be foretold to forget.
@@ -24,7 +25,6 @@ they did not, nor did the pools that it was not chosen on.
 """
 RANDOM_DRAWS = 100
 TRIES = 9
-_STREAM = 61
 # A weight is near enough to the least that keeps to the limit.
 _NEAR = 0.1
 _FASTER = 2.5
@@ -61,7 +61,7 @@ def forgetting_limit(bundle: Bundle, budget: int, seed: int) -> ForgettingLimit:
         budget: Samples of a selection.
         seed: Draws the random picks.
     """
-    rng = np.random.default_rng([seed, _STREAM])
+    rng = named_rng(seed, "forgetting limit")
     drawn = [
         foretold(bundle, rng.choice(len(bundle.pool), budget, replace=False))
         for _ in range(RANDOM_DRAWS)

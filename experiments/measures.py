@@ -90,7 +90,7 @@ def _play(
         name: np.zeros(len(seeds)) for name in ("return", "cost", *NO_PICK, *_HELD_OUT)
     }
     steps = np.zeros(len(seeds))
-    observations, infos = envs.reset(seed=list(seeds))
+    observations, infos = envs.reset(seed=list(seeds))  # type: ignore[arg-type]
     playing = np.ones(len(seeds), np.bool_)
     while playing.any():
         actions = agent.act(observations, infos["action_mask"].astype(np.bool_))

@@ -1,46 +1,36 @@
-"""Reward terms by name, the cost, and their weights.
+"""Reward terms, their weights, and the cost.
 
-Every term is about one pick. L_D is the domain loss, L_c the loss of a capability's
-anchor samples: reference answers that come with its data. A_c is the loss of the
-untouched model's own answers to the same prompts, where a bundle has them.
+`TERMS` lists the terms. A `Term` holds everything about one: its name, its one-line
+documentation, its default weights, the sign it enters the reward with, its value
+without a pick, and one function that computes it for one episode, for many candidate
+picks or for many sub-environments. To add a term, add an object to `TERMS`:
+environments, selectors and the environments' documentation read that list.
 
-- `domain_gain` = 100 (L_D before - L_D after) / L_D at the start: percent; positive
-  where the domain gets better.
-- `anchor_gain` = W after - W before, W = 100 min over capabilities of (L_c at the
-  start - L_c) / L_c at the start: percent; W is how the worst capability stands on
-  reference answers, negative where it suffers. It enters as weight * anchor_gain.
-- `forgetting` = F after - F before, F = 100 max over capabilities of (A_c - A_c at the
-  start) / A_c at the start, at least 0: percent; F is how far the model has moved from
-  its own answers where it moved most. It enters as -weight * forgetting, and is 0 for
-  a bundle without own answers.
-- `conflict` = C after - C before, C = 100 max over capabilities of max(0, L_c - L_c at
-  the start) / L_c at the start: percent, negative where a pick undoes harm. It enters
-  as -weight * conflict.
-- `orthogonality` = 1 - max over capabilities of |cos(sample's gradient, mean anchor
-  gradient)|, the paper's Orth; in [0, 1], 1 when the update leaves every capability
-  alone to first order. It enters as weight * (orthogonality - 1), so an orthogonal
-  pick costs nothing.
-- `information` = log det(I + sum over picks of u u^T) after the pick less before it,
-  u the unit initial sketches: nats, in (0, log 2], log 2 for a direction orthogonal to
-  everything picked. It enters as weight * information. After Domain Curiosity:
-  Struckmeier, Arndt, Kyrki, which rewards data that tells most about the domain;
-  the log-determinant is that of Bayesian linear regression with unit noise.
+A term's function takes a `Transition`: the losses before and after a pick, relative to
+those at the start of the episode, and the picked sample's cosines and information.
+"Reference answers" come with the anchor's data. "Own answers" are those of the
+untouched model to the same prompts; not every bundle has them.
 
-The first four are differences of potentials (Ng, Harada, Russell 1999): over an
-episode they add up to what its selection is worth, in whatever order it was picked,
-so a pick that undoes the harm of others is worth as much as the harm was. So does
-`information`; `orthogonality` is of each sample alone.
+Changes of losses are differences of potentials (Ng, Harada, Russell 1999): over an
+episode they add up to the value of the selection, in any order of its picks, and a pick
+that undoes the harm of others earns what the harm cost. `information` adds up in the
+same way; `orthogonality` is about each sample alone.
 
 The cost of the constrained problem is `forgetting` where the bundle has own answers,
-else `conflict`: over an episode it adds up to F or C, which are never negative.
+else `conflict`. Both are the change of a largest rise that is never negative, so the
+cost of an episode is never negative either.
 
-A skip has the terms of `NO_PICK`, which sum to 0 under any weights.
+A skip has the values in `NO_PICK`; its reward is 0 under any weights.
 """
 
+import copy
 import functools
+import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,35 +41,190 @@ from ogs_env.learners import Learner
 from ogs_env.learners.surrogate import SurrogateLearner, VectorSurrogateLearner
 
 AnyLearner = TypeVar("AnyLearner", bound=Learner)
+AnyClass = TypeVar("AnyClass", bound=type)
+
+# A float for one episode; an array (n,) for many candidates or sub-environments.
+Values = Any
 
 OWN, REFERENCE, BOTH = "own", "reference", "both"
-"""Whose answers the anchor of a bundle is about, and with it the default reward."""
+"""Whose answers the anchor of a bundle is about; selects the default weights."""
+_ANSWERS = (OWN, REFERENCE, BOTH)
+
+
+class Standing(NamedTuple):
+    """Losses at one moment, compared with those at the start of the episode.
+
+    Attributes:
+        domain: Domain loss, nats per token.
+        reference: Largest rise over capabilities of the loss on reference answers,
+            percent of the loss at the start; negative where all have fallen.
+        harm: `reference`, or 0 where that is negative.
+        forgotten: Largest rise over capabilities of the loss on own answers, percent,
+            at least 0; 0 for a bundle without own answers.
+    """
+
+    domain: Values
+    reference: Values
+    harm: Values
+    forgotten: Values
+
+
+class Transition:
+    """What reward terms are computed from: the losses around a pick, and the sample.
+
+    Args:
+        domain: Domain loss at the start of the episode, nats per token.
+        anchors: Each capability's loss on reference answers there.
+        answers: Each capability's loss on own answers there; none without those.
+        largest: Returns the largest of floats, or of arrays element by element.
+        zero: 0.0, or an array of zeros (n,).
+
+    Attributes:
+        initial_domain: `domain`.
+        before: Losses before the pick, or before the batch.
+        after: Losses after it.
+        cosines: Cosine of the sample's gradient with the mean anchor gradient of each
+            capability.
+        information: Gain of `Information`, nats.
+    """
+
+    def __init__(
+        self,
+        domain: float,
+        anchors: list[float],
+        answers: list[float],
+        largest: Callable[[Iterable[Values]], Values] = max,
+        zero: Values = 0.0,
+    ) -> None:
+        self.initial_domain, self._anchors, self._answers = domain, anchors, answers
+        self.largest, self.zero = largest, zero
+        self.before = self.after = Standing(domain, zero, zero, zero)
+        self.cosines: Iterable[Values] = ()
+        self.information: Values = zero
+
+    def advance(
+        self, domain: Values, anchors: Iterable[Values], answers: Iterable[Values]
+    ) -> None:
+        """Record new losses: `after` becomes `before`, and these become `after`.
+
+        Args:
+            domain: Domain loss, a float or an array (n,); nats per token.
+            anchors: The same of each capability on reference answers.
+            answers: The same on own answers; none without those.
+        """
+        largest, zero = self.largest, self.zero
+        reference = largest(map(_rise, self._anchors, anchors))
+        harm = largest((zero, reference))
+        forgotten = largest((zero, *map(_rise, self._answers, answers)))
+        self.before = self.after
+        self.after = Standing(domain, reference, harm, forgotten)
+
+
+def _rise(first: float, now: Values) -> Values:
+    """Return the rise of a loss, percent of the first."""
+    return 100.0 * (now - first) / first
+
+
+def _largest_array(arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    return functools.reduce(np.maximum, arrays)
+
+
+@dataclass(frozen=True)
+class Term:
+    """A reward term. It enters the reward as sign * weight * (value - no_pick).
+
+    Attributes:
+        name: Its key in `reward_weights` and `info["reward_terms"]`.
+        documentation: One line for the environments' documentation.
+        value: Computes it from a `Transition` of floats or of arrays.
+        sign: 1.0 where a larger value is better, -1.0 where a smaller one is.
+        default_weights: By whose answers the anchor is about; 0 where not named.
+        no_pick: Its value without a pick.
+        of_batch: For a term of single samples, combines the values (n,) of a batch.
+            None for a term of losses, which compares them before and after the batch.
+    """
+
+    name: str
+    documentation: str
+    value: Callable[[Transition], Values]
+    sign: float = 1.0
+    default_weights: Mapping[str, float] = field(default_factory=dict)
+    no_pick: float = 0.0
+    of_batch: Callable[[NDArray[np.floating]], float] | None = None
+
+    @property
+    def formula(self) -> str:
+        """How it enters the reward, for documentation."""
+        value = f"({self.name} - {self.no_pick:g})" if self.no_pick else self.name
+        return f"{'-' if self.sign < 0 else '+'}weight * {value}"
+
+
+TERMS = (
+    Term(
+        "domain_gain",
+        "fall of the domain loss, percent of the loss at the start",
+        lambda t: 100.0 * (t.before.domain - t.after.domain) / t.initial_domain,
+        default_weights=dict.fromkeys(_ANSWERS, 1.0),
+    ),
+    Term(
+        "anchor_gain",
+        "change of the least fall over capabilities, since the start, of the loss on "
+        "reference answers, percent of the loss at the start",
+        lambda t: t.before.reference - t.after.reference,
+        default_weights={REFERENCE: 1.0, BOTH: 1.0},
+    ),
+    Term(
+        "forgetting",
+        "change of the largest rise over capabilities, since the start and at least 0, "
+        "of the loss on the model's own answers, percent of the loss at the start; 0 "
+        "for a bundle without own answers",
+        lambda t: t.after.forgotten - t.before.forgotten,
+        sign=-1.0,
+        default_weights={OWN: 1.0, BOTH: 1.0},
+    ),
+    Term(
+        "conflict",
+        "change of the largest rise over capabilities, since the start and at least 0, "
+        "of the loss on reference answers, percent of the loss at the start",
+        lambda t: t.after.harm - t.before.harm,
+        sign=-1.0,
+    ),
+    # Orth of Zhang, Tian, Wang, Song 2026, arXiv 2602.06359.
+    Term(
+        "orthogonality",
+        "1 - largest |cosine| over capabilities of the sample's gradient with the mean "
+        "anchor gradient, in [0, 1]; 1 if to first order no capability changes",
+        lambda t: t.largest((0.0, 1.0 - t.largest(map(abs, t.cosines)))),
+        no_pick=1.0,
+        of_batch=lambda values: float(values.mean()),
+    ),
+    # After Domain Curiosity (Struckmeier, Arndt, Kyrki): the log-determinant is that of
+    # Bayesian linear regression with unit noise.
+    Term(
+        "information",
+        "increase of log det(I + sum of u u^T over the picks), u the unit initial "
+        "sketches, nats, in (0, log 2] for a sample; not computed, and 0, unless it "
+        "has a weight",
+        lambda t: t.information,
+        of_batch=lambda values: sum(values.tolist()),
+    ),
+)
+"""All reward terms, in the order of `info["reward_terms"]` and of their sum."""
+# Attributes of the terms, looked up once: it would slow down every step.
+_ENTRIES = tuple((term.name, term.sign, term.no_pick) for term in TERMS)
+_VALUES = tuple((term.name, term.value) for term in TERMS)
+_OF_LOSSES = tuple(term for term in TERMS if term.of_batch is None)
+_OF_SAMPLES = tuple(term for term in TERMS if term.of_batch is not None)
+
 DEFAULT_WEIGHTS: dict[str, dict[str, float]] = {
-    kind: {
-        "domain_gain": 1.0,
-        "anchor_gain": anchor_gain,
-        "forgetting": forgetting,
-        "conflict": 0.0,
-        "orthogonality": 0.0,
-        "information": 0.0,
-    }
-    for kind, anchor_gain, forgetting in (
-        (OWN, 0.0, 1.0),
-        (REFERENCE, 1.0, 0.0),
-        (BOTH, 1.0, 1.0),
-    )
+    kind: {term.name: term.default_weights.get(kind, 0.0) for term in TERMS}
+    for kind in _ANSWERS
 }
-"""By whose answers the anchor is about."""
+"""Default weight of every term, by whose answers the anchor is about."""
 COST: dict[str, str] = {OWN: "forgetting", REFERENCE: "conflict"}
 """The term that is the cost, by `answers_of`."""
-NO_PICK: dict[str, float] = {
-    "domain_gain": 0.0,
-    "anchor_gain": 0.0,
-    "forgetting": 0.0,
-    "conflict": 0.0,
-    "orthogonality": 1.0,
-    "information": 0.0,
-}
+NO_PICK: dict[str, float] = {term.name: term.no_pick for term in TERMS}
+"""Value of every term in a step without a pick."""
 
 
 def answers_of(bundle: Bundle) -> str:
@@ -110,30 +255,74 @@ def checked_weights(
 
 def weighted_sum(terms: Mapping[str, Any], weights: Mapping[str, float]) -> Any:
     """Return the reward of a pick, or of many picks, whose terms are arrays."""
-    return (
-        weights["domain_gain"] * terms["domain_gain"]
-        + weights["anchor_gain"] * terms["anchor_gain"]
-        - weights["forgetting"] * terms["forgetting"]
-        - weights["conflict"] * terms["conflict"]
-        + weights["orthogonality"] * (terms["orthogonality"] - 1.0)
-        + weights["information"] * terms["information"]
-    )
+    total: Any = None
+    for name, sign, no_pick in _ENTRIES:
+        value = terms[name] - no_pick if no_pick else terms[name]
+        part = sign * weights[name] * value
+        # Not from 0.0, which would make a sum of -0.0 positive.
+        total = part if total is None else total + part
+    return total
+
+
+def document_terms(
+    weights: Mapping[str, Mapping[str, float]],
+) -> Callable[[AnyClass], AnyClass]:
+    """Return a decorator that replaces `<reward terms>` in a class's docstring.
+
+    The list of the terms, with their formulas and default weights, takes its place.
+
+    Args:
+        weights: Default weights by whose answers the anchor is about.
+    """
+
+    def entry(term: Term) -> str:
+        default = [(kind, f"{own[term.name]:g}") for kind, own in weights.items()]
+        weight = ", ".join(f"{value} ({kind})" for kind, value in default)
+        if len({value for _, value in default}) == 1:
+            weight = default[0][1]
+        lines = (
+            f"- `{term.name}`: {term.documentation}.",
+            f"  Enters as {term.formula}. Default weight: {weight}.",
+        )
+        wrap = textwrap.TextWrapper(
+            width=84, subsequent_indent="  ", break_on_hyphens=False
+        )
+        return "\n".join(map(wrap.fill, lines))
+
+    def decorate(cls: AnyClass) -> AnyClass:
+        if cls.__doc__:  # None under python -OO
+            terms = "\n".join(map(entry, TERMS))
+            cls.__doc__ = inspect.cleandoc(cls.__doc__).replace("<reward terms>", terms)
+        return cls
+
+    return decorate
 
 
 class Information:
-    """The log-determinant of what was picked, one direction at a time.
+    """The log-determinant of the picked directions, updated one by one.
 
     With M = (I + sum u u^T)^-1 the gain of u is log(1 + u^T M u), and picking u
-    takes b b^T off M, b = M u / sqrt(1 + u^T M u); the b are kept instead of M, so
-    a pick costs O(picks * k).
+    subtracts b b^T from M, b = M u / sqrt(1 + u^T M u). The b are stored instead of M,
+    so a pick costs O(picks * k).
+
+    Args:
+        width: Length k of a direction.
+        capacity: Most picks of an episode.
     """
 
     def __init__(self, width: int, capacity: int) -> None:
         self._removed = np.empty((capacity, width), np.float32)
         self._count = 0
 
+    @classmethod
+    def if_weighted(
+        cls, weights: Mapping[str, float], width: int, capacity: int
+    ) -> "Information | None":
+        """Return None where the term has no weight, to save the time it takes."""
+        return cls(width, capacity) if weights["information"] != 0 else None
+
     def reset(self) -> None:
-        """Forget all picks."""
+        """Remove all picks."""
         self._count = 0
 
     def gains(self, units: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -156,8 +345,8 @@ class Rewards(Generic[AnyLearner]):
 
     Args:
         learner: Is updated by every pick.
-        information: The log-determinant of the picked unit initial sketches; None where
-            nobody wants to pay for it, which makes the term 0.
+        information: The log-determinant of the picked unit initial sketches; without
+            it the term `information` is 0.
     """
 
     def __init__(self, learner: AnyLearner, information: Information | None) -> None:
@@ -166,63 +355,71 @@ class Rewards(Generic[AnyLearner]):
         self.reset()
 
     def reset(self, rng: np.random.Generator | None = None) -> None:
-        """Start over: reset the learner and forget all picks."""
+        """Reset the learner and begin a new episode."""
         self._learner.reset(rng)
         if self._information:
             self._information.reset()
-        self._domain = self._initial_domain = self._learner.domain_loss()
-        self._initial_anchor = self._learner.anchor_losses().tolist()
-        self._initial_answers = self._learner.answer_losses().tolist()
-        self._worst = self._moved = 0.0
+        self._transition = Transition(*self._losses())
 
     def pick(
         self, index: int, unit: NDArray[np.float32] | None = None
     ) -> dict[str, float]:
-        """Let the learner learn pool row `index` and return every term of this pick.
+        """Update the learner with pool row `index` and return the terms of this pick.
 
         Args:
             index: Row of the pool.
-            unit: Its unit initial sketch (width,), which `information` is about.
+            unit: Its unit initial sketch (width,), for `information`.
         """
-        cosines = self._learner.anchor_cosine(index).tolist()
+        transition = self._transition
+        transition.cosines = self._learner.anchor_cosine(index).tolist()
         self._learner.update(index)
-        information = 0.0
-        if self._information and unit is not None:
-            information = self._information.pick(unit)
-        return {
-            **self.changes(),
-            "orthogonality": max(0.0, 1.0 - max(map(abs, cosines))),
-            "information": information,
-        }
+        if self._information:
+            gain = 0.0 if unit is None else self._information.pick(unit)
+            transition.information = gain
+        transition.advance(*self._losses())
+        return {name: value(transition) for name, value in _VALUES}
 
-    def finish(self, terms: Mapping[str, float]) -> dict[str, float]:
-        """Let the learner end the episode.
+    def pick_batch(
+        self: "Rewards[SurrogateLearner]",
+        rows: list[int],
+        units: NDArray[np.float32] | None = None,
+    ) -> dict[str, float]:
+        """Update the learner with pool rows at once and return the terms of the batch.
 
         Args:
-            terms: Those of the episode's last step, a pick or not.
+            rows: At least one.
+            units: Their unit initial sketches (n, width), for `information`.
+        """
+        self._learner.update_many(rows)
+        terms = self.changes()
+        batch = copy.copy(self._transition)
+        batch.largest = _largest_array
+        batch.cosines = self._learner.anchor_cosine(np.array(rows)).T
+        batch.information = np.zeros(len(rows))
+        if self._information and units is not None:
+            batch.information[:] = [self._information.pick(unit) for unit in units]
+        for term in TERMS:
+            if term.of_batch:
+                terms[term.name] = term.of_batch(term.value(batch))
+        return {name: terms[name] for name in NO_PICK}
+
+    def finish(self, terms: Mapping[str, float]) -> dict[str, float]:
+        """End the learner's episode.
+
+        Args:
+            terms: Those of the last step, with or without a pick.
 
         Returns:
-            The terms, with what the learner still learned or measured.
+            The terms, plus what the learner learns or measures only now.
         """
         self._learner.finish()
         late = self.changes()
         return {**terms, **{name: terms[name] + late[name] for name in late}}
 
     def changes(self) -> dict[str, float]:
-        """Return the terms that tell what the losses have done since the last call."""
-        domain = self._learner.domain_loss()
-        worst = _least_fall(self._initial_anchor, self._learner.anchor_losses())
-        answers = _least_fall(self._initial_answers, self._learner.answer_losses())
-        # Not -answers, so that no change is 0 and never -0.
-        moved = max(0.0, 0.0 - answers)
-        terms = {
-            "domain_gain": 100.0 * (self._domain - domain) / self._initial_domain,
-            "anchor_gain": worst - self._worst,
-            "forgetting": moved - self._moved,
-            "conflict": max(0.0, 0.0 - worst) - max(0.0, 0.0 - self._worst),
-        }
-        self._domain, self._worst, self._moved = domain, worst, moved
-        return terms
+        """Return the terms of losses, for the change since the last call or pick."""
+        self._transition.advance(*self._losses())
+        return {term.name: term.value(self._transition) for term in _OF_LOSSES}
 
     def preview(
         self: "Rewards[SurrogateLearner]",
@@ -231,46 +428,24 @@ class Rewards(Generic[AnyLearner]):
     ) -> dict[str, NDArray[np.floating]]:
         """Return the terms (n,) that `pick` would give for each of many pool rows."""
         domain, anchors, answers, cosines = self._learner.preview(indices)
-        worst = _least_falls(self._initial_anchor, anchors)
-        moved = np.maximum(0.0, 0.0 - _least_falls(self._initial_answers, answers))
-        information = np.zeros(len(indices), np.float32)
+        transition = copy.copy(self._transition)
+        transition.largest, transition.zero = _largest_array, np.zeros(len(indices))
+        transition.advance(domain, anchors.T, answers.T)
+        transition.cosines = cosines.T
         if self._information:
-            information = self._information.gains(units)
-        return {
-            "domain_gain": 100 * (self._domain - domain) / self._initial_domain,
-            "anchor_gain": worst - self._worst,
-            "forgetting": moved - self._moved,
-            "conflict": np.maximum(0.0, 0.0 - worst) - max(0.0, 0.0 - self._worst),
-            "orthogonality": np.maximum(0, 1 - np.abs(cosines).max(axis=1)),
-            "information": information,
-        }
+            transition.information = self._information.gains(units)
+        else:
+            transition.information = np.zeros(len(indices), np.float32)
+        return {name: value(transition) for name, value in _VALUES}
 
-
-def _least_fall(first: list[float], now: NDArray[np.floating]) -> float:
-    """Return `_least_falls` of one learner; a step does without NumPy's overhead."""
-    least = math.inf
-    for before, after in zip(first, now.tolist(), strict=True):
-        least = min(least, 100.0 * (before - after) / before)
-    return least if first else 0.0
-
-
-def _least_falls(
-    first: Sequence[float] | NDArray[np.floating], now: NDArray[np.floating]
-) -> NDArray[np.float64]:
-    """Return the least fall of a capability's loss (n,), percent of the first.
-
-    Args:
-        first: The capabilities' losses at the start (capabilities,).
-        now: The same n times (n, capabilities); without any, 0 is returned.
-    """
-    if not len(first):
-        return np.zeros(len(now))
-    falls = 100.0 * (np.asarray(first) - now) / first
-    return functools.reduce(np.minimum, falls.T)
+    def _losses(self) -> tuple[float, list[float], list[float]]:
+        learner = self._learner
+        anchors, answers = learner.anchor_losses(), learner.answer_losses()
+        return learner.domain_loss(), anchors.tolist(), answers.tolist()
 
 
 class VectorRewards:
-    """The reward terms of episodes side by side, the same as those of `Rewards`.
+    """The reward terms of many sub-environments, equal to those of `Rewards`.
 
     Args:
         learners: Are updated by every pick.
@@ -282,53 +457,49 @@ class VectorRewards:
     ) -> None:
         self._learners = learners
         self._information = information
-        initial = learners.losses[0].copy()
-        self._initial_domain = float(initial[0])
-        self._anchors, self._answers = learners.tables.anchors, learners.tables.answers
-        self._initial_anchor = initial[self._anchors]
-        self._initial_answers = initial[self._answers]
-        # How the worst capability stands, and how far own answers have moved.
-        self._worst, self._moved = np.zeros((2, len(learners.losses)))
-        cosines = np.abs(learners.tables.anchor_cosines).astype(float)
-        # Row -1 finds the last: no pick.
-        self._orthogonality = np.append(np.maximum(0.0, 1.0 - cosines.max(axis=1)), 1.0)
+        domain, anchors, answers = self._losses()
+        self._transition = Transition(
+            float(domain[0]),
+            anchors[:, 0].tolist(),
+            answers[:, 0].tolist(),
+            _largest_array,
+            np.zeros(len(domain)),
+        )
 
     def reset(self, which: NDArray[np.integer]) -> None:
-        """Start some sub-environments' episodes (n,) over."""
+        """Begin new episodes of some sub-environments (n,)."""
         self._learners.reset(which)
-        self._worst[which] = self._moved[which] = 0.0
         for index in which.tolist() if self._information else ():
             self._information[index].reset()
+        self._transition.advance(*self._losses())
 
     def pick(
         self,
         rows: NDArray[np.int64],
         units: Callable[[NDArray[np.int64]], NDArray[np.float32]],
     ) -> dict[str, NDArray[np.float64]]:
-        """Let the learners learn and return every term (num_envs,).
+        """Update the learners and return every term (num_envs,).
 
         Args:
             rows: Pool rows (num_envs,), -1 for none.
             units: From pool rows (n,) to their unit initial sketches (n, width).
         """
-        before = self._learners.losses[:, 0]
+        transition, picking = self._transition, rows >= 0
         self._learners.update(rows)
-        after, stood, moved = self._learners.losses, self._worst, self._moved
-        self._worst = _least_falls(self._initial_anchor, after[:, self._anchors])
-        answers = _least_falls(self._initial_answers, after[:, self._answers])
-        self._moved = np.maximum(0.0, 0.0 - answers)
-        harm, harmed = (np.maximum(0.0, 0.0 - w) for w in (self._worst, stood))
-        information = np.zeros(len(rows))
+        transition.advance(*self._losses())
+        cosines = self._learners.tables.anchor_cosines.take(rows, axis=0)
+        transition.cosines = cosines.T.astype(float)
+        transition.information = np.zeros(len(rows))
         if self._information:
-            picking = np.flatnonzero(rows >= 0)
-            found = units(rows[picking])
-            for index, unit in zip(picking.tolist(), found, strict=True):
-                information[index] = self._information[index].pick(unit)
-        return {
-            "domain_gain": 100.0 * (before - after[:, 0]) / self._initial_domain,
-            "anchor_gain": self._worst - stood,
-            "forgetting": self._moved - moved,
-            "conflict": harm - harmed,
-            "orthogonality": self._orthogonality.take(rows),
-            "information": information,
-        }
+            where = np.flatnonzero(picking)
+            for index, unit in zip(where.tolist(), units(rows[where]), strict=True):
+                transition.information[index] = self._information[index].pick(unit)
+        terms = {name: value(transition) for name, value in _VALUES}
+        for term in _OF_SAMPLES:
+            terms[term.name] = np.where(picking, terms[term.name], term.no_pick)
+        return terms
+
+    def _losses(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        losses, tables = self._learners.losses, self._learners.tables
+        anchors, answers = losses[:, tables.anchors].T, losses[:, tables.answers].T
+        return losses[:, 0], anchors, answers

@@ -6,12 +6,15 @@ import pytest
 from make_bundle import edit_manifest, make_bundle
 
 from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.envs.mixture import MixtureEnv
+from ogs_env.envs.selection import SelectionEnv
 from ogs_env.errors import InputError
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import (
     COST,
     DEFAULT_WEIGHTS,
     NO_PICK,
+    TERMS,
     Information,
     Rewards,
     answers_of,
@@ -155,6 +158,31 @@ def test_how_each_term_enters() -> None:
     everything = dict.fromkeys(terms, 10.0)
     assert weighted_sum(terms, everything) == 30 - 5 - 15 - 7.5 - 20 + 5
     assert weighted_sum(NO_PICK, everything) == 0
+
+
+@pytest.mark.parametrize("env", [SelectionEnv, MixtureEnv])
+def test_environments_document_every_term(env: type) -> None:
+    text = " ".join((env.__doc__ or "").split())
+    for term in TERMS:
+        assert f"- `{term.name}`: {term.documentation}. Enters as " in text
+    assert "Enters as +weight * (orthogonality - 1). Default weight: 0." in text
+    assert "Enters as -weight * forgetting. Default weight: " in text
+    assert "<reward terms>" not in text
+
+
+def test_a_batch_is_worth_the_sum_of_its_samples(either: Bundle) -> None:
+    rows, units = [3, 150, 470, 20], units_of(either)
+    one, batch = (
+        Rewards(SurrogateLearner(either), Information(either.k, 8)) for _ in range(2)
+    )
+    picks = [one.pick(row, units[row]) for row in rows]
+    terms = batch.pick_batch(rows, units[rows])
+    assert [*terms] == [term.name for term in TERMS]
+    for name, value in terms.items():
+        expected = sum(pick[name] for pick in picks)
+        if name == "orthogonality":
+            expected /= len(rows)
+        assert value == pytest.approx(expected, abs=1e-5)
 
 
 def test_weights_not_named_keep_the_bundles_default(either: Bundle) -> None:

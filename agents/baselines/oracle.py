@@ -1,11 +1,10 @@
-"""Hindsight: greedy on the learner's true reward, over everything at once.
+"""Oracle: greedy selection by the learner's true reward, over all candidates at once.
 
-At each step the sample of highest marginal reward, the one that `SelectionEnv` would
-pay for it now, is picked, and the learner is updated with it. In episodes it sees
-trajectory sketches and the whole stream, which no agent does, so it tells the room
-there is. It is greedy, not optimal: an upper mark, not a bound. A pool that was
-sketched as an environment, as `ogs adapt` does, it can select from like any other
-selector.
+Each step picks the sample whose reward in `SelectionEnv` would be highest now, and
+updates the learner with it. In an episode the oracle uses trajectory sketches and the
+whole stream, which no agent observes, so its return shows how much an agent could gain.
+It is greedy, not optimal: its return is a reference, not an upper bound. Outside of
+episodes it selects from any pool that is sketched as an environment, as in `ogs adapt`.
 """
 
 from collections.abc import Mapping
@@ -37,13 +36,11 @@ class OracleSelector:
         rng: np.random.Generator,
         indices: NDArray[np.integer] | None = None,
     ) -> Order:
-        """Return rows in the order picked; the scores are their rewards."""
+        """Return pool rows in the order picked; the scores are their rewards."""
         rows = pool_rows(bundle, budget, indices)
         units = candidates(bundle, "initial").rows(rows)[1]
         weights = checked_weights(self._weights, bundle)
-        # It costs most of the time, which only who weighs it pays.
-        informed = weights["information"] != 0
-        information = Information(bundle.k, budget) if informed else None
+        information = Information.if_weighted(weights, bundle.k, budget)
         rewards = Rewards(SurrogateLearner(bundle), information)
         left = np.ones(len(rows), bool)
         order, scores = np.empty(budget, np.int64), np.empty(budget, np.float32)

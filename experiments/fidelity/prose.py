@@ -2,9 +2,8 @@
 
 import re
 
-import numpy as np
-
 from ogs_env.data.samples import Sample
+from ogs_env.seeding import named_rng
 
 _SIGNS = ("::=", "---", "***", "===")  # grammar, headings
 
@@ -35,6 +34,6 @@ def prose(count: int, seed: int = 0) -> list[Sample]:
                 prompt = f'From the Python documentation, "{topic}":'
                 found.append(Sample(prompt, words, "prose"))
     distinct: dict[str, Sample] = {}  # some paragraphs stand under several topics
-    for number in np.random.default_rng([seed, 60]).permutation(len(found)):
+    for number in named_rng(seed, "prose").permutation(len(found)):
         distinct.setdefault(found[number].response, found[number])
     return list(distinct.values())[:count]

@@ -15,6 +15,7 @@ from ogs_env.experiments.benchmark.command import AGENTS
 from ogs_env.experiments.fidelity.results import read_results, rows_of
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import Rewards
+from ogs_env.seeding import named_rng
 
 STREAM = 384
 """Candidates from which the best and the worst are taken."""
@@ -106,7 +107,7 @@ class _Maker:
         self.seed = seed
 
     def _rng(self, kind: int, number: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, 51, kind, number])
+        return named_rng(self.seed, "subsets", kind, number)
 
     def _shuffled(self, number: int) -> NDArray[np.int64]:
         """Return the pool's rows in random order; candidates are the first of them."""
@@ -178,7 +179,7 @@ class _Maker:
         """Select from the whole pool, by selectors' names or agents' folders."""
         everything = np.arange(len(self.bundle.pool))
         for name, selector in selectors.items():
-            rng = np.random.default_rng([self.seed, 53])
+            rng = named_rng(self.seed, "selectors")
             chosen = load_selector(selector)
             rows, _ = chosen.select(self.bundle, self.size, rng, everything)
             yield Subset(f"{name}-0", rows.tolist())

@@ -8,10 +8,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from ogs_env.learners.fitted import LAYERS
+from ogs_env.seeding import named_rng
 from ogs_env.sketching.proxy import Proxy, draw_adapter
 from ogs_env.sketching.steps import train_step
 from ogs_env.sketching.trunk import TrunkStates
@@ -68,7 +68,7 @@ def fine_tune(
         seed: Draws the adapter and the order of each epoch.
     """
     draw_adapter(proxy, seed)
-    rng = np.random.default_rng([seed, 50])
+    rng = named_rng(seed, "fine-tuning")
     order: list[int] = []
     for _ in range(recipe.epochs):
         order += rng.permutation(list(picks)).tolist()

@@ -20,6 +20,7 @@ from ogs_env.data.samples import (
 )
 from ogs_env.data.sources import collection, source_info
 from ogs_env.errors import InputError, unknown_name
+from ogs_env.seeding import named_rng
 
 PUBMEDQA_SHORT = "pubmedqa_short"
 MATHS, KNOWLEDGE = "maths", "knowledge"
@@ -33,12 +34,10 @@ class Plan:
     """What a domain of real texts is made of.
 
     Attributes:
-        stream: Tells the domain's random draws from the others'.
         own: The domain's sources, of which dev and test have equal parts.
         shares: Each source's share of the pool.
     """
 
-    stream: int
     own: tuple[str, str]
     shares: Mapping[str, float]
 
@@ -46,7 +45,6 @@ class Plan:
 # Half of a pool is of its domain; the rest is other domains', and one-word answers.
 PLANS: dict[str, Plan] = {
     "medical": Plan(
-        stream=10,
         own=("medquad", "pubmedqa"),
         shares={
             "medquad": 0.35,
@@ -58,7 +56,6 @@ PLANS: dict[str, Plan] = {
         },
     ),
     "legal": Plan(
-        stream=13,
         own=(licences.NAME, "legalbench"),
         shares={
             licences.NAME: 0.30,
@@ -70,7 +67,6 @@ PLANS: dict[str, Plan] = {
         },
     ),
     "financial": Plan(
-        stream=14,
         own=("tatqa", "fibo"),
         shares={
             "tatqa": 0.28,
@@ -132,7 +128,7 @@ def real_domain(name: str, seed: int = 0, pool_size: int = 1280) -> DomainData:
         InputError: If a source cannot be had or is smaller than its share.
     """
     plan = PLANS[name]
-    rng = np.random.default_rng([seed, plan.stream])
+    rng = named_rng(seed, f"domain {name}")
     stocks = {source: _stock(source) for source in plan.shares}
     held_out, taken = {}, set[str]()
     for role, size in (("dev", DEV_SIZE), ("test", TEST_SIZE)):
@@ -175,7 +171,7 @@ def medical_packages(
         test_size: Samples in test.
         anchor_size: Samples in anchor, and in retention.
     """
-    rng = np.random.default_rng([seed, 11])
+    rng = named_rng(seed, "domain medical-packages")
     counts = _counts(shares, pool_size)
     held_out_size = dev_size + test_size
     # A held-out code removes at most one sample of each source from the stock.
@@ -230,7 +226,7 @@ def load_anchor(
     """
     if count < 1:
         raise InputError(f"anchor: {count} samples asked for; ask for at least one")
-    rng = np.random.default_rng([seed, 12])
+    rng = named_rng(seed, "anchor")
     name = str(name_or_path)
     if name == "gsm8k":
         taken: set[str] = set()

@@ -4,11 +4,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from ogs_env.data.samples import Sample
 from ogs_env.data.sources import source_info
 from ogs_env.errors import InputError
+from ogs_env.seeding import named_rng
 
 LICENCE = "Apache-2.0"
 ATTRIBUTION = "Stojanovski et al. 2025, Reasoning Gym"
@@ -75,7 +74,7 @@ def puzzles(count: int, seed: int) -> list[Sample]:
     Returns:
         Samples in random order, prompts of at most 120 words, with the field `task`.
     """
-    rng = np.random.default_rng([seed, 2])
+    rng = named_rng(seed, "puzzles")
     samples: list[Sample] = []
     for number, task in enumerate(PUZZLE_TASKS):
         share = (count + number) // len(PUZZLE_TASKS)
@@ -99,7 +98,7 @@ def _items(task: str, count: int, seed: int) -> Iterator[dict[str, Any]]:
             f"{task}: needs the package reasoning-gym; pip install reasoning-gym"
         ) from None
     # Item i is made from seed + i, so neighbouring seeds would share their items.
-    spread = int(np.random.default_rng([seed, 1]).integers(2**31))
+    spread = int(named_rng(seed, "reasoning_gym").integers(2**31))
     size = _PATIENCE * count + 16
     dataset = reasoning_gym.create_dataset(task, size=size, seed=spread)
     return (dataset[i] for i in range(size))

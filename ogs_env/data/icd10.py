@@ -19,6 +19,7 @@ from ogs_env.data import icd10_wording as wording
 from ogs_env.data.samples import Sample
 from ogs_env.data.sources import source_info
 from ogs_env.errors import InputError
+from ogs_env.seeding import named_rng
 
 NAME = "icd10cm"
 SHORT_NAME = "icd10cm_short"
@@ -118,7 +119,7 @@ def icd10cm(count: int, seed: int) -> list[Sample]:
     Returns:
         Samples with the fields `code` and `kind`.
     """
-    return _make(NAME, _LONG_KINDS, count, np.random.default_rng([seed, 3]))
+    return _make(NAME, _LONG_KINDS, count, named_rng(seed, NAME))
 
 
 def icd10cm_short(count: int, seed: int) -> list[Sample]:
@@ -126,7 +127,7 @@ def icd10cm_short(count: int, seed: int) -> list[Sample]:
 
     The arguments and fields are those of `icd10cm`.
     """
-    return _make(SHORT_NAME, _SHORT_KINDS, count, np.random.default_rng([seed, 4]))
+    return _make(SHORT_NAME, _SHORT_KINDS, count, named_rng(seed, SHORT_NAME))
 
 
 def _make(

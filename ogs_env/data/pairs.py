@@ -11,11 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ogs_env.data.samples import Sample, read_samples
 from ogs_env.data.sources import DATA_FOLDER, hub_answers
 from ogs_env.errors import InputError
+from ogs_env.seeding import named_rng
 
 _MARKS = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator marks
 # Of a longer number the last digits: a draw has 64 bits.
@@ -129,7 +128,7 @@ def _missing(why: str) -> InputError:
 
 def _other_number(number: str, seed: int, id_: str) -> str:
     """Draw another number with as many digits, the first of which is not 0."""
-    rng = np.random.default_rng([seed, 80, int(id_, 16)])
+    rng = named_rng(seed, "solution pairs", int(id_, 16))
     low = 10 ** (len(number) - 1) if len(number) > 1 else 0
     drawn = int(rng.integers(low, 10 ** len(number) - 1))
     # The range is one short: numbers from the right one on move up by one.

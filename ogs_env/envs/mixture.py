@@ -25,6 +25,7 @@ from ogs_env.rewards import (
     Rewards,
     answers_of,
     checked_weights,
+    document_terms,
     weighted_sum,
 )
 
@@ -33,10 +34,11 @@ Observation = dict[str, Any]
 
 # Where the pool is not too small for as many.
 _CLUSTERS = 16
-# The constrained problem's reward; what it does to general abilities is the cost.
-DEFAULT_WEIGHTS = {"domain_gain": 1.0, "anchor_gain": 0.0, "forgetting": 0.0}
+# The constrained problem's reward; harm to general abilities is the cost.
+DEFAULT_WEIGHTS = {**dict.fromkeys(NO_PICK, 0.0), "domain_gain": 1.0}
 
 
+@document_terms({"any": DEFAULT_WEIGHTS})
 class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     """Mix the data of a fine-tuning run batch by batch, with a limit on forgetting.
 
@@ -108,41 +110,16 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
 
     ## Rewards
 
-    The weighted sum of the terms in `info["reward_terms"]`:
-    `w["domain_gain"] * domain_gain + w["anchor_gain"] * anchor_gain
-    - w["forgetting"] * forgetting - w["conflict"] * conflict
-    + w["orthogonality"] * (orthogonality - 1) + w["information"] * information`, as in
-    `SelectionEnv`, but each is about a batch:
+    The sum of the terms in `info["reward_terms"]`, each with its weight. They are those
+    of `SelectionEnv`, but about a batch: losses are compared before and after the whole
+    batch, `orthogonality` is the mean of its samples, and `information` the sum.
 
-    | Term            | Default weight | Meaning                                      |
-    |-----------------|----------------|----------------------------------------------|
-    | `domain_gain`   | 1.0            | fall of the domain loss over the batch,      |
-    |                 |                | percent of its start                         |
-    | `anchor_gain`   | 0.0            | change over the batch of how the worst       |
-    |                 |                | capability stands on reference answers: the  |
-    |                 |                | fall of its anchor loss since the start,     |
-    |                 |                | percent of its start                         |
-    | `forgetting`    | 0.0            | change over the batch of how far the model   |
-    |                 |                | has moved from its own answers to the        |
-    |                 |                | anchor's prompts: the largest rise of a      |
-    |                 |                | capability's loss on them since the start,   |
-    |                 |                | percent of its start, >= 0; 0 without them   |
-    | `conflict`      | 0.0            | change over the batch of the harm done to    |
-    |                 |                | reference answers: the largest rise of a     |
-    |                 |                | capability's anchor loss since the start,    |
-    |                 |                | percent of its start, >= 0                   |
-    | `orthogonality` | 0.0            | mean over the batch of 1 - largest           |
-    |                 |                | abs(cosine of the learner's with a           |
-    |                 |                | capability's anchor gradient), in [0, 1]     |
-    | `information`   | 0.0            | log-determinant gain of the batch's unit     |
-    |                 |                | initial sketches, nats, (0, batch * log 2];  |
-    |                 |                | not computed, and 0, unless it has a weight  |
+    <reward terms>
 
     The cost is the general degradation: `forgetting` where the bundle has answers of
-    the model's own, else `conflict`. Losses are measured before and after the whole
-    batch. Over an episode rewards and costs add up to the gain and the degradation of
-    its selection, any order of batches gives the same, and a batch that mends what
-    others did has a cost below 0.
+    the model's own, else `conflict`. Over an episode rewards and costs add up to the
+    gain and the degradation of its selection, any order of batches gives the same, and
+    a batch that undoes the harm of others has a cost below 0.
 
     The learner shuffles what was drawn and makes an optimizer step of every eight
     samples (`ogs_env.learners.surrogate`), however the batches were cut.
@@ -173,7 +150,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     | Key                | Value                                                       |
     |--------------------|-------------------------------------------------------------|
     | `action_mask`      | int8 (clusters,), 1 = valid                                 |
-    | `reward_terms`     | dict, the six terms above                                   |
+    | `reward_terms`     | dict, the terms above                                       |
     | `cost`             | float, the constrained problem's cost: `forgetting`, or     |
     |                    | `conflict` without own answers; negative where a step takes |
     |                    | some back, and over an episode >= 0                         |
@@ -265,12 +242,12 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
 
         self._clusters = clusters_of(self.bundle, clusters)
         self._candidates = candidates(self.bundle, "initial")
-        # It costs much of a step, which only who weighs it pays.
-        self._information: Information | None = None
-        if self.reward_weights["information"] != 0:
-            self._information = Information(self.bundle.k, batch * steps)
+        information = Information.if_weighted(
+            self.reward_weights, self.bundle.k, batch * steps
+        )
+        self._informed = information is not None
         self.learner = SurrogateLearner(self.bundle)
-        self._rewards = Rewards(self.learner, self._information)
+        self._rewards = Rewards(self.learner, information)
         self._held_out = HeldOut(self.learner)
         self._names = sample_names(self.bundle)
 
@@ -408,18 +385,9 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         return rows
 
     def _learn(self, rows: list[int]) -> dict[str, float]:
-        """Learn a batch; return its terms, those of `ogs_env.rewards` over it all."""
-        self.learner.update_many(rows)
-        information = 0.0
-        if self._information:
-            units = self._candidates.rows(np.array(rows))[1]
-            information = sum(map(self._information.pick, units))
-        cosines = np.abs(self.learner.anchor_cosine(np.array(rows)))
-        return {
-            **self._rewards.changes(),
-            "orthogonality": float(np.maximum(0, 1 - cosines.max(axis=1)).mean()),
-            "information": information,
-        }
+        """Update the learner with a batch and return the batch's reward terms."""
+        units = self._candidates.rows(np.array(rows))[1] if self._informed else None
+        return self._rewards.pick_batch(rows, units)
 
     def _write(self, which: Any, sums: NDArray[np.floating]) -> None:
         """Write what is seen of the samples that some clusters have left.

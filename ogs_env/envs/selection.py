@@ -25,11 +25,13 @@ from ogs_env.learners import UNCHANGED, HeldOut, Learner
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import (
     COST,
+    DEFAULT_WEIGHTS,
     NO_PICK,
     Information,
     Rewards,
     answers_of,
     checked_weights,
+    document_terms,
     weighted_sum,
 )
 from ogs_env.sampled_task import sample_task
@@ -42,6 +44,7 @@ INVALID_ACTION_PENALTY = 0.1
 STALL_LIMIT = 50
 
 
+@document_terms(DEFAULT_WEIGHTS)
 class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     """Pick the samples that teach a language model a domain and spare what it knows.
 
@@ -117,44 +120,23 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
 
     ## Rewards
 
-    The weighted sum of the terms in `info["reward_terms"]`:
-    `w["domain_gain"] * domain_gain + w["anchor_gain"] * anchor_gain
-    - w["forgetting"] * forgetting - w["conflict"] * conflict
-    + w["orthogonality"] * (orthogonality - 1) + w["information"] * information`.
+    The sum of the terms in `info["reward_terms"]`, each with its weight:
 
-    | Term            | Default weight | Meaning                                      |
-    |-----------------|----------------|----------------------------------------------|
-    | `domain_gain`   | 1.0            | fall of the domain loss, percent of its      |
-    |                 |                | start                                        |
-    | `anchor_gain`   | 0.0, or 1.0    | change of how the worst capability stands on |
-    |                 |                | reference answers: the fall of its anchor    |
-    |                 |                | loss since the start, percent of its start   |
-    | `forgetting`    | 1.0, or 0.0    | change of how far the model has moved from   |
-    |                 |                | its own answers to the anchor's prompts: the |
-    |                 |                | largest rise of a capability's loss on them  |
-    |                 |                | since the start, percent of its start, >= 0  |
-    | `conflict`      | 0.0            | change of the harm done to reference         |
-    |                 |                | answers: the largest rise of a capability's  |
-    |                 |                | anchor loss since the start, percent, >= 0   |
-    | `orthogonality` | 0.0            | 1 - largest abs(cosine of the sample's with  |
-    |                 |                | a capability's anchor gradient), in [0, 1]   |
-    | `information`   | 0.0            | log-determinant gain of the picked unit      |
-    |                 |                | initial sketches, nats, in (0, log 2]; not   |
-    |                 |                | computed, and 0, unless it has a weight      |
+    <reward terms>
 
-    A bundle's manifest says whose answers its anchor is about, and of two weights the
-    first is for the model's own answers, the second for reference answers alone, where
-    `forgetting` is always 0; about both kinds, both terms have weight 1. The shipped
+    A default weight can depend on whose answers the bundle's anchor is about, as its
+    manifest says: `own`, those of the untouched model; `reference`, those that come
+    with the anchor's data, whose loss is the anchor loss; or `both`. The shipped
     bundles are about own answers. A loss on reference answers falls when the model
-    learns how they are worded; on its own answers it can only rise, and what it rises
-    by is the divergence from the untouched model, per token.
+    learns how they are worded. A loss on own answers can only rise, by the divergence
+    from the untouched model per token.
 
-    The first four terms are differences of potentials, and what the learner has
-    learned is a function of the set of its picks: any order gives the same return,
-    the value of the selection. A pick that undoes what others did is paid for it.
+    Changes of losses are differences of potentials, and the learner's state depends on
+    the set of its picks alone: any order gives the same return, the value of the
+    selection. A pick that undoes the harm of others earns what the harm cost.
 
-    A skip is worth 0 (its terms are 0, and orthogonality 1). `ogs_env.rewards` has
-    the formulas, `ogs_env.learners.surrogate` the learner's.
+    A skip has reward 0. The terms are computed in `ogs_env.rewards`, the losses in
+    `ogs_env.learners.surrogate`.
 
     Fidelity: `ogs domains` tells how well predictions rank real fine-tunings in each
     bundle, and experiments/results/fidelity how that was measured.
@@ -184,7 +166,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     | Key                | Value                                                       |
     |--------------------|-------------------------------------------------------------|
     | `action_mask`      | int8 (slate_size + 1,), 1 = valid                           |
-    | `reward_terms`     | dict, the six terms above                                   |
+    | `reward_terms`     | dict, the terms above                                       |
     | `cost`             | float, the constrained problem's cost: `forgetting`, or     |
     |                    | `conflict` without own answers; negative where a step takes |
     |                    | some back, and over an episode >= 0                         |
@@ -340,11 +322,10 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._answers = answers_of(self.bundle)
         made = _make_learner(self.bundle, observe, learner, live)
         self.learner, self._candidates = made
-        # It costs a third of a step, which only who weighs it pays.
-        self._informed = self.reward_weights["information"] != 0
-        information = None
-        if self._informed:
-            information = Information(self.bundle.k, self.budget)
+        information = Information.if_weighted(
+            self.reward_weights, self.bundle.k, self.budget
+        )
+        self._informed = information is not None
         self._rewards = Rewards(self.learner, information)
         self._held_out = HeldOut(self.learner)
 

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ogs_env.data.records import Turn
 from ogs_env.data.samples import Sample
+from ogs_env.seeding import named_rng
 from ogs_env.sketching.encoding import Encoded, encode_prompt, end_of_turn
 from ogs_env.sketching.shards import save_tensors
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 LONGEST_ANSWER = 128
 """Most tokens of an own answer, the end token included; see `longest_answer`."""
 BATCH_ROWS = 32
-_STREAM = 70  # tells these draws from others of the same seed
 
 
 def longest_answer(max_tokens: int) -> int:
@@ -122,7 +122,7 @@ def _fitted(question: list[int], max_tokens: int) -> list[int]:
 
 def _uniforms(seed: int, id_: str, count: int) -> np.ndarray:
     """Return a sample's draws from U(0, 1), one a token."""
-    return np.random.default_rng([seed, _STREAM, int(id_, 16)]).random(count)
+    return named_rng(seed, "own answers", int(id_, 16)).random(count)
 
 
 def _sampled(

@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ogs_env.data.domains import DomainData, domains, load_anchor
 from ogs_env.data.samples import Sample, read_samples, without_duplicates
 from ogs_env.data.sources import source_info
 from ogs_env.errors import InputError, unknown_name
+from ogs_env.seeding import named_rng
 
 TRAJECTORY_CHECKPOINTS = (0, 6, 24)
 
@@ -149,7 +148,7 @@ def own_data(arguments: argparse.Namespace, pool: Path, name: str) -> DomainData
     }
     candidates = _read(pool, fields)
     known = _read(domain, fields)
-    rng = np.random.default_rng([seed, 30])
+    rng = named_rng(seed, "user data")
     shuffled = [known[i] for i in rng.permutation(len(known))]
     if test is None:
         if len(shuffled) < 2:

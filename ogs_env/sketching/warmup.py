@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 
 from ogs_env.errors import InputError
+from ogs_env.seeding import named_rng
 from ogs_env.sketching.encoding import IGNORED, Encoded
 from ogs_env.sketching.losses import response_losses
 from ogs_env.sketching.proxy import Proxy
@@ -42,7 +43,7 @@ def warm_up_picks(pool_size: int, steps: int, seed: int) -> np.ndarray:
             f"checkpoints: {steps} warm-up steps of {BATCH} need {needed} samples, the "
             f"pool has {pool_size}; use earlier checkpoints or a larger pool"
         )
-    return np.random.default_rng([seed, 20]).permutation(pool_size)[:needed]
+    return named_rng(seed, "warm-up").permutation(pool_size)[:needed]
 
 
 def off_domain_picks(outside: np.ndarray, steps: int, seed: int) -> np.ndarray:
@@ -60,7 +61,7 @@ def off_domain_picks(outside: np.ndarray, steps: int, seed: int) -> np.ndarray:
             f"that the domain does not have, the pool has {len(outside)}; leave "
             "--off-domain out, use earlier checkpoints or a larger pool"
         )
-    return np.random.default_rng([seed, 40]).permutation(outside)[:needed]
+    return named_rng(seed, "off-domain").permutation(outside)[:needed]
 
 
 def warm_up(

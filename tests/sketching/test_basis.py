@@ -1,21 +1,19 @@
-"""The observation basis: directions, scale, and sharing with shipped bundles."""
+"""The observation basis: directions, scales and the shipped file."""
 
 import numpy as np
 import pytest
 import torch
-from make_bundle import edit_manifest, make_bundle
+from safetensors.torch import save_file
 
-from ogs_env.bundle import load_bundle
-from ogs_env.errors import InputError
+from ogs_env.bundle import BASIS, SHIPPED, load_bundle, shipped_bundles
 from ogs_env.sketching import basis as module
-from ogs_env.sketching.basis import DIRECTIONS, basis_for, share_basis
+from ogs_env.sketching.basis import DIRECTIONS, basis_for
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def shipped(tmp_path, monkeypatch):
-    """A folder of shipped bundles of the test's own."""
+    """A temporary folder in place of the package's shipped files."""
     monkeypatch.setattr(module, "SHIPPED", tmp_path)
-    monkeypatch.setattr("ogs_env.bundle.SHIPPED", tmp_path)
     return tmp_path
 
 
@@ -99,43 +97,20 @@ def test_scales_of_samples_that_are_all_alike_can_be_divided_by():
     assert (scales[1] > 0).all()
 
 
-def test_a_space_that_a_shipped_bundle_has_keeps_its_basis(shipped):
-    made = make_bundle(shipped / "given", pool=50, k=64)
-    edit_manifest(made, space="known")
-    found, origin = basis_for("known", shards([40], rank=30, k=64))
-    assert origin == "bundle given"
-    given = load_bundle(made)
-    assert found.keys() == {"basis", "scales"}
-    np.testing.assert_array_equal(found["basis"], given.basis)
-    np.testing.assert_array_equal(found["scales"], given.scales)
-    assert basis_for("other", shards([40], rank=30, k=64))[1] == "own pool"
+def test_a_space_with_a_shipped_basis_uses_that_file(shipped):
+    tensors = {"basis": torch.rand(64, DIRECTIONS), "scales": torch.rand(2, 3)}
+    save_file(tensors, shipped / "basis-known.safetensors")
+    pool = shards([40], rank=30, k=64)
+    found, origin = basis_for("known", pool)
+    assert origin == "shipped"
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(found[name], tensor)
+    assert basis_for("other", pool)[1] == "own pool"
 
 
-def test_bundles_share_the_basis_of_all_their_pools(tmp_path):
-    folders = [make_bundle(tmp_path / n, pool=90, seed=s) for s, n in enumerate("ab")]
-    before = [load_bundle(folder) for folder in folders]
-    pools = [
-        {
-            "initial": torch.from_numpy(bundle.pool.sketches("initial")),
-            **{
-                name: torch.from_numpy(getattr(bundle.pool, name).copy())
-                for name in ("norms", "losses", "tokens")
-            },
-        }
-        for bundle in before
-    ]
-    expected = basis_for("new", pools)[0]
-    share_basis(folders)
-    for folder, old in zip(folders, before, strict=True):
-        new = load_bundle(folder)  # verifies the manifest's hashes
-        np.testing.assert_allclose(new.basis, expected["basis"], atol=1e-5)
-        np.testing.assert_allclose(new.scales, expected["scales"], rtol=1e-5)
-        assert new.basis.shape == (64, DIRECTIONS) != old.basis.shape
-        assert new.manifest["basis"] == f"pools of {before[0].name}, {before[1].name}"
-
-
-def test_bundles_of_different_spaces_share_no_basis(tmp_path):
-    folders = [make_bundle(tmp_path / name) for name in "ab"]
-    edit_manifest(folders[1], space="other")
-    with pytest.raises(InputError, match=r"b: is of another sketch space than .*a;"):
-        share_basis(folders)
+def test_the_shipped_bundles_have_the_basis_of_their_space():
+    for name in shipped_bundles():
+        bundle = load_bundle(name)
+        file = SHIPPED / f"basis-{bundle.space}.safetensors"
+        assert file.read_bytes() == (bundle.path / BASIS).read_bytes()
