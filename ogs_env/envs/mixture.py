@@ -9,11 +9,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle
-from ogs_env.envs import figures, rendering
+from ogs_env.envs import rendering
 from ogs_env.envs.arguments import check_render_mode, check_whole, given_bundle
 from ogs_env.envs.clusters import clusters as clusters_of
 from ogs_env.envs.observations import BOUND, candidates, sample_names
 from ogs_env.envs.selection import INVALID_ACTION_PENALTY, STALL_LIMIT
+from ogs_env.envs.snapshots import MixtureHistory
 from ogs_env.envs.streams import given_stream, smallest_split
 from ogs_env.errors import InputError
 from ogs_env.learners import UNCHANGED, HeldOut
@@ -292,15 +293,9 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self.picked: list[int] = []
         self.picked_from = np.zeros(clusters, np.int64)
         self.batches = 0
-        self.last_action: int | None = None
         self.over = True
-        # What frames need of the steps before, kept only where a render mode is set:
-        # losses (nats per token, the domain's and each capability's) at the start and
-        # after every batch, costs of every batch, rewards of every step.
-        self.losses: list[NDArray[np.float32]] = []
-        self.costs: list[float] = []
-        self.rewards: list[float] = []
         self._stalled = 0
+        self._history: MixtureHistory | None = None
 
     @property
     def clusters(self) -> NDArray[np.int64]:
@@ -324,7 +319,6 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self.picked = []
         self.picked_from[:] = 0
         self.batches = self._stalled = 0
-        self.last_action = None
         self.over = False
         self._context[2 * self._d :] = 0
         self._context[3 * self._d] = 1
@@ -335,9 +329,11 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         seen = self._clusters.seen.take(self.stream, axis=0)
         sums[some] = np.add.reduceat(seen, (self._ends - self.left)[some], axis=0)
         self._write(..., sums)
-        if self.render_mode:
-            self.losses, self.costs, self.rewards = [self._now()], [], []
-            self._show()
+        if self.render_mode is not None:
+            self._history = MixtureHistory(
+                self.bundle, self.learner, self.steps, self.batch, self.clusters
+            )
+            self._record(self._history)
         return self.observation(), self._info(NO_PICK, [])
 
     def step(
@@ -358,14 +354,10 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         terminated = self.batches == self.steps or not self.left.any()
         truncated = self._stalled == STALL_LIMIT
         self.over = terminated or truncated
-        self.last_action = cluster
-        if self.render_mode:
-            self.rewards.append(reward)
-            if not invalid:
-                self.losses.append(self._now())
-                self.costs.append(terms[COST[self._answers]])
-            self._show()
         info = self._info(terms, rows, invalid=invalid)
+        if self._history is not None:
+            self._history.add_step(cluster, info["cost"], reward, self.over)
+            self._record(self._history)
         return self.observation(), reward, terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -378,14 +370,12 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
 
     def render(self) -> str | NDArray[np.uint8] | None:
         """Return a frame; None in mode "human", which prints its frames itself."""
-        if self.render_mode is None:
-            gymnasium.logger.warn("render_mode is None: make(..., render_mode='ansi')")
-            return None
-        if not self.losses:
-            raise gymnasium.error.ResetNeeded("nothing to render: call reset() first")
-        if self.render_mode == "rgb_array":
-            return figures.mixture_picture(self)
-        return rendering.mixture_text(self) if self.render_mode == "ansi" else None
+        return rendering.render(self.render_mode, self._history)
+
+    def _record(self, history: MixtureHistory) -> None:
+        history.add_state(self.batches, self.left, self.picked_from, self._rows)
+        if self.render_mode == "human":
+            print(rendering.text(history.snapshot()))
 
     def _draw(self, cluster: int) -> list[int]:
         """Take the next batch of a cluster that has some left."""
@@ -433,13 +423,6 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self._rows[which, 0] = left / len(self.stream)
         self._rows[which, 1:5] = means[..., :4]
         self._rows[which, 6:] = means[..., 4:]
-
-    def _now(self) -> NDArray[np.float32]:
-        return rendering.losses_now(self.bundle, self.learner)
-
-    def _show(self) -> None:
-        if self.render_mode == "human":
-            print(rendering.mixture_text(self))
 
     def _info(
         self, terms: dict[str, float], rows: list[int], *, invalid: bool = False

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle
-from ogs_env.envs import figures, rendering
+from ogs_env.envs import rendering
 from ogs_env.envs.arguments import check_render_mode, check_task_seed, given_bundle
 from ogs_env.envs.observations import (
     BELOW_ANY_COSINE,
@@ -19,6 +19,7 @@ from ogs_env.envs.observations import (
     candidates,
     sample_names,
 )
+from ogs_env.envs.snapshots import SelectionHistory
 from ogs_env.envs.streams import ORDERS, deal, episode_counts, given_stream
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import UNCHANGED, HeldOut, Learner
@@ -371,7 +372,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._names = sample_names(self.bundle)
         self._over = True
         self._stalled = 0
-        self._history: rendering.History | None = None
+        self._history: SelectionHistory | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -389,8 +390,10 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._stalled = 0
         self._deal(0)
         if self.render_mode is not None:
-            self._history = rendering.History(self)
-            self._print_frame()
+            self._history = SelectionHistory(
+                self.bundle, self.learner, self.budget, self.stream
+            )
+            self._record(self._history)
         return self.observation(), self._info(NO_PICK, -1)
 
     def draw_stream(
@@ -431,8 +434,8 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         reward -= INVALID_ACTION_PENALTY * invalid
         info = self._info(terms, row, invalid=invalid)
         if self._history is not None:
-            self._history.follow(self, place, terms, reward, self._over)
-            self._print_frame()
+            self._history.add_step(place, terms, reward, self._over)
+            self._record(self._history)
         return self.observation(), reward, terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -449,20 +452,12 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
 
     def render(self) -> str | NDArray[np.uint8] | None:
         """Return a frame; None in mode "human", which prints its frames itself."""
-        if self.render_mode is None:
-            gymnasium.logger.warn("render_mode is None: make(..., render_mode='ansi')")
-            return None
-        if self._history is None:
-            raise gymnasium.error.ResetNeeded("nothing to render: call reset() first")
-        if self.render_mode == "rgb_array":
-            return figures.selection_picture(self, self._history)
-        if self.render_mode == "ansi":
-            return rendering.selection_text(self, self._history)
-        return None
+        return rendering.render(self.render_mode, self._history)
 
-    def _print_frame(self) -> None:
-        if self.render_mode == "human" and self._history is not None:
-            print(rendering.selection_text(self, self._history))
+    def _record(self, history: SelectionHistory) -> None:
+        history.add_state(self.slate_number, self.slate, self._rows)
+        if self.render_mode == "human":
+            print(rendering.text(history.snapshot()))
 
     def _deal(self, number: int) -> None:
         self.slate_number = number
