@@ -326,7 +326,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self._picked_sum[:] = 0
         # `reduceat` makes something of an empty range too.
         some, sums = np.flatnonzero(self.left), np.zeros((len(self.left), 4 + self._d))
-        seen = self._clusters.seen.take(self.stream, axis=0)
+        seen = self._clusters.statistics.take(self.stream, axis=0)
         sums[some] = np.add.reduceat(seen, (self._ends - self.left)[some], axis=0)
         self._write(..., sums)
         if self.render_mode is not None:
@@ -386,7 +386,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self.picked += rows
         self.picked_from[cluster] += count
         self.batches += 1
-        seen = self._clusters.seen
+        seen = self._clusters.statistics
         rest = self.stream[start + count : self._ends[cluster]]
         self._write(cluster, np.add.reduce(seen.take(rest, axis=0), axis=0))
         self._rows[:, 5] = self.picked_from / len(self.picked)
