@@ -1,4 +1,4 @@
-"""The cluster-level environment: choose where the next batch is drawn from."""
+"""The cluster-level environment: choose the cluster of each training batch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,9 +32,9 @@ from ogs_env.rewards import (
 # Keys clusters and context: float32 arrays.
 Observation = dict[str, Any]
 
-# Where the pool is not too small for as many.
+# Default for pools that are large enough.
 _CLUSTERS = 16
-# The constrained problem's reward; what it does to general abilities is the cost.
+# The reward of the constrained problem; the loss of general abilities is its cost.
 DEFAULT_WEIGHTS = {"domain_gain": 1.0, "anchor_gain": 0.0, "forgetting": 0.0}
 
 
@@ -44,44 +44,46 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     ## Description
 
     The constrained Markov decision process of Orthogonal Gradient Selection: a pool
-    is parted in clusters of samples whose gradients agree, and the agent says from
-    which one the next batch is drawn. A learner is trained on the batch: the reward
-    is what the domain gained, the cost what general abilities lost. The agent should
-    gain as much as it can while the cost of an episode stays below a limit of its
-    own (`info["cost"]`, for constrained algorithms), or weigh the two in
+    is divided into clusters of samples with similar gradients, and each action chooses
+    the cluster of the next batch. A learner is trained on the batch: the reward is the
+    gain in the domain, the cost is the loss of general abilities. The agent maximises
+    the return while the cost of an episode stays below a limit that the algorithm sets
+    (`info["cost"]`, for constrained algorithms), or weighs the two in
     `reward_weights`.
 
-    Clusters are found by k-means on the unit *initial* sketches of the whole pool. They
-    do not depend on any seed, and all splits share them. They are numbered by their
-    mean cosine with the domain: cluster 0 agrees most with it. Greed does not do: that
-    cosine is of the untouched model, while the learner follows *trajectory* sketches of
-    a training run; and a cluster's tenth batch is worth less than its first.
+    Clusters are computed by k-means on the unit *initial* sketches of the whole pool.
+    They do not depend on any seed, and all splits share them. They are numbered by
+    their mean cosine with the domain, the largest first. The greedy choice is not
+    optimal: that cosine is measured at the untouched model, while the learner uses
+    *trajectory* sketches of a training run, and the gain per batch of a cluster
+    decreases.
 
     The learner is always the surrogate, in closed form: `ogs_env.learners.surrogate`.
 
     ## Observation Space
 
     A `Dict` of float32 boxes, every value in [-10, 10]. All of it comes from the
-    initial sketches, so a deployed policy sees exactly what it saw in training. d is
-    the width of the bundle's observation basis Q, 32 in the shipped bundles; `cos` is
-    the exact cosine of a sample's gradient at the start with a mean gradient there.
+    initial sketches, so a deployed policy observes the same columns as in training.
+    d is the width of the bundle's observation basis Q, 32 in the shipped bundles;
+    `cos` is the exact cosine of a sample's gradient at the start with a mean gradient
+    there.
 
-    `clusters`, shape (clusters, 6 + d). Means are over the samples *left*, that is the
-    expectation of the next one drawn; without any, they are 0:
+    `clusters`, shape (clusters, 6 + d). Means are over the samples *left*, which is the
+    expectation of the next sample drawn; for an empty cluster they are 0:
 
     | Column | Value                                                       | Range     |
     |--------|-------------------------------------------------------------|-----------|
     | 0      | samples left, share of all candidates of the episode        | [0, 1]    |
     | 1      | mean Orth, 1 - largest abs(cos) with a capability's anchor  | [0, 1]    |
-    |        | gradient; 1: to first order no ability feels it             |           |
+    |        | gradient; 1: no effect on any capability, to first order    |           |
     | 2      | mean Conf, largest -cos with a capability's anchor          | [-1, 1]   |
-    |        | gradient; positive: to first order it harms that ability    |           |
+    |        | gradient; positive: harms a capability, to first order      |           |
     | 3      | mean log of the gradient norm, by the scales of the proxy   | [-10, 10] |
     | 4      | mean cos with the domain gradient; positive: it helps       | [-1, 1]   |
-    | 5      | share of the samples drawn so far that came from here, 0    | [0, 1]    |
-    |        | before the first: the mixture                               |           |
-    | 6..d+5 | mean of the unit sketches in Q, by which a cluster is known | [-10, 10] |
-    |        | in any pool                                                 |           |
+    | 5      | share of this cluster in the samples drawn so far (the      | [0, 1]    |
+    |        | mixture), 0 before the first                                |           |
+    | 6..d+5 | mean of the unit sketches in Q, which identifies the        | [-10, 10] |
+    |        | cluster in any pool                                         |           |
 
     `context`, shape (3 d + 3,):
 
@@ -96,16 +98,15 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     | 3d + 2      | mean of their least cos with a capability's anchor     | [-1, 1]   |
     |             | gradient, minus their mean Conf                        |           |
 
-    Means of the drawn are 0 before the first.
+    Means over the drawn samples are 0 before the first.
 
     ## Action Space
 
-    `Discrete(clusters)`: draw the next `batch` samples of that cluster, or as many as
-    it has left, be they fewer. An empty cluster is an invalid action: it changes
-    nothing, costs 0.1 and sets `info["invalid_action"]`. `action_masks()` tells the
-    valid actions (bool, for sb3-contrib), as does `info["action_mask"]` (int8). Some
-    action is always valid: when nothing is left the episode is over, and the mask is
-    all ones.
+    `Discrete(clusters)`: draw the next `batch` samples of that cluster, or all that are
+    left if there are fewer. An empty cluster is an invalid action: it changes nothing,
+    costs 0.1 and sets `info["invalid_action"]`. `action_masks()` returns the valid
+    actions (bool, for sb3-contrib), as does `info["action_mask"]` (int8). The mask is
+    never all zeros: when no samples are left the episode is over, and it is all ones.
 
     ## Rewards
 
@@ -113,59 +114,59 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     `w["domain_gain"] * domain_gain + w["anchor_gain"] * anchor_gain
     - w["forgetting"] * forgetting - w["conflict"] * conflict
     + w["orthogonality"] * (orthogonality - 1) + w["information"] * information`, as in
-    `SelectionEnv`, but each is about a batch:
+    `SelectionEnv`, but each term is that of a batch:
 
     | Term            | Default weight | Meaning                                      |
     |-----------------|----------------|----------------------------------------------|
     | `domain_gain`   | 1.0            | fall of the domain loss over the batch,      |
     |                 |                | percent of its start                         |
-    | `anchor_gain`   | 0.0            | change over the batch of how the worst       |
-    |                 |                | capability stands on reference answers: the  |
-    |                 |                | fall of its anchor loss since the start,     |
-    |                 |                | percent of its start                         |
-    | `forgetting`    | 0.0            | change over the batch of how far the model   |
-    |                 |                | has moved from its own answers to the        |
-    |                 |                | anchor's prompts: the largest rise of a      |
-    |                 |                | capability's loss on them since the start,   |
-    |                 |                | percent of its start, >= 0; 0 without them   |
-    | `conflict`      | 0.0            | change over the batch of the harm done to    |
-    |                 |                | reference answers: the largest rise of a     |
-    |                 |                | capability's anchor loss since the start,    |
-    |                 |                | percent of its start, >= 0                   |
+    | `anchor_gain`   | 0.0            | change over the batch of the smallest fall   |
+    |                 |                | of a capability's anchor loss (on reference  |
+    |                 |                | answers) since the start, percent of its     |
+    |                 |                | start                                        |
+    | `forgetting`    | 0.0            | change over the batch of the largest rise of |
+    |                 |                | a capability's loss on the model's own       |
+    |                 |                | answers to the anchor's prompts since the    |
+    |                 |                | start, percent of its start; the rise is     |
+    |                 |                | >= 0; 0 without own answers                  |
+    | `conflict`      | 0.0            | change over the batch of the largest rise of |
+    |                 |                | a capability's anchor loss since the start,  |
+    |                 |                | percent of its start; the rise is >= 0       |
     | `orthogonality` | 0.0            | mean over the batch of 1 - largest           |
-    |                 |                | abs(cosine of the learner's with a           |
+    |                 |                | abs(cosine of the learner's sketch with a    |
     |                 |                | capability's anchor gradient), in [0, 1]     |
     | `information`   | 0.0            | log-determinant gain of the batch's unit     |
     |                 |                | initial sketches, nats, (0, batch * log 2];  |
     |                 |                | not computed, and 0, unless it has a weight  |
 
-    The cost is the general degradation: `forgetting` where the bundle has answers of
-    the model's own, else `conflict`. Losses are measured before and after the whole
-    batch. Over an episode rewards and costs add up to the gain and the degradation of
-    its selection, any order of batches gives the same, and a batch that mends what
-    others did has a cost below 0.
+    The cost is the degradation of general abilities: `forgetting` if the bundle has
+    own answers, else `conflict`. Losses are measured before and after the whole batch.
+    Over an episode rewards and costs add up to the gain and the degradation of its
+    selection, in any order of the batches, and a batch that reverses earlier harm has
+    a negative cost.
 
-    The learner shuffles what was drawn and makes an optimizer step of every eight
-    samples (`ogs_env.learners.surrogate`), however the batches were cut.
+    The learner shuffles the drawn samples and makes an optimizer step for every eight
+    of them (`ogs_env.learners.surrogate`), whatever the batches.
 
-    Six batches are 48 samples of one epoch, for which the learner's forecasts have been
-    tested (`SelectionEnv`, Fidelity). So few hardly harm: a limit on the cost binds in
-    longer episodes, from about 24 batches on, and there they are untested.
+    Six batches are 48 samples of one epoch, for which the learner's predictions have
+    been tested (`SelectionEnv`, Fidelity). They cause little harm: a limit on the cost
+    binds in longer episodes, from about 24 batches on, for which the predictions are
+    untested.
 
     ## Starting State
 
     The split's part of the pool, each cluster's samples in an order drawn by
     `self.np_random`; the learner is reset. A cluster may have no samples in a split.
 
-    `reset(options={"indices": rows})` takes the given pool rows instead, whatever
-    their split, all different: each cluster's are drawn in the order given. `stream`,
-    an attribute, is what to give to meet the same samples again.
+    `reset(options={"indices": rows})` takes the given pool rows instead, of any split
+    and all different; the samples of a cluster are drawn in the given order. To replay
+    an episode's samples, pass the attribute `stream`.
 
     ## Episode End
 
-    It terminates when `steps` batches have been drawn, or when nothing is left. It is
-    truncated after 50 invalid actions in a row, by which a policy that knows no masks
-    would otherwise never end.
+    The episode terminates when `steps` batches have been drawn, or when no samples are
+    left. It is truncated after 50 invalid actions in a row, which a policy without
+    action masks might otherwise repeat forever.
 
     ## Information
 
@@ -176,11 +177,12 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     | `action_mask`      | int8 (clusters,), 1 = valid                                 |
     | `reward_terms`     | dict, the six terms above                                   |
     | `cost`             | float, the constrained problem's cost: `forgetting`, or     |
-    |                    | `conflict` without own answers; negative where a step takes |
-    |                    | some back, and over an episode >= 0                         |
-    | `cost_answers`     | str, whose answers the cost is about: "own" or "reference"  |
+    |                    | `conflict` without own answers; negative where a step       |
+    |                    | reverses some, and >= 0 over an episode                     |
+    | `cost_answers`     | str, the answers that the cost is measured on: "own" or     |
+    |                    | "reference"                                                 |
     | `sample_ids`       | list of str, 16 hex digits of each sample drawn, in order;  |
-    |                    | empty if none was                                           |
+    |                    | empty without a draw                                        |
     | `invalid_action`   | bool                                                        |
     | `domain_loss`      | float, the learner's mean dev loss, nats per token          |
     | `selection`        | list of all drawn samples' ids in order; empty until the    |
@@ -189,27 +191,29 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     |                    | start; negative is better; 0.0 until the end                |
     | `retention_change` | float, the same of the retention loss                       |
     | `answers_change`   | float, the same of the loss on own answers to the           |
-    |                    | retention's prompts; 0.0 without                            |
-    | `learner_sketches` | str, "trajectory", or "initial" where there is none         |
+    |                    | retention's prompts; 0.0 without own answers                |
+    | `learner_sketches` | str, "trajectory", or "initial" for a bundle without        |
+    |                    | trajectory sketches                                         |
 
-    No reward sees the test and retention losses, nor the own answers to retention's.
+    No reward depends on the test and retention losses, or on the own answers to the
+    retention's prompts.
 
     ## Arguments
 
     - `bundle`: name of a shipped bundle, or the folder of one
       (`OGS-Custom-Mixture-v0` needs it).
     - `split`: the candidates' part of the pool: `"train"`, `"test"` or `"all"`.
-    - `clusters`: how many the pool is parted in: 16, or a quarter of a pool that is
-      smaller than 64.
-    - `batch`: samples drawn by an action: 8, or as many as `steps` batches may have
-      in the smaller split. `steps`: batches in an episode.
-    - `reward_weights`: weights by term; those not named keep their default.
+    - `clusters`: number of clusters; by default 16, or a quarter of the pool if it has
+      fewer than 64 samples.
+    - `batch`: samples drawn by an action; by default 8, or fewer if `steps` batches of
+      8 exceed the smaller split. `steps`: batches in an episode.
+    - `reward_weights`: weights by term; the others keep their defaults.
     - `render_mode`: `"human"` prints a frame at reset and on every step: the clusters,
       the mixture, return and cost, the losses. `render()` returns it as text for
       `"ansi"`; for `"rgb_array"` as a picture, uint8 (560, 1000, 3), which needs
       matplotlib.
 
-    Raises `ogs_env.InputError` for any argument that does not fit.
+    Raises `ogs_env.InputError` for an invalid argument.
 
     ```python
     >>> import gymnasium, ogs_env
@@ -266,7 +270,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
 
         self._clusters = clusters_of(self.bundle, clusters)
         self._candidates = candidates(self.bundle, "initial")
-        # It costs much of a step, which only who weighs it pays.
+        # Computed only with a weight: it takes much of a step's time.
         self._information: Information | None = None
         if self.reward_weights["information"] != 0:
             self._information = Information(self.bundle.k, batch * steps)
@@ -287,7 +291,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
                 "context": spaces.Box(-BOUND, BOUND, self._context.shape, np.float32),
             }
         )
-        # Read-only for whoever looks on: policies with hindsight, rendering.
+        # Read-only for policies and wrappers.
         self.stream = np.empty(0, np.int64)
         self.left = np.zeros(clusters, np.int64)
         self.picked: list[int] = []
@@ -305,7 +309,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Shuffle every cluster; `options={"indices": rows}` replays pool rows."""
+        """Shuffle every cluster; `options={"indices": rows}` takes given pool rows."""
         super().reset(seed=seed)
         if options:
             rows = _given_rows(options, len(self.bundle.pool))
@@ -324,10 +328,11 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self._context[3 * self._d] = 1
         self._rows[:, 5] = 0
         self._picked_sum[:] = 0
-        # `reduceat` makes something of an empty range too.
-        some, sums = np.flatnonzero(self.left), np.zeros((len(self.left), 4 + self._d))
-        seen = self._clusters.statistics.take(self.stream, axis=0)
-        sums[some] = np.add.reduceat(seen, (self._ends - self.left)[some], axis=0)
+        # `reduceat` does not return zeros for an empty range.
+        full, sums = np.flatnonzero(self.left), np.zeros((len(self.left), 4 + self._d))
+        statistics = self._clusters.statistics.take(self.stream, axis=0)
+        starts = (self._ends - self.left)[full]
+        sums[full] = np.add.reduceat(statistics, starts, axis=0)
         self._write(..., sums)
         if self.render_mode is not None:
             self._history = MixtureHistory(
@@ -339,7 +344,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     def step(
         self, action: np.int64 | int
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Draw a batch from cluster `action`, and let the learner learn it."""
+        """Draw a batch from cluster `action` and train the learner on it."""
         if self.over:
             raise gymnasium.error.ResetNeeded("the episode is over: call reset()")
         cluster = int(action)
@@ -361,7 +366,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         return self.observation(), reward, terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return the valid actions (clusters,), for sb3-contrib; never none."""
+        """Return the valid actions (clusters,), for sb3-contrib; at least one is."""
         return (self.left > 0) | (not self.left.any())
 
     def observation(self) -> Observation:
@@ -378,7 +383,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
             print(rendering.text(history.snapshot()))
 
     def _draw(self, cluster: int) -> list[int]:
-        """Take the next batch of a cluster that has some left."""
+        """Return the next batch of a cluster that is not empty."""
         start = self._ends[cluster] - self.left[cluster]
         count = min(self.batch, int(self.left[cluster]))
         rows = self.stream[start : start + count].tolist()
@@ -386,19 +391,19 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self.picked += rows
         self.picked_from[cluster] += count
         self.batches += 1
-        seen = self._clusters.statistics
+        statistics = self._clusters.statistics
         rest = self.stream[start + count : self._ends[cluster]]
-        self._write(cluster, np.add.reduce(seen.take(rest, axis=0), axis=0))
+        self._write(cluster, np.add.reduce(statistics.take(rest, axis=0), axis=0))
         self._rows[:, 5] = self.picked_from / len(self.picked)
         d = self._d
-        self._picked_sum += np.add.reduce(seen.take(rows, axis=0), axis=0)
+        self._picked_sum += np.add.reduce(statistics.take(rows, axis=0), axis=0)
         mean = self._picked_sum / len(self.picked)
         self._context[2 * d : 3 * d] = mean[4:]
         self._context[3 * d :] = 1 - self.batches / self.steps, mean[3], -mean[1]
         return rows
 
     def _learn(self, rows: list[int]) -> dict[str, float]:
-        """Learn a batch; return its terms, those of `ogs_env.rewards` over it all."""
+        """Train the learner on a batch and return the batch's reward terms."""
         self.learner.update_many(rows)
         information = 0.0
         if self._information:
@@ -412,11 +417,11 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         }
 
     def _write(self, which: Any, sums: NDArray[np.floating]) -> None:
-        """Write what is seen of the samples that some clusters have left.
+        """Update the observation rows of clusters after a change of the samples left.
 
         Args:
             which: Index of clusters.
-            sums: What is seen of their samples, added up (..., 4 + d).
+            sums: Sums (..., 4 + d) of the statistics of the samples left.
         """
         left = self.left[which]
         means = sums / np.maximum(left, 1)[..., None]
@@ -449,7 +454,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
 def _episode_counts(
     bundle: Bundle, split: str, clusters: int | None, batch: int | None, steps: int
 ) -> tuple[int, int]:
-    """Return clusters and batch of an episode; those that are None fit the pool."""
+    """Return the numbers of clusters and samples in a batch; None means the default."""
     given = {"clusters": clusters, "batch": batch, "steps": steps}
     check_whole({name: count for name, count in given.items() if count is not None})
     pool, part = len(bundle.pool), len(bundle.split(split))
@@ -471,7 +476,7 @@ def _episode_counts(
 
 
 def _given_rows(options: dict[str, Any], pool: int) -> NDArray[np.int64]:
-    """Return the pool rows that `reset(options={"indices": ...})` asks for."""
+    """Return the pool rows given by `reset(options={"indices": ...})`."""
     count = np.size(options.get("indices", 0))
     if count == 0:
         raise InputError("reset option 'indices': none; expected at least one pool row")
