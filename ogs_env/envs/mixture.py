@@ -34,7 +34,7 @@ Observation = dict[str, Any]
 
 # Default for pools that are large enough.
 _CLUSTERS = 16
-# The reward of the constrained problem; the loss of general abilities is its cost.
+# The constrained problem's reward; what it does to general abilities is the cost.
 DEFAULT_WEIGHTS = {"domain_gain": 1.0, "anchor_gain": 0.0, "forgetting": 0.0}
 
 
@@ -114,36 +114,37 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     `w["domain_gain"] * domain_gain + w["anchor_gain"] * anchor_gain
     - w["forgetting"] * forgetting - w["conflict"] * conflict
     + w["orthogonality"] * (orthogonality - 1) + w["information"] * information`, as in
-    `SelectionEnv`, but each term is that of a batch:
+    `SelectionEnv`, but each is about a batch:
 
     | Term            | Default weight | Meaning                                      |
     |-----------------|----------------|----------------------------------------------|
     | `domain_gain`   | 1.0            | fall of the domain loss over the batch,      |
     |                 |                | percent of its start                         |
-    | `anchor_gain`   | 0.0            | change over the batch of the smallest fall   |
-    |                 |                | of a capability's anchor loss (on reference  |
-    |                 |                | answers) since the start, percent of its     |
-    |                 |                | start                                        |
-    | `forgetting`    | 0.0            | change over the batch of the largest rise of |
-    |                 |                | a capability's loss on the model's own       |
-    |                 |                | answers to the anchor's prompts since the    |
-    |                 |                | start, percent of its start; the rise is     |
-    |                 |                | >= 0; 0 without own answers                  |
-    | `conflict`      | 0.0            | change over the batch of the largest rise of |
-    |                 |                | a capability's anchor loss since the start,  |
-    |                 |                | percent of its start; the rise is >= 0       |
+    | `anchor_gain`   | 0.0            | change over the batch of how the worst       |
+    |                 |                | capability stands on reference answers: the  |
+    |                 |                | fall of its anchor loss since the start,     |
+    |                 |                | percent of its start                         |
+    | `forgetting`    | 0.0            | change over the batch of how far the model   |
+    |                 |                | has moved from its own answers to the        |
+    |                 |                | anchor's prompts: the largest rise of a      |
+    |                 |                | capability's loss on them since the start,   |
+    |                 |                | percent of its start, >= 0; 0 without them   |
+    | `conflict`      | 0.0            | change over the batch of the harm done to    |
+    |                 |                | reference answers: the largest rise of a     |
+    |                 |                | capability's anchor loss since the start,    |
+    |                 |                | percent of its start, >= 0                   |
     | `orthogonality` | 0.0            | mean over the batch of 1 - largest           |
-    |                 |                | abs(cosine of the learner's sketch with a    |
+    |                 |                | abs(cosine of the learner's with a           |
     |                 |                | capability's anchor gradient), in [0, 1]     |
     | `information`   | 0.0            | log-determinant gain of the batch's unit     |
     |                 |                | initial sketches, nats, (0, batch * log 2];  |
     |                 |                | not computed, and 0, unless it has a weight  |
 
-    The cost is the degradation of general abilities: `forgetting` if the bundle has
-    own answers, else `conflict`. Losses are measured before and after the whole batch.
-    Over an episode rewards and costs add up to the gain and the degradation of its
-    selection, in any order of the batches, and a batch that reverses earlier harm has
-    a negative cost.
+    The cost is the general degradation: `forgetting` where the bundle has answers of
+    the model's own, else `conflict`. Losses are measured before and after the whole
+    batch. Over an episode rewards and costs add up to the gain and the degradation of
+    its selection, any order of batches gives the same, and a batch that mends what
+    others did has a cost below 0.
 
     The learner shuffles the drawn samples and makes an optimizer step for every eight
     of them (`ogs_env.learners.surrogate`), whatever the batches.
@@ -270,7 +271,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
 
         self._clusters = clusters_of(self.bundle, clusters)
         self._candidates = candidates(self.bundle, "initial")
-        # Computed only with a weight: it takes much of a step's time.
+        # It costs much of a step, which only who weighs it pays.
         self._information: Information | None = None
         if self.reward_weights["information"] != 0:
             self._information = Information(self.bundle.k, batch * steps)
@@ -403,7 +404,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         return rows
 
     def _learn(self, rows: list[int]) -> dict[str, float]:
-        """Train the learner on a batch and return the batch's reward terms."""
+        """Learn a batch; return its terms, those of `ogs_env.rewards` over it all."""
         self.learner.update_many(rows)
         information = 0.0
         if self._information:

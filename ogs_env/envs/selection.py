@@ -128,36 +128,35 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     |-----------------|----------------|----------------------------------------------|
     | `domain_gain`   | 1.0            | fall of the domain loss, percent of its      |
     |                 |                | start                                        |
-    | `anchor_gain`   | 0.0, or 1.0    | change of the smallest fall of a             |
-    |                 |                | capability's anchor loss (on reference       |
-    |                 |                | answers) since the start, percent of its     |
-    |                 |                | start                                        |
-    | `forgetting`    | 1.0, or 0.0    | change of the largest rise of a capability's |
-    |                 |                | loss on the model's own answers to the       |
-    |                 |                | anchor's prompts since the start, percent of |
-    |                 |                | its start; the rise is >= 0                  |
-    | `conflict`      | 0.0            | change of the largest rise of a capability's |
-    |                 |                | anchor loss since the start, percent of its  |
-    |                 |                | start; the rise is >= 0                      |
+    | `anchor_gain`   | 0.0, or 1.0    | change of how the worst capability stands on |
+    |                 |                | reference answers: the fall of its anchor    |
+    |                 |                | loss since the start, percent of its start   |
+    | `forgetting`    | 1.0, or 0.0    | change of how far the model has moved from   |
+    |                 |                | its own answers to the anchor's prompts: the |
+    |                 |                | largest rise of a capability's loss on them  |
+    |                 |                | since the start, percent of its start, >= 0  |
+    | `conflict`      | 0.0            | change of the harm done to reference         |
+    |                 |                | answers: the largest rise of a capability's  |
+    |                 |                | anchor loss since the start, percent, >= 0   |
     | `orthogonality` | 0.0            | 1 - largest abs(cosine of the sample's with  |
     |                 |                | a capability's anchor gradient), in [0, 1]   |
     | `information`   | 0.0            | log-determinant gain of the picked unit      |
     |                 |                | initial sketches, nats, in (0, log 2]; not   |
     |                 |                | computed, and 0, unless it has a weight      |
 
-    Where the table has two weights, the first is for bundles whose anchor consists of
-    the model's own answers, the second for reference answers alone, where `forgetting`
-    is always 0. For bundles with both, both terms have weight 1. The bundle's manifest
-    records which case applies; the shipped bundles have own answers. A loss on
-    reference answers falls when the model learns their wording. The loss on its own
-    answers can only rise, by the divergence from the untouched model, per token.
+    A bundle's manifest says whose answers its anchor is about, and of two weights the
+    first is for the model's own answers, the second for reference answers alone, where
+    `forgetting` is always 0; about both kinds, both terms have weight 1. The shipped
+    bundles are about own answers. A loss on reference answers falls when the model
+    learns how they are worded; on its own answers it can only rise, and what it rises
+    by is the divergence from the untouched model, per token.
 
-    The first four terms are differences of potentials, and the learner's state is a
-    function of the set of its picks: every order of the same picks has the same
-    return. A pick that reverses the harm of earlier picks is rewarded for that.
+    The first four terms are differences of potentials, and what the learner has
+    learned is a function of the set of its picks: any order gives the same return,
+    the value of the selection. A pick that undoes what others did is paid for it.
 
-    A skip has reward 0 (its terms are 0, and orthogonality 1). `ogs_env.rewards` has
-    the formulas of the terms, `ogs_env.learners.surrogate` those of the learner.
+    A skip is worth 0 (its terms are 0, and orthogonality 1). `ogs_env.rewards` has
+    the formulas, `ogs_env.learners.surrogate` the learner's.
 
     Fidelity: `ogs domains` shows how well predictions rank real fine-tuning runs in
     each bundle; experiments/results/fidelity describes the measurement.
@@ -342,10 +341,9 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self.reward_weights = checked_weights(reward_weights, self.bundle)
 
         self._answers = answers_of(self.bundle)
-        self.learner, self._candidates = _make_learner(
-            self.bundle, observe, learner, live
-        )
-        # Computed only with a weight: it takes a third of a step's time.
+        made = _make_learner(self.bundle, observe, learner, live)
+        self.learner, self._candidates = made
+        # It costs a third of a step, which only who weighs it pays.
         self._informed = self.reward_weights["information"] != 0
         information = None
         if self._informed:
