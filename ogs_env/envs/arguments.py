@@ -1,4 +1,4 @@
-"""Checks of arguments that all environments have."""
+"""Checks of arguments that several environments share."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,14 +9,14 @@ from ogs_env.errors import InputError, unknown_name
 
 
 def given_bundle(bundle: str, custom: str) -> Bundle:
-    """Load the bundle that an environment is made of.
+    """Load the bundle of an environment.
 
     Args:
-        bundle: Name or folder; empty where an id leaves it to the caller.
-        custom: Id that plays any bundle, for the message.
+        bundle: Name or folder; empty if the caller of `make` gave none.
+        custom: Id of the environment that takes any bundle, for the error message.
 
     Raises:
-        InputError: If it is missing, or cannot be loaded.
+        InputError: If the bundle is missing or cannot be loaded.
     """
     if not bundle:
         raise InputError(
@@ -27,13 +27,21 @@ def given_bundle(bundle: str, custom: str) -> Bundle:
 
 
 def check_render_mode(mode: str | None, modes: Sequence[str]) -> None:
-    """Check that a render mode, if there is one, is among an environment's."""
+    """Check that a render mode is None or one of an environment's modes.
+
+    Raises:
+        InputError: For an unknown mode.
+    """
     if mode not in (None, *modes):
         raise unknown_name("render mode", str(mode), modes)
 
 
 def check_whole(counts: Mapping[str, int]) -> None:
-    """Check that numbers, by the names of their arguments, are whole and positive."""
+    """Check that arguments, by name, are positive whole numbers.
+
+    Raises:
+        InputError: For the first that is not.
+    """
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int | np.integer):
             raise InputError(f"{name}: {count!r}; expected a whole number")
@@ -42,7 +50,11 @@ def check_whole(counts: Mapping[str, int]) -> None:
 
 
 def check_task_seed(task_seed: int, learner: str) -> None:
-    """Check the number of a sampled task."""
+    """Check the seed of a sampled task.
+
+    Raises:
+        InputError: For a seed that is negative or not whole, or a live learner.
+    """
     whole = isinstance(task_seed, int | np.integer) and not isinstance(task_seed, bool)
     if not whole or task_seed < 0:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Clusters of a pool: samples whose gradients point the same way."""
+"""Clusters of a pool: samples whose gradients have similar directions."""
 
 import functools
 from typing import Any
@@ -13,23 +13,24 @@ from ogs_env.errors import InputError
 Doubles = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
-# Of larger pools, so many rows drawn at random find the centres.
+# Centres of larger pools are fitted to a random sample of this many rows.
 _FITTED_ROWS = 16_384
+# Rows that are assigned to clusters at a time.
 _BLOCK_ROWS = 4_096
-# Lloyd's algorithm ends by itself, of 1,280 gradients after about 20 rounds.
+# Limit of Lloyd's algorithm, which converges on 1,280 gradients in about 20 rounds.
 _ROUNDS = 300
-# Of so many points drawn, the best is the next centre: two seeds then differ little.
+# Points drawn for each new centre; with many, results depend little on the seed.
 _DRAWN = 16
-# Points with a smaller squared distance are the same: double precision's rounding.
+# Points with a smaller squared distance count as equal, to allow for rounding.
 _SAME = 1e-12
 
 
 def k_means(points: Doubles, count: int, rng: np.random.Generator) -> Doubles:
     """Return centres (count, k) of points (n, k), each the mean of its nearest points.
 
-    Lloyd's algorithm from the starting centres of greedy k-means++ (Arthur,
-    Vassilvitskii 2007): points are drawn by their squared distance from the nearest
-    centre so far, and the one that brings all points nearest is the next.
+    Lloyd's algorithm, initialised by greedy k-means++ (Arthur, Vassilvitskii 2007):
+    points are drawn in proportion to their squared distance from the nearest centre,
+    and the one that reduces the sum of these distances most is the next centre.
 
     Raises:
         InputError: If fewer than `count` of the points differ.
@@ -52,9 +53,16 @@ def k_means(points: Doubles, count: int, rng: np.random.Generator) -> Doubles:
 
 
 def lloyd(points: Doubles, centres: Doubles) -> Doubles:
-    """Move centres (count, k) to the means of their nearest points until none moves.
+    """Run Lloyd's algorithm: return the means of the nearest points of each centre.
 
-    A centre without points goes to the point farthest from its own centre.
+    A centre without points moves to the point that is farthest from its centre.
+
+    Args:
+        points: Points (n, k).
+        centres: Initial centres (count, k).
+
+    Returns:
+        Centres (count, k) after convergence.
     """
     before = None
     for _ in range(_ROUNDS):
@@ -71,35 +79,35 @@ def lloyd(points: Doubles, centres: Doubles) -> Doubles:
 
 
 def nearest(points: Doubles, centres: Doubles) -> tuple[Labels, Doubles]:
-    """Return each point's nearest centre (n,), and its squared distance from it (n,).
+    """Return each point's nearest centre (n,) and its squared distance from it (n,).
 
-    Of centres equally near it is the first.
+    A tie goes to the centre with the lowest number.
     """
     squares = _squares(points, centres)
     return squares.argmin(axis=1), squares.min(axis=1)
 
 
 def _squares(points: Doubles, centres: Doubles) -> Doubles:
-    """Squared distances (n, count), without a difference for every pair."""
+    """Return squared distances (n, count), without an array of (n, count, k)."""
     sums = np.square(points).sum(axis=1)[:, None] + np.square(centres).sum(axis=1)
     return np.maximum(sums - 2 * (points @ centres.T), 0)
 
 
 class Clusters:
-    """A pool in clusters, and what is seen of each sample; read-only.
+    """Clusters of a pool and statistics of its samples; read-only.
 
-    K-means on the unit initial sketches of the whole pool, whatever the split, in
-    double precision and from a fixed seed, so the same bundle has the same clusters
-    everywhere. They are numbered by their samples' mean cosine with the domain:
-    cluster 0 agrees most with it.
+    K-means on the unit initial sketches of the whole pool, in double precision and
+    with a fixed seed: the clusters of a bundle are the same on every machine and for
+    every split. They are numbered by the mean domain cosine of their samples, the
+    largest first.
 
     Args:
-        bundle: Where the samples come from.
-        count: How many clusters.
+        bundle: Bundle of the pool.
+        count: Number of clusters.
 
     Attributes:
-        labels: int64 (pool,), each sample's cluster; every one has a sample.
-        seen: float32 (pool, 4 + d), a sample's Orth, Conf, log gradient norm
+        labels: int64 (pool,), each sample's cluster; no cluster is empty.
+        statistics: float32 (pool, 4 + d), a sample's Orth, Conf, log gradient norm
             (standardised by the bundle's scales), domain cosine, and its unit sketch
             in Q.
 
@@ -110,32 +118,34 @@ class Clusters:
     def __init__(self, bundle: Bundle, count: int) -> None:
         self.bundle = bundle
         self.count = count
-        look, size = candidates(bundle, "initial"), len(bundle.pool)
+        samples, size = candidates(bundle, "initial"), len(bundle.pool)
         d = bundle.basis.shape[1]
         rng = np.random.default_rng(0)
         fitted = np.arange(size)
         if size > _FITTED_ROWS:
             fitted = np.sort(rng.choice(size, _FITTED_ROWS, replace=False))
-        centres = k_means(look.rows(fitted)[1].astype(np.float64), count, rng)
+        centres = k_means(samples.rows(fitted)[1].astype(np.float64), count, rng)
 
         labels = np.empty(size, np.int64)
-        self.seen = np.empty((size, 4 + d), np.float32)
+        self.statistics = np.empty((size, 4 + d), np.float32)
         for start in range(0, size, _BLOCK_ROWS):
             rows = np.arange(start, min(start + _BLOCK_ROWS, size))
-            seen, units = look.rows(rows)
+            columns, units = samples.rows(rows)
             labels[rows] = nearest(units.astype(np.float64), centres)[0]
             aligned = np.abs(bundle.anchor_cosines(rows)).max(axis=1)
-            # Conf is the largest of the -cos, so minus the least of the cosines.
-            stats = [1 - aligned, -seen[:, d + 1], seen[:, d + 2], seen[:, d]]
-            self.seen[rows] = np.column_stack([*stats, seen[:, :d]])
-        sums = np.bincount(labels, self.seen[:, 3], minlength=count)
+            # Conf, the largest -cos, is minus the least cosine of column d + 1.
+            conf, norms, domain = -columns[:, d + 1], columns[:, d + 2], columns[:, d]
+            self.statistics[rows] = np.column_stack(
+                [1 - aligned, conf, norms, domain, columns[:, :d]]
+            )
+        sums = np.bincount(labels, self.statistics[:, 3], minlength=count)
         means = sums / np.bincount(labels, minlength=count)
         number = np.argsort(np.argsort(-means, kind="stable"))
         self.labels = number[labels]
-        for array in (self.labels, self.seen):
+        for array in (self.labels, self.statistics):
             array.flags.writeable = False
 
-    # Read-only: copies share it, another process builds its own.
+    # Copies share the object; another process builds its own.
     def __reduce__(self) -> tuple[Any, ...]:
         return clusters, (self.bundle, self.count)
 
@@ -145,5 +155,5 @@ class Clusters:
 
 @functools.lru_cache(maxsize=8)
 def clusters(bundle: Bundle, count: int) -> Clusters:
-    """Return the bundle's clusters, found on the first call."""
+    """Return the `Clusters` of a bundle, cached."""
     return Clusters(bundle, count)

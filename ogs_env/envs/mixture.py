@@ -1,4 +1,4 @@
-"""The cluster-level environment: choose where the next batch is drawn from."""
+"""The cluster-level environment: choose the cluster of each training batch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,11 +9,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle
-from ogs_env.envs import figures, rendering
+from ogs_env.envs import rendering
 from ogs_env.envs.arguments import check_render_mode, check_whole, given_bundle
 from ogs_env.envs.clusters import clusters as clusters_of
 from ogs_env.envs.observations import BOUND, candidates, sample_names
 from ogs_env.envs.selection import INVALID_ACTION_PENALTY, STALL_LIMIT
+from ogs_env.envs.snapshots import MixtureHistory
 from ogs_env.envs.streams import given_stream, smallest_split
 from ogs_env.errors import InputError
 from ogs_env.learners import UNCHANGED, HeldOut
@@ -32,7 +33,7 @@ from ogs_env.rewards import (
 # Keys clusters and context: float32 arrays.
 Observation = dict[str, Any]
 
-# Where the pool is not too small for as many.
+# Default for pools that are large enough.
 _CLUSTERS = 16
 # The constrained problem's reward; harm to general abilities is the cost.
 DEFAULT_WEIGHTS = {**dict.fromkeys(NO_PICK, 0.0), "domain_gain": 1.0}
@@ -45,44 +46,46 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     ## Description
 
     The constrained Markov decision process of Orthogonal Gradient Selection: a pool
-    is parted in clusters of samples whose gradients agree, and the agent says from
-    which one the next batch is drawn. A learner is trained on the batch: the reward
-    is what the domain gained, the cost what general abilities lost. The agent should
-    gain as much as it can while the cost of an episode stays below a limit of its
-    own (`info["cost"]`, for constrained algorithms), or weigh the two in
+    is divided into clusters of samples with similar gradients, and each action chooses
+    the cluster of the next batch. A learner is trained on the batch: the reward is the
+    gain in the domain, the cost is the loss of general abilities. The agent maximises
+    the return while the cost of an episode stays below a limit that the algorithm sets
+    (`info["cost"]`, for constrained algorithms), or weighs the two in
     `reward_weights`.
 
-    Clusters are found by k-means on the unit *initial* sketches of the whole pool. They
-    do not depend on any seed, and all splits share them. They are numbered by their
-    mean cosine with the domain: cluster 0 agrees most with it. Greed does not do: that
-    cosine is of the untouched model, while the learner follows *trajectory* sketches of
-    a training run; and a cluster's tenth batch is worth less than its first.
+    Clusters are computed by k-means on the unit *initial* sketches of the whole pool.
+    They do not depend on any seed, and all splits share them. They are numbered by
+    their mean cosine with the domain, the largest first. The greedy choice is not
+    optimal: that cosine is measured at the untouched model, while the learner uses
+    *trajectory* sketches of a training run, and the gain per batch of a cluster
+    decreases.
 
     The learner is always the surrogate, in closed form: `ogs_env.learners.surrogate`.
 
     ## Observation Space
 
     A `Dict` of float32 boxes, every value in [-10, 10]. All of it comes from the
-    initial sketches, so a deployed policy sees exactly what it saw in training. d is
-    the width of the bundle's observation basis Q, 32 in the shipped bundles; `cos` is
-    the exact cosine of a sample's gradient at the start with a mean gradient there.
+    initial sketches, so a deployed policy observes the same columns as in training.
+    d is the width of the bundle's observation basis Q, 32 in the shipped bundles;
+    `cos` is the exact cosine of a sample's gradient at the start with a mean gradient
+    there.
 
-    `clusters`, shape (clusters, 6 + d). Means are over the samples *left*, that is the
-    expectation of the next one drawn; without any, they are 0:
+    `clusters`, shape (clusters, 6 + d). Means are over the samples *left*, which is the
+    expectation of the next sample drawn; for an empty cluster they are 0:
 
     | Column | Value                                                       | Range     |
     |--------|-------------------------------------------------------------|-----------|
     | 0      | samples left, share of all candidates of the episode        | [0, 1]    |
     | 1      | mean Orth, 1 - largest abs(cos) with a capability's anchor  | [0, 1]    |
-    |        | gradient; 1: to first order no ability feels it             |           |
+    |        | gradient; 1: no effect on any capability, to first order    |           |
     | 2      | mean Conf, largest -cos with a capability's anchor          | [-1, 1]   |
-    |        | gradient; positive: to first order it harms that ability    |           |
+    |        | gradient; positive: harms a capability, to first order      |           |
     | 3      | mean log of the gradient norm, by the scales of the proxy   | [-10, 10] |
     | 4      | mean cos with the domain gradient; positive: it helps       | [-1, 1]   |
-    | 5      | share of the samples drawn so far that came from here, 0    | [0, 1]    |
-    |        | before the first: the mixture                               |           |
-    | 6..d+5 | mean of the unit sketches in Q, by which a cluster is known | [-10, 10] |
-    |        | in any pool                                                 |           |
+    | 5      | share of this cluster in the samples drawn so far (the      | [0, 1]    |
+    |        | mixture), 0 before the first                                |           |
+    | 6..d+5 | mean of the unit sketches in Q, which identifies the        | [-10, 10] |
+    |        | cluster in any pool                                         |           |
 
     `context`, shape (3 d + 3,):
 
@@ -97,16 +100,15 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     | 3d + 2      | mean of their least cos with a capability's anchor     | [-1, 1]   |
     |             | gradient, minus their mean Conf                        |           |
 
-    Means of the drawn are 0 before the first.
+    Means over the drawn samples are 0 before the first.
 
     ## Action Space
 
-    `Discrete(clusters)`: draw the next `batch` samples of that cluster, or as many as
-    it has left, be they fewer. An empty cluster is an invalid action: it changes
-    nothing, costs 0.1 and sets `info["invalid_action"]`. `action_masks()` tells the
-    valid actions (bool, for sb3-contrib), as does `info["action_mask"]` (int8). Some
-    action is always valid: when nothing is left the episode is over, and the mask is
-    all ones.
+    `Discrete(clusters)`: draw the next `batch` samples of that cluster, or all that are
+    left if there are fewer. An empty cluster is an invalid action: it changes nothing,
+    costs 0.1 and sets `info["invalid_action"]`. `action_masks()` returns the valid
+    actions (bool, for sb3-contrib), as does `info["action_mask"]` (int8). The mask is
+    never all zeros: when no samples are left the episode is over, and it is all ones.
 
     ## Rewards
 
@@ -121,27 +123,28 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     gain and the degradation of its selection, any order of batches gives the same, and
     a batch that undoes the harm of others has a cost below 0.
 
-    The learner shuffles what was drawn and makes an optimizer step of every eight
-    samples (`ogs_env.learners.surrogate`), however the batches were cut.
+    The learner shuffles the drawn samples and makes an optimizer step for every eight
+    of them (`ogs_env.learners.surrogate`), whatever the batches.
 
-    Six batches are 48 samples of one epoch, for which the learner's forecasts have been
-    tested (`SelectionEnv`, Fidelity). So few hardly harm: a limit on the cost binds in
-    longer episodes, from about 24 batches on, and there they are untested.
+    Six batches are 48 samples of one epoch, for which the learner's predictions have
+    been tested (`SelectionEnv`, Fidelity). They cause little harm: a limit on the cost
+    binds in longer episodes, from about 24 batches on, for which the predictions are
+    untested.
 
     ## Starting State
 
     The split's part of the pool, each cluster's samples in an order drawn by
     `self.np_random`; the learner is reset. A cluster may have no samples in a split.
 
-    `reset(options={"indices": rows})` takes the given pool rows instead, whatever
-    their split, all different: each cluster's are drawn in the order given. `stream`,
-    an attribute, is what to give to meet the same samples again.
+    `reset(options={"indices": rows})` takes the given pool rows instead, of any split
+    and all different; the samples of a cluster are drawn in the given order. To replay
+    an episode's samples, pass the attribute `stream`.
 
     ## Episode End
 
-    It terminates when `steps` batches have been drawn, or when nothing is left. It is
-    truncated after 50 invalid actions in a row, by which a policy that knows no masks
-    would otherwise never end.
+    The episode terminates when `steps` batches have been drawn, or when no samples are
+    left. It is truncated after 50 invalid actions in a row, which a policy without
+    action masks might otherwise repeat forever.
 
     ## Information
 
@@ -152,11 +155,12 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     | `action_mask`      | int8 (clusters,), 1 = valid                                 |
     | `reward_terms`     | dict, the terms above                                       |
     | `cost`             | float, the constrained problem's cost: `forgetting`, or     |
-    |                    | `conflict` without own answers; negative where a step takes |
-    |                    | some back, and over an episode >= 0                         |
-    | `cost_answers`     | str, whose answers the cost is about: "own" or "reference"  |
+    |                    | `conflict` without own answers; negative where a step       |
+    |                    | reverses some, and >= 0 over an episode                     |
+    | `cost_answers`     | str, the answers that the cost is measured on: "own" or     |
+    |                    | "reference"                                                 |
     | `sample_ids`       | list of str, 16 hex digits of each sample drawn, in order;  |
-    |                    | empty if none was                                           |
+    |                    | empty without a draw                                        |
     | `invalid_action`   | bool                                                        |
     | `domain_loss`      | float, the learner's mean dev loss, nats per token          |
     | `selection`        | list of all drawn samples' ids in order; empty until the    |
@@ -165,27 +169,29 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     |                    | start; negative is better; 0.0 until the end                |
     | `retention_change` | float, the same of the retention loss                       |
     | `answers_change`   | float, the same of the loss on own answers to the           |
-    |                    | retention's prompts; 0.0 without                            |
-    | `learner_sketches` | str, "trajectory", or "initial" where there is none         |
+    |                    | retention's prompts; 0.0 without own answers                |
+    | `learner_sketches` | str, "trajectory", or "initial" for a bundle without        |
+    |                    | trajectory sketches                                         |
 
-    No reward sees the test and retention losses, nor the own answers to retention's.
+    No reward depends on the test and retention losses, or on the own answers to the
+    retention's prompts.
 
     ## Arguments
 
     - `bundle`: name of a shipped bundle, or the folder of one
       (`OGS-Custom-Mixture-v0` needs it).
     - `split`: the candidates' part of the pool: `"train"`, `"test"` or `"all"`.
-    - `clusters`: how many the pool is parted in: 16, or a quarter of a pool that is
-      smaller than 64.
-    - `batch`: samples drawn by an action: 8, or as many as `steps` batches may have
-      in the smaller split. `steps`: batches in an episode.
-    - `reward_weights`: weights by term; those not named keep their default.
+    - `clusters`: number of clusters; by default 16, or a quarter of the pool if it has
+      fewer than 64 samples.
+    - `batch`: samples drawn by an action; by default 8, or fewer if `steps` batches of
+      8 exceed the smaller split. `steps`: batches in an episode.
+    - `reward_weights`: weights by term; the others keep their defaults.
     - `render_mode`: `"human"` prints a frame at reset and on every step: the clusters,
       the mixture, return and cost, the losses. `render()` returns it as text for
       `"ansi"`; for `"rgb_array"` as a picture, uint8 (560, 1000, 3), which needs
       matplotlib.
 
-    Raises `ogs_env.InputError` for any argument that does not fit.
+    Raises `ogs_env.InputError` for an invalid argument.
 
     ```python
     >>> import gymnasium, ogs_env
@@ -263,21 +269,15 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
                 "context": spaces.Box(-BOUND, BOUND, self._context.shape, np.float32),
             }
         )
-        # Read-only for whoever looks on: policies with hindsight, rendering.
+        # Read-only for policies and wrappers.
         self.stream = np.empty(0, np.int64)
         self.left = np.zeros(clusters, np.int64)
         self.picked: list[int] = []
         self.picked_from = np.zeros(clusters, np.int64)
         self.batches = 0
-        self.last_action: int | None = None
         self.over = True
-        # What frames need of the steps before, kept only where a render mode is set:
-        # losses (nats per token, the domain's and each capability's) at the start and
-        # after every batch, costs of every batch, rewards of every step.
-        self.losses: list[NDArray[np.float32]] = []
-        self.costs: list[float] = []
-        self.rewards: list[float] = []
         self._stalled = 0
+        self._history: MixtureHistory | None = None
 
     @property
     def clusters(self) -> NDArray[np.int64]:
@@ -287,7 +287,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Shuffle every cluster; `options={"indices": rows}` replays pool rows."""
+        """Shuffle every cluster; `options={"indices": rows}` takes given pool rows."""
         super().reset(seed=seed)
         if options:
             rows = _given_rows(options, len(self.bundle.pool))
@@ -301,26 +301,28 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self.picked = []
         self.picked_from[:] = 0
         self.batches = self._stalled = 0
-        self.last_action = None
         self.over = False
         self._context[2 * self._d :] = 0
         self._context[3 * self._d] = 1
         self._rows[:, 5] = 0
         self._picked_sum[:] = 0
-        # `reduceat` makes something of an empty range too.
-        some, sums = np.flatnonzero(self.left), np.zeros((len(self.left), 4 + self._d))
-        seen = self._clusters.seen.take(self.stream, axis=0)
-        sums[some] = np.add.reduceat(seen, (self._ends - self.left)[some], axis=0)
+        # `reduceat` does not return zeros for an empty range.
+        full, sums = np.flatnonzero(self.left), np.zeros((len(self.left), 4 + self._d))
+        statistics = self._clusters.statistics.take(self.stream, axis=0)
+        starts = (self._ends - self.left)[full]
+        sums[full] = np.add.reduceat(statistics, starts, axis=0)
         self._write(..., sums)
-        if self.render_mode:
-            self.losses, self.costs, self.rewards = [self._now()], [], []
-            self._show()
+        if self.render_mode is not None:
+            self._history = MixtureHistory(
+                self.bundle, self.learner, self.steps, self.batch, self.clusters
+            )
+            self._record(self._history)
         return self.observation(), self._info(NO_PICK, [])
 
     def step(
         self, action: np.int64 | int
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Draw a batch from cluster `action`, and let the learner learn it."""
+        """Draw a batch from cluster `action` and train the learner on it."""
         if self.over:
             raise gymnasium.error.ResetNeeded("the episode is over: call reset()")
         cluster = int(action)
@@ -335,18 +337,14 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         terminated = self.batches == self.steps or not self.left.any()
         truncated = self._stalled == STALL_LIMIT
         self.over = terminated or truncated
-        self.last_action = cluster
-        if self.render_mode:
-            self.rewards.append(reward)
-            if not invalid:
-                self.losses.append(self._now())
-                self.costs.append(terms[COST[self._answers]])
-            self._show()
         info = self._info(terms, rows, invalid=invalid)
+        if self._history is not None:
+            self._history.add_step(cluster, info["cost"], reward, self.over)
+            self._record(self._history)
         return self.observation(), reward, terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return the valid actions (clusters,), for sb3-contrib; never none."""
+        """Return the valid actions (clusters,), for sb3-contrib; at least one is."""
         return (self.left > 0) | (not self.left.any())
 
     def observation(self) -> Observation:
@@ -355,17 +353,15 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
 
     def render(self) -> str | NDArray[np.uint8] | None:
         """Return a frame; None in mode "human", which prints its frames itself."""
-        if self.render_mode is None:
-            gymnasium.logger.warn("render_mode is None: make(..., render_mode='ansi')")
-            return None
-        if not self.losses:
-            raise gymnasium.error.ResetNeeded("nothing to render: call reset() first")
-        if self.render_mode == "rgb_array":
-            return figures.mixture_picture(self)
-        return rendering.mixture_text(self) if self.render_mode == "ansi" else None
+        return rendering.render(self.render_mode, self._history)
+
+    def _record(self, history: MixtureHistory) -> None:
+        history.add_state(self.batches, self.left, self.picked_from, self._rows)
+        if self.render_mode == "human":
+            print(rendering.text(history.snapshot()))
 
     def _draw(self, cluster: int) -> list[int]:
-        """Take the next batch of a cluster that has some left."""
+        """Return the next batch of a cluster that is not empty."""
         start = self._ends[cluster] - self.left[cluster]
         count = min(self.batch, int(self.left[cluster]))
         rows = self.stream[start : start + count].tolist()
@@ -373,12 +369,12 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         self.picked += rows
         self.picked_from[cluster] += count
         self.batches += 1
-        seen = self._clusters.seen
+        statistics = self._clusters.statistics
         rest = self.stream[start + count : self._ends[cluster]]
-        self._write(cluster, np.add.reduce(seen.take(rest, axis=0), axis=0))
+        self._write(cluster, np.add.reduce(statistics.take(rest, axis=0), axis=0))
         self._rows[:, 5] = self.picked_from / len(self.picked)
         d = self._d
-        self._picked_sum += np.add.reduce(seen.take(rows, axis=0), axis=0)
+        self._picked_sum += np.add.reduce(statistics.take(rows, axis=0), axis=0)
         mean = self._picked_sum / len(self.picked)
         self._context[2 * d : 3 * d] = mean[4:]
         self._context[3 * d :] = 1 - self.batches / self.steps, mean[3], -mean[1]
@@ -390,24 +386,17 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         return self._rewards.pick_batch(rows, units)
 
     def _write(self, which: Any, sums: NDArray[np.floating]) -> None:
-        """Write what is seen of the samples that some clusters have left.
+        """Update the observation rows of clusters after a change of the samples left.
 
         Args:
             which: Index of clusters.
-            sums: What is seen of their samples, added up (..., 4 + d).
+            sums: Sums (..., 4 + d) of the statistics of the samples left.
         """
         left = self.left[which]
         means = sums / np.maximum(left, 1)[..., None]
         self._rows[which, 0] = left / len(self.stream)
         self._rows[which, 1:5] = means[..., :4]
         self._rows[which, 6:] = means[..., 4:]
-
-    def _now(self) -> NDArray[np.float32]:
-        return rendering.losses_now(self.bundle, self.learner)
-
-    def _show(self) -> None:
-        if self.render_mode == "human":
-            print(rendering.mixture_text(self))
 
     def _info(
         self, terms: dict[str, float], rows: list[int], *, invalid: bool = False
@@ -434,7 +423,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
 def _episode_counts(
     bundle: Bundle, split: str, clusters: int | None, batch: int | None, steps: int
 ) -> tuple[int, int]:
-    """Return clusters and batch of an episode; those that are None fit the pool."""
+    """Return the numbers of clusters and samples in a batch; None means the default."""
     given = {"clusters": clusters, "batch": batch, "steps": steps}
     check_whole({name: count for name, count in given.items() if count is not None})
     pool, part = len(bundle.pool), len(bundle.split(split))
@@ -456,7 +445,7 @@ def _episode_counts(
 
 
 def _given_rows(options: dict[str, Any], pool: int) -> NDArray[np.int64]:
-    """Return the pool rows that `reset(options={"indices": ...})` asks for."""
+    """Return the pool rows given by `reset(options={"indices": ...})`."""
     count = np.size(options.get("indices", 0))
     if count == 0:
         raise InputError("reset option 'indices': none; expected at least one pool row")

@@ -1,4 +1,4 @@
-"""What is seen of a candidate, whatever was picked before it."""
+"""Observation columns of candidates that do not depend on earlier picks."""
 
 import functools
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from ogs_env.gram import Floats, Gram, Indices, take
 if TYPE_CHECKING:
     from ogs_env.learners.live import LiveLearner
 
-# What is seen is clipped to [-BOUND, BOUND].
+# Observations are clipped to [-BOUND, BOUND].
 BOUND = 10.0
-# Where the largest cosine with a picked sample begins.
+# Initial value of a running maximum of cosines.
 BELOW_ANY_COSINE = -2.0
-# Pools up to this size are prepared once; of larger ones, rows are read as dealt.
+# Columns of pools up to this size are computed once, of larger pools when needed.
 _PREPARED_ROWS = 65_536
 
 
@@ -31,16 +31,16 @@ class Candidates:
     """The fixed part of the observation of each pool sample; read-only.
 
     Args:
-        bundle: Where the samples come from.
-        observe: `"initial"` (what a new pool has) or `"trajectory"` (what the learner
-            knows).
+        bundle: Bundle of the samples.
+        observe: `"initial"` for the initial sketches, which every pool has, or
+            `"trajectory"` for the trajectory sketches, which the learner uses.
 
     Attributes:
         directions: float32 (2 d,), the domain's and the anchor's direction in Q.
         domain: float32 (3,), mean log norm, loss and log tokens of the dev samples,
-            standardised as the candidates' are.
+            standardised by the scales of the candidates.
         width: Length of a full sketch.
-        state: Changes when what is seen of a row may have changed: never, here.
+        state: Version of the columns; constant here.
 
     Raises:
         InputError: For an unknown `observe`, or `"trajectory"` without trajectory
@@ -78,10 +78,10 @@ class Candidates:
         self._places: Floats | None = None
         if pool <= _PREPARED_ROWS:
             self._prepared = self._compute(np.arange(pool))
-            every = np.append(np.arange(pool), -1)  # found by -1 too
+            every = np.append(np.arange(pool), -1)  # the last row serves index -1
             self._places = self._columns.places(every, lambda rows: self.rows(rows)[0])
 
-    # Read-only: copies share it, another process builds its own.
+    # Copies share the object; another process builds its own.
     def __reduce__(self) -> tuple[Any, ...]:
         return candidates, (self.bundle, self.observe)
 
@@ -89,7 +89,7 @@ class Candidates:
         return self
 
     def rows(self, indices: NDArray[np.integer]) -> tuple[Floats, Floats]:
-        """Return what is seen of pool rows (n,), and their full unit sketches.
+        """Return the columns and the full unit sketches of pool rows (n,).
 
         Returns:
             float32 (n, d + 5): the unit sketch in Q, cosine with the domain, worst
@@ -97,8 +97,8 @@ class Candidates:
             standardised by the bundle's scales; and float32 (n, width).
         """
         if self._prepared is not None:
-            seen, units = self._prepared
-            return seen[indices], units[indices]
+            columns, units = self._prepared
+            return columns[indices], units[indices]
         return self._compute(indices)
 
     def places(self, rows: Indices) -> Floats:
@@ -108,7 +108,7 @@ class Candidates:
         """
         if self._places is not None:
             return take(self._places, rows)
-        return self._columns.places(rows, lambda known: self.rows(known)[0])
+        return self._columns.places(rows, lambda samples: self.rows(samples)[0])
 
     def context(
         self, picked: Floats, *, budget_left: float, slates_left: float, share: float
@@ -116,10 +116,10 @@ class Candidates:
         """Return the observation's context (3 d + 8,); see `SelectionEnv`.
 
         Args:
-            picked: What `rows` returns of the picks (n, d + 5).
+            picked: Columns of the picked samples (n, d + 5), from `rows`.
             budget_left: Share of the budget that is left.
-            slates_left: Share of the slates that are still to come.
-            share: Picks left for each candidate left.
+            slates_left: Share of the slates that follow.
+            share: Picks left over candidates left.
         """
         d = len(self.directions) // 2
         mean = picked.mean(axis=0) if len(picked) else np.zeros(d + 2)
@@ -127,9 +127,9 @@ class Candidates:
         return np.concatenate([self.directions, mean[:d], numbers], dtype=np.float32)
 
     def cosines(self, rows: Indices, others: Indices) -> Floats:
-        """Return cosines (...) between pool rows that broadcast together (...).
+        """Return cosines (...) between pool rows of shapes that broadcast to (...).
 
-        0 where one is -1, for none.
+        The cosine with row -1 is 0.
         """
         return self._gram.of(rows, others)[..., 0]
 
@@ -147,11 +147,14 @@ class Candidates:
 
 
 class LiveCandidates:
-    """The same at the weights that a live learner has at the moment.
+    """Observations of pool samples at the current weights of a live learner.
+
+    It has the attributes `directions`, `domain` and `state`, and the methods `places`
+    and `cosines`, of `Candidates`.
 
     Args:
-        bundle: Where the samples come from.
-        learner: Takes their gradients.
+        bundle: Bundle of the samples.
+        learner: Learner that computes the samples' gradients.
     """
 
     def __init__(self, bundle: Bundle, learner: "LiveLearner") -> None:
@@ -159,39 +162,44 @@ class LiveCandidates:
         self.domain = dev_scalars(bundle)
         self._tokens = bundle.pool.tokens
         self._columns = _Columns(bundle)
-        # As they looked last, so for good once they are picked.
+        # From the last observation; final once a sample is picked.
         self._units = np.zeros((len(bundle.pool) + 1, bundle.k), np.float32)
 
     @property
     def state(self) -> int:
-        """Changes when what is seen of a row may have changed."""
+        """Version of the columns; changes when their values may have changed."""
         return self.learner.state
 
     @property
     def directions(self) -> Floats:
-        """As those of `Candidates`, when the learner last measured them."""
+        """The directions of `Candidates`, at the learner's last measurement."""
         domain = _unit(self.learner.domain_gradient())
         anchors = _unit(self.learner.anchor_gradients())
         return self._columns.directions(domain, anchors)
 
     def places(self, rows: NDArray[np.integer]) -> Floats:
-        """Return observation rows as those of `Candidates`, at the current weights."""
-        return self._columns.places(rows, self._look)
+        """Return the observation rows of `Candidates`, at the current weights."""
+        return self._columns.places(rows, self._compute)
 
     def cosines(self, rows: Indices, others: Indices) -> Floats:
-        """Return cosines (...) between pool rows (...), each as it looked last."""
+        """Return cosines (...) between pool rows (...), as last observed."""
         return (self._units[rows] * self._units[others]).sum(axis=-1)
 
-    def _look(self, rows: NDArray[np.integer]) -> Floats:
-        found = self.learner.look(rows)
-        units = self._units[rows] = _unit(found.sketches)
-        cosines = found.domain_cosines, found.anchor_cosines
-        tokens = self._tokens[rows]
-        return self._columns.of(units, *cosines, found.norms, found.losses, tokens)
+    def _compute(self, rows: NDArray[np.integer]) -> Floats:
+        gradients = self.learner.look(rows)
+        units = self._units[rows] = _unit(gradients.sketches)
+        return self._columns.of(
+            units,
+            gradients.domain_cosines,
+            gradients.anchor_cosines,
+            gradients.norms,
+            gradients.losses,
+            self._tokens[rows],
+        )
 
 
 class _Columns:
-    """What is seen, of exact and sketched gradients alike."""
+    """Observation columns from cosines, norms, losses, tokens and unit sketches."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
@@ -205,30 +213,30 @@ class _Columns:
         losses: Floats,
         tokens: NDArray[np.integer],
     ) -> Floats:
-        """Return the columns that do not depend on what was picked, (n, d + 5)."""
+        """Return the columns that do not depend on the picks, (n, d + 5)."""
         scalars = _standardised(self._bundle, norms, losses, tokens)
         cosines = domain, anchors.min(axis=1)
-        seen = np.column_stack([self._in_basis(units), *cosines, scalars])
-        return np.clip(seen, -BOUND, BOUND, dtype=np.float32)
+        columns = np.column_stack([self._in_basis(units), *cosines, scalars])
+        return np.clip(columns, -BOUND, BOUND, dtype=np.float32)
 
     def places(
         self,
         rows: Indices,
-        seen: Callable[[NDArray[np.integer]], Floats],
+        compute: Callable[[NDArray[np.integer]], Floats],
     ) -> Floats:
         """Return observation rows (..., d + 7) of pool rows (...), zeros for -1.
 
         Args:
             rows: Pool rows.
-            seen: From known rows (n,) to columns 0 to d + 4.
+            compute: Function from pool rows (n,), none -1, to columns 0 to d + 4.
         """
         flat = np.ravel(rows)
-        known = flat >= 0
-        found = np.zeros((len(flat), self._bundle.basis.shape[1] + 7), np.float32)
-        if known.any():
-            found[known, :-2] = seen(flat[known])
-        found[known, -1] = 1
-        return found.reshape(*np.shape(rows), found.shape[1])
+        occupied = flat >= 0
+        table = np.zeros((len(flat), self._bundle.basis.shape[1] + 7), np.float32)
+        if occupied.any():
+            table[occupied, :-2] = compute(flat[occupied])
+        table[occupied, -1] = 1
+        return table.reshape(*np.shape(rows), table.shape[1])
 
     def directions(self, domain: Floats, anchors: Floats) -> Floats:
         """Return the domain's and the anchor's direction in Q, (2 d,)."""
@@ -236,16 +244,16 @@ class _Columns:
         return np.clip(self._in_basis(both).ravel(), -BOUND, BOUND)
 
     def _in_basis(self, sketches: Floats) -> Floats:
-        """Unit coordinates (n, d) in Q; of several checkpoints, those of the mean."""
+        """Return unit coordinates (n, d) in Q of the mean over checkpoints."""
         k = self._bundle.k
         blocks = sketches.reshape(len(sketches), sketches.shape[1] // k, k)
         units = _unit(blocks.mean(axis=1))
-        # Sample by sample, whose numbers then are the same in any company.
+        # One product for each sample: its result does not depend on the batch.
         return np.matmul(units[:, None], self._bundle.basis)[:, 0]
 
 
 def dev_scalars(bundle: Bundle) -> Floats:
-    """Return what the dev samples are like: mean log norm, loss, log tokens (3,)."""
+    """Return the dev samples' mean log norm, loss and log tokens, standardised (3,)."""
     dev = bundle.dev
     scalars = _standardised(bundle, dev.norms, dev.losses, dev.tokens)
     return np.clip(scalars.mean(axis=0), -BOUND, BOUND)
@@ -256,17 +264,17 @@ def _standardised(
 ) -> Floats:
     """Return log norms, losses and log tokens (n, 3) by the scales of the proxy."""
     mean, deviation = bundle.scales
-    found = scalars(norms, losses, tokens)
-    return ((found - mean) / deviation).astype(np.float32)
+    values = scalars(norms, losses, tokens)
+    return ((values - mean) / deviation).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=8)
 def sample_names(bundle: Bundle) -> list[str]:
-    """Return the ids of the pool's samples, and "" last: the name of row -1."""
+    """Return the ids of the pool's samples, and "" as the last, for row -1."""
     return [*bundle.pool.hex_ids(), ""]
 
 
 @functools.lru_cache(maxsize=8)
 def candidates(bundle: Bundle, observe: str) -> Candidates:
-    """Return the bundle's candidates, prepared on the first call."""
+    """Return the `Candidates` of a bundle, cached."""
     return Candidates(bundle, observe)

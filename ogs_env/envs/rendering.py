@@ -1,19 +1,18 @@
-"""What frames tell of an episode, and frames as text."""
+"""Frames of environments as text; `render` draws a frame in any render mode."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from ogs_env.bundle import Bundle
-from ogs_env.learners import Learner
-from ogs_env.rewards import OWN, REFERENCE, answers_of
-
-if TYPE_CHECKING:
-    from ogs_env.envs.mixture import MixtureEnv
-    from ogs_env.envs.selection import SelectionEnv
+from ogs_env.envs import figures
+from ogs_env.envs.snapshots import (
+    MixtureHistory,
+    MixtureSnapshot,
+    SelectionHistory,
+    SelectionSnapshot,
+    Snapshot,
+    short,
+)
 
 RENDER_MODES = ("human", "ansi", "rgb_array")
 
@@ -25,218 +24,51 @@ _SPARKS = "▁▂▃▄▅▆▇█"
 _LEAST_SPREAD = 0.005
 
 
-@dataclass(frozen=True)
-class Anchor:
-    """What frames show of general abilities: what the reward and the cost are about.
-
-    Attributes:
-        losses: Returns a learner's loss of each capability, (capabilities,), nats per
-            token.
-        label: Goes before a capability's name.
-        title: What the losses are.
-        term: The reward term that is made of them.
-    """
-
-    losses: Callable[[Learner], NDArray[np.floating]]
-    label: str
-    title: str
-    term: str
-
-
-_ANCHORS = {
-    OWN: Anchor(
-        lambda learner: learner.answer_losses(),
-        "own answers",
-        "loss on own answers",
-        "forgetting",
-    ),
-    REFERENCE: Anchor(
-        lambda learner: learner.anchor_losses(),
-        "anchor",
-        "anchor loss",
-        "anchor_gain",
-    ),
-}
-
-
-def anchor_of(bundle: Bundle) -> Anchor:
-    """Return what frames show: the model's own answers where the bundle has them.
-
-    Without those it is the anchor's samples, reference answers that come with the data.
-    """
-    return _ANCHORS[answers_of(bundle)]
-
-
-def losses_now(bundle: Bundle, learner: Learner) -> NDArray[np.float32]:
-    """Return the losses that frames show, float32 (1 + capabilities,).
-
-    Nats per token: the domain's, and each capability's by `anchor_of`.
-    """
-    losses = [learner.domain_loss(), *anchor_of(bundle).losses(learner)]
-    return np.array(losses, np.float32)
-
-
-@dataclass(frozen=True)
-class Pick:
-    """A pick as it was made.
-
-    Attributes:
-        row: Pool row.
-        slate_number: Of the slate it was picked from, from 0.
-        place: Its place on the slate.
-        seen: float32 (6,): domain cosine, anchor cosine, norm, loss, tokens, nearest.
-        terms: The reward terms.
-    """
-
-    row: int
-    slate_number: int
-    place: int
-    seen: NDArray[np.float32]
-    terms: dict[str, float]
-
-
-class History:
-    """What frames need of an episode's steps; kept only where a render mode is set.
+def render(
+    mode: str | None, history: SelectionHistory | MixtureHistory | None
+) -> str | NDArray[np.uint8] | None:
+    """Return the frame that an environment's `render` returns.
 
     Args:
-        env: Just reset.
+        mode: One of `RENDER_MODES`; without one, it warns.
+        history: Record of the episode; None before the first reset.
 
-    Attributes:
-        losses: float32 (budget + 1, 1 + capabilities), nats per token: the domain's
-            and each capability's, as of `losses_now`, after so many picks.
-        slate: Pool rows dealt to the slate, -1 where none was.
-        seen: float32 (slate_size, 6), columns as in `Pick`, of the slate as dealt: what
-            was picked from it stays as it looked.
-        picks: All of the episode's.
-        total: The return so far.
-        last_step: What the last step did.
-        over: Whether the episode is.
+    Returns:
+        Text in mode "ansi", uint8 (560, 1000, 3) in mode "rgb_array", else None.
+
+    Raises:
+        gymnasium.error.ResetNeeded: If there is no history.
     """
-
-    def __init__(self, env: "SelectionEnv") -> None:
-        capabilities = len(env.bundle.capabilities)
-        self.losses = np.zeros((env.budget + 1, 1 + capabilities), np.float32)
-        self.picks: list[Pick] = []
-        self.total, self.over = 0.0, False
-        self.last_step = "last step: none yet"
-        self._deal(env)
-        self._look(env)
-
-    def follow(
-        self,
-        env: "SelectionEnv",
-        place: int,
-        terms: dict[str, float],
-        reward: float,
-        over: bool,
-    ) -> None:
-        """Follow a step that is done, whose action was `place`."""
-        self.total, self.over = self.total + reward, over
-        if len(env.picked) > len(self.picks):
-            seen, row = self.seen[place].copy(), env.picked[-1]
-            self.picks.append(Pick(row, self._number, place, seen, terms))
-            event = f"picked place {place}"
-        elif place == env.slate_size:
-            event = "skipped"
-        else:
-            event = f"place {place} is empty: invalid"
-        self.last_step = f"last step: {event} ({reward:+.2f})"
-        if env.slate_number != self._number:
-            self._deal(env)
-        self._look(env)
-
-    def _deal(self, env: "SelectionEnv") -> None:
-        self._number = env.slate_number
-        self.slate = env.slate.copy()
-        self.seen = np.zeros((env.slate_size, 6), np.float32)
-
-    def _look(self, env: "SelectionEnv") -> None:
-        d = env.bundle.basis.shape[1]
-        there = env.slate >= 0
-        self.seen[there] = env.observation()["candidates"][there, d : d + 6]
-        self.losses[len(self.picks)] = losses_now(env.bundle, env.learner)
+    if mode is None:
+        gymnasium.logger.warn("render_mode is None: make(..., render_mode='ansi')")
+        return None
+    if history is None:
+        raise gymnasium.error.ResetNeeded("nothing to render: call reset() first")
+    if mode == "rgb_array":
+        return figures.picture(history.snapshot())
+    return text(history.snapshot()) if mode == "ansi" else None
 
 
-def selection_text(env: "SelectionEnv", history: History) -> str:
-    """Return the frame of a `SelectionEnv`, no line longer than 96 characters."""
-    count = len(history.picks)
-    lines = [
-        *_header(selection_title(env, history), count / env.budget, history.last_step),
-        "",
-        *_table(env, history),
-        "",
-        *_last_pick(env, history),
-        "",
-        *_losses(history.losses[: count + 1], env.bundle, env.budget),
-    ]
+def text(snapshot: SelectionSnapshot | MixtureSnapshot) -> str:
+    """Return a frame as text, no line longer than 96 characters."""
+    full = round(snapshot.spent / snapshot.budget * _BAR)
+    bar = "█" * full + "░" * (_BAR - full)
+    header = [snapshot.title, f"budget [{bar}]   {snapshot.last_step}"]
+    if isinstance(snapshot, SelectionSnapshot):
+        state = [*_slate(snapshot), "", *_last_pick(snapshot)]
+    else:
+        state = _clusters(snapshot)
+    lines = [*header, "", *state, "", *_losses(snapshot)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
-
-
-def selection_title(env: "SelectionEnv", history: History) -> str:
-    """Return how far the episode is, in one line."""
-    return (
-        f"{short(env.bundle.name, 20)}: slate {env.slate_number + 1} of "
-        f"{env.slates_in_stream}, "
-        f"{len(history.picks)} of {env.budget} picked, return {history.total:+.2f}"
-        f"{', episode over' if history.over else ''}"
-    )
-
-
-def mixture_text(env: "MixtureEnv") -> str:
-    """Return the frame of a `MixtureEnv`, no line longer than 96 characters."""
-    lines = [
-        *_header(mixture_title(env), env.batches / env.steps, mixture_last_step(env)),
-        "",
-        "   cluster   left  domain cos    Orth    Conf    norm  drawn  share",
-    ]
-    for cluster, row in enumerate(env.observation()["clusters"]):
-        _, orth, conf, norm, domain, share = row[:6]
-        mark = ">" if cluster == env.last_action else " "
-        lines.append(
-            f" {mark} {cluster:7d}  {env.left[cluster]:5d}  {domain:+10.3f}  "
-            f"{orth:6.3f}  {conf:+6.3f}  {norm:+6.2f}  {env.picked_from[cluster]:5d}  "
-            f"{share:5.0%}  " + "█" * round(share * 20)
-        )
-    lines += [
-        "   (> last action; means over what is left; norm: deviations from the usual)",
-        "",
-        *_losses(np.stack(env.losses), env.bundle, env.steps),
-    ]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
-
-
-def mixture_title(env: "MixtureEnv") -> str:
-    """Return how far the episode is, in one line."""
-    return (
-        f"{short(env.bundle.name, 20)}: batch {env.batches} of {env.steps}, "
-        f"return {sum(env.rewards):+.2f}, cost {sum(env.costs):.2f}"
-        f"{', episode over' if env.over else ''}"
-    )
-
-
-def mixture_last_step(env: "MixtureEnv") -> str:
-    """Return what the last step did."""
-    if not env.rewards:
-        return "last step: none yet"
-    event = f"cluster {env.last_action}"
-    if env._stalled:
-        event += " is empty: invalid"
-    return f"last step: {event} ({env.rewards[-1]:+.2f})"
-
-
-def short(name: str, width: int) -> str:
-    """Return a name in one line of at most `width` characters."""
-    name = " ".join(name.split()) or "?"
-    return name if len(name) <= width else name[: width - 1] + "…"
 
 
 def sparkline(values: NDArray[np.floating], points: int) -> str:
     """Draw a curve in one line, 44 characters when it has all its points.
 
     Args:
-        values: The first (n,) of the points, n >= 1, above 0. The least is drawn
-            lowest; the scale spans half a percent of the first at least.
-        points: How many there will be.
+        values: The first (n,) points of the curve, n >= 1, above 0. The least value
+            has the lowest bar; the scale spans at least half a percent of the first.
+        points: Points of the whole curve.
     """
     places = np.linspace(0, points - 1, _SPARK).round().astype(int)
     shown = values[places[places < len(values)]]
@@ -245,23 +77,16 @@ def sparkline(values: NDArray[np.floating], points: int) -> str:
     return "".join(_SPARKS[level] for level in levels.round().astype(int))
 
 
-def _losses(losses: NDArray[np.floating], bundle: Bundle, budget: int) -> list[str]:
-    """Draw each loss as a sparkline over the budget, with its change.
-
-    Args:
-        losses: Nats per token (n, 1 + capabilities), the domain's first, at the start
-            and after each unit of the budget spent.
-        bundle: Whose losses they are.
-        budget: Units that there are.
-    """
-    label = anchor_of(bundle).label
-    names = [short(f"{label}: {name}", 22) for name in bundle.capabilities]
+def _losses(snapshot: Snapshot) -> list[str]:
+    """Draw each loss as a sparkline over the budget, with its change."""
+    label = "own answers" if snapshot.own_answers else "anchor"
+    names = [short(f"{label}: {name}", 22) for name in snapshot.capabilities]
     names = ["domain", *names]
     width = max(map(len, names))
     title = f"{'':{width}}  {'loss, nats per token':{_SPARK}}"
     lines = [f"{title}    start     now    change"]
-    for name, values in zip(names, losses.T, strict=True):
-        line = sparkline(values, budget + 1)
+    for name, values in zip(names, snapshot.losses.T, strict=True):
+        line = sparkline(values, snapshot.budget + 1)
         lines.append(
             f"{name:{width}}  {line:{_SPARK}}  {values[0]:7.4f}  {values[-1]:7.4f}  "
             f"{100 * (values[-1] / values[0] - 1):+7.2f}%"
@@ -269,31 +94,24 @@ def _losses(losses: NDArray[np.floating], bundle: Bundle, budget: int) -> list[s
     return lines
 
 
-def _header(title: str, spent: float, last_step: str) -> list[str]:
-    full = round(spent * _BAR)
-    return [title, f"budget [{'█' * full}{'░' * (_BAR - full)}]   {last_step}"]
-
-
-def _table(env: "SelectionEnv", history: History) -> list[str]:
-    """Draw the slate: one line a place, so that all frames are of one height."""
-    bundle = env.bundle
+def _slate(snapshot: SelectionSnapshot) -> list[str]:
+    """Draw the slate: one line a place, so that all frames have the same height."""
     lines = [
         "   place  sample            domain cos  anchor cos   norm   loss tokens  "
         "nearest  source",
     ]
-    for place, row in enumerate(history.slate.tolist()):
-        if row < 0:
+    for place, sample in enumerate(snapshot.slate):
+        if sample is None:
             lines.append(f"   {place:5d}  (empty)")
             continue
-        mark = " " if env.slate[place] >= 0 else "x"
-        if mark == "x" and place == history.picks[-1].place:
-            mark = ">"
-        domain, anchor, norm, loss, tokens, nearest = history.seen[place]
-        source = bundle.sources[bundle.pool.sources[row]]
+        mark = " "
+        if not snapshot.available[place]:
+            mark = ">" if place == snapshot.picks[-1].place else "x"
+        domain, anchor, norm, loss, tokens, nearest = sample.features
         lines.append(
-            f" {mark} {place:5d}  {int(bundle.pool.ids[row]):016x}  {domain:+10.3f}  "
+            f" {mark} {place:5d}  {sample.name}  {domain:+10.3f}  "
             f"{anchor:+10.3f} {norm:+6.2f} {loss:+6.2f} {tokens:+6.2f}  "
-            f"{nearest:+7.3f}  {short(source, 14)}"
+            f"{nearest:+7.3f}  {short(snapshot.sources[sample.source], 14)}"
         )
     lines.append(
         "   (> last pick, x picked before; norm, loss, tokens: in deviations from the "
@@ -302,19 +120,38 @@ def _table(env: "SelectionEnv", history: History) -> list[str]:
     return lines
 
 
-def _last_pick(env: "SelectionEnv", history: History) -> list[str]:
-    if not history.picks:
+def _last_pick(snapshot: SelectionSnapshot) -> list[str]:
+    if not snapshot.picks:
         return ["last pick: none yet", ""]
-    bundle, pick = env.bundle, history.picks[-1]
-    domain, anchor = pick.seen[:2]
+    pick = snapshot.picks[-1]
+    domain, anchor = pick.features[:2]
     gains = [
-        f"{term.replace('_', ' ')} {pick.terms[term]:+.3f}%"
-        for term in ("domain_gain", anchor_of(bundle).term)
+        f"{term.replace('_', ' ')} {snapshot.last_terms[term]:+.3f}%"
+        for term in (
+            "domain_gain",
+            "forgetting" if snapshot.own_answers else "anchor_gain",
+        )
     ]
-    source = bundle.sources[bundle.pool.sources[pick.row]]
     return [
-        f"last pick: {int(bundle.pool.ids[pick.row]):016x} of {short(source, 30)}, "
+        f"last pick: {pick.name} of {short(snapshot.sources[pick.source], 30)}, "
         f"slate {pick.slate_number + 1}, place {pick.place}",
         f"           cosine with domain {domain:+.3f}, anchor {anchor:+.3f}; "
         + ", ".join(gains),
     ]
+
+
+def _clusters(snapshot: MixtureSnapshot) -> list[str]:
+    """Draw the clusters: one line each, with a bar for its share of the mixture."""
+    lines = ["   cluster   left  domain cos    Orth    Conf    norm  drawn  share"]
+    for cluster, features in enumerate(snapshot.features):
+        _, orth, conf, norm, domain, share = features
+        mark = ">" if cluster == snapshot.last_cluster else " "
+        lines.append(
+            f" {mark} {cluster:7d}  {snapshot.left[cluster]:5d}  {domain:+10.3f}  "
+            f"{orth:6.3f}  {conf:+6.3f}  {norm:+6.2f}  {snapshot.drawn[cluster]:5d}  "
+            f"{share:5.0%}  " + "█" * round(share * 20)
+        )
+    lines.append(
+        "   (> last action; means over what is left; norm: deviations from the usual)"
+    )
+    return lines

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle
-from ogs_env.envs import figures, rendering
+from ogs_env.envs import rendering
 from ogs_env.envs.arguments import check_render_mode, check_task_seed, given_bundle
 from ogs_env.envs.observations import (
     BELOW_ANY_COSINE,
@@ -19,6 +19,7 @@ from ogs_env.envs.observations import (
     candidates,
     sample_names,
 )
+from ogs_env.envs.snapshots import SelectionHistory
 from ogs_env.envs.streams import ORDERS, deal, episode_counts, given_stream
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import UNCHANGED, HeldOut, Learner
@@ -40,28 +41,28 @@ from ogs_env.sampled_task import sample_task
 Observation = dict[str, Any]
 
 INVALID_ACTION_PENALTY = 0.1
-# A policy that knows no masks and plays without chance can repeat one for ever.
+# A deterministic policy without action masks could repeat an invalid action forever.
 STALL_LIMIT = 50
 
 
 @document_terms(DEFAULT_WEIGHTS)
 class SelectionEnv(gymnasium.Env[Observation, np.int64]):
-    """Pick the samples that teach a language model a domain and spare what it knows.
+    """Pick fine-tuning samples that teach a language model a domain without forgetting.
 
     ## Description
 
-    A pool of fine-tuning samples is dealt in slates. From every slate the agent picks
-    as many samples as it likes, or skips to see the next one, until its budget is
-    spent. A learner is trained on every pick at once: the reward is what the domain
-    gained, less what general abilities may have lost. Greed does not do: a slate is
-    mostly of one source, better ones may come, and what a gradient looks like before
-    training does not tell directly what it does later on the training trajectory.
+    A pool of fine-tuning samples is dealt in slates. The agent picks any number of
+    samples from a slate, or skips to the next slate, until its budget is spent. A
+    learner is trained on every pick at once: the reward is the gain in the domain
+    minus the loss of general abilities. Greedy picks are not optimal: a slate is
+    mostly of one source, later slates may be better, and a sample's gradient before
+    training predicts its effect later in training only in part.
 
-    The agent sees *initial* sketches: projections of each sample's gradient at the
-    model as it comes. The learner, and so the reward, runs on *trajectory* sketches,
-    taken there and at checkpoints of a training run, in the metric of its Adam. Every
-    part of the observation comes from the initial sketches, the losses and the lengths
-    of one pass over the pool, so a deployed policy sees exactly what it saw in
+    The agent observes *initial* sketches: projections of each sample's gradient at the
+    untouched model. The learner, and so the reward, uses *trajectory* sketches, taken
+    there and at checkpoints of a training run, in the metric of its Adam. Every part
+    of the observation comes from the initial sketches, the losses and the lengths of
+    one pass over the pool, so a deployed policy observes the same columns as in
     training.
 
     With `learner="live"` a real language model is trained instead; see "The Live
@@ -72,7 +73,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     A `Dict` of float32 boxes, every value clipped to [-10, 10]; d is the width of the
     bundle's observation basis Q, 32 in the shipped bundles.
 
-    `candidates`, shape (slate_size, d + 7); an empty place is a row of zeros:
+    `candidates`, shape (slate_size, d + 7); the row of an empty place is zero:
 
     | Column | Value                                                       | Range     |
     |--------|-------------------------------------------------------------|-----------|
@@ -84,10 +85,10 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     | d + 3  | loss                                                        | [-10, 10] |
     | d + 4  | log of the response's tokens                                | [-10, 10] |
     | d + 5  | largest cosine with a picked sample; 0 before the first     | [-1, 1]   |
-    | d + 6  | 1 where a candidate lies, 0 where the place is empty        | {0, 1}    |
+    | d + 6  | 1 if the place has a candidate, 0 if it is empty            | {0, 1}    |
 
-    Norm, loss and tokens are standardised by scales that belong to the proxy, as Q
-    does: in all its bundles a value means the same.
+    Norm, loss and tokens are standardised by scales of the proxy, which, like Q, are
+    the same for all its bundles.
 
     `context`, shape (3 d + 8,):
 
@@ -98,25 +99,26 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     |             | capabilities' unit mean gradients), in Q               |           |
     | 2d..3d-1    | mean of columns 0..d-1 over the picked, 0 before       | [-10, 10] |
     | 3d          | budget left, share of the budget                       | [0, 1]    |
-    | 3d + 1      | slates still to come, share of the stream's slates     | [0, 1)    |
+    | 3d + 1      | slates that follow, share of the stream's slates       | [0, 1)    |
     | 3d + 2      | mean of column d over the picked, 0 before the first   | [-1, 1]   |
     | 3d + 3      | mean of column d + 1 over the picked, 0 before         | [-1, 1]   |
-    | 3d + 4      | share of the candidates left, on the slate and to      | [0, 1]    |
-    |             | come, that the budget left is enough for; at most 1    |           |
+    | 3d + 4      | picks left over candidates left, on this slate and     | [0, 1]    |
+    |             | those that follow; at most 1                           |           |
     | 3d + 5..7   | mean of columns d + 2 to d + 4 over the dev samples,   | [-10, 10] |
     |             | at the start                                           |           |
 
-    A positive cosine says that a step on the candidate helps, to first order.
-    `gymnasium.wrappers.FlattenObservation` makes one vector of it.
+    A positive cosine means that a step on the candidate helps, to first order.
+    `gymnasium.wrappers.FlattenObservation` turns the observation into one vector.
 
     ## Action Space
 
     `Discrete(slate_size + 1)`. Action i < slate_size picks the candidate at place i,
-    whose place is then empty; action slate_size skips: the rest of the slate is gone
-    and the next is dealt. A slate that is used up is followed by the next.
-    Picking from an empty place is invalid: it changes nothing, costs 0.1 and sets
-    `info["invalid_action"]`. `action_masks()` tells the valid actions (bool, for
-    sb3-contrib), as does `info["action_mask"]` (int8); skipping is always valid.
+    which leaves the place empty. Action slate_size skips: it discards the rest of the
+    slate and deals the next. The next slate is also dealt when the last candidate of a
+    slate is picked. Picking from an empty place is invalid: it changes nothing, costs
+    0.1 and sets `info["invalid_action"]`. `action_masks()` returns the valid actions
+    (bool, for sb3-contrib), as does `info["action_mask"]` (int8); skipping is always
+    valid.
 
     ## Rewards
 
@@ -138,26 +140,26 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     A skip has reward 0. The terms are computed in `ogs_env.rewards`, the losses in
     `ogs_env.learners.surrogate`.
 
-    Fidelity: `ogs domains` tells how well predictions rank real fine-tunings in each
-    bundle, and experiments/results/fidelity how that was measured.
+    Fidelity: `ogs domains` shows how well predictions rank real fine-tuning runs in
+    each bundle; experiments/results/fidelity describes the measurement.
 
     ## Starting State
 
     `num_slates * slate_size` candidates are drawn without replacement from the split's
     part of the pool by `self.np_random`; the learner is reset. With `order="blocks"`
-    they are sorted by source, sources in random order, and then a random quarter of the
-    places exchange their candidates; with `order="mixed"` they come as drawn. Where the
-    part has less than a full last slate, that slate is short.
+    they are sorted by source, with the sources in random order, and then a random
+    quarter of the places exchange their candidates; `order="mixed"` keeps the order of
+    the draw. If the part is too small to fill the last slate, that slate is short.
 
     `reset(options={"indices": rows})` deals the given pool rows in the given order
-    instead, whatever their split: at least `budget` and at most `num_slates *
-    slate_size` different ones.
+    instead, of any split: at least `budget` and at most `num_slates * slate_size` rows,
+    all different.
 
     ## Episode End
 
-    It terminates when the budget is spent, or when the last slate is skipped or used
-    up. It is truncated after 50 invalid actions in a row, by which a policy that knows
-    no masks would otherwise never end.
+    The episode terminates when the budget is spent, or when the last slate is skipped
+    or empty. It is truncated after 50 invalid actions in a row, which a policy without
+    action masks might otherwise repeat forever.
 
     ## Information
 
@@ -168,10 +170,11 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     | `action_mask`      | int8 (slate_size + 1,), 1 = valid                           |
     | `reward_terms`     | dict, the terms above                                       |
     | `cost`             | float, the constrained problem's cost: `forgetting`, or     |
-    |                    | `conflict` without own answers; negative where a step takes |
-    |                    | some back, and over an episode >= 0                         |
-    | `cost_answers`     | str, whose answers the cost is about: "own" or "reference"  |
-    | `sample_id`        | str, 16 hex digits of the picked sample; "" if none was     |
+    |                    | `conflict` without own answers; negative where a step       |
+    |                    | reverses some, and >= 0 over an episode                     |
+    | `cost_answers`     | str, the answers that the cost is measured on: "own" or     |
+    |                    | "reference"                                                 |
+    | `sample_id`        | str, 16 hex digits of the picked sample; "" without a pick  |
     | `invalid_action`   | bool                                                        |
     | `domain_loss`      | float, the learner's mean dev loss, nats per token          |
     | `selection`        | list of the picked samples' ids in order; empty until the   |
@@ -180,79 +183,79 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     |                    | start; negative is better; 0.0 until the end                |
     | `retention_change` | float, the same of the retention loss                       |
     | `answers_change`   | float, the same of the loss on own answers to the           |
-    |                    | retention's prompts; 0.0 without                            |
-    | `learner_sketches` | str, "trajectory", or "initial" where there is none;        |
-    |                    | "live" of the live learner                                  |
+    |                    | retention's prompts; 0.0 without own answers                |
+    | `learner_sketches` | str, "trajectory", or "initial" for a bundle without        |
+    |                    | trajectory sketches; "live" for the live learner            |
 
-    No reward sees the test and retention losses, nor the own answers to retention's.
+    No reward depends on the test and retention losses, or on the own answers to the
+    retention's prompts.
 
     ## The Live Learner
 
     `OGS-Medical-Live-v0`, or `learner="live"` with any bundle made by `ogs sketch`:
     a LoRA adapter on the last layers of a causal LM is trained inside the episode.
-    Spaces, rewards and info are the same; what differs:
+    Spaces, rewards and info are the same. The differences:
 
-    - A pick joins a batch, and a full batch makes one AdamW step. At the episode's
-      end an incomplete batch is trained on too.
-    - Sketches, losses and norms of the candidates on the slate are those at the
-      model's current weights: taken when a slate is dealt, and again after every step
-      and every measurement.
-      The first observation is that of the surrogate's environment, up to rounding.
-      What was picked counts as it looked when it was picked.
-    - Losses of dev, anchor and own answers are measured on real passes every
+    - Picks form batches, and each full batch is one AdamW step. The end of the episode
+      trains on an incomplete batch too.
+    - Sketches, losses and norms of the candidates on the slate are computed at the
+      model's current weights: when a slate is dealt, and again after every step and
+      every measurement. The first observation equals that of the surrogate's
+      environment, up to rounding. Picked samples keep the values that they had when
+      they were picked.
+    - Losses of dev samples, anchor samples and own answers are measured every
       `evaluate_every` picks and at the end, on `evaluation_samples` of each. In between
-      the terms that are differences of losses are 0. The last step of an episode, a
-      skip too, is worth what was still unmeasured, so the sum of `domain_gain` is the
-      whole gain. Batches are trained on in the order picked, and so a return depends
-      on it.
-    - Cosines, `context` and `orthogonality` are about the mean gradients as last
-      measured. `information` is about the initial sketches, as ever.
-    - On a CPU the same seed and actions give the same episode, bit for bit, with the
-      same number of threads. On an accelerator sums have no fixed order.
+      the terms that are differences of losses are 0. The last step of an episode, also
+      if it is a skip, has the change since the last measurement, so the sum of
+      `domain_gain` is the whole gain. Batches are trained on in the order of the picks,
+      so the return depends on that order.
+    - Cosines, `context` and `orthogonality` use the mean gradients of the last
+      measurement. `information` uses the initial sketches.
+    - On a CPU the same seed, actions and number of threads give the same episode, bit
+      for bit. On an accelerator the order of sums is not fixed.
 
-    It needs the extra `llm`, and the texts: a bundle holds numbers alone. The
+    It needs the extra `llm`, and the texts, since a bundle holds only numbers. The
     texts of `"medical"` come from the folder `OGS_DATA` or the Hugging Face hub.
-    `OGS-Medical-Live-v0` has 8 slates of 8 and a budget of 16, four steps of training,
-    so that an episode of SmolLM2-135M takes about a minute of one core.
+    `OGS-Medical-Live-v0` has 8 slates of 8 and a budget of 16, four steps of training;
+    an episode with SmolLM2-135M takes about a minute on one core.
 
     | `live`               | Default     | Meaning                                   |
     |----------------------|-------------|-------------------------------------------|
     | `model`              | the proxy   | causal LM, a Hugging Face id or a folder; |
-    |                      |             | sketches of another than the bundle's     |
-    |                      |             | proxy lie in another space than Q         |
+    |                      |             | Q fits the sketches of the bundle's       |
+    |                      |             | proxy only                                |
     | `texts`              | the domain  | name of a domain, or list of JSON lines   |
-    |                      | of the      | files: where the bundle's texts are, to   |
-    |                      | bundle's    | be found by id                            |
+    |                      | of the      | files, with the texts of the bundle's     |
+    |                      | bundle's    | samples by id                             |
     |                      | name        |                                           |
-    | `layers`             | the         | decoder layers, from the last, that carry |
-    |                      | bundle's    | the adapter                               |
+    | `layers`             | the         | number of decoder layers, counted from    |
+    |                      | bundle's    | the last, that have the adapter           |
     | `batch`              | 4           | samples of an optimizer step              |
-    | `learning_rate`      | 0.001       | after a rise over the first three steps   |
+    | `learning_rate`      | 0.001       | constant, after two warm-up steps         |
     | `evaluate_every`     | 8           | picks between two measurements            |
-    | `evaluation_samples` | 32          | how many dev samples, anchor samples and  |
-    |                      |             | own answers of each capability, test and  |
-    |                      |             | retention samples are measured            |
+    | `evaluation_samples` | 32          | samples measured: of dev, of the anchor   |
+    |                      |             | and own answers of each capability, of    |
+    |                      |             | test and of retention                     |
 
     ## Arguments
 
     - `bundle`: name of a shipped bundle, or the folder of one (`OGS-Custom-v0`
       needs it).
     - `split`: the candidates' part of the pool: `"train"`, `"test"` or `"all"`.
-    - `task_seed`: a whole number: not the bundle's own domain is learned but another,
-      drawn from this part of the pool with the number as its seed, as are 256
-      candidates beside it (`ogs_env.sampled_task`), and a bundle's off-domain
-      trajectory is its trajectory. For agents that shall move to other domains;
-      `info["test_change"]` is then about samples like the drawn ones.
+    - `task_seed`: a whole number, the seed of a sampled task (`ogs_env.sampled_task`):
+      its domain and 256 candidates are drawn from this part of the pool and replace
+      the bundle's own, and its trajectory is the bundle's off-domain trajectory. For
+      agents that should transfer to other domains; `info["test_change"]` is then
+      measured on samples similar to the drawn domain.
     - `slate_size`: places of a slate. `num_slates`: slates in the stream. `budget`:
-      picks in an episode. Those not given fit the pool: 16 slates of 16 and 48 picks
-      where each split has 256 samples; fewer slates, and 3/16 of their candidates as
-      budget, where a split has less. `OGS-Legal-v0` has a budget of 96, where 48 would
-      be too easy: a threshold on the domain cosine would come to nine tenths of the
-      oracle.
+      picks in an episode. Defaults depend on the pool: 16 slates of 16 and 48 picks if
+      each split has 256 samples; otherwise fewer slates, and 3/16 of their candidates
+      as budget. `OGS-Legal-v0` has a budget of 96, because with 48 a threshold on the
+      domain cosine reaches nine tenths of the oracle's return.
     - `order`: `"blocks"` or `"mixed"`.
     - `observe`: `"initial"`; or `"trajectory"`, for oracles and ablations: sketches and
       cosines come from the trajectory sketches (in Q, the mean over checkpoints).
-    - `reward_weights`: weights by term; those not named keep their default.
+    - `reward_weights`: weights by term; the others keep their defaults.
     - `learner`: `"surrogate"`, in closed form, or `"live"`.
     - `live`: settings of the live learner by name, those of the table above.
     - `render_mode`: `"human"` prints a frame at reset and on every step: the slate,
@@ -260,7 +263,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
       `"ansi"`; for `"rgb_array"` as a picture, uint8 (560, 1000, 3), which needs
       matplotlib.
 
-    Raises `ogs_env.InputError` for any argument that does not fit.
+    Raises `ogs_env.InputError` for an invalid argument.
 
     ```python
     >>> import gymnasium, ogs_env
@@ -276,7 +279,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
 
     ## Version History
 
-    - v0: learner, default weights and budget as the fidelity study settled them.
+    - v0: learner, default weights and budget from the fidelity study.
 
     ## References
 
@@ -342,7 +345,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
                 "context": spaces.Box(-BOUND, BOUND, self._context.shape, np.float32),
             }
         )
-        # Read-only for whoever looks on: policies with hindsight, rendering.
+        # Read-only for policies and wrappers.
         self.stream = np.empty(0, np.int64)
         self.slate = np.full(slate_size, -1, np.int64)
         self.picked: list[int] = []
@@ -352,12 +355,12 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._names = sample_names(self.bundle)
         self._over = True
         self._stalled = 0
-        self._history: rendering.History | None = None
+        self._history: SelectionHistory | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Deal a new stream; `options={"indices": rows}` replays given pool rows."""
+        """Deal a new stream; `options={"indices": rows}` deals given pool rows."""
         super().reset(seed=seed)
         self.stream = self.draw_stream(self.np_random, options)
         self.slates_in_stream = -(-len(self.stream) // self.slate_size)
@@ -370,14 +373,16 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._stalled = 0
         self._deal(0)
         if self.render_mode is not None:
-            self._history = rendering.History(self)
-            self._print_frame()
+            self._history = SelectionHistory(
+                self.bundle, self.learner, self.budget, self.stream
+            )
+            self._record(self._history)
         return self.observation(), self._info(NO_PICK, -1)
 
     def draw_stream(
         self, rng: np.random.Generator, options: dict[str, Any] | None
     ) -> NDArray[np.int64]:
-        """Return the pool rows that an episode deals, as `options` of `reset` say."""
+        """Return the pool rows of an episode, given the `options` of `reset`."""
         capacity, pool = self.num_slates * self.slate_size, self.bundle.pool
         if options:
             return given_stream(options, len(pool), self.budget, capacity)
@@ -407,13 +412,13 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         if self._over:
             terms = self._rewards.finish(terms)
         if self._candidates.state != self._state:
-            self._look()
+            self._observe_slate()
         reward = weighted_sum(terms, self.reward_weights)
         reward -= INVALID_ACTION_PENALTY * invalid
         info = self._info(terms, row, invalid=invalid)
         if self._history is not None:
-            self._history.follow(self, place, terms, reward, self._over)
-            self._print_frame()
+            self._history.add_step(place, terms, reward, self._over)
+            self._record(self._history)
         return self.observation(), reward, terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -422,28 +427,20 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
 
     def observation(self) -> Observation:
         """Return the current observation, a copy."""
-        to_come = len(self.stream) - (self.slate_number + 1) * self.slate_size
-        left = max(self._left + max(to_come, 0), 1)
+        undealt = len(self.stream) - (self.slate_number + 1) * self.slate_size
+        left = max(self._left + max(undealt, 0), 1)
         share = min((self.budget - len(self.picked)) / left, 1.0)
         self._context[3 * self._d + 4] = share
         return {"candidates": self._rows.copy(), "context": self._context.copy()}
 
     def render(self) -> str | NDArray[np.uint8] | None:
         """Return a frame; None in mode "human", which prints its frames itself."""
-        if self.render_mode is None:
-            gymnasium.logger.warn("render_mode is None: make(..., render_mode='ansi')")
-            return None
-        if self._history is None:
-            raise gymnasium.error.ResetNeeded("nothing to render: call reset() first")
-        if self.render_mode == "rgb_array":
-            return figures.selection_picture(self, self._history)
-        if self.render_mode == "ansi":
-            return rendering.selection_text(self, self._history)
-        return None
+        return rendering.render(self.render_mode, self._history)
 
-    def _print_frame(self) -> None:
-        if self.render_mode == "human" and self._history is not None:
-            print(rendering.selection_text(self, self._history))
+    def _record(self, history: SelectionHistory) -> None:
+        history.add_state(self.slate_number, self.slate, self._rows)
+        if self.render_mode == "human":
+            print(rendering.text(history.snapshot()))
 
     def _deal(self, number: int) -> None:
         self.slate_number = number
@@ -451,12 +448,12 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         size = self._left = len(rows)
         self.slate[:size], self.slate[size:] = rows, -1
         self._mask[:size], self._mask[size:-1] = 1, 0
-        self._look()
+        self._observe_slate()
         left = self.slates_in_stream - 1 - number
         self._context[3 * self._d + 1] = left / self.slates_in_stream
 
-    def _look(self) -> None:
-        """Write what is seen of the candidates on the slate, and the directions."""
+    def _observe_slate(self) -> None:
+        """Update the observation rows of the slate and the context's directions."""
         d = self._d
         self._rows[:] = self._candidates.places(self.slate)
         if self.picked:
@@ -526,7 +523,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
 def _make_learner(
     bundle: Bundle, observe: str, learner: str, live: Mapping[str, Any] | None
 ) -> tuple[Learner, Candidates | LiveCandidates]:
-    """Make the learner, and what shows the candidates."""
+    """Return the learner and the observations of its candidates."""
     if learner == "surrogate":
         if live is not None:
             raise InputError(
@@ -543,10 +540,10 @@ def _make_learner(
     try:
         from ogs_env.learners.live import LiveLearner, LiveSettings
 
-        made = LiveLearner(bundle, LiveSettings.of(live))
+        live_learner = LiveLearner(bundle, LiveSettings.of(live))
     except ModuleNotFoundError as error:
         raise InputError(
             f"learner 'live': the package {error.name} is not installed; run "
             "`pip install 'ogs-env[llm]'`"
         ) from None
-    return made, LiveCandidates(bundle, made)
+    return live_learner, LiveCandidates(bundle, live_learner)

@@ -1,4 +1,4 @@
-"""The stream of candidates that an episode deals."""
+"""Streams: the candidates of an episode in the order in which they are dealt."""
 
 from typing import Any
 
@@ -10,14 +10,13 @@ from ogs_env.envs.arguments import check_whole
 from ogs_env.errors import InputError, unknown_name
 
 ORDERS = ("blocks", "mixed")
-# In blocks, this share of a block's places goes to candidates of any source.
+# With order "blocks", this share of the places exchange their candidates.
 _MIXED_SHARE = 0.25
 
-
-# Of an episode where the pool has enough.
+# Defaults for pools that are large enough.
 _SLATE_SIZE, _NUM_SLATES = 16, 16
-# A budget is this share of the stream: 48 of 256.
-_PICKED = 3 / 16
+# The default budget over the stream's candidates: 48 of 256.
+_BUDGET_SHARE = 3 / 16
 
 
 def episode_counts(
@@ -27,22 +26,23 @@ def episode_counts(
     num_slates: int | None,
     budget: int | None,
 ) -> tuple[int, int, int]:
-    """Return slate size, slates and budget of an episode.
+    """Return the slate size, number of slates and budget of an episode.
 
-    Those that are None fit the smaller of the two splits, so that episodes of both are
-    alike: 16 slates of 16 where it has 256 candidates, else fewer slates, and below 64
-    four slates of fewer candidates. The budget is 3/16 of the stream.
+    Defaults depend on the size of the smaller split, so they are the same for both
+    splits: 16 slates of 16 from 256 candidates on, fewer slates of 16 from 64 on, and
+    four smaller slates below that. The default budget is 3/16 of the stream.
 
     Args:
-        bundle: Whose pool is dealt.
-        split: Name of the part that is.
-        slate_size: Candidates in a slate.
-        num_slates: VectorSlates in the stream; the last alone may be short.
-        budget: Picks in an episode.
+        bundle: Bundle of the pool.
+        split: Name of the split that is dealt.
+        slate_size: Candidates in a slate; None for the default.
+        num_slates: Slates in the stream; None for the default. Only the last slate
+            may be short.
+        budget: Picks in an episode; None for the default.
 
     Raises:
         InputError: For a number that is not whole and positive, a stream longer
-            than the part, or a budget greater than the stream.
+            than the split, or a budget greater than the stream.
     """
     given = {"slate_size": slate_size, "num_slates": num_slates, "budget": budget}
     check_whole({name: count for name, count in given.items() if count is not None})
@@ -52,7 +52,7 @@ def episode_counts(
     if num_slates is None:
         num_slates = max(1, min(_NUM_SLATES, least // slate_size))
     if budget is None:
-        budget = max(1, round(_PICKED * slate_size * num_slates))
+        budget = max(1, round(_BUDGET_SHARE * slate_size * num_slates))
     if (num_slates - 1) * slate_size >= part:
         raise InputError(
             f"a stream of {num_slates} slates of {slate_size} is "
@@ -69,7 +69,7 @@ def episode_counts(
 
 
 def smallest_split(bundle: Bundle) -> int:
-    """Return how many samples the smaller of a pool's splits has, if it has any."""
+    """Return the number of samples in the smallest split that is not empty."""
     sizes = [len(bundle.split(name)) for name in ("train", "test")]
     return min(size for size in sizes if size)
 
@@ -84,14 +84,14 @@ def deal(
     """Draw a stream without replacement.
 
     Args:
-        rng: Draws it.
+        rng: Random generator.
         rows: Pool rows to draw from.
-        sources: Source of every row of the pool (not only of `rows`).
+        sources: Source of every row of the pool, not only of `rows`.
         size: Candidates in the stream, at most `len(rows)`.
-        order: `"mixed"`: in the order drawn. `"blocks"`: sorted by source, the
-            sources in random order; then a random quarter of the places exchange
-            their candidates, so about three of four candidates on a slate come from
-            its block's source.
+        order: `"mixed"` for the order of the draw. `"blocks"` sorts by source, with
+            the sources in random order; then a random quarter of the places exchange
+            their candidates, so about three quarters of a slate come from the source
+            of its block.
 
     Returns:
         Pool rows (size,).
@@ -104,9 +104,8 @@ def deal(
     stream = rng.choice(rows, size, replace=False)
     if order == "mixed":
         return stream
-    found = sources[stream]
     rank = rng.permutation(int(sources.max()) + 1)
-    stream = stream[np.argsort(rank[found], kind="stable")]
+    stream = stream[np.argsort(rank[sources[stream]], kind="stable")]
     places = rng.choice(size, round(_MIXED_SHARE * size), replace=False)
     stream[places] = stream[np.sort(places)]
     return stream
@@ -115,17 +114,17 @@ def deal(
 def given_stream(
     options: dict[str, Any], pool: int, budget: int, capacity: int
 ) -> NDArray[np.int64]:
-    """Return the stream that `reset(options={"indices": ...})` asks for.
+    """Return the stream given by `reset(options={"indices": ...})`.
 
     Args:
-        options: The options of reset.
+        options: The options of `reset`.
         pool: Rows in the pool.
-        budget: Picks in an episode, the fewest candidates that make sense.
-        capacity: Candidates that the slates hold.
+        budget: Smallest number of candidates: the picks of an episode.
+        capacity: Largest number of candidates: the places of all slates.
 
     Raises:
-        InputError: For another option; indices that are no whole numbers, too few,
-            too many, not in the pool or given twice.
+        InputError: For an unknown option; indices that are not whole numbers, too
+            few, too many, outside the pool or repeated.
     """
     for name in options:
         if name != "indices":

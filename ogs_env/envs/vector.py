@@ -1,4 +1,4 @@
-"""Many sample-level environments side by side, without Python for each."""
+"""Vector environment of sample-level environments, computed on arrays."""
 
 from typing import Any
 
@@ -32,11 +32,12 @@ from ogs_env.rewards import (
 
 
 class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
-    """EnvIndices of `SelectionEnv` that play side by side, each its own episodes.
+    """Vector environment of `SelectionEnv`.
 
-    Observations, rewards and infos are those of `gymnasium.vector.SyncVectorEnv` over
-    as many `SelectionEnv`, to the last bit, for the same seeds and actions: an int
-    seed of `reset` seeds sub-environment i with seed + i, a list each sub-environment.
+    Observations, rewards and infos are equal, bit for bit, to those of
+    `gymnasium.vector.SyncVectorEnv` over `SelectionEnv`, for the same seeds and
+    actions. An int seed of `reset` seeds sub-environment i with seed + i; a list has
+    one seed for each sub-environment.
 
     ```python
     >>> import gymnasium, ogs_env
@@ -48,17 +49,17 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
     ```
 
     Args:
-        num_envs: EnvIndices.
-        autoreset_mode: What follows the end of an episode, as of `SyncVectorEnv`:
-            `"NextStep"`, the next step resets; `"SameStep"`, the same step does, and
-            `infos` has `final_obs` and `final_info`; `"Disabled"`, the caller does,
-            by `reset(options={"reset_mask": which})`.
+        num_envs: Number of sub-environments.
+        autoreset_mode: When an ended episode is reset, as in `SyncVectorEnv`:
+            `"NextStep"`, in the next step; `"SameStep"`, in the same step, and `infos`
+            has `final_obs` and `final_info`; `"Disabled"`, only by
+            `reset(options={"reset_mask": mask})`.
         render_mode: `"ansi"` or `"rgb_array"`; a frame replays the episode so far.
-        **kwargs: Those of `SelectionEnv`, whose learner is the surrogate. A weight
-            for `information` costs time: that term is computed one by one.
+        **kwargs: Arguments of `SelectionEnv`, except the live learner. A weight for
+            `information` is slow: that term is computed for each sub-environment.
 
     Raises:
-        InputError: For an argument that does not fit.
+        InputError: For an invalid argument.
     """
 
     metadata = {  # noqa: RUF012
@@ -83,11 +84,11 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         if num_envs < 1:
             raise InputError(f"num_envs: {num_envs}; expected at least 1")
         check_render_mode(render_mode, self.metadata["render_modes"])
-        known = {mode.value: mode for mode in AutoresetMode}
+        modes = {mode.value: mode for mode in AutoresetMode}
         if not isinstance(autoreset_mode, AutoresetMode):
-            if autoreset_mode not in known:
-                raise unknown_name("autoreset mode", str(autoreset_mode), known)
-            autoreset_mode = known[autoreset_mode]
+            if autoreset_mode not in modes:
+                raise unknown_name("autoreset mode", str(autoreset_mode), modes)
+            autoreset_mode = modes[autoreset_mode]
         self.num_envs, self.render_mode = num_envs, render_mode
         self.single = single = SelectionEnv(render_mode=render_mode, **kwargs)
         self.autoreset_mode = autoreset_mode
@@ -99,11 +100,11 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
 
         bundle, budget = single.bundle, single.budget
         self._answers = answers_of(bundle)
-        seen = single._candidates
-        assert isinstance(seen, Candidates)
+        samples = single._candidates
+        assert isinstance(samples, Candidates)
         self._learners = VectorSurrogateLearner(bundle, num_envs, budget)
         size = num_envs, single.num_slates, single.slate_size
-        self._slates = VectorSlates(seen, self._learners, *size, budget)
+        self._slates = VectorSlates(samples, self._learners, *size, budget)
         informed = single.reward_weights["information"] != 0
         self._rewards = VectorRewards(
             self._learners,
@@ -121,14 +122,12 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         seed: int | list[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin new episodes, of all sub-environments or of those of `reset_mask`.
+        """Begin new episodes of all sub-environments, or of those in `reset_mask`.
 
         Args:
-            seed: Seeds sub-environment i with seed + i; a list seeds each
-                sub-environment.
-            options: Those of `SelectionEnv`, for each sub-environment; `reset_mask`,
-                bool (num_envs,), tells which sub-environments are reset, the others go
-                on.
+            seed: Sub-environment i gets the seed seed + i, or item i of a list.
+            options: Options of `SelectionEnv`, for every sub-environment that is
+                reset; `reset_mask`, bool (num_envs,), selects these.
         """
         n = self.num_envs
         if seed is None or isinstance(seed, int):
@@ -139,8 +138,8 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
             )
         options = dict(options or {})
         mask = options.pop("reset_mask", np.ones(n, np.bool_))
-        right = isinstance(mask, np.ndarray) and mask.dtype == np.bool_
-        if not right or mask.shape != (n,) or not mask.any():
+        is_mask = isinstance(mask, np.ndarray) and mask.dtype == np.bool_
+        if not is_mask or mask.shape != (n,) or not mask.any():
             raise InputError(
                 f"reset option 'reset_mask': expected a bool array of shape ({n},), "
                 "True at least once"
@@ -165,7 +164,7 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         NDArray[np.bool_],
         dict[str, Any],
     ]:
-        """Let every sub-environment take its action, or begin its next episode."""
+        """Take an action in each sub-environment, or begin its next episode."""
         if not self._started.all():
             raise gymnasium.error.ResetNeeded("call reset() before the first step()")
         beginning = np.flatnonzero(self._over)
@@ -222,7 +221,7 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
     def _places(
         self, actions: NDArray[np.int64], beginning: EnvIndices
     ) -> NDArray[Any]:
-        """Check actions, but for sub-environments that begin an episode: these skip."""
+        """Return checked actions; sub-environments that begin an episode skip."""
         places = np.array(actions)
         last = self.single.slate_size
         if places.shape != (self.num_envs,) or places.dtype.kind not in "iu":
@@ -237,7 +236,7 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         return places
 
     def _begin(self, which: EnvIndices, options: dict[str, Any] | None = None) -> None:
-        """Begin episodes of some sub-environments; their slates are not dealt yet."""
+        """Begin episodes of some sub-environments, without dealing a slate."""
         for index in which.tolist():
             generator = self._generators[index]
             if generator is None:
@@ -250,7 +249,11 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
     def _follow(
         self, picking: NDArray[np.bool_], skipping: NDArray[np.bool_]
     ) -> tuple[NDArray[np.bool_], EnvIndices]:
-        """Go on to the next slates; return which episodes end, and which have one."""
+        """Advance slate numbers; return which episodes end and which slates to deal.
+
+        Returns:
+            bool (num_envs,), and indices of sub-environments.
+        """
         slates = self._slates
         spent = picking & (self._learners.counts == self.single.budget)
         leaving = skipping | (picking & (slates.left == 0) & ~spent)
@@ -269,7 +272,7 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         invalid: NDArray[np.bool_],
         ended: EnvIndices | None = None,
     ) -> dict[str, Any]:
-        """Return infos as `SelectionEnv` has them, each of all sub-environments."""
+        """Return the info of `SelectionEnv` as arrays over sub-environments."""
         n, learners = self.num_envs, self._learners
         selection, changes = np.empty(n, object), np.zeros((len(UNCHANGED), n))
         selection.fill([])
@@ -294,7 +297,7 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         }
 
     def _final(self, values: dict[str, Any], ended: EnvIndices) -> dict[str, Any]:
-        """Return the infos that a reset in the same step would hide."""
+        """Return the final observations and infos of episodes that a step resets."""
         which = np.zeros(self.num_envs, np.bool_)
         which[ended] = True
         observations = np.full(self.num_envs, None, object)
@@ -308,7 +311,10 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         }
 
     def _replayed(self, index: int) -> SelectionEnv:
-        """Return an environment in the state of a sub-environment, without stalls."""
+        """Return an environment in the state of a sub-environment.
+
+        Invalid actions of the episode are not replayed.
+        """
         env, rows = self.single, self._slates.streams[index].ravel()
         counts = self._learners.counts
         env.reset(options={"indices": rows[rows >= 0]})
@@ -322,18 +328,18 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
 
 
 def _infos(values: dict[str, Any], which: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return infos as Gymnasium's vector environments do.
+    """Return infos in the format of Gymnasium's vector environments.
 
     Args:
-        values: Arrays over sub-environments by name, or dicts of such.
-        which: The sub-environments that have infos; the values of the others are blank.
+        values: Arrays over sub-environments by name, or dicts of such arrays.
+        which: bool (num_envs,), sub-environments with infos; others get 0 or None.
     """
     infos: dict[str, Any] = {}
-    every = which.all()
+    complete = which.all()
     for name, value in values.items():
         if isinstance(value, dict):
             infos[name] = _infos(value, which)
-        elif every:
+        elif complete:
             infos[name] = value
         else:
             blank = None if value.dtype == object else 0

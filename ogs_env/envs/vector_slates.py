@@ -1,4 +1,4 @@
-"""The slates of many environments, and what is seen of them."""
+"""Slates and observations of the sub-environments of a vector environment."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ EnvIndices = NDArray[np.integer]
 
 
 class VectorSlates:
-    """The streams, tables and observations of environments side by side.
+    """Streams, slates and observations of all sub-environments.
 
-    What it holds of a sub-environment is what a `SelectionEnv` holds, number by number;
-    that class tells the observation. Row -1 is an empty place or no pick.
+    The values of a sub-environment are equal to those of a `SelectionEnv`, which
+    describes the observation. Row -1 stands for an empty place or no pick.
 
     Args:
-        candidates: What is seen of the pool's samples.
-        learners: Know what was picked.
-        num_envs: Environments.
-        num_slates: Most slates in a stream.
+        candidates: Observations of the pool's samples.
+        learners: Learners of the sub-environments, with the picked samples.
+        num_envs: Number of sub-environments.
+        num_slates: Largest number of slates in a stream.
         slate_size: Places of a slate.
         budget: Picks in an episode.
 
@@ -34,7 +34,8 @@ class VectorSlates:
             skip, is always empty.
         mask: int8 (num_envs, slate_size + 1), 1 = valid action.
         left: int64 (num_envs,), candidates on the slate.
-        candidates, context: float32, the observation's parts, of all num_envs.
+        candidates: float32 (num_envs, slate_size, d + 7), part of the observation.
+        context: float32 (num_envs, 3 d + 8), part of the observation.
     """
 
     def __init__(
@@ -62,11 +63,11 @@ class VectorSlates:
         self.context = np.zeros((num_envs, 3 * d + 8), np.float32)
         self.context[:, : 2 * d] = candidates.directions
         self.context[:, 3 * d + 5 :] = candidates.domain
-        # Where a sub-environment's places begin when all are in one row.
-        self._begins = np.arange(num_envs) * (slate_size + 1)
+        # Offset of each sub-environment in the flattened slates.
+        self._offsets = np.arange(num_envs) * (slate_size + 1)
 
     def start(self, index: int, stream: NDArray[np.int64]) -> None:
-        """Give a sub-environment a new stream, and its first slate to be dealt."""
+        """Set a new stream of a sub-environment; `deal` then deals its first slate."""
         slate_size = self.streams.shape[2]
         flat = self.streams[index].reshape(-1)
         flat[: len(stream)], flat[len(stream) :] = stream, -1
@@ -78,24 +79,25 @@ class VectorSlates:
         self.context[index, 3 * self._d] = 1
 
     def deal(self, which: EnvIndices) -> None:
-        """Show the current slates of some sub-environments (n,)."""
+        """Deal the current slates of some sub-environments (n,)."""
         d, counts = self._d, self._learners.counts[which]
         rows = self.streams[which, self.slate_number[which]]
-        there = rows >= 0
+        occupied = rows >= 0
         self.slate[which, :-1] = rows
-        self.mask[which, :-1] = there
-        self.left[which] = there.sum(axis=1)
-        seen = self._pool.places(rows)
-        some = np.flatnonzero(counts)
-        if len(some):
-            counts = counts[some]
-            picked = self._learners.picked[:, which[some]].T
+        self.mask[which, :-1] = occupied
+        self.left[which] = occupied.sum(axis=1)
+        candidates = self._pool.places(rows)
+        with_picks = np.flatnonzero(counts)
+        if len(with_picks):
+            counts = counts[with_picks]
+            picked = self._learners.picked[:, which[with_picks]].T
             cosines = self._pool.cosines(
-                picked[picked >= 0][:, None], rows[some.repeat(counts)]
+                picked[picked >= 0][:, None], rows[with_picks.repeat(counts)]
             )
             first = counts.cumsum() - counts
-            seen[some, :, d + 5] = np.maximum.reduceat(cosines, first, axis=0)
-        self.candidates[which] = seen
+            nearest = np.maximum.reduceat(cosines, first, axis=0)
+            candidates[with_picks, :, d + 5] = nearest
+        self.candidates[which] = candidates
         slates = self.slates_in_stream[which]
         self.context[which, 3 * d + 1] = (
             slates - 1 - self.slate_number[which]
@@ -103,14 +105,14 @@ class VectorSlates:
 
     def at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the pool rows at one place of each sub-environment (num_envs,)."""
-        return self.slate.reshape(-1).take(self._begins + places)
+        return self.slate.reshape(-1).take(self._offsets + places)
 
     def pick(self, rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
-        """Take what the learners have just learned off the tables.
+        """Remove the candidates just picked from the slates.
 
         Args:
             rows: Pool rows (num_envs,), -1 where a sub-environment picks none.
-            places: Where they lie (num_envs,).
+            places: Their places on the slates (num_envs,).
         """
         d, counts, picking = self._d, self._learners.counts, rows >= 0
         self._picked_sum += self._pool.places(rows)[:, : d + 2]
@@ -122,18 +124,21 @@ class VectorSlates:
         nearest = self.candidates[:, :, d + 5]
         nearest[picking & (counts == 1)] = BELOW_ANY_COSINE
         cosines = self._pool.cosines(rows[:, None], self.slate[:, :-1])
-        cosines[~picking] = BELOW_ANY_COSINE  # which leaves the nearest as it is
+        cosines[~picking] = BELOW_ANY_COSINE  # leaves `nearest` unchanged
         np.maximum(nearest, cosines, out=nearest)
 
-        who = np.flatnonzero(picking)
-        where = places[who]
-        self.candidates[who, where] = 0
-        self.slate[who, where] = -1
-        self.mask[who, where] = 0
+        picked = np.flatnonzero(picking), places[picking]
+        self.candidates[picked] = 0
+        self.slate[picked] = -1
+        self.mask[picked] = 0
         self.left -= picking
 
     def observation(self, which: Any = ...) -> dict[str, Any]:
-        """Return the observation of all sub-environments, or of some or one; copied."""
+        """Return a copy of the observation of all or some sub-environments.
+
+        Args:
+            which: Index of sub-environments; all by default.
+        """
         dealt = (self.slate_number[which] + 1) * self.streams.shape[2]
         to_come = np.maximum(self.sizes[which] - dealt, 0)
         left = np.maximum(self.left[which] + to_come, 1)

@@ -119,8 +119,8 @@ def test_cluster_0_agrees_most_with_the_domain(bundle: Bundle) -> None:
         assert means == sorted(means, reverse=True)
 
 
-def test_what_is_seen_of_a_sample(bundle: Bundle) -> None:
-    seen = clusters(bundle, 4).seen
+def test_statistics_of_a_sample(bundle: Bundle) -> None:
+    statistics = clusters(bundle, 4).statistics
     start = bundle.pool.sketches("initial")
     of = bundle.anchor.capabilities
     anchors = bundle.anchor.sketches("initial")
@@ -140,7 +140,7 @@ def test_what_is_seen_of_a_sample(bundle: Bundle) -> None:
             cosine(start[row], domain),
             *(units(bundle)[row] @ bundle.basis),
         ]
-        np.testing.assert_allclose(seen[row], expected, atol=1e-4)
+        np.testing.assert_allclose(statistics[row], expected, atol=1e-4)
 
 
 def test_copies_share_the_clusters(bundle: Bundle) -> None:
@@ -152,7 +152,7 @@ def test_copies_share_the_clusters(bundle: Bundle) -> None:
     assert pickle.loads(pickle.dumps(found)) is found
     again = Clusters(bundle, 6)
     np.testing.assert_array_equal(again.labels, found.labels)
-    np.testing.assert_array_equal(again.seen, found.seen)
+    np.testing.assert_array_equal(again.statistics, found.statistics)
     with pytest.raises(ValueError, match="read-only"):
         found.labels[0] = 1
 
@@ -164,7 +164,7 @@ def test_a_large_pool_is_fitted_on_a_part_and_read_in_blocks(
     monkeypatch.setattr(module, "_BLOCK_ROWS", 64)
     blocks = Clusters(bundle, 8)
     np.testing.assert_array_equal(blocks.labels, whole.labels)
-    np.testing.assert_allclose(blocks.seen, whole.seen, atol=1e-6)
+    np.testing.assert_allclose(blocks.statistics, whole.statistics, atol=1e-6)
     monkeypatch.setattr(module, "_FITTED_ROWS", 160)
     part = Clusters(bundle, 8)
     assert set(part.labels) == set(range(8))

@@ -71,10 +71,11 @@ def test_frames_have_what_came_before(
         env.reset(options={"indices": rows})
         results = [env.step(env.left.argmax()) for _ in range(4)]
         assert env.over
-        assert len(env.losses) == 5
-        assert env.losses[-1][0] == np.float32(results[-1][4]["domain_loss"])
-        assert env.rewards == [result[1] for result in results]
-        assert env.costs == [result[4]["cost"] for result in results]
+        snapshot = env._history.snapshot()
+        assert len(snapshot.losses) == 5
+        assert snapshot.losses[-1, 0] == np.float32(results[-1][4]["domain_loss"])
+        assert snapshot.episode_return == sum(result[1] for result in results)
+        assert snapshot.cost == sum(result[4]["cost"] for result in results)
     assert env.render() is None
     frames = capsys.readouterr().out
     assert frames.count("batch 0 of 4") == frames.count("batch 4 of 4") == 2

@@ -1,5 +1,6 @@
 """Frames. What holds for every id is in `test_registered_ids.py`."""
 
+import pickle
 import re
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from make_bundle import edit_manifest, make_bundle
 
+from ogs_env.envs import figures
 from ogs_env.envs.mixture import MixtureEnv
-from ogs_env.envs.rendering import sparkline
+from ogs_env.envs.rendering import sparkline, text
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.learners import Learner
 
@@ -74,6 +76,16 @@ def test_the_table_shows_what_is_observed(env: SelectionEnv) -> None:
             shown = [float(column) for column in columns[1:-1]]
             expected = seen["candidates"][place, d : d + 6]
             np.testing.assert_allclose(shown, expected, atol=0.0051)
+
+
+def test_a_snapshot_is_enough_for_a_frame(env: SelectionEnv) -> None:
+    env.reset(seed=3)
+    env.step(1)
+    expected, picture = frame(env), figures.picture(env._history.snapshot())
+    snapshot = pickle.loads(pickle.dumps(env._history.snapshot()))
+    env.step(2)
+    assert text(snapshot) == expected
+    np.testing.assert_array_equal(figures.picture(snapshot), picture)
 
 
 def test_the_header_and_the_last_pick(env: SelectionEnv) -> None:
