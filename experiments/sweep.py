@@ -56,7 +56,13 @@ class Sweep(NamedTuple):
         ]
         parser = _Parser(prog=f"{self.path}: ogs train", add_help=False)
         train_command.add_arguments(parser)
-        return read_settings(parser.parse_args(words[words.index("train") + 1 :]))
+        settings = read_settings(parser.parse_args(words[words.index("train") + 1 :]))
+        if not isinstance(settings, TrainSettings):
+            raise InputError(
+                f"{self.path}: trains by imitation, which has no evaluations to search "
+                "by; expected algorithm ppo or maskable-ppo"
+            )
+        return settings
 
 
 class _Parser(argparse.ArgumentParser):
