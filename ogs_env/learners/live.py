@@ -39,8 +39,8 @@ from ogs_env.sketching.proxy import (
     draw_adapter,
     load_model,
 )
-from ogs_env.sketching.shards import Means
-from ogs_env.sketching.steps import add_gradients, measure, parts, train_step
+from ogs_env.sketching.shards import MeanGradients
+from ogs_env.sketching.steps import add_gradients, measure, passes, train_step
 from ogs_env.sketching.trunk import TrunkStates
 from ogs_env.sketching.warmup import RISE
 
@@ -140,7 +140,7 @@ class _Evaluation:
     """The domain first, then each capability; own answers by capability."""
 
     losses: Floats
-    means: Means
+    means: MeanGradients
     sketches: Floats
     answers: Floats
 
@@ -256,8 +256,9 @@ class LiveLearner:
         """Return losses and gradients of pool rows (n,) at the current weights."""
         rows = np.asarray(indices).tolist()
         new = [row for row in dict.fromkeys(rows) if row not in self._looked_at]
-        for part in parts(self._pool, new):
-            self._sketch(part)
+        for batch in passes(self._pool, new):
+            self._sketch(batch)
+
         k = self.bundle.k
         found = np.empty((len(rows), k + 3 + len(self.bundle.capabilities)), np.float32)
         for place, row in enumerate(rows):
@@ -359,7 +360,7 @@ class LiveLearner:
         answers = [np.mean(measure(self._held_out, r)) for r in self._answers[:-1]]
         return _Evaluation(
             losses,
-            Means(means),
+            MeanGradients(means),
             sketches.T.cpu().numpy(),
             np.array(answers, np.float32),
         )
