@@ -165,7 +165,6 @@ def select(
         split: Part of the pool: `"train"`, `"test"` or `"all"`.
         agent: The selector's name in the selection; by default the name of its class.
 
-
     Raises:
         InputError: For a bad bundle, split or budget.
     """

@@ -200,7 +200,6 @@ def collate(encoded: Sequence[Encoded], pad_id: int | None) -> dict[str, torch.T
         pad_id: The padding token. It is masked, so token 0 serves for a model without
             one.
 
-
     Returns:
         int64 tensors (n, tokens): `input_ids`, `attention_mask`, `position_ids`
         (counted from each sample's first token) and `labels` (-100 outside the
