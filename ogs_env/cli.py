@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         print(
-            f"\nogs {command}: interrupted; the same command goes on where it was",
+            f"\nogs {command}: interrupted; run the same command again to resume",
             file=sys.stderr,
         )
         return 130

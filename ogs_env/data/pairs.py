@@ -116,7 +116,9 @@ def _from_hub(each: int) -> Iterator[tuple[str, str, str]]:
     # Any failure of the hub has the same remedy: a local file.
     except Exception as error:
         why = " ".join(str(error).split())
-        raise _missing(f"the Hugging Face hub did not give {_BLIMP} ({why})") from error
+        raise _missing(
+            f"the Hugging Face hub did not serve {_BLIMP} ({why})"
+        ) from error
 
 
 def _missing(why: str) -> InputError:

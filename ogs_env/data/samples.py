@@ -254,7 +254,7 @@ def _record(line: bytes, place: str) -> dict[str, Any]:
         ) from None
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{place}: is no JSON ({error}); expected one object a line"
+            f"{place}: is no JSON ({error}); expected one object per line"
         ) from None
     if not isinstance(record, dict):
         raise InputError(

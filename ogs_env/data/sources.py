@@ -93,7 +93,7 @@ class Collection:
         except Exception as error:
             why = " ".join(str(error).split())
             raise self._missing(
-                where, f"the Hugging Face hub did not give {hub.repository} ({why})"
+                where, f"the Hugging Face hub did not serve {hub.repository} ({why})"
             ) from error
         missing = set(hub.columns) - set(rows.column_names)
         if missing:

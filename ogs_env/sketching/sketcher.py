@@ -237,7 +237,7 @@ def _open_build(folder: Path, request: dict[str, Any]) -> None:
     if not note.exists():
         write_json(note, request)
         return
-    print(f"{folder}: going on with an unfinished bundle", file=sys.stderr)
+    print(f"{folder}: resuming an unfinished bundle", file=sys.stderr)
     for temporary in folder.glob(".*.part"):  # left by a killed run
         temporary.unlink()
 

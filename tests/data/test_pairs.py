@@ -126,7 +126,7 @@ def test_a_hub_without_the_file_gives_one_error_line(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     with pytest.raises(InputError) as caught:
         grammar_pairs()
-    assert "the Hugging Face hub did not give nyu-mll/blimp (" in str(caught.value)
+    assert "the Hugging Face hub did not serve nyu-mll/blimp (" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -68,7 +68,7 @@ def test_offline_mode_reads_only_the_cache(
     start = time.monotonic()
     message = one_line_error("pubmedqa")
     assert f"OGS_DATA ({tmp_path / 'none'})" in message
-    assert "did not give qiaojin/PubMedQA" in message
+    assert "did not serve qiaojin/PubMedQA" in message
     assert "put pubmedqa.jsonl.gz into a folder" in message
     assert time.monotonic() - start < 10
 

@@ -47,7 +47,7 @@ def test_names_of_several_and_short_glosses_are_left_out(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("gloss", "kept"),
+    ("gloss", "included"),
     [
         ("French physician who described a disease of the eye", False),
         ("United States jurist who was a judge for years", False),
@@ -57,10 +57,10 @@ def test_names_of_several_and_short_glosses_are_left_out(tmp_path: Path) -> None
     ],
 )
 def test_glosses_about_a_domain_are_left_out(
-    tmp_path: Path, gloss: str, kept: bool
+    tmp_path: Path, gloss: str, included: bool
 ) -> None:
     write_wordnet(tmp_path / "wordnet", [(["Name"], gloss)])
-    assert bool(wordnet()) == kept
+    assert bool(wordnet()) == included
 
 
 def test_wordnet_is_found_in_its_usual_folders(

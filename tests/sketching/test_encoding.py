@@ -441,10 +441,10 @@ def test_a_pairs_long_prompt_is_cut_at_its_beginning(tokenizer):
     for encoded, answer in zip(
         encode_pair(tokenizer, pair, 40), ("4", "57"), strict=True
     ):
-        question, told = parts(tokenizer, encoded)
+        question, response = parts(tokenizer, encoded)
         assert question.endswith("follows?</s><s>assistant: It is ")
         assert encoded.response_start == 38
-        assert told == answer
+        assert response == answer
         assert encoded.cut
 
 

@@ -135,7 +135,7 @@ def test_a_run_killed_right_after_a_shard_keeps_it(words, whole, tmp_path):
     written = shard.stat().st_mtime_ns
     # A run killed while it writes leaves such a file.
     (tmp_path / "bundle" / ".pool-00001.safetensors.123.part").write_bytes(b"torn")
-    assert "going on with an unfinished bundle" in finish(words, tmp_path)
+    assert "resuming an unfinished bundle" in finish(words, tmp_path)
     assert shard.stat().st_mtime_ns == written
     assert contents(tmp_path / "bundle") == expected
 

@@ -140,9 +140,9 @@ def encoded_by_role(
         )
         for sample, answer in zip(groups[role], answers, strict=True):
             prompt = encode_prompt(tokenizer, sample.prompt)
-            kept = prompt[max(0, len(prompt) - most // 2) :]
+            cut = prompt[max(0, len(prompt) - most // 2) :]
             encoded[f"{role}_answers"].append(
-                Encoded([*kept, *answer], len(kept), kept != prompt)
+                Encoded([*cut, *answer], len(cut), cut != prompt)
             )
     return encoded
 
