@@ -222,7 +222,10 @@ def _least(num_envs: int) -> Rate:
     """
     envs: Any = gym.make_vec(VECTOR_ID, num_envs)
     observations, _ = envs.reset(seed=0)
-    pool, effects = len(envs.single.bundle.pool), tables_of(envs.single.bundle).seen
+    pool, effects = (
+        len(envs.single.bundle.pool),
+        tables_of(envs.single.bundle).reward_effects,
+    )
     picks = np.random.default_rng(0).integers(pool, size=(64, num_envs))
 
     def rate(seconds: float) -> float:

@@ -1,12 +1,12 @@
-"""Bundles: a pool, its domain and anchor sets as gradient sketches.
+"""Bundles: the gradient sketches of a pool, its domain set and its anchor set.
 
 A bundle is a folder with `manifest.json`, `basis.safetensors` and, for each role,
 shards `ROLE-00000.safetensors`; with an off-domain trajectory also
-`off_domain-ROLE-00000.safetensors`. It may also hold answers that the untouched proxy
-itself gives to the anchor's and the retention's prompts, as two further roles, and
-their tokens in `answers.safetensors`. They are sketched at the untouched model alone;
-along a path, the pool's products with them are in `answers-pool-00000.safetensors`.
-Environments are made of bundles; the texts they were sketched from are not needed.
+`off_domain-ROLE-00000.safetensors`. It may also have own answers, which the untouched
+proxy gives to the prompts of anchor and retention: two further roles, sketched only at
+the untouched model, with their tokens in `answers.safetensors`. In a bundle with a
+trajectory, the pool's products with them are in `answers-pool-00000.safetensors`.
+Environments need a bundle only, not the texts that it was sketched from.
 """
 
 import functools
@@ -24,20 +24,19 @@ from ogs_env.rows import COLUMNS, Rows
 FORMAT = "ogs-bundle"
 FORMAT_VERSION = 6
 MEASURED = ("dev", "test", "anchor", "retention")
-"""Roles that the pool's `products` are taken with, in the order of the columns."""
+"""Roles whose products with the pool are in `products`, in the order of the columns."""
 ANSWERS = ("anchor_answers", "retention_answers")
-"""Roles of a bundle with the proxy's own answers, to the prompts of anchor and
-retention; the pool's `answer_products` are in the order of their samples."""
+"""Further roles of a bundle with the proxy's own answers, to the prompts of anchor and
+retention; the columns of the pool's `answer_products` are in this order."""
 ROLES = ("pool", *MEASURED)
 """Roles of every bundle."""
 OFF_DOMAIN = ("anchor", "pool")
 """Roles that have sketches along the off-domain trajectory, if there is one."""
-FURTHER = {
+EXTRA_FILES = {
     "off_domain": ("off_domain",),
     "answers": ("answer_products", "answer_units"),
 }
-"""Columns of a role that are in files of their own beside its shards, by what these
-files' names begin with."""
+"""Columns in separate files `PREFIX-ROLE-00000.safetensors`, by prefix."""
 MANIFEST = "manifest.json"
 BASIS = "basis.safetensors"
 ANSWER_TOKENS = "answers.safetensors"
@@ -50,24 +49,24 @@ _DTYPES: dict[str, Any] = {
     "I32": np.int32,
     "U64": np.uint64,
 }
-# Of four ids, one is a test candidate: a policy is judged on samples it never met.
-_TEST_SHARE = 4
+# One of four ids is in the test split, so that policies are tested on unseen samples.
+_TEST_DIVISOR = 4
 
 
 class Bundle:
-    """A verified bundle; immutable, so copies share it.
+    """A verified bundle; it is immutable, and copies are the same object.
 
     Attributes:
         path: The folder.
         manifest: The parsed manifest.
         pool, dev, test, anchor, retention: `Rows` of each role.
         anchor_answers, retention_answers: `Rows` of the untouched proxy's own answers;
-            an answer has the id of the sample whose prompt it answers. Only where
+            an answer has the id of the sample whose prompt it answers. Only if
             `has_answers`.
-        basis: float32 (k, d), the observation basis Q of the proxy.
-        scales: float32 (2, 3), mean and deviation that the log of the gradient norm,
-            the loss and the log of the tokens are standardised by, as the basis the
-            same in all bundles of the proxy.
+        basis: float32 (k, d), the observation basis Q of the sketch space.
+        scales: float32 (2, 3), mean and deviation by which observations standardise
+            the log of the gradient norm, the loss and the log of the tokens; like the
+            basis, the same in all bundles of a shipped sketch space.
     """
 
     pool: Rows
@@ -82,14 +81,14 @@ class Bundle:
         self.path = path
         self.manifest = _read_manifest(path)
         self._check_files()
-        # The pool last: its products are as many as the other roles' samples.
+        # The pool comes last, because its products need the sizes of the other roles.
         for role in (*self.measured, "pool"):
             setattr(self, role, self._read_role(role))
         if self.has_answers:
             for role in ANSWERS:
                 self._check_answers(role)
-        found = _map_safetensors(path / BASIS)
-        basis, scales = found.get("basis"), found.get("scales")
+        tensors = _map_safetensors(path / BASIS)
+        basis, scales = tensors.get("basis"), tensors.get("scales")
         if basis is None or basis.shape[0] != self.k:
             raise InputError(
                 f"{path / BASIS}: expected a tensor 'basis' of {self.k} rows, as the "
@@ -103,8 +102,8 @@ class Bundle:
         self.basis = np.asarray(basis, np.float32)
         self.scales = np.asarray(scales, np.float32)
 
-    # A bundle is read-only and may map large files: copies are the same object,
-    # and another process loads it from its folder.
+    # A bundle is read-only and may map large files, so copies are the same object and
+    # another process loads it from its folder.
     def __reduce__(self) -> tuple[Any, ...]:
         return load_bundle, (str(self.path),)
 
@@ -141,17 +140,17 @@ class Bundle:
 
     @property
     def has_trajectory(self) -> bool:
-        """Whether sketches at checkpoints of a warm-up path were taken."""
+        """Whether it has sketches at the checkpoints of a warm-up."""
         return bool(self.manifest["checkpoints"])
 
     @property
     def has_off_domain(self) -> bool:
-        """Whether anchor and pool were also sketched along a second warm-up."""
+        """Whether anchor and pool also have sketches along an off-domain trajectory."""
         return bool(self.manifest.get("off_domain"))
 
     @property
     def has_answers(self) -> bool:
-        """Whether it holds the untouched proxy's own answers."""
+        """Whether it has the untouched proxy's own answers."""
         return bool(self.manifest.get("answers"))
 
     @property
@@ -173,11 +172,11 @@ class Bundle:
         return rows.anchor_dots[indices] / np.maximum(scale, 1e-12, dtype=np.float32)
 
     def anchor_rows(self, capability: int) -> NDArray[np.int64]:
-        """Return the rows (n,) of a capability's anchor samples, by its number."""
+        """Return the rows (n,) of the anchor samples of a capability number."""
         return self._rows_of(capability, "anchor", "anchor samples")
 
     def answer_rows(self, capability: int) -> NDArray[np.int64]:
-        """Return the rows (n,) of `anchor_answers` of a capability, by its number."""
+        """Return the rows (n,) of `anchor_answers` of a capability number."""
         return self._rows_of(capability, "anchor_answers", "own answers")
 
     def answer_tokens(self, role: str) -> list[list[int]]:
@@ -203,9 +202,9 @@ class Bundle:
 
         Args:
             name: `"train"` (three quarters), `"test"` (one quarter, chosen by the
-                samples' ids, so the parts never share one) or `"all"`.
+                samples' ids, so that no sample is ever in both) or `"all"`.
         """
-        is_test = self.pool.ids % np.uint64(_TEST_SHARE) == _TEST_SHARE - 1
+        is_test = self.pool.ids % np.uint64(_TEST_DIVISOR) == _TEST_DIVISOR - 1
         parts = {"train": ~is_test, "test": is_test, "all": np.ones_like(is_test)}
         if name not in parts:
             raise unknown_name("split", name, parts)
@@ -228,9 +227,9 @@ class Bundle:
     def _read_role(self, role: str) -> Rows:
         files = sorted(n for n in self.manifest["files"] if n.startswith(f"{role}-"))
         shards = [_map_safetensors(self.path / name) for name in files]
-        for kind in self._further(role):
+        for prefix in self._extra_files(role):
             for name, shard in zip(files, shards, strict=True):
-                shard.update(_map_safetensors(self.path / f"{kind}-{name}"))
+                shard.update(_map_safetensors(self.path / f"{prefix}-{name}"))
         for name, shard in zip(files, shards, strict=True):
             self._check_shard(role, self.path / name, shard)
         rows = sum(len(shard["ids"]) for shard in shards)
@@ -242,8 +241,8 @@ class Bundle:
         weights = [entry["weight"] for entry in self.manifest["checkpoints"]]
         return Rows(shards, np.array(weights, np.float32))
 
-    def _further(self, role: str) -> list[str]:
-        """Return the kinds of files beside a role's shards, of `FURTHER`."""
+    def _extra_files(self, role: str) -> list[str]:
+        """Return the prefixes of a role's extra files, of `EXTRA_FILES`."""
         has_off_domain = self.has_off_domain and role in OFF_DOMAIN
         has_answers = self.has_trajectory and self.has_answers and role == "pool"
         return ["off_domain"] * has_off_domain + ["answers"] * has_answers
@@ -261,11 +260,11 @@ class Bundle:
             measured = sum(counts[name] for name in MEASURED)
             shapes["products"] = (rows, len(checkpoints) * measured)
             shapes["product_units"] = (rows, len(checkpoints))
-        if "answers" in self._further(role):
+        if "answers" in self._extra_files(role):
             answers = sum(counts[name] for name in ANSWERS)
             shapes["answer_products"] = (rows, answers)
             shapes["answer_units"] = (rows,)
-        if "off_domain" in self._further(role):
+        if "off_domain" in self._extra_files(role):
             later = sum(entry["step"] > 0 for entry in checkpoints)
             shapes["off_domain"] = (rows, later * self.k)
         return shapes
@@ -275,18 +274,18 @@ class Bundle:
     ) -> None:
         rows = len(shard["ids"]) if "ids" in shard else 0
         for name, shape in self._shapes(role, rows).items():
-            kinds = [kind for kind, names in FURTHER.items() if name in names]
-            where = file.with_name("-".join([*kinds, file.name]))
+            prefix = [key for key, names in EXTRA_FILES.items() if name in names]
+            path = file.with_name("-".join([*prefix, file.name]))
             if name not in shard or shard[name].shape != shape:
-                found = shard[name].shape if name in shard else "nothing"
+                actual = shard[name].shape if name in shard else "nothing"
                 raise InputError(
-                    f"{where}: tensor '{name}' should have shape {shape}, found "
-                    f"{found}; the manifest's k is {self.k}; rebuild the bundle"
+                    f"{path}: tensor '{name}' should have shape {shape}, found "
+                    f"{actual}; the manifest's k is {self.k}; rebuild the bundle"
                 )
             if shard[name].dtype.kind == "f" and not np.isfinite(shard[name]).all():
                 row = int(np.argwhere(~np.isfinite(shard[name]))[0][0])
                 raise InputError(
-                    f"{where}: tensor '{name}' holds a NaN or infinity in row {row} "
+                    f"{path}: tensor '{name}' holds a NaN or infinity in row {row} "
                     f"(sample {int(shard['ids'][row]):016x}); rebuild the bundle"
                 )
         for name, names in (
@@ -302,23 +301,23 @@ class Bundle:
     def _check_answers(self, role: str) -> None:
         """Check that answers have their tokens, and prompts that are in the bundle."""
         file, rows = self.path / ANSWER_TOKENS, getattr(self, role)
-        found = _map_safetensors(file).get(role)
+        tokens = _map_safetensors(file).get(role)
         counts = np.empty(0)
-        if found is not None and found.dtype == np.int32 and found.ndim == 2:
-            counts = np.sum(found >= 0, axis=1)
+        if tokens is not None and tokens.dtype == np.int32 and tokens.ndim == 2:
+            counts = np.sum(tokens >= 0, axis=1)
         if not np.array_equal(counts, rows.tokens):
             raise InputError(
                 f"{file}: tensor '{role}' should be int32 ({len(rows)}, longest), the "
                 "token ids of each answer and then -1, as many as the shards' 'tokens' "
                 "say; rebuild the bundle"
             )
-        of = role.removesuffix("_answers")
-        unknown = rows.ids[~np.isin(rows.ids, getattr(self, of).ids)]
+        prompts = role.removesuffix("_answers")
+        unknown = rows.ids[~np.isin(rows.ids, getattr(self, prompts).ids)]
         if len(unknown):
             raise InputError(
                 f"{self.path}: {role} has {len(unknown)} samples that answer none of "
-                f"the {of} samples (the first is {int(unknown[0]):016x}); rebuild the "
-                "bundle"
+                f"the {prompts} samples (the first is {int(unknown[0]):016x}); rebuild "
+                "the bundle"
             )
 
 
@@ -390,7 +389,7 @@ def _map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def shipped_bundles() -> list[str]:
-    """Return the names of the bundles that come with the package."""
+    """Return the names of the bundles in the package."""
     return sorted(file.parent.name for file in SHIPPED.glob(f"*/{MANIFEST}"))
 
 
@@ -402,7 +401,7 @@ def _load(path: Path, modified: int) -> Bundle:
 def load_bundle(name_or_path: str | Path) -> Bundle:
     """Load a bundle and verify it: shapes, finite values and hashes.
 
-    A bundle loaded before, and not changed since, is returned again.
+    The last bundles loaded are cached until their manifests change.
 
     Args:
         name_or_path: The name of a shipped bundle, such as `"medical"`, or a folder.
@@ -429,6 +428,9 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
 def scalars(
     norms: NDArray[Any], losses: NDArray[Any], tokens: NDArray[Any]
 ) -> NDArray[Any]:
-    """Return what `Bundle.scales` are about: log norms, losses, log tokens (n, 3)."""
+    """Return the columns (n, 3) that `Bundle.scales` standardises.
+
+    They are log norms, losses and log tokens.
+    """
     logs = np.log(np.maximum(norms, 1e-12)), np.log(np.maximum(tokens, 1))
     return np.column_stack([logs[0], losses, logs[1]])

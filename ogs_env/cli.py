@@ -1,4 +1,4 @@
-"""The command `ogs`: one word chooses the job, its module does the rest."""
+"""The command line `ogs`, which runs the module of the given subcommand."""
 
 import argparse
 import difflib
@@ -11,10 +11,10 @@ from typing import NoReturn
 from ogs_env.data.samples import CutResponse
 from ogs_env.errors import InputError
 
-# Each module offers add_arguments(parser) and run(arguments); it is imported only
-# when its command is called, so that `ogs --help` needs no torch.
+# Each module has add_arguments(parser) and run(arguments); it is imported only when
+# its command is called, so that `ogs --help` needs no torch.
 COMMANDS = {
-    "adapt": ("ogs_env.experiments.adapt", "all of it, from your files to a model"),
+    "adapt": ("ogs_env.experiments.adapt", "all steps, from your files to a model"),
     "domains": ("ogs_env.data.listing", "list domains, sources, sizes, licences"),
     "sketch": ("ogs_env.sketching.command", "texts -> a bundle of gradient sketches"),
     "train": ("ogs_env.experiments.train", "train an agent in an environment"),
@@ -26,8 +26,8 @@ COMMANDS = {
         "compare what the environment predicts with real fine-tuning",
     ),
     "benchmark": ("ogs_env.experiments.benchmark.command", "compare all selectors"),
-    "speed": ("ogs_env.experiments.speed", "measure the environments' steps a second"),
-    "demo": ("ogs_env.experiments.demo", "all of it, end to end, on real input"),
+    "speed": ("ogs_env.experiments.speed", "measure environment steps per second"),
+    "demo": ("ogs_env.experiments.demo", "all steps, end to end, on real input"),
 }
 _EXTRAS = {
     "torch": "llm",
@@ -53,7 +53,7 @@ _EXTRAS = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports a bad option as any other bad input, in one line."""
+    """Raises InputError for a bad option, so that it is reported in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see `{self.prog} --help`")
@@ -63,8 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command line; return the exit status.
 
     Returns:
-        0 when all went well, 2 for bad input (one line on stderr says what), 130
-        when interrupted.
+        0 for success, 2 for bad input (with one line on stderr), 130 when
+        interrupted.
     """
     words = sys.argv[1:] if arguments is None else arguments
     if not words or words[0] in ("-h", "--help"):
@@ -92,20 +92,20 @@ def main(arguments: list[str] | None = None) -> int:
             f"the package {error.name} is not installed; run `pip install "
             f"'ogs-env[{extra}]'`"
         )
-    except BrokenPipeError:  # the reader, such as `head`, has had enough
+    except BrokenPipeError:  # the reader, such as `head`, closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         print(
-            f"\nogs {command}: interrupted; the same command goes on where it was",
+            f"\nogs {command}: interrupted; run the same command again to resume",
             file=sys.stderr,
         )
         return 130
 
 
 def _run(command: str, words: list[str]) -> int:
-    # Two threads on small tensors are slower than one, and a waiting thread that
-    # spins steals the core of whoever works; both are read when torch starts.
+    # torch reads both when it starts. Threads that wait for work would otherwise spin
+    # and slow down the working ones.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     module_name, summary = COMMANDS[command]
@@ -118,7 +118,7 @@ def _run(command: str, words: list[str]) -> int:
     module.add_arguments(parser)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
-        # A library's note to its developers is no news to who runs a command.
+        # Such warnings of libraries are for developers, not for users of a command.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("always", CutResponse)
         module.run(parser.parse_args(words))

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Read and write files; writes are atomic, errors are one clear line."""
 
 import contextlib
 import errno
@@ -20,15 +20,15 @@ _UNWRITABLE = (
     errno.EISDIR,
     errno.EEXIST,  # a file where a folder should be
 )
-_ROOM = 2**20  # bytes: a disk with less is full
+_ROOM = 2**20  # bytes; a disk with less free space counts as full
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that becomes `path` when the block ends well.
+    """Yield a temporary path that becomes `path` when the block succeeds.
 
-    The temporary file lies in the same folder, is flushed to the disk and then
-    renamed, so a reader sees the old file or the new one, never half of it.
+    The temporary file is in the same folder, is flushed to the disk and then renamed,
+    so that a reader sees the old file or the new one, never a part of it.
 
     Raises:
         InputError: If the disk is full or the folder cannot be written.
@@ -54,14 +54,15 @@ def whole_file(path: Path) -> Iterator[Path]:
             ) from error
         raise
     finally:
-        # A folder that cannot be written has no such file, and must not hide why.
+        # In a folder that cannot be written there is no temporary file, and this error
+        # must not replace the first one.
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
 @contextlib.contextmanager
 def written_by_library(folder: Path) -> Iterator[None]:
-    """Tell of a full disk where a library writes files itself, by errors of all kinds.
+    """Report a full disk where a library writes files, whatever error it raises.
 
     Raises:
         InputError: If the block fails and the disk of `folder` is full.
@@ -82,13 +83,13 @@ def _full(path: Path) -> InputError:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all."""
+    """Write `text` to `path` atomically."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` as indented JSON, whole or not at all."""
+    """Write `value` to `path` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -97,7 +98,7 @@ def read_json(path: Path, what: str) -> Any:
 
     Args:
         path: The file.
-        what: What the file is, for the error line, such as `"bundle manifest"`.
+        what: Description of the file for the error line, such as `"bundle manifest"`.
 
     Raises:
         InputError: If it is missing or no JSON.

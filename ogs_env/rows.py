@@ -1,4 +1,4 @@
-"""The samples of one role of a bundle, as columns of numbers."""
+"""The samples of one role of a bundle, as columns of arrays."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# What a shard holds beside its sketches, one value (or row) a sample.
+# Columns of a shard except its sketches: one value (or row) per sample.
 COLUMNS: dict[str, type[np.generic]] = {
     "ids": np.uint64,
     "norms": np.float32,
@@ -23,13 +23,13 @@ class Rows:
     """The samples of one role, in the order of the bundle.
 
     Attributes:
-        ids: uint64 (n,), the sample ids as numbers; `hex_ids` spells them.
-        norms: float32 (n,), exact gradient norm at the start.
-        losses: float32 (n,), nats per response token at the start.
+        ids: uint64 (n,), the sample ids as numbers; `hex_ids` gives the strings.
+        norms: float32 (n,), exact gradient norms at the untouched model.
+        losses: float32 (n,), losses at the untouched model, nats per response token.
         tokens: int32 (n,), response tokens.
         sources: int32 (n,), index into `Bundle.sources`.
         capabilities: int32 (n,), index into `Bundle.capabilities`; -1 for roles
-            that have none (pool, dev, test).
+            without capabilities (pool, dev, test).
         domain_dots: float32 (n,), exact inner product of the initial gradients with
             the mean initial gradients of the dev samples.
         anchor_dots: float32 (n, capabilities), the same with each capability's
@@ -68,18 +68,19 @@ class Rows:
     def sketches(
         self, kind: str, indices: NDArray[np.integer] | None = None
     ) -> NDArray[np.float32]:
-        """Return sketches as float32; only the asked rows are read from the disk.
+        """Return sketches as float32; only the given rows are read from the disk.
 
         Args:
             kind: `"initial"`; `"trajectory"`, which own answers do not have; or
-                `"off_domain"`: anchor and pool along a second warm-up, on samples from
-                outside the domain.
-            indices: Row numbers (m,); all rows when omitted.
+                `"off_domain"`, along the off-domain trajectory, which only anchor and
+                pool have.
+            indices: Row numbers (m,); all rows by default.
 
         Returns:
-            float32 (m, k) for `"initial"`, (m, checkpoints * k) for `"trajectory"`,
-            each checkpoint's block times its weight; (m, later * k) for `"off_domain"`,
-            which leaves out the untouched model, as the path's last blocks.
+            float32 (m, k) for `"initial"`; (m, checkpoints * k) for `"trajectory"`,
+            each checkpoint's block times its weight; (m, later * k) for
+            `"off_domain"`, weighted in the same way, with the `later` checkpoints
+            after the untouched model.
         """
         out = self._read(kind, np.arange(len(self)) if indices is None else indices)
         if kind != "initial":
@@ -88,9 +89,9 @@ class Rows:
         return out
 
     def products(self, indices: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Return inner products of pool samples along the path.
+        """Return inner products of pool samples along the trajectory.
 
-        They come from wider sketches than `path`, and hold less noise.
+        They come from wider sketches than the trajectory sketches, with less noise.
 
         Args:
             indices: Row numbers (m,) of the pool; other roles have none.
@@ -99,16 +100,16 @@ class Rows:
             float32 (m, checkpoints, n) with the n samples of `MEASURED`, role by role,
             each checkpoint's times its weight squared.
         """
-        cut = self._read("products", indices)
-        cut = cut.reshape(len(indices), len(self._weights), -1)
+        products = self._read("products", indices)
+        products = products.reshape(len(indices), len(self._weights), -1)
         units = self._read("product_units", indices) * np.square(self._weights)
-        return cut * units[:, :, None]
+        return products * units[:, :, None]
 
     def answer_products(self, indices: NDArray[np.integer]) -> NDArray[np.float32]:
         """Return inner products of pool samples with own answers.
 
-        They are taken in the metric of the path's first checkpoint, which is the
-        untouched model, from as wide sketches as `products`.
+        They use the metric of the trajectory's first checkpoint, the untouched model,
+        and the same wide sketches as `products`.
 
         Args:
             indices: Row numbers (m,) of the pool; other roles have none.
@@ -121,19 +122,19 @@ class Rows:
         return self._read("answer_products", indices) * units[:, None]
 
     def part(self, indices: NDArray[np.integer], **columns: NDArray[Any]) -> "Rows":
-        """Return some of the samples, held in memory.
+        """Return a part of the samples, in memory.
 
         Args:
             indices: Row numbers (m,).
-            columns: Columns of the shards, (m, ...), to take instead of their own.
+            columns: Columns of the shards, (m, ...), that replace those of the samples.
         """
-        own = {name: getattr(self, name)[indices] for name in COLUMNS}
+        scalars = {name: getattr(self, name)[indices] for name in COLUMNS}
         others = self._shards[0].keys() - COLUMNS.keys()
-        read = {name: self._read(name, indices) for name in sorted(others)}
-        return Rows([{**own, **read, **columns}], self._weights)
+        sketches = {name: self._read(name, indices) for name in sorted(others)}
+        return Rows([{**scalars, **sketches, **columns}], self._weights)
 
     def along_off_domain(self) -> "Rows":
-        """Return the samples with sketches along the off-domain trajectory."""
+        """Return the samples with their sketches of the off-domain trajectory."""
         rows = np.arange(len(self))
         trajectory = self._read("trajectory", rows)
         later = self._read("off_domain", rows)
@@ -143,14 +144,14 @@ class Rows:
     def _read(self, name: str, indices: NDArray[np.integer]) -> NDArray[np.float32]:
         shape = len(indices), *self._shards[0][name].shape[1:]
         out = np.empty(shape, np.float32)
-        which = np.searchsorted(self._starts, indices, side="right") - 1
-        for number in np.unique(which):
-            here = which == number
-            local = np.asarray(indices)[here] - self._starts[number]
-            out[here] = self._shards[number][name][local]
+        shard_numbers = np.searchsorted(self._starts, indices, side="right") - 1
+        for number in np.unique(shard_numbers):
+            in_shard = shard_numbers == number
+            local = np.asarray(indices)[in_shard] - self._starts[number]
+            out[in_shard] = self._shards[number][name][local]
         return out
 
     def blocks(self, kind: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield (first row number, float32 sketches) shard by shard."""
-        for start, shard in zip(self._starts[:-1], self._shards, strict=True):
-            yield int(start), self.sketches(kind, start + np.arange(len(shard[kind])))
+        for first, shard in zip(self._starts[:-1], self._shards, strict=True):
+            yield int(first), self.sketches(kind, first + np.arange(len(shard[kind])))

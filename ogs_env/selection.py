@@ -1,4 +1,4 @@
-"""Deployment: run a selector over a bundle and keep what it chose."""
+"""Selections: run a selector over a bundle, and save or load its result."""
 
 import json
 import re
@@ -32,17 +32,19 @@ class _Selector(Protocol):
 
 @dataclass(frozen=True)
 class Selection:
-    """An ordered selection from a bundle's pool, with all that repeats it.
+    """An ordered selection from a bundle's pool, with all settings that reproduce it.
 
     Attributes:
-        ids: Ids of the selected samples, in the order they were picked.
+        ids: Ids of the selected samples, in the order of the picks.
         indices: Their rows in the bundle's pool, for `datasets.Dataset.select` or a
             torch `Subset` of the texts the bundle was sketched from.
-        scores: The selector's score of each; higher is better, scales differ.
-        sources: The collection each comes from.
+        scores: The selector's score of each; higher is better. Scales differ between
+            selectors.
+        sources: The collection of each.
         agent: Name or folder of the selector.
-        bundle: Name of the bundle. `space`: its sketch space.
-        budget: How many were asked for.
+        bundle: Name of the bundle.
+        space: The bundle's sketch space.
+        budget: Number of samples to select.
         split: Part of the pool that was selected from.
         seed: Seed of the selector's random generator.
     """
@@ -62,12 +64,12 @@ class Selection:
         return len(self.ids)
 
     def save(self, folder: Path, samples: Mapping[str, Sample] | None = None) -> None:
-        """Write `selection.jsonl`, one line a sample in order, and `selection.json`.
+        """Write `selection.jsonl`, one line per sample in order, and `selection.json`.
 
         Args:
-            folder: Where to; made when missing.
-            samples: Texts by sample id; with them each line has prompt and response,
-                and a chat's `messages`.
+            folder: The output folder, created if missing.
+            samples: Samples by id; with them each line has prompt and response, and a
+                chat's `messages`.
 
         Raises:
             InputError: If a selected sample has no text in `samples`, or the folder
@@ -93,15 +95,15 @@ class Selection:
                 line |= samples[name].texts()
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
         write_text(Path(folder) / LINES, "".join(lines))
-        # Last, so that a summary always stands beside whole lines.
+        # Last, so that there is no summary without complete lines.
         write_json(Path(folder) / SUMMARY, {"format": _FORMAT, **asdict(self)})
 
     @classmethod
     def load(cls, folder: Path) -> "Selection":
-        """Read what `save` wrote.
+        """Load a selection that `save` wrote.
 
         Raises:
-            InputError: If there is no selection, or it is not whole.
+            InputError: If there is no selection, or it is incomplete.
         """
         file = Path(folder) / SUMMARY
         value = read_json(file, "selection made by `ogs select`")
@@ -117,12 +119,12 @@ class Selection:
 
 
 def parse_budget(text: str, pool_size: int) -> int:
-    """Return how many samples `"64"` or `"10%"` of a pool are.
+    """Parse a budget such as `"64"` or `"10%"` of a pool; return a number of samples.
 
     A percentage is rounded to the nearest whole number, and is at least 1.
 
     Raises:
-        InputError: For anything else, less than 1, or more than the pool has.
+        InputError: For any other text, less than 1, or more than the pool has.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text.strip(), re.ASCII)
     if match is None or ("." in match[1] and not match[2]):
@@ -155,13 +157,13 @@ def select(
     """Run a selector over a bundle.
 
     Args:
-        selector: Anything with `select(bundle, budget, rng, indices)`, see
+        selector: An object with `select(bundle, budget, rng, indices)`, see
             `ogs_env.agents.selector`.
         bundle: A bundle, the name of a shipped one, or a folder.
         budget: Samples to select: 64, `"64"` or `"10%"`.
-        seed: Seeds the selector's random generator.
+        seed: Seed of the selector's random generator.
         split: Part of the pool: `"train"`, `"test"` or `"all"`.
-        agent: What the selection names as its maker; the class's name if omitted.
+        agent: The selector's name in the selection; by default the name of its class.
 
     Raises:
         InputError: For a bad bundle, split or budget.

@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 
 from ogs_env.bundle import (
     ANSWERS,
+    EXTRA_FILES,
     FORMAT_VERSION,
-    FURTHER,
     MEASURED,
     OFF_DOMAIN,
     ROLES,
@@ -79,7 +79,7 @@ def make_bundle(
     if checkpoints and answers:
         products = _products(roles, ANSWERS, checkpoints)
         columns = np.ascontiguousarray(products[:, 0]), units[:, 0].copy()
-        further = dict(zip(FURTHER["answers"], columns, strict=True))
+        further = dict(zip(EXTRA_FILES["answers"], columns, strict=True))
         for role in ANSWERS:
             del roles[role]["trajectory"]
     files = {}

@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def rewrite(folder: Path, name: str, tensors: dict[str, np.ndarray]) -> None:
-    """Write a shard whose hash the manifest then lists."""
+    """Write a shard and update its hash in the manifest."""
     save_file(tensors, folder / name)
     files = json.loads((folder / "manifest.json").read_text())["files"]
     files[name]["sha256"] = sha256_of(folder / name)
@@ -39,7 +39,7 @@ def test_rows_of_several_shards_are_those_of_the_files_in_order(folder: Path) ->
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, whole[some])
         blocks = list(bundle.pool.blocks(kind))
-        assert [start for start, _ in blocks] == [0, 20, 40]
+        assert [first for first, _ in blocks] == [0, 20, 40]
         np.testing.assert_array_equal(np.concatenate([b for _, b in blocks]), whole)
     ids = np.concatenate([shard["ids"] for shard in shards])
     np.testing.assert_array_equal(bundle.pool.ids, ids)
@@ -47,7 +47,7 @@ def test_rows_of_several_shards_are_those_of_the_files_in_order(folder: Path) ->
     assert isinstance(bundle.pool._shards[0]["initial"], np.memmap)
 
 
-def test_a_part_holds_the_samples_asked_for_and_other_columns(folder: Path) -> None:
+def test_a_part_has_the_given_samples_and_replaced_columns(folder: Path) -> None:
     pool = load_bundle(folder).pool
     rows, dots = np.array([41, 3, 20, 59]), np.arange(4, dtype=np.float32)
     part = pool.part(rows, domain_dots=dots)
@@ -58,7 +58,7 @@ def test_a_part_holds_the_samples_asked_for_and_other_columns(folder: Path) -> N
         assert getattr(part, name).dtype == COLUMNS[name]
     for kind in ("initial", "trajectory"):
         np.testing.assert_array_equal(part.sketches(kind), pool.sketches(kind, rows))
-        assert [start for start, _ in part.blocks(kind)] == [0]
+        assert [first for first, _ in part.blocks(kind)] == [0]
     every = np.arange(4)
     again = part.part(np.array([2]))
     for read in (Rows.products, Rows.answer_products):
@@ -71,26 +71,26 @@ def test_columns_are_read_only(folder: Path) -> None:
         load_bundle(folder).pool.losses[0] = 0
 
 
-def test_cosines_are_those_of_the_sketches_they_were_made_from(folder: Path) -> None:
+def test_cosines_are_those_of_the_initial_sketches(folder: Path) -> None:
     bundle = load_bundle(folder)
     rows = np.array([3, 50])
-    start = bundle.pool.sketches("initial", rows).astype(np.float64)
-    start /= np.linalg.norm(start, axis=1, keepdims=True)
+    units = bundle.pool.sketches("initial", rows).astype(np.float64)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
     domain = bundle.dev.sketches("initial").mean(0)
     np.testing.assert_allclose(
-        bundle.domain_cosines(rows), start @ domain / np.linalg.norm(domain), atol=1e-5
+        bundle.domain_cosines(rows), units @ domain / np.linalg.norm(domain), atol=1e-5
     )
     anchors = bundle.anchor.sketches("initial")
     for number in range(2):
         mean = anchors[bundle.anchor.capabilities == number].mean(0)
         np.testing.assert_allclose(
             bundle.anchor_cosines(rows)[:, number],
-            start @ mean / np.linalg.norm(mean),
+            units @ mean / np.linalg.norm(mean),
             atol=1e-5,
         )
 
 
-def test_split_parts_the_pool_by_id(bundle: Bundle) -> None:
+def test_split_divides_the_pool_by_id(bundle: Bundle) -> None:
     train, test, both = (bundle.split(name) for name in ("train", "test", "all"))
     assert sorted([*train, *test]) == both.tolist() == list(range(len(bundle.pool)))
     assert 0.2 < len(test) / len(both) < 0.3
@@ -109,7 +109,7 @@ def test_copies_and_pickles_share_the_bundle(bundle_folder: Path) -> None:
     assert load_bundle(str(bundle.path)) is bundle
 
 
-def test_a_changed_byte_is_found(folder: Path) -> None:
+def test_a_changed_byte_is_detected(folder: Path) -> None:
     file = folder / "pool-00001.safetensors"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
@@ -124,7 +124,7 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
         load_bundle(folder)
 
 
-def test_a_shard_left_out_of_the_manifest_is_noticed(folder: Path) -> None:
+def test_a_shard_missing_in_the_manifest_is_refused(folder: Path) -> None:
     files = json.loads((folder / "manifest.json").read_text())["files"]
     del files["pool-00002.safetensors"]
     edit_manifest(folder, files=files)
@@ -143,25 +143,25 @@ def test_a_nan_is_named_with_row_and_sample(folder: Path, tensor: str) -> None:
         load_bundle(folder)
 
 
-def test_a_source_that_the_manifest_does_not_list_is_noticed(folder: Path) -> None:
+def test_a_source_that_the_manifest_does_not_list_is_refused(folder: Path) -> None:
     edit_manifest(folder, sources=[{"name": "alpha"}])
     with pytest.raises(InputError, match=r"'sources' names number \d, .* lists 1 so"):
         load_bundle(folder)
 
 
-def test_a_role_that_the_manifest_does_not_count_is_noticed(folder: Path) -> None:
+def test_a_role_that_the_manifest_does_not_count_is_refused(folder: Path) -> None:
     edit_manifest(folder, roles={"pool": 60})
     with pytest.raises(InputError, match="'dev' has 12 rows, the manifest says None"):
         load_bundle(folder)
 
 
-def test_another_k_is_noticed(folder: Path) -> None:
+def test_another_k_is_refused(folder: Path) -> None:
     edit_manifest(folder, projection={"k": 32})
     with pytest.raises(InputError, match=r"'initial' should have shape \(\d+, 32\)"):
         load_bundle(folder)
 
 
-def test_a_basis_of_another_k_is_noticed(folder: Path) -> None:
+def test_a_basis_of_another_k_is_refused(folder: Path) -> None:
     basis = {"basis": np.ones((8, 4), np.float32)}
     rewrite(folder, "basis.safetensors", basis)
     with pytest.raises(InputError, match="'basis' of 16 rows"):
@@ -177,9 +177,7 @@ def test_a_basis_of_another_k_is_noticed(folder: Path) -> None:
         np.float32([[1, 2, 3], [1, 1, np.nan]]),
     ],
 )
-def test_scales_that_cannot_be_are_noticed(
-    folder: Path, scales: np.ndarray | None
-) -> None:
+def test_invalid_scales_are_refused(folder: Path, scales: np.ndarray | None) -> None:
     tensors = load_file(folder / "basis.safetensors") | {"scales": scales}
     found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     rewrite(folder, "basis.safetensors", found)
@@ -215,12 +213,12 @@ def test_own_answers_are_roles_with_their_tokens(folder: Path) -> None:
     assert bundle.pool.products(np.arange(3)).shape == (3, 2, measured)
 
 
-def test_products_with_own_answers_are_in_the_metric_of_the_start(folder: Path) -> None:
+def test_answer_products_have_the_untouched_models_weight(folder: Path) -> None:
     names = [f"answers-pool-{number:05d}.safetensors" for number in range(3)]
-    kept, units = [], np.random.default_rng(0).uniform(1, 9, 60).astype(np.float32)
+    products, units = [], np.random.default_rng(0).uniform(1, 9, 60).astype(np.float32)
     for number, name in enumerate(names):
         tensors = load_file(folder / name)
-        kept.append(tensors["answer_products"].astype(np.float64))
+        products.append(tensors["answer_products"].astype(np.float64))
         tensors["answer_units"] = units[20 * number : 20 * number + 20]
         rewrite(folder, name, tensors)
     weights = [{"step": 0, "weight": 0.5}, {"step": 6, "weight": 2.0}]
@@ -231,12 +229,12 @@ def test_products_with_own_answers_are_in_the_metric_of_the_start(folder: Path) 
     answers = len(bundle.anchor_answers) + len(bundle.retention_answers)
     assert found.shape == (6, answers)
     assert found.dtype == np.float32
-    expected = 0.25 * units[rows, None] * np.concatenate(kept)[rows]
+    expected = 0.25 * units[rows, None] * np.concatenate(products)[rows]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["answer_products", "answer_units"])
-def test_a_path_without_products_with_own_answers_is_refused(
+def test_a_trajectory_without_answer_products_is_refused(
     folder: Path, name: str
 ) -> None:
     file = "answers-pool-00001.safetensors"
@@ -277,7 +275,7 @@ def test_answers_without_their_tokens_are_refused(folder: Path, change: str) -> 
         load_bundle(folder)
 
 
-def test_answers_to_nothing_in_the_bundle_are_refused(folder: Path) -> None:
+def test_answers_without_their_sample_are_refused(folder: Path) -> None:
     name = "retention_answers-00000.safetensors"
     tensors = load_file(folder / name)
     tensors["ids"][2] = 7
@@ -314,7 +312,7 @@ def test_an_off_domain_trajectory_is_checked_like_a_trajectory(tmp_path: Path) -
         load_bundle(folder)
 
 
-def test_a_basis_neither_there_nor_listed_is_noticed(folder: Path) -> None:
+def test_a_missing_basis_is_refused(folder: Path) -> None:
     files = json.loads((folder / "manifest.json").read_text())["files"]
     del files["basis.safetensors"]
     edit_manifest(folder, files=files)
@@ -381,19 +379,19 @@ def test_unknown_names_and_folders(
         load_bundle(tmp_path)
 
 
-def test_a_bundle_made_again_is_loaded_again(tmp_path: Path) -> None:
+def test_a_changed_bundle_is_loaded_again(tmp_path: Path) -> None:
     first = load_bundle(make_bundle(tmp_path / "b", pool=40, k=8, d=4, held_out=8))
     make_bundle(tmp_path / "b", pool=44, k=8, d=4, held_out=8, seed=1)
     second = load_bundle(tmp_path / "b")
     assert (len(first.pool), len(second.pool)) == (40, 44)
 
 
-def test_without_checkpoints_there_is_no_path(tmp_path: Path) -> None:
+def test_without_checkpoints_there_is_no_trajectory(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "b", pool=40, k=8, d=4, held_out=8, checkpoints=0)
     assert not load_bundle(folder).has_trajectory
 
 
 def test_observation_basis_has_rms_1_over_the_pool(bundle: Bundle) -> None:
-    start = bundle.pool.sketches("initial")
-    seen = start / np.linalg.norm(start, axis=1, keepdims=True) @ bundle.basis
-    np.testing.assert_allclose(np.sqrt(np.square(seen).mean(0)), 1, rtol=1e-3)
+    initial = bundle.pool.sketches("initial")
+    observed = initial / np.linalg.norm(initial, axis=1, keepdims=True) @ bundle.basis
+    np.testing.assert_allclose(np.sqrt(np.square(observed).mean(0)), 1, rtol=1e-3)

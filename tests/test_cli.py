@@ -1,4 +1,4 @@
-"""Bad input on the command line: status 2, one line that helps, nothing left behind."""
+"""Bad input on the command line: status 2, one helpful line and no files written."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from ogs_env.files import sha256_of
 
 @pytest.fixture
 def ogs(capsys):
-    """Run `ogs` here; returns the status and the lines on stderr."""
+    """Run `ogs` in this process; return the status and the lines on stderr."""
 
     def run(*words: object) -> tuple[int, list[str]]:
         capsys.readouterr()
@@ -31,7 +31,7 @@ def ogs(capsys):
 
 @pytest.fixture
 def refused(ogs):
-    """Run `ogs`, which must refuse; returns its one line."""
+    """Run `ogs` with bad input; return its error line."""
 
     def run(*words: object) -> str:
         status, lines = ogs(*words)
@@ -48,14 +48,15 @@ def records(count: int, word: str) -> list[dict]:
 
 
 def write_lines(path: Path, lines: list) -> Path:
-    spelled = [line if isinstance(line, str) else json.dumps(line) for line in lines]
-    path.write_text("".join(f"{line}\n" for line in spelled))
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    path.write_text("".join(f"{line}\n" for line in texts))
     return path
 
 
 @pytest.fixture
 def texts(tmp_path):
-    """Good files of a user: pool, domain, anchor; and where the bundle goes."""
+    """Valid user files for pool, domain and anchor, and the bundle's folder."""
+
     return {
         "pool": write_lines(tmp_path / "pool.jsonl", records(9, "what is")),
         "domain": write_lines(tmp_path / "domain.jsonl", records(8, "why is")),
@@ -91,9 +92,9 @@ def sketching(texts: dict[str, Path], *more: object) -> list[object]:
 @pytest.mark.parametrize("role", ["pool", "domain", "anchor"])
 def test_a_bad_line_is_named(refused, texts, role, line, message):
     write_lines(texts[role], [*records(3, "what is"), line, *records(3, "where is")])
-    told = refused(*sketching(texts))
-    assert told.startswith(f"{texts[role]}:4: ")
-    assert message in told
+    error = refused(*sketching(texts))
+    assert error.startswith(f"{texts[role]}:4: ")
+    assert message in error
     assert not texts["out"].exists()
 
 
@@ -113,16 +114,16 @@ def test_a_missing_file_is_named(refused, texts, role):
 
 def test_a_sample_in_pool_and_test_is_named(refused, texts, tmp_path):
     test = write_lines(tmp_path / "test.jsonl", records(3, "what is"))
-    told = refused(*sketching(texts, "--test", test))
-    assert "is in both pool and test; remove it from one" in told
-    assert '"what is 0?"' in told
+    error = refused(*sketching(texts, "--test", test))
+    assert "is in both pool and test; remove it from one" in error
+    assert '"what is 0?"' in error
     assert not texts["out"].exists()
 
 
 def test_a_domain_of_one_sample_is_refused(refused, texts):
     write_lines(texts["domain"], records(1, "why is"))
-    told = refused(*sketching(texts))
-    assert told.startswith(f"{texts['domain']}: has one sample")
+    error = refused(*sketching(texts))
+    assert error.startswith(f"{texts['domain']}: has one sample")
 
 
 @pytest.mark.parametrize(
@@ -153,27 +154,27 @@ def test_a_bad_option_is_named(refused, texts, more, message):
 
 def test_a_proxy_that_is_no_model_is_named(refused, texts, tmp_path):
     (tmp_path / "nothing").mkdir()
-    told = refused(*sketching(texts, "--proxy", tmp_path / "nothing"))
-    assert told.startswith(f"model '{tmp_path / 'nothing'}': cannot be loaded")
+    error = refused(*sketching(texts, "--proxy", tmp_path / "nothing"))
+    assert error.startswith(f"model '{tmp_path / 'nothing'}': cannot be loaded")
     assert not texts["out"].exists()
 
 
 def test_the_domain_has_to_be_given(refused, texts):
-    told = refused("sketch", texts["pool"], "--out", texts["out"])
-    assert told.startswith("--domain: is missing; give JSON lines")
+    error = refused("sketch", texts["pool"], "--out", texts["out"])
+    assert error.startswith("--domain: is missing; give JSON lines")
 
 
-def test_an_unknown_domain_gets_near_ones(refused, texts):
-    told = refused("sketch", "medicl", "--out", texts["out"])
-    assert told.startswith("unknown domain 'medicl'; did you mean medical")
+def test_an_unknown_domain_gets_suggestions(refused, texts):
+    error = refused("sketch", "medicl", "--out", texts["out"])
+    assert error.startswith("unknown domain 'medicl'; did you mean medical")
 
 
 def test_an_out_folder_in_use_is_left_alone(refused, texts):
     texts["out"].mkdir()
     (texts["out"] / "thesis.txt").write_text("mine")
-    told = refused(*sketching(texts))
+    error = refused(*sketching(texts))
     assert (
-        told == f"{texts['out']}: holds files that are no bundle; choose another --out"
+        error == f"{texts['out']}: holds files that are no bundle; choose another --out"
     )
     assert [path.name for path in texts["out"].iterdir()] == ["thesis.txt"]
 
@@ -184,7 +185,7 @@ def test_an_out_that_is_a_file_is_left_alone(refused, texts):
     assert texts["out"].read_text() == "mine"
 
 
-def test_a_very_long_response_is_cut_and_told(ogs, texts, model):
+def test_a_very_long_response_is_cut_with_a_note(ogs, texts, model):
     long = {"prompt": "how long is it?", "response": "very " * 20_000}
     write_lines(texts["pool"], [*records(4, "what is"), long])
     status, lines = ogs(
@@ -215,18 +216,24 @@ def test_commands(ogs, refused, capsys):
 
 
 @pytest.fixture
-def made(tmp_path):
+def small_bundle(tmp_path):
     return make_bundle(tmp_path / "made", pool=90, shards=2)
 
 
-def selecting(made: Path, out: Path, **options: object) -> list[object]:
-    words = {"agent": "random", "bundle": made, "budget": 9, "out": out, **options}
+def selecting(small_bundle: Path, out: Path, **options: object) -> list[object]:
+    words = {
+        "agent": "random",
+        "bundle": small_bundle,
+        "budget": 9,
+        "out": out,
+        **options,
+    }
     return ["select", *(w for name, v in words.items() for w in (f"--{name}", v))]
 
 
-def test_a_selection_is_written(ogs, made, tmp_path):
+def test_a_selection_is_written(ogs, small_bundle, tmp_path):
     for budget, count in (("9", 9), ("10%", 9), ("100%", 90)):
-        assert ogs(*selecting(made, tmp_path / budget, budget=budget))[0] == 0
+        assert ogs(*selecting(small_bundle, tmp_path / budget, budget=budget))[0] == 0
         lines = (tmp_path / budget / "selection.jsonl").read_text().splitlines()
         assert len({json.loads(line)["id"] for line in lines}) == count
 
@@ -245,20 +252,28 @@ def test_a_selection_is_written(ogs, made, tmp_path):
         ("", "budget '': expected a whole number"),
     ],
 )
-def test_a_bad_budget_is_told(refused, made, tmp_path, budget, message):
-    assert message in refused(*selecting(made, tmp_path / "out", budget=budget))
+def test_a_bad_budget_is_refused(refused, small_bundle, tmp_path, budget, message):
+    assert message in refused(*selecting(small_bundle, tmp_path / "out", budget=budget))
     assert not (tmp_path / "out").exists()
 
 
-def test_a_negative_budget_is_told(refused, made, tmp_path):
-    words = ["select", "--agent", "random", "--bundle", made, "--out", tmp_path / "out"]
+def test_a_negative_budget_is_refused(refused, small_bundle, tmp_path):
+    words = [
+        "select",
+        "--agent",
+        "random",
+        "--bundle",
+        small_bundle,
+        "--out",
+        tmp_path / "out",
+    ]
     for budget in (["--budget", "-3"], ["--budget=-3"]):
         assert "budget '-3': expected a whole number" in refused(*words, *budget)
     assert not (tmp_path / "out").exists()
 
 
-def test_all_alone_needs_no_budget(ogs, refused, made, tmp_path):
-    words = ["select", "--bundle", made, "--out", tmp_path / "out"]
+def test_only_all_needs_no_budget(ogs, refused, small_bundle, tmp_path):
+    words = ["select", "--bundle", small_bundle, "--out", tmp_path / "out"]
     assert "--budget: is missing; say how many" in refused(*words, "--agent", "random")
     assert not (tmp_path / "out").exists()
     assert ogs(*words, "--agent", "all")[0] == 0
@@ -284,42 +299,44 @@ def test_all_alone_needs_no_budget(ogs, refused, made, tmp_path):
         ),
     ],
 )
-def test_a_bad_choice_is_told(refused, made, tmp_path, options, message):
-    assert message in refused(*selecting(made, tmp_path / "out", **options))
+def test_a_bad_option_of_select_is_refused(
+    refused, small_bundle, tmp_path, options, message
+):
+    assert message in refused(*selecting(small_bundle, tmp_path / "out", **options))
     assert not (tmp_path / "out").exists()
 
 
-def test_texts_of_another_pool_are_refused(refused, made, tmp_path):
+def test_texts_of_another_pool_are_refused(refused, small_bundle, tmp_path):
     other = write_lines(tmp_path / "other.jsonl", records(3, "what is"))
-    told = refused(*selecting(made, tmp_path / "out", texts=other))
-    assert told.startswith(f"{other}: 90 of 90 pool samples of bundle 'made' are not")
+    error = refused(*selecting(small_bundle, tmp_path / "out", texts=other))
+    assert error.startswith(f"{other}: 90 of 90 pool samples of bundle 'made' are not")
     assert not (tmp_path / "out").exists()
 
 
-def flip_byte(made: Path) -> None:
-    file = made / "dev-00000.safetensors"
+def flip_byte(folder: Path) -> None:
+    file = folder / "dev-00000.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
 
 
-def remove_shard(made: Path) -> None:
-    (made / "pool-00001.safetensors").unlink()
+def remove_shard(folder: Path) -> None:
+    (folder / "pool-00001.safetensors").unlink()
 
 
-def change(made: Path, **columns) -> None:
-    """Change a shard, and the manifest's hash with it."""
-    file = made / "pool-00000.safetensors"
+def change(folder: Path, **columns) -> None:
+    """Change a shard and its hash in the manifest."""
+    file = folder / "pool-00000.safetensors"
     save_file(load_file(file) | columns, file)
-    files = json.loads((made / "manifest.json").read_text())["files"]
+    files = json.loads((folder / "manifest.json").read_text())["files"]
     files[file.name]["sha256"] = sha256_of(file)
-    edit_manifest(made, files=files)
+    edit_manifest(folder, files=files)
 
 
-def put_nan(made: Path) -> None:
-    norms = load_file(made / "pool-00000.safetensors")["norms"]
+def put_nan(folder: Path) -> None:
+    norms = load_file(folder / "pool-00000.safetensors")["norms"]
     norms[5] = np.nan
-    change(made, norms=norms)
+    change(folder, norms=norms)
 
 
 @pytest.mark.parametrize(
@@ -332,31 +349,40 @@ def put_nan(made: Path) -> None:
             "pool-00000.safetensors: tensor 'norms' holds a NaN or infinity in row 5",
         ),
         (
-            lambda made: edit_manifest(made, projection={"k": 32}),
+            lambda folder: edit_manifest(folder, projection={"k": 32}),
             "tensor 'initial' should have shape (40, 32), found (40, 64)",
         ),
         (
-            lambda made: edit_manifest(made, format_version=1),
+            lambda folder: edit_manifest(folder, format_version=1),
             "format version 1, this ogs_env reads version 6; rebuild the",
         ),
-        (lambda made: edit_manifest(made, format="zip"), "is no manifest"),
-        (lambda made: edit_manifest(made, roles=None), "lacks 'roles'"),
-        (lambda made: (made / "manifest.json").write_text("{"), "is no JSON"),
-        (lambda made: (made / "manifest.json").unlink(), "no such file"),
+        (
+            lambda folder: edit_manifest(folder, format="zip"),
+            "is no manifest",
+        ),
+        (lambda folder: edit_manifest(folder, roles=None), "lacks 'roles'"),
+        (
+            lambda folder: (folder / "manifest.json").write_text("{"),
+            "is no JSON",
+        ),
+        (
+            lambda folder: (folder / "manifest.json").unlink(),
+            "no such file",
+        ),
     ],
 )
-def test_a_damaged_bundle_is_told(refused, made, tmp_path, damage, message):
-    damage(made)
-    told = refused(*selecting(made, tmp_path / "out"))
-    assert told.startswith(str(made))
-    assert message in told
+def test_a_damaged_bundle_is_refused(refused, small_bundle, tmp_path, damage, message):
+    damage(small_bundle)
+    error = refused(*selecting(small_bundle, tmp_path / "out"))
+    assert error.startswith(str(small_bundle))
+    assert message in error
     assert not (tmp_path / "out").exists()
 
 
-# In a process of its own: what Python itself would print shows here.
+# In a process of its own, to see all that Python prints.
 
 
-def ogs_outside(*words: object, **environment: str) -> subprocess.CompletedProcess:
+def ogs_process(*words: object, **environment: str) -> subprocess.CompletedProcess:
     inherited = {name: v for name, v in os.environ.items() if name != "OGS_DATA"}
     return subprocess.run(
         [sys.executable, "-m", "ogs_env.cli", *map(str, words)],
@@ -367,7 +393,7 @@ def ogs_outside(*words: object, **environment: str) -> subprocess.CompletedProce
 
 
 def test_without_hub_and_data_gsm8k_says_what_to_do(texts, tmp_path):
-    done = ogs_outside(
+    done = ogs_process(
         *("sketch", texts["pool"], "--domain", texts["domain"], "--out", texts["out"]),
         HF_HUB_OFFLINE="1",
         HF_HOME=str(tmp_path / "empty"),
@@ -379,10 +405,10 @@ def test_without_hub_and_data_gsm8k_says_what_to_do(texts, tmp_path):
     assert not texts["out"].exists()
 
 
-def test_outside_there_is_one_line_too(made, tmp_path):
-    shutil.copytree(made, tmp_path / "copy")
+def test_another_process_prints_one_line_too(small_bundle, tmp_path):
+    shutil.copytree(small_bundle, tmp_path / "copy")
     flip_byte(tmp_path / "copy")
-    done = ogs_outside(*selecting(tmp_path / "copy", tmp_path / "out"))
+    done = ogs_process(*selecting(tmp_path / "copy", tmp_path / "out"))
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert line.startswith(f"ogs: error: {tmp_path / 'copy'}")
@@ -417,7 +443,7 @@ def test_a_missing_package_is_named_with_its_extra(texts):
     )
 
 
-def test_a_reader_that_has_had_enough_is_no_error():
+def test_a_closed_pipe_is_no_error():
     command = f"{sys.executable} -m ogs_env.cli domains | head -c 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert len(done.stdout) == 1

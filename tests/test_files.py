@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and a full disk is told in one line."""
+"""Files are written atomically, and a full disk gives one error line."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ from ogs_env.files import (
 )
 
 
-def test_a_file_appears_whole(tmp_path):
+def test_a_file_appears_complete(tmp_path):
     path = tmp_path / "new" / "file.txt"
     with whole_file(path) as temporary:
         temporary.write_text("half")
@@ -29,7 +29,7 @@ def test_a_file_appears_whole(tmp_path):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()])
-def test_an_error_leaves_what_was_there(tmp_path, error):
+def test_an_error_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "file.txt"
     path.write_text("before")
 
@@ -46,7 +46,7 @@ def test_an_error_leaves_what_was_there(tmp_path, error):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("where", ["write", "fsync"])
-def test_a_full_disk_is_told(tmp_path, monkeypatch, number, where):
+def test_a_full_disk_is_reported(tmp_path, monkeypatch, number, where):
     def full(*_, **__):
         raise OSError(number, os.strerror(number))
 
@@ -73,7 +73,7 @@ except InputError as error:
 """
 
 
-def test_a_file_larger_than_the_limit_is_told(tmp_path):
+def test_a_file_larger_than_the_limit_is_reported(tmp_path):
     path = tmp_path / "pool.jsonl"
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(path)], capture_output=True, text=True
@@ -83,21 +83,21 @@ def test_a_file_larger_than_the_limit_is_told(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_where_a_folder_should_be_is_told(tmp_path):
+def test_a_file_where_a_folder_should_be_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "x.txt", tmp_path / "file" / "y" / "x.txt"):
         with pytest.raises(InputError, match="cannot be written"):
             write_text(path, "text")
 
 
-def test_a_folder_where_the_file_should_be_is_told(tmp_path):
+def test_a_folder_where_the_file_should_be_is_reported(tmp_path):
     (tmp_path / "x.txt" / "full").mkdir(parents=True)
     with pytest.raises(InputError, match=r"x.txt: cannot be written"):
         write_text(tmp_path / "x.txt", "text")
     assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
 
 
-def test_json_goes_there_and_back(tmp_path):
+def test_json_is_written_and_read_back(tmp_path):
     value = {"name": "Müller", "numbers": [1, 2.5, None]}
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json", "note") == value
@@ -112,7 +112,7 @@ def test_json_goes_there_and_back(tmp_path):
         (lambda path: path.write_bytes(b"\xff{"), "is no JSON .*; expected a note"),
     ],
 )
-def test_json_that_cannot_be_read_is_told(tmp_path, make, line):
+def test_json_that_cannot_be_read_is_reported(tmp_path, make, line):
     path = tmp_path / "a.json"
     make(path)
     with pytest.raises(InputError, match=f"{path}: {line}"):
@@ -125,7 +125,7 @@ def test_sha256(tmp_path):
     assert sha256_of(tmp_path / "a") == known
 
 
-def test_a_full_disk_is_told_where_a_library_writes(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_where_a_library_writes(tmp_path: Path) -> None:
     with (
         pytest.raises(InputError, match=f"{tmp_path}: no space left on the disk"),
         written_by_library(tmp_path),

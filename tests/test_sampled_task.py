@@ -1,4 +1,4 @@
-"""Domains drawn from a pool: what is in them, what a learner makes of them."""
+"""Sampled tasks: their samples, their gradients and how a learner responds to them."""
 
 import copy
 import json
@@ -30,7 +30,7 @@ SIZES: dict[str, Any] = {"slate_size": 4, "num_slates": 6, "budget": 9}
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle whose checkpoints differ in weight, slope and curvature."""
-    folder = make_bundle(tmp_path_factory.mktemp("drawn") / "b", shards=3)
+    folder = make_bundle(tmp_path_factory.mktemp("task") / "b", shards=3)
     learner = {
         "sketches": "trajectory",
         "epochs": 2,
@@ -45,8 +45,8 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def with_off_domain(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The same bundle with a second warm-up."""
-    folder = tmp_path_factory.mktemp("drawn") / "off_domain"
+    """The same bundle with an off-domain trajectory."""
+    folder = tmp_path_factory.mktemp("task") / "off_domain"
     make_bundle(folder, shards=3, off_domain=True)
     weights = [{"step": 0, "weight": 0.5}, {"step": 6, "weight": 2.0}]
     edit_manifest(folder, checkpoints=weights)
@@ -54,14 +54,14 @@ def with_off_domain(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def without_path(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("drawn") / "initial"
+def without_trajectory(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("task") / "initial"
     return load_bundle(make_bundle(folder, checkpoints=0))
 
 
 @pytest.fixture
 def of_sources(tmp_path: Path) -> Callable[[list[int]], Bundle]:
-    """Make a bundle that has so many pool samples of each source."""
+    """A function that makes a bundle with the given pool samples of each source."""
 
     def make(counts: list[int]) -> Bundle:
         name = "pool-00000.safetensors"
@@ -78,32 +78,32 @@ def of_sources(tmp_path: Path) -> Callable[[list[int]], Bundle]:
 
 
 def rows_of(bundle: Bundle, rows: Rows) -> np.ndarray:
-    """Return where samples lie in a bundle's pool, by their ids."""
+    """Return the rows of samples in a bundle's pool, by their ids."""
     places = {number: row for row, number in enumerate(bundle.pool.ids.tolist())}
     return np.array([places[number] for number in rows.ids.tolist()])
 
 
-def contents(drawn: Bundle) -> dict[str, Any]:
-    found: dict[str, Any] = {"manifest": drawn.manifest, "basis": drawn.basis}
-    for role in ("pool", *drawn.measured):
-        rows = getattr(drawn, role)
+def contents(task: Bundle) -> dict[str, Any]:
+    found: dict[str, Any] = {"manifest": task.manifest, "basis": task.basis}
+    for role in ("pool", *task.measured):
+        rows = getattr(task, role)
         found |= {f"{role}/{name}": getattr(rows, name) for name in COLUMNS}
-        has_trajectory = drawn.has_trajectory and role not in ANSWERS
+        has_trajectory = task.has_trajectory and role not in ANSWERS
         kinds = ("initial", "trajectory") if has_trajectory else ("initial",)
         found |= {f"{role}/{kind}": rows.sketches(kind) for kind in kinds}
-    if drawn.has_trajectory:
-        every = np.arange(len(drawn.pool))
-        found["products"] = drawn.pool.products(every)
-        found["answer_products"] = drawn.pool.answer_products(every)
+    if task.has_trajectory:
+        every = np.arange(len(task.pool))
+        found["products"] = task.pool.products(every)
+        found["answer_products"] = task.pool.answer_products(every)
     return found
 
 
-# What is drawn.
+# Samples.
 
 
-def test_a_number_is_one_domain(origin: Bundle) -> None:
+def test_a_number_determines_the_task(origin: Bundle) -> None:
     first = SampledTask(origin, 3, "train")
-    # Unpickled it is the one that was drawn for all.
+    # Unpickling returns the cached task.
     others = [SampledTask(origin, 3, "train"), pickle.loads(pickle.dumps(first))]
     assert others[1] is not first
     for other in others:
@@ -114,62 +114,62 @@ def test_a_number_is_one_domain(origin: Bundle) -> None:
         assert again is shared
 
 
-def test_other_numbers_are_other_domains(origin: Bundle) -> None:
-    drawn = [SampledTask(origin, number, "train") for number in NUMBERS]
+def test_other_numbers_give_other_tasks(origin: Bundle) -> None:
+    tasks = [SampledTask(origin, number, "train") for number in NUMBERS]
     for role in ("dev", "test", "pool"):
-        assert len({getattr(one, role).ids.tobytes() for one in drawn}) == len(drawn)
-    assert len({tuple(np.unique(one.dev.sources)) for one in drawn}) > 2
-    assert drawn[3].name == "made/3"
+        assert len({getattr(task, role).ids.tobytes() for task in tasks}) == len(tasks)
+    assert len({tuple(np.unique(task.dev.sources)) for task in tasks}) > 2
+    assert tasks[3].name == "made/3"
 
 
 @pytest.mark.parametrize("split", ["train", "test", "all"])
-def test_what_is_in_a_domain(origin: Bundle, split: str) -> None:
+def test_the_samples_of_a_task(origin: Bundle, split: str) -> None:
     part = set(origin.pool.ids[origin.split(split)].tolist())
     for number in NUMBERS:
-        drawn = SampledTask(origin, number, split)
-        roles = [drawn.dev, drawn.test, drawn.pool]
+        task = SampledTask(origin, number, split)
+        roles = [task.dev, task.test, task.pool]
         ids = [set(rows.ids.tolist()) for rows in roles]
-        # Each sample once, all of them of the part asked for.
+        # Each sample is there once and belongs to the split.
         assert len(set.union(*ids)) == sum(map(len, roles))
         assert set.union(*ids) <= part
-        assert len(drawn.split(split)) == len(drawn.pool)
-        left = len(part) - len(drawn.dev) - len(drawn.test)
-        assert len(drawn.pool) == min(POOL, left) <= 256
-        sources = set(drawn.dev.sources.tolist())
+        assert len(task.split(split)) == len(task.pool)
+        left = len(part) - len(task.dev) - len(task.test)
+        assert len(task.pool) == min(POOL, left) <= 256
+        sources = set(task.dev.sources.tolist())
         assert len(sources) == 2
-        assert set(drawn.test.sources.tolist()) == sources
-        inside = np.isin(drawn.pool.sources, list(sources)).mean()
+        assert set(task.test.sources.tolist()) == sources
+        inside = np.isin(task.pool.sources, list(sources)).mean()
         assert 0.1 < inside <= 0.6
         for role, rows in zip(("dev", "test", "pool"), roles, strict=True):
-            assert drawn.manifest["roles"][role] == len(rows)
+            assert task.manifest["roles"][role] == len(rows)
             places = rows_of(origin, rows)
             for name in COLUMNS.keys() - {"domain_dots"}:
                 expected = getattr(origin.pool, name)[places]
                 np.testing.assert_array_equal(getattr(rows, name), expected)
-        assert drawn.anchor is origin.anchor
-        assert drawn.retention is origin.retention
-        assert drawn.anchor_answers is origin.anchor_answers
-        assert drawn.retention_answers is origin.retention_answers
+        assert task.anchor is origin.anchor
+        assert task.retention is origin.retention
+        assert task.anchor_answers is origin.anchor_answers
+        assert task.retention_answers is origin.retention_answers
 
 
-def test_half_of_the_time_a_source_gives_a_neighbourhood(origin: Bundle) -> None:
-    start = origin.pool.sketches("initial")
-    units = start / np.linalg.norm(start, axis=1, keepdims=True)
+def test_half_of_the_sources_are_cut_to_a_neighbourhood(origin: Bundle) -> None:
+    initial = origin.pool.sketches("initial")
+    units = initial / np.linalg.norm(initial, axis=1, keepdims=True)
     part = origin.split("train")
     found = []
     for number in range(40):
-        drawn = SampledTask(origin, number, "train")
-        taken = np.concatenate([rows_of(origin, r) for r in (drawn.dev, drawn.test)])
-        for source in np.unique(drawn.dev.sources):
+        task = SampledTask(origin, number, "train")
+        taken = np.concatenate([rows_of(origin, r) for r in (task.dev, task.test)])
+        for source in np.unique(task.dev.sources):
             own = part[origin.pool.sources[part] == source]
             cosines = units[own] @ units[own].T
             half = np.sort(cosines, axis=1)[:, len(own) // 2]
-            near = cosines >= half[:, None]  # of each centre, the nearest half
+            near = cosines >= half[:, None]  # the nearest half, for each centre
             found.append(near[:, np.isin(own, taken)].all(axis=1).any())
     assert 0.35 < np.mean(found) < 0.65
 
 
-def test_few_others_leave_room_for_more_of_the_domain(
+def test_with_few_other_samples_the_pool_has_more_of_the_domain(
     of_sources: Callable[[list[int]], Bundle],
 ) -> None:
     origin = of_sources([200, 200, 20])
@@ -184,42 +184,41 @@ def test_two_sources_of_24_are_enough_and_one_is_not(
 ) -> None:
     origin = of_sources([24, 24])
     for number in NUMBERS:
-        drawn = SampledTask(origin, number, "all")
-        assert len(drawn.pool) + len(drawn.dev) + len(drawn.test) == 48
-        assert np.bincount(drawn.dev.sources).max() <= 8
-        assert np.bincount(drawn.test.sources).max() <= 4
+        task = SampledTask(origin, number, "all")
+        assert len(task.pool) + len(task.dev) + len(task.test) == 48
+        assert np.bincount(task.dev.sources).max() <= 8
+        assert np.bincount(task.test.sources).max() <= 4
     origin = of_sources([200, 23, 23])
     with pytest.raises(InputError, match="where 1 sources have 24 samples or more; ex"):
         SampledTask(origin, 0, "all")
 
 
-# Its gradients.
+# Gradients.
 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_products_against_a_plain_loop(origin: Bundle, number: int) -> None:
-    drawn = sample_task(origin, number, "train")
+    task = sample_task(origin, number, "train")
     pool, domain = (
-        rows_of(origin, drawn.pool),
-        np.concatenate([rows_of(origin, drawn.dev), rows_of(origin, drawn.test)]),
+        rows_of(origin, task.pool),
+        np.concatenate([rows_of(origin, task.dev), rows_of(origin, task.test)]),
     )
-    found = drawn.pool.products(np.arange(len(pool)))
+    found = task.pool.products(np.arange(len(pool)))
     measured = len(domain) + len(origin.anchor) + len(origin.retention)
     assert found.shape == (len(pool), 2, measured)
-    path = (
-        origin.pool.sketches("trajectory").astype(np.float64).reshape(-1, 2, origin.k)
-    )
+    sketches = origin.pool.sketches("trajectory").astype(np.float64)
+    sketches = sketches.reshape(-1, 2, origin.k)
     for place in range(0, len(pool), 37):
         for other, row in enumerate(domain.tolist()):
             for checkpoint in range(2):
-                expected = path[pool[place], checkpoint] @ path[row, checkpoint]
-                scale = np.linalg.norm(path[[pool[place], row], checkpoint], axis=1)
+                expected = sketches[pool[place], checkpoint] @ sketches[row, checkpoint]
+                scale = np.linalg.norm(sketches[[pool[place], row], checkpoint], axis=1)
                 product = found[place, checkpoint, other]
                 assert abs(product - expected) < 1e-5 * scale.prod()
-    kept = origin.pool.products(pool)[:, :, len(origin.dev) + len(origin.test) :]
-    np.testing.assert_allclose(found[:, :, len(domain) :], kept, rtol=1e-6)
+    others = origin.pool.products(pool)[:, :, len(origin.dev) + len(origin.test) :]
+    np.testing.assert_allclose(found[:, :, len(domain) :], others, rtol=1e-6)
     np.testing.assert_array_equal(
-        drawn.pool.answer_products(np.arange(len(pool))),
+        task.pool.answer_products(np.arange(len(pool))),
         origin.pool.answer_products(pool),
     )
 
@@ -228,16 +227,16 @@ def test_products_against_a_plain_loop(origin: Bundle, number: int) -> None:
 def test_an_off_domain_trajectory_replaces_the_later_checkpoints(
     origin: Bundle, with_off_domain: Bundle, number: int
 ) -> None:
-    drawn = sample_task(with_off_domain, number, "train")
+    task = sample_task(with_off_domain, number, "train")
     plain = sample_task(origin, number, "train")
-    later = slice(origin.k, 2 * origin.k)  # the first checkpoint is the start's
+    later = slice(origin.k, 2 * origin.k)  # the first is the untouched model
     for role, from_ in (
         ("pool", with_off_domain.pool),
         ("dev", with_off_domain.pool),
         ("test", with_off_domain.pool),
         ("anchor", with_off_domain.anchor),
     ):
-        rows, before = getattr(drawn, role), getattr(plain, role)
+        rows, before = getattr(task, role), getattr(plain, role)
         np.testing.assert_array_equal(rows.ids, before.ids)
         found, known = rows.sketches("trajectory"), before.sketches("trajectory")
         np.testing.assert_array_equal(found[:, : origin.k], known[:, : origin.k])
@@ -250,13 +249,13 @@ def test_an_off_domain_trajectory_replaces_the_later_checkpoints(
             rows.sketches("initial"), before.sketches("initial")
         )
 
-    # Of the later checkpoint, what a reward is made of comes from it too; what no
-    # reward sees, and the start's, which own answers are about, are as before.
+    # At the later checkpoint, products with dev, test and anchor change as well; those
+    # with retention and those at the untouched model do not.
     products, before = (
-        bundle.pool.products(np.arange(len(bundle.pool))) for bundle in (drawn, plain)
+        bundle.pool.products(np.arange(len(bundle.pool))) for bundle in (task, plain)
     )
-    own = drawn.pool.sketches("trajectory")[:, later].astype(np.float64)
-    parts = {role: getattr(drawn, role) for role in MEASURED}
+    own = task.pool.sketches("trajectory")[:, later].astype(np.float64)
+    parts = {role: getattr(task, role) for role in MEASURED}
     ends = np.cumsum([len(part) for part in parts.values()])
     for (role, part), end in zip(parts.items(), ends.tolist(), strict=True):
         columns = slice(end - len(part), end)
@@ -270,32 +269,32 @@ def test_an_off_domain_trajectory_replaces_the_later_checkpoints(
         found = products[:, 1, columns]
         assert (abs(found - own @ others.T) / scale).max() < 1e-5
     np.testing.assert_array_equal(products[:, 0], before[:, 0])
-    assert drawn.anchor_answers is with_off_domain.anchor_answers
-    assert drawn.retention_answers is with_off_domain.retention_answers
+    assert task.anchor_answers is with_off_domain.anchor_answers
+    assert task.retention_answers is with_off_domain.retention_answers
     np.testing.assert_array_equal(
-        *(b.pool.answer_products(np.arange(len(own))) for b in (drawn, plain))
+        *(b.pool.answer_products(np.arange(len(own))) for b in (task, plain))
     )
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_cosines_are_those_of_the_start_sketches(origin: Bundle, number: int) -> None:
-    drawn = sample_task(origin, number, "train")
-    start = origin.pool.sketches("initial").astype(np.float64)
-    domain = start[rows_of(origin, drawn.dev)].mean(0)
-    assert drawn.manifest["domain_norm"] == pytest.approx(np.linalg.norm(domain))
-    own = start[rows_of(origin, drawn.pool)]
+def test_cosines_are_those_of_the_initial_sketches(origin: Bundle, number: int) -> None:
+    task = sample_task(origin, number, "train")
+    initial = origin.pool.sketches("initial").astype(np.float64)
+    domain = initial[rows_of(origin, task.dev)].mean(0)
+    assert task.manifest["domain_norm"] == pytest.approx(np.linalg.norm(domain))
+    own = initial[rows_of(origin, task.pool)]
     dots = own @ domain
-    np.testing.assert_allclose(drawn.pool.domain_dots, dots, rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(task.pool.domain_dots, dots, rtol=1e-4, atol=1e-2)
     cosines = dots / np.linalg.norm(own, axis=1) / np.linalg.norm(domain)
     rows = np.arange(len(own))
-    np.testing.assert_allclose(drawn.domain_cosines(rows), cosines, atol=1e-5)
+    np.testing.assert_allclose(task.domain_cosines(rows), cosines, atol=1e-5)
 
 
-# What a learner makes of it.
+# The learner's response.
 
 
 def norms_of_dev(bundle: Bundle, kind: str) -> np.ndarray:
-    """Root mean square norms of the dev samples' sketches, by checkpoint."""
+    """Return root mean square norms of the dev samples' sketches, by checkpoint."""
     count = len(bundle.manifest["learner"]["domain"]["slope"])
     blocks = np.split(bundle.dev.sketches(kind), count, axis=1)
     return np.array([np.sqrt((b**2).sum(axis=1).mean()) for b in blocks])
@@ -305,9 +304,9 @@ def test_the_domain_moves_no_farther_than_the_origins(origin: Bundle) -> None:
     before = origin.manifest["learner"]
     longer = []
     for number in range(24):
-        drawn = sample_task(origin, number, "train")
-        response = drawn.manifest["learner"]
-        ratios = norms_of_dev(drawn, "trajectory") / norms_of_dev(origin, "trajectory")
+        task = sample_task(origin, number, "train")
+        response = task.manifest["learner"]
+        ratios = norms_of_dev(task, "trajectory") / norms_of_dev(origin, "trajectory")
         longer += (ratios > 1).tolist()
         assert response["sketches"] == "trajectory"
         for role, by in (("domain", np.minimum(ratios, 1)), ("anchor", ratios)):
@@ -324,81 +323,79 @@ def test_the_domain_moves_no_farther_than_the_origins(origin: Bundle) -> None:
 
 @pytest.mark.parametrize("has_trajectory", [True, False])
 @pytest.mark.parametrize("number", NUMBERS)
-def test_what_is_kept_feels_the_same_picks_as_in_the_origin(
-    origin: Bundle, without_path: Bundle, has_trajectory: bool, number: int
+def test_the_anchor_responds_to_picks_as_in_the_origin(
+    origin: Bundle, without_trajectory: Bundle, has_trajectory: bool, number: int
 ) -> None:
-    whole = origin if has_trajectory else without_path
-    drawn = sample_task(whole, number, "train")
-    learners = SurrogateLearner(drawn), SurrogateLearner(whole)
-    start = learners[1].anchor_losses().copy()
-    own_start = learners[1].answer_losses().copy()
+    whole = origin if has_trajectory else without_trajectory
+    task = sample_task(whole, number, "train")
+    learners = SurrogateLearner(task), SurrogateLearner(whole)
+    anchor_before = learners[1].anchor_losses().copy()
+    answers_before = learners[1].answer_losses().copy()
     rng = np.random.default_rng(number)
-    own = rng.choice(len(drawn.pool), 20, replace=False)
-    for pair in zip(own, rows_of(whole, drawn.pool)[own], strict=True):
+    own = rng.choice(len(task.pool), 20, replace=False)
+    for pair in zip(own, rows_of(whole, task.pool)[own], strict=True):
         for learner, row in zip(learners, pair, strict=True):
             learner.update(int(row))
-        changes = [learner.anchor_losses() - start for learner in learners]
+        changes = [learner.anchor_losses() - anchor_before for learner in learners]
         np.testing.assert_allclose(*changes, rtol=1e-3, atol=1e-6)
-        moved = [learner.answer_losses() - own_start for learner in learners]
-        np.testing.assert_allclose(*moved, rtol=1e-3, atol=1e-6)
-        kept = [learner.retention_loss() for learner in learners]
-        assert kept[0] == pytest.approx(kept[1], abs=1e-6)
-        kept = [learner.answers_loss() for learner in learners]
-        assert kept[0] == pytest.approx(kept[1], abs=1e-6)
-    assert moved[0].min() > 1e-4
+        rises = [learner.answer_losses() - answers_before for learner in learners]
+        np.testing.assert_allclose(*rises, rtol=1e-3, atol=1e-6)
+        retention = [learner.retention_loss() for learner in learners]
+        assert retention[0] == pytest.approx(retention[1], abs=1e-6)
+        answers = [learner.answers_loss() for learner in learners]
+        assert answers[0] == pytest.approx(answers[1], abs=1e-6)
+    assert rises[0].min() > 1e-4
     assert np.abs(changes[0]).min() > 1e-4
-    losses = drawn.dev.losses, drawn.test.losses
+    losses = task.dev.losses, task.test.losses
     learners[0].reset()
     found = learners[0].domain_loss(), learners[0].test_loss()
     assert found == pytest.approx([values.mean() for values in losses], rel=1e-5)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_the_dev_loss_falls_as_a_plain_formula_says(
-    origin: Bundle, number: int
-) -> None:
-    drawn = sample_task(origin, number, "train")
-    learner = SurrogateLearner(drawn)
-    row = int(drawn.domain_cosines(np.arange(len(drawn.pool))).argmax())
+def test_the_dev_loss_follows_the_formula(origin: Bundle, number: int) -> None:
+    task = sample_task(origin, number, "train")
+    learner = SurrogateLearner(task)
+    row = int(task.domain_cosines(np.arange(len(task.pool))).argmax())
     learner.update(row)
-    # In the origin's unit; one pick of a batch of eight.
+    # In the origin's units; a single pick makes an eighth of a step.
     unit = norms_of_dev(origin, "trajectory")
-    at_most = np.minimum(unit / norms_of_dev(drawn, "trajectory"), 1)
-    of = origin.manifest["learner"]
-    losses = drawn.dev.losses.astype(np.float64)
+    factors = np.minimum(unit / norms_of_dev(task, "trajectory"), 1)
+    response = origin.manifest["learner"]
+    losses = task.dev.losses.astype(np.float64)
     x = np.zeros(len(losses))
     for c in range(2):
         cut = slice(c * origin.k, (c + 1) * origin.k)
-        step = drawn.pool.sketches("trajectory", np.array([row]))[0, cut].astype(
+        step = task.pool.sketches("trajectory", np.array([row]))[0, cut].astype(
             np.float64
         )
-        dev = drawn.dev.sketches("trajectory")[:, cut] / unit[c] * at_most[c]
-        length = of["epochs"] / 8 / np.linalg.norm(step)
-        x -= of["domain"]["slope"][c] * length * (dev @ step)
+        dev = task.dev.sketches("trajectory")[:, cut] / unit[c] * factors[c]
+        length = response["epochs"] / 8 / np.linalg.norm(step)
+        x -= response["domain"]["slope"][c] * length * (dev @ step)
     p = 1 - np.exp(-losses)
     change = np.log(1 + p * (np.exp(x / p) - 1)).mean()
     assert change < 0
-    # What own answers lose, the domain loses in part.
-    lost = learner.answer_losses().mean()
+    # The domain's loss rises by a share of the forgetting.
+    forgetting = learner.answer_losses().mean()
     learner.reset()
-    lost -= learner.answer_losses().mean()
-    change += of["domain"]["share"] * lost
+    forgetting -= learner.answer_losses().mean()
+    change += response["domain"]["share"] * forgetting
     learner.update(row)
     found = learner.domain_loss() - losses.mean()
     assert found == pytest.approx(change, rel=2e-3)
 
 
-def test_it_needs_no_trajectory(without_path: Bundle) -> None:
-    drawn = sample_task(without_path, 1, "train")
-    assert not drawn.has_trajectory
-    env = SelectionEnv(str(without_path.path), task_seed=1, **SIZES)
-    assert env.bundle is drawn
+def test_it_needs_no_trajectory(without_trajectory: Bundle) -> None:
+    task = sample_task(without_trajectory, 1, "train")
+    assert not task.has_trajectory
+    env = SelectionEnv(str(without_trajectory.path), task_seed=1, **SIZES)
+    assert env.bundle is task
     _, info = env.reset(seed=0)
     assert info["learner_sketches"] == "initial"
     assert env.step(0)[1] != 0
 
 
-# Its environment.
+# The environment.
 
 
 def test_an_environment_of_a_sampled_task(origin: Bundle) -> None:
@@ -406,12 +403,12 @@ def test_an_environment_of_a_sampled_task(origin: Bundle) -> None:
         "OGS-Custom-v0", bundle=str(origin.path), task_seed=5, disable_env_checker=True
     ).unwrapped
     check_env(env)
-    drawn = sample_task(origin, 5, "train")
-    assert env.bundle is drawn
-    assert SelectionEnv(str(origin.path), task_seed=np.int64(5)).bundle is drawn
+    task = sample_task(origin, 5, "train")
+    assert env.bundle is task
+    assert SelectionEnv(str(origin.path), task_seed=np.int64(5)).bundle is task
     observation, info = env.reset(seed=0)
-    assert info["domain_loss"] == pytest.approx(drawn.dev.losses.mean(), rel=1e-5)
-    logs = np.log(drawn.dev.norms), drawn.dev.losses, np.log(drawn.dev.tokens)
+    assert info["domain_loss"] == pytest.approx(task.dev.losses.mean(), rel=1e-5)
+    logs = np.log(task.dev.norms), task.dev.losses, np.log(task.dev.tokens)
     mean, deviation = origin.scales
     expected = (np.stack(logs, axis=1).mean(0) - mean) / deviation
     np.testing.assert_allclose(observation["context"][-3:], expected, atol=1e-4)
@@ -423,7 +420,7 @@ def test_an_environment_of_a_sampled_task(origin: Bundle) -> None:
         result = env.step(action)
         assert data_equivalence(other.step(action), result, exact=True)
         observation, _, over, _, info = result
-    ids = set(origin.pool.hex_ids()) - {f"{n:016x}" for n in drawn.dev.ids.tolist()}
+    ids = set(origin.pool.hex_ids()) - {f"{n:016x}" for n in task.dev.ids.tolist()}
     assert len(info["selection"]) == env.budget
     assert set(info["selection"]) <= ids
 
@@ -450,7 +447,7 @@ def test_bad_arguments(origin: Bundle, kwargs: dict[str, Any], message: str) -> 
     assert str(error.value) == message
 
 
-def test_selectors_play_in_it(origin: Bundle) -> None:
+def test_policies_act_in_a_sampled_task(origin: Bundle) -> None:
     env = SelectionEnv(str(origin.path), task_seed=2, **SIZES)
     totals: dict[str, float] = {}
     for name in ("oracle", "greedy", "random"):

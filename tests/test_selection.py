@@ -57,7 +57,7 @@ def test_selection_names_the_rows_it_holds(bundle: Bundle) -> None:
     assert chosen.agent == "HighestLossSelector"
 
 
-def test_select_is_the_packages(bundle_folder: Path) -> None:
+def test_select_is_exported_by_the_package(bundle_folder: Path) -> None:
     by_path = ogs_env.select(make_selector("random"), bundle_folder, 7, seed=3)
     again = ogs_env.select(make_selector("random"), str(bundle_folder), "7", seed=3)
     other = ogs_env.select(make_selector("random"), bundle_folder, 7, seed=4)
@@ -67,7 +67,7 @@ def test_select_is_the_packages(bundle_folder: Path) -> None:
         ogs_env.select(make_selector("random"), bundle_folder, 481)
 
 
-def test_saved_and_loaded_again(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_selection_is_saved_and_loaded(bundle: Bundle, tmp_path: Path) -> None:
     chosen = select(make_selector("orth"), bundle, 6, agent="orth")
     chosen.save(tmp_path / "out")
     assert Selection.load(tmp_path / "out") == chosen
@@ -81,7 +81,7 @@ def test_saved_and_loaded_again(bundle: Bundle, tmp_path: Path) -> None:
     assert names == {"selection.json", "selection.jsonl"}
 
 
-def test_texts_go_with_the_lines(bundle: Bundle, tmp_path: Path) -> None:
+def test_lines_have_the_samples_texts(bundle: Bundle, tmp_path: Path) -> None:
     chosen = select(make_selector("random"), bundle, 2)
     texts = {name: Sample(f"p {name}", "é\n") for name in chosen.ids}
     chosen.save(tmp_path, texts)
@@ -102,7 +102,7 @@ def test_a_selection_of_chats_is_read_as_chats(bundle: Bundle, tmp_path: Path) -
     assert read == [chat, chat]
 
 
-def test_loading_what_is_no_selection(tmp_path: Path) -> None:
+def test_loading_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"selection.json: no such file"):
         Selection.load(tmp_path)
     (tmp_path / "selection.json").write_text('{"format": "ogs-selection", "ids": []}')

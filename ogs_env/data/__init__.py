@@ -1,1 +1,1 @@
-"""Samples, their sources, and the domains made of them."""
+"""Samples, their sources, and the domains built from them."""

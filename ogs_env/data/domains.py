@@ -1,4 +1,4 @@
-"""Domains: which sources make the pool, the domain set and the anchor."""
+"""Domains: build the pool, the domain set and the anchor set from sources."""
 
 import functools
 import itertools
@@ -31,10 +31,10 @@ KNOWLEDGE_SIZE = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """What a domain of real texts is made of.
+    """Sources of a domain of real texts.
 
     Attributes:
-        own: The domain's sources, of which dev and test have equal parts.
+        own: The domain's two sources; dev and test have equal parts of each.
         shares: Each source's share of the pool.
     """
 
@@ -42,7 +42,7 @@ class Plan:
     shares: Mapping[str, float]
 
 
-# Half of a pool is of its domain; the rest is other domains', and one-word answers.
+# Half of a pool is of its domain; the rest is of other domains or has one-word answers.
 PLANS: dict[str, Plan] = {
     "medical": Plan(
         own=("medquad", "pubmedqa"),
@@ -89,14 +89,14 @@ class DomainData:
 
     Attributes:
         name: The domain's name.
-        pool: Candidates, of the domain and off it, in random order.
-        dev: Domain samples for rewards and steering.
+        pool: Candidates, in the domain and outside it, in random order.
+        dev: Domain samples for rewards and observations.
         test: Domain samples for reports only.
-        anchor: Samples of each capability to keep, for steering.
+        anchor: Samples of each capability to keep, for rewards and observations.
         retention: Samples of each capability, for reports only.
         capabilities: Names of the capabilities.
-        sources: Name, licence, attribution and url of each source, and `pool`, how
-            many of its samples are in the pool.
+        sources: Name, licence, attribution and url of each source, and as `pool` the
+            number of its samples in the pool.
     """
 
     name: str
@@ -110,11 +110,11 @@ class DomainData:
 
 
 def real_domain(name: str, seed: int = 0, pool_size: int = 1280) -> DomainData:
-    """Make a domain of real texts.
+    """Build a domain of real texts.
 
-    The pool mixes the domain's sources with others (`PLANS`); dev and test are half
-    of one, half of the other source of the domain. The anchor has two capabilities:
-    maths (GSM8K), and general knowledge (WordNet).
+    The pool mixes the domain's sources with others (`PLANS`); dev and test have half
+    of their samples from each source of the domain. The anchor has two capabilities:
+    maths (GSM8K) and general knowledge (WordNet).
 
     Texts come from the folder `OGS_DATA`, the Hugging Face hub, the package
     licensedcode-data and an installed WordNet.
@@ -125,19 +125,19 @@ def real_domain(name: str, seed: int = 0, pool_size: int = 1280) -> DomainData:
         pool_size: Samples in the pool.
 
     Raises:
-        InputError: If a source cannot be had or is smaller than its share.
+        InputError: If a source is not available or is smaller than its share.
     """
     plan = PLANS[name]
     rng = named_rng(seed, f"domain {name}")
-    stocks = {source: _stock(source) for source in plan.shares}
+    by_source = {source: _load_source(source) for source in plan.shares}
     held_out, taken = {}, set[str]()
     for role, size in (("dev", DEV_SIZE), ("test", TEST_SIZE)):
         held_out[role] = [
             sample
             for source in plan.own
-            for sample in _draw(stocks[source], size // 2, taken, rng, distinct=True)
+            for sample in _draw(by_source[source], size // 2, taken, rng, distinct=True)
         ]
-    pool = _mix(stocks, _counts(plan.shares, pool_size), taken, rng)
+    pool = _mix(by_source, _counts(plan.shares, pool_size), taken, rng)
     anchors = {
         MATHS: load_anchor("gsm8k", ANCHOR_SIZE, seed),
         KNOWLEDGE: load_anchor(wordnet.NAME, KNOWLEDGE_SIZE, seed),
@@ -155,18 +155,18 @@ def medical_packages(
     test_size: int = TEST_SIZE,
     anchor_size: int = ANCHOR_SIZE,
 ) -> DomainData:
-    """Make the Medical domain of installed packages, on any machine.
+    """Build a Medical domain from installed packages, without any download.
 
-    The pool mixes questions about ICD-10-CM with one-word ones and puzzles; dev and
-    test are about ICD-10-CM codes that no pool question is about; anchor and retention
-    are gsm_symbolic.
+    The pool mixes questions about ICD-10-CM with full and with one-word answers, and
+    puzzles; dev and test are about ICD-10-CM codes that no pool question is about;
+    anchor and retention are gsm_symbolic.
 
     Args:
         seed: Chooses the samples.
         pool_size: Samples in the pool.
         shares: Each source's share of the pool.
-        own: The domain's sources, `"icd10cm"`, `"icd10cm_short"` or both, of which dev
-            and test have equal parts.
+        own: The domain's sources, `"icd10cm"`, `"icd10cm_short"` or both; dev and test
+            have equal parts of each.
         dev_size: Samples in dev.
         test_size: Samples in test.
         anchor_size: Samples in anchor, and in retention.
@@ -174,24 +174,24 @@ def medical_packages(
     rng = named_rng(seed, "domain medical-packages")
     counts = _counts(shares, pool_size)
     held_out_size = dev_size + test_size
-    # A held-out code removes at most one sample of each source from the stock.
+    # A held-out code excludes at most one sample of each source from the pool.
     makers = {icd10.NAME: icd10.icd10cm, icd10.SHORT_NAME: icd10.icd10cm_short}
-    stocks = {
+    by_source = {
         name: make(counts[name] + held_out_size, seed) for name, make in makers.items()
     }
-    stocks[generated.PUZZLES] = generated.puzzles(counts[generated.PUZZLES], seed)
+    by_source[generated.PUZZLES] = generated.puzzles(counts[generated.PUZZLES], seed)
     taken: set[str] = set()
     held_out = {
         role: [
             sample
             for name in own
             for sample in _draw(
-                stocks[name], size // len(own), taken, rng, distinct=True
+                by_source[name], size // len(own), taken, rng, distinct=True
             )
         ]
         for role, size in (("dev", dev_size), ("test", test_size))
     }
-    pool = _mix(stocks, counts, taken, rng)
+    pool = _mix(by_source, counts, taken, rng)
     anchors = {MATHS: load_anchor(generated.GSM_SYMBOLIC, anchor_size, seed)}
     infos = [
         icd10.info(icd10.NAME),
@@ -202,7 +202,7 @@ def medical_packages(
 
 
 def domains() -> dict[str, Callable[..., DomainData]]:
-    """Return the domains by name: what makes each, as `f(seed, pool_size)`."""
+    """Return by name the functions that build the domains, `f(seed, pool_size)`."""
     real = {name: functools.partial(real_domain, name) for name in PLANS}
     return {**real, "medical-packages": medical_packages}
 
@@ -210,7 +210,7 @@ def domains() -> dict[str, Callable[..., DomainData]]:
 def load_anchor(
     name_or_path: str | Path, count: int = ANCHOR_SIZE, seed: int = 0
 ) -> tuple[list[Sample], list[Sample], dict[str, Any]]:
-    """Load samples of a capability to keep, for steering and for reports.
+    """Load anchor and retention samples of a capability to keep.
 
     Args:
         name_or_path: `"gsm8k"`, `"gsm_symbolic"`, `"wordnet"`, or a JSON lines file.
@@ -218,8 +218,8 @@ def load_anchor(
         seed: Chooses the samples.
 
     Returns:
-        (anchor samples, retention samples, source for the manifest); the two parts
-        share no question.
+        (anchor samples, retention samples, source entry for the manifest); the two
+        parts share no question.
 
     Raises:
         InputError: If the name is unknown or the source too small.
@@ -231,7 +231,7 @@ def load_anchor(
     if name == "gsm8k":
         taken: set[str] = set()
         train, test = collection("gsm8k_train"), collection("gsm8k_test")
-        # The test set first: it is the one that must not be touched.
+        # Retention first: it comes from the test set, which training must not share.
         retention = _draw(test.load(), count, taken, rng, distinct=True)
         anchor = _draw(train.load(), count, taken, rng, distinct=True)
         return anchor, retention, train.info()
@@ -257,17 +257,17 @@ def load_anchor(
     return distinct[:count], distinct[count : 2 * count], info
 
 
-def _stock(source: str) -> list[Sample]:
+def _load_source(source: str) -> list[Sample]:
     """Return all samples of a pool's source."""
     if source == licences.NAME:
         return licences.licence_clauses()
     if source == PUBMEDQA_SHORT:
-        return _decisions(_stock("pubmedqa"))
+        return _decisions(_load_source("pubmedqa"))
     return without_duplicates(collection(source).load())[0]
 
 
 def _info(source: str) -> dict[str, Any]:
-    """Return what a manifest says about a pool's source."""
+    """Return the manifest's entry of a pool's source."""
     if source == licences.NAME:
         return licences.info()
     if source == PUBMEDQA_SHORT:
@@ -276,7 +276,7 @@ def _info(source: str) -> dict[str, Any]:
 
 
 def _decisions(samples: Sequence[Sample]) -> list[Sample]:
-    """PubMedQA questions whose whole answer is yes, no or maybe."""
+    """Replace PubMedQA answers by their decision: yes, no or maybe."""
     for sample in samples:
         if sample.fields.get("decision") not in ("yes", "no", "maybe"):
             raise InputError(
@@ -290,21 +290,20 @@ def _decisions(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _question(sample: Sample) -> str:
-    """What a sample asks: equal for two that would leak into each other.
+    """Return the question's key; samples with equal keys would leak between roles.
 
-    For ICD-10-CM this is the code, however the question is worded; for TAT-QA the
-    paragraph and table, whatever is asked about them; for LegalBench the clause,
-    whatever the task; otherwise the prompt. Case and punctuation do not count.
+    It is the code for ICD-10-CM, the paragraph and table for TAT-QA, the clause for
+    LegalBench, and else the prompt. Case and punctuation are ignored.
     """
     if sample.source in (icd10.NAME, icd10.SHORT_NAME):
         return f"{icd10.NAME} {sample.fields['code']}"
-    asked = sample.prompt
+    text = sample.prompt
     if sample.source == "tatqa":
-        asked = asked.rpartition("\n")[0] or asked
+        text = text.rpartition("\n")[0] or text
     if sample.source == "legalbench":
-        asked = asked.rpartition("\n")[2]
-    words = "".join(c if c.isalnum() else " " for c in asked.casefold())
-    # A prompt may be nothing but signs (a puzzle): then the signs count.
+        text = text.rpartition("\n")[2]
+    words = "".join(c if c.isalnum() else " " for c in text.casefold())
+    # The prompt of a puzzle may have no letters or digits.
     return " ".join(words.split()) or sample.prompt
 
 
@@ -316,9 +315,14 @@ def _draw(
     *,
     distinct: bool,
 ) -> list[Sample]:
-    """Draw samples at random that ask nothing in `taken`.
+    """Draw samples at random whose question is not in `taken`.
 
-    With `distinct`, each question is drawn once and joins `taken`.
+    Args:
+        samples: The samples to draw from.
+        count: How many; None for all.
+        taken: Keys of the questions that are excluded.
+        rng: The random generator.
+        distinct: Draw each question only once and add it to `taken`.
     """
     drawn: list[Sample] = []
     for number in rng.permutation(len(samples)):
@@ -339,7 +343,7 @@ def _draw(
 
 
 def _mix(
-    stocks: Mapping[str, Sequence[Sample]],
+    by_source: Mapping[str, Sequence[Sample]],
     counts: Mapping[str, int],
     taken: set[str],
     rng: np.random.Generator,
@@ -348,13 +352,13 @@ def _mix(
     pool = [
         sample
         for name, count in counts.items()
-        for sample in _draw(stocks[name], count, taken, rng, distinct=False)
+        for sample in _draw(by_source[name], count, taken, rng, distinct=False)
     ]
     return [pool[number] for number in rng.permutation(len(pool))]
 
 
 def _counts(shares: Mapping[str, float], size: int) -> dict[str, int]:
-    """Split `size` by shares, rounding so that the parts sum to it."""
+    """Split `size` by shares into whole numbers that sum to it."""
     if size < len(shares):
         raise InputError(
             f"pool_size {size}: expected at least {len(shares)}, one for each source"
@@ -370,8 +374,9 @@ def _domain(
     anchors: Mapping[str, tuple[list[Sample], list[Sample], dict[str, Any]]],
     infos: Iterable[dict[str, Any]],
 ) -> DomainData:
-    anchor = {capability: found[0] for capability, found in anchors.items()}
-    retention = {capability: found[1] for capability, found in anchors.items()}
+    """Build the data of a domain and check that its roles share no sample."""
+    anchor = {capability: parts[0] for capability, parts in anchors.items()}
+    retention = {capability: parts[1] for capability, parts in anchors.items()}
     check_disjoint(
         {
             "pool": pool,
@@ -381,7 +386,7 @@ def _domain(
         }
     )
     in_pool = Counter(sample.source for sample in pool)
-    every = [*infos, *(found[2] for found in anchors.values())]
+    every = [*infos, *(parts[2] for parts in anchors.values())]
     return DomainData(
         name=name,
         pool=pool,

@@ -1,4 +1,4 @@
-"""Samples made by the package reasoning-gym: grade-school maths and puzzles."""
+"""Generate grade-school maths and puzzles with the package reasoning-gym."""
 
 import re
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ URL = "https://github.com/open-thought/reasoning-gym"
 
 GSM_SYMBOLIC = "gsm_symbolic"
 PUZZLES = "puzzles"
-# Not mathematics, short prompts, one answer that is plainly right, and the same from
-# the same seed in every process (isomorphic_strings, for one, depends on its hashes).
+# Tasks without mathematics, with short prompts, a single right answer and the same
+# items from a seed in every process (isomorphic_strings depends on string hashes).
 PUZZLE_TASKS = (
     "calendar_arithmetic",
     "caesar_cipher",
@@ -30,10 +30,10 @@ PUZZLE_TASKS = (
 )
 PUZZLE_WORDS = 120
 
-_ABOUT_THE_FORM = " Give the result as your final answer. Do not include units."
+_FORMAT_INSTRUCTION = " Give the result as your final answer. Do not include units."
 _WHOLE_NUMBER = re.compile(r"(\d)\.0\b")
-# Questions repeat now and then; this many times more are tried before giving up.
-_PATIENCE = 4
+# Some questions repeat, so this many times more items are generated than needed.
+_SPARE_FACTOR = 4
 
 
 def info(name: str) -> dict[str, Any]:
@@ -42,10 +42,10 @@ def info(name: str) -> dict[str, Any]:
 
 
 def gsm_symbolic(count: int, seed: int) -> list[Sample]:
-    """Make grade-school maths questions with worked solutions.
+    """Generate grade-school maths questions with worked solutions.
 
     They come from the templates of GSM-Symbolic (Mirzadeh et al. 2024,
-    arXiv:2410.05229). Solutions end in `#### N`, as GSM8K's do.
+    arXiv:2410.05229). Solutions end in `#### N`, like those of GSM8K.
 
     Args:
         count: How many; all questions differ.
@@ -53,9 +53,9 @@ def gsm_symbolic(count: int, seed: int) -> list[Sample]:
     """
     samples: dict[str, Sample] = {}
     for item in _items(GSM_SYMBOLIC, count, seed):
-        prompt = item["question"].removesuffix(_ABOUT_THE_FORM)
+        prompt = item["question"].removesuffix(_FORMAT_INSTRUCTION)
         steps, _, _ = item["metadata"]["answer_cot"].rpartition("\n#### ")
-        # Some templates count eggs in floating point: 14.0 eggs are 14 eggs.
+        # Some templates write whole numbers as floating point, such as 14.0 eggs.
         steps = _WHOLE_NUMBER.sub(r"\1", steps)
         response = f"{steps}\n#### {item['answer']}"
         samples.setdefault(prompt, Sample(prompt, response, GSM_SYMBOLIC))
@@ -65,7 +65,7 @@ def gsm_symbolic(count: int, seed: int) -> list[Sample]:
 
 
 def puzzles(count: int, seed: int) -> list[Sample]:
-    """Make short puzzles about words, dates, kinship and logic.
+    """Generate short puzzles about words, dates, kinship and logic.
 
     Args:
         count: How many, in equal shares of `PUZZLE_TASKS`; all questions differ.
@@ -97,10 +97,10 @@ def _items(task: str, count: int, seed: int) -> Iterator[dict[str, Any]]:
         raise InputError(
             f"{task}: needs the package reasoning-gym; pip install reasoning-gym"
         ) from None
-    # Item i is made from seed + i, so neighbouring seeds would share their items.
-    spread = int(named_rng(seed, "reasoning_gym").integers(2**31))
-    size = _PATIENCE * count + 16
-    dataset = reasoning_gym.create_dataset(task, size=size, seed=spread)
+    # reasoning-gym makes item i from seed + i, so neighbouring seeds would share items.
+    spread_seed = int(named_rng(seed, "reasoning_gym").integers(2**31))
+    size = _SPARE_FACTOR * count + 16
+    dataset = reasoning_gym.create_dataset(task, size=size, seed=spread_seed)
     return (dataset[i] for i in range(size))
 
 

@@ -1,8 +1,8 @@
-"""Questions about ICD-10-CM, made from the package simple-icd-10-cm.
+"""Questions about ICD-10-CM, generated from the package simple-icd-10-cm.
 
-Facts (code, description, parent, inclusion terms) are the classification's own;
-only the wording of questions and answers is ours. Chapter 20, external causes such
-as traffic accidents, is left out: it is no medicine.
+Facts (code, description, parent, inclusion terms) come from the classification; only
+the wording of questions and answers is added. Chapter 20, external causes such as
+traffic accidents, is left out because it is not about medicine.
 """
 
 import functools
@@ -29,12 +29,12 @@ ATTRIBUTION = (
 )
 URL = "https://github.com/StefanoTrv/simple_icd_10_CM"
 
-_LEFT_OUT_CHAPTER = "20"
-# Codes of up to six characters; longer ones repeat them by encounter and side.
+_EXCLUDED_CHAPTER = "20"
+# Longer codes repeat those of six characters by encounter and side.
 _LONGEST_CODE = 6
 _LONGEST_LIST = 6
 _RANGE = re.compile(r" \([A-Z0-9.-]+\)$")
-# Inclusion terms that point at other codes, or head a list, name no condition.
+# Inclusion terms that refer to other codes or introduce a list name no condition.
 _REFERENCE = re.compile(r"[A-Z]\d\d|classif|\(|:$")
 
 Facts = dict[str, str]
@@ -42,11 +42,14 @@ Facts = dict[str, str]
 
 @dataclass(frozen=True)
 class _Kind:
-    """A kind of question: its wordings, and where its facts come from.
+    """A kind of question: its wordings and the source of its facts.
 
     Attributes:
-        facts: From (classification, code, generator) to the words that fill the
-            wording, or None where the code has no such fact.
+        name: Its name in the samples' field `kind`.
+        questions: Wordings of the question, with placeholders.
+        answers: Wordings of the answer, with placeholders.
+        facts: Function of (classification, code, generator) that returns the values of
+            the placeholders, or None if the code has no such fact.
     """
 
     name: str
@@ -57,7 +60,15 @@ class _Kind:
 
 @dataclass
 class _Classification:
-    """The package, with what it takes long to find out kept."""
+    """The classification, with cached indices of its descriptions.
+
+    Attributes:
+        icd: The package.
+        codes: Codes that questions are about.
+        words: Words of the descriptions, except first words.
+        names: Number of codes by description, in lower case.
+        terms: Number of codes by inclusion term, in lower case.
+    """
 
     icd: ModuleType
     codes: list[str] = field(default_factory=list)
@@ -66,31 +77,32 @@ class _Classification:
     terms: Counter[str] = field(default_factory=Counter)
 
     def title(self, item: str) -> str:
-        """The description, without the range that chapters and blocks repeat."""
+        """Return the description, without the code range of chapters and blocks."""
         return _RANGE.sub("", self.icd.get_description(item))
 
     def name(self, item: str) -> str:
-        """The description, as it stands within a sentence."""
+        """Return the description as written within a sentence."""
         return self.within_sentence(self.title(item))
 
     def within_sentence(self, text: str) -> str:
-        """Write the first word small if the classification does so elsewhere.
+        """Write the first word in lower case if the classification does so elsewhere.
 
-        So "Anemia" becomes "anemia", but "Marfan syndrome" and "HIV" stay.
+        So "Anemia" becomes "anemia", but "Marfan syndrome" and "HIV" do not change.
         """
         first = text.split(maxsplit=1)[0].rstrip(",")
-        small = first[:1].lower() + first[1:]
-        return text[:1].lower() + text[1:] if small in self.words else text
+        lower = first[:1].lower() + first[1:]
+        return text[:1].lower() + text[1:] if lower in self.words else text
 
     def chapter(self, code: str) -> str:
+        """Return the number of the code's chapter."""
         return self.icd.get_ancestors(code)[-1]
 
     def unique(self, code: str) -> bool:
-        """Whether the description stands for this code alone."""
+        """Whether no other code has this description."""
         return self.names[self.name(code).casefold()] == 1
 
     def included(self, code: str) -> list[str]:
-        """Conditions classified here, from both of the classification's lists."""
+        """Return the conditions that a code includes, from both inclusion lists."""
         icd = self.icd
         terms = (*icd.get_inclusion_term(code), *icd.get_includes(code))
         return [
@@ -98,6 +110,7 @@ class _Classification:
         ]
 
     def siblings(self, code: str) -> list[str]:
+        """Return the parent's other codes that have another description."""
         others = self.icd.get_children(self.icd.get_parent(code))
         name = self.name(code)
         return [o for o in others if o != code and self.name(o) != name]
@@ -109,11 +122,10 @@ def info(name: str) -> dict[str, Any]:
 
 
 def icd10cm(count: int, seed: int) -> list[Sample]:
-    """Make questions with full-sentence answers.
+    """Generate questions with full-sentence answers.
 
     Args:
-        count: How many; every one is about another code while there are codes, and
-            all questions differ.
+        count: How many; each is about another code, and all questions differ.
         seed: The same seed gives the same samples.
 
     Returns:
@@ -123,7 +135,7 @@ def icd10cm(count: int, seed: int) -> list[Sample]:
 
 
 def icd10cm_short(count: int, seed: int) -> list[Sample]:
-    """Make questions whose whole answer is a word, a number or a code.
+    """Generate questions whose whole answer is a word, a number or a code.
 
     The arguments and fields are those of `icd10cm`.
     """
@@ -140,8 +152,8 @@ def _make(
         if len(samples) == count:
             break
         code = codes[number]
-        # A code lacks some facts (few have inclusion terms): take the first kind, in
-        # random order, that it has.
+        # Codes lack some facts, so take the first kind, in random order, for which the
+        # code has them.
         for choice in rng.permutation(len(kinds)):
             kind = kinds[choice]
             facts = kind.facts(classification, code, rng)
@@ -174,7 +186,7 @@ def _classification() -> _Classification:
             f"{NAME}: needs the package simple-icd-10-cm; pip install simple-icd-10-cm"
         ) from None
     icd = simple_icd_10_cm
-    found = _Classification(icd)
+    classification = _Classification(icd)
     # Some categories, such as C50, are a block as well, and are listed twice.
     items = [
         item
@@ -182,95 +194,116 @@ def _classification() -> _Classification:
         if icd.is_category(item) or not icd.is_chapter_or_block(item)
     ]
     for item in items:
-        found.words.update(icd.get_description(item).replace(",", "").split()[1:])
+        description = icd.get_description(item)
+        classification.words.update(description.replace(",", "").split()[1:])
     for item in items:
-        found.names[found.name(item).casefold()] += 1
-        found.terms.update(term.casefold() for term in found.included(item))
-        if len(item) <= _LONGEST_CODE and found.chapter(item) != _LEFT_OUT_CHAPTER:
-            found.codes.append(item)
-    return found
+        classification.names[classification.name(item).casefold()] += 1
+        terms = classification.included(item)
+        classification.terms.update(term.casefold() for term in terms)
+        excluded = classification.chapter(item) == _EXCLUDED_CHAPTER
+        if len(item) <= _LONGEST_CODE and not excluded:
+            classification.codes.append(item)
+    return classification
 
 
-def _meaning(known: _Classification, code: str, _: np.random.Generator) -> Facts:
-    return {"code": code, "name": known.name(code)}
+def _meaning(
+    classification: _Classification, code: str, _: np.random.Generator
+) -> Facts:
+    return {"code": code, "name": classification.name(code)}
 
 
-def _code(known: _Classification, code: str, _: np.random.Generator) -> Facts | None:
-    if not known.unique(code):
+def _code(
+    classification: _Classification, code: str, _: np.random.Generator
+) -> Facts | None:
+    if not classification.unique(code):
         return None
-    return {"code": code, "name": known.name(code)}
+    return {"code": code, "name": classification.name(code)}
 
 
-def _chapter(known: _Classification, code: str, _: np.random.Generator) -> Facts:
-    number = known.chapter(code)
-    facts = {"code": code, "name": known.name(code)}
-    return facts | {"chapter": number, "chapter_name": known.title(number)}
+def _chapter(
+    classification: _Classification, code: str, _: np.random.Generator
+) -> Facts:
+    number = classification.chapter(code)
+    facts = {"code": code, "name": classification.name(code)}
+    return facts | {"chapter": number, "chapter_name": classification.title(number)}
 
 
-def _block(known: _Classification, code: str, _: np.random.Generator) -> Facts | None:
-    blocks = [a for a in known.icd.get_ancestors(code) if known.icd.is_block(a)]
-    # A block that is a category as well would be no news.
-    if not blocks or known.icd.is_category(blocks[0]):
+def _block(
+    classification: _Classification, code: str, _: np.random.Generator
+) -> Facts | None:
+    icd = classification.icd
+    blocks = [item for item in icd.get_ancestors(code) if icd.is_block(item)]
+    # A block that is also a category would repeat the code's own category.
+    if not blocks or icd.is_category(blocks[0]):
         return None
-    facts = {"code": code, "name": known.name(code)}
-    return facts | {"block": blocks[0], "block_name": known.title(blocks[0])}
+    facts = {"code": code, "name": classification.name(code)}
+    return facts | {"block": blocks[0], "block_name": classification.title(blocks[0])}
 
 
-def _parent(known: _Classification, code: str, _: np.random.Generator) -> Facts | None:
-    parent = known.icd.get_parent(code)
-    if not known.icd.is_category_or_subcategory(parent):
+def _parent(
+    classification: _Classification, code: str, _: np.random.Generator
+) -> Facts | None:
+    parent = classification.icd.get_parent(code)
+    if not classification.icd.is_category_or_subcategory(parent):
         return None
-    facts = {"code": code, "name": known.name(code)}
-    return facts | {"parent": parent, "parent_name": known.name(parent)}
+    facts = {"code": code, "name": classification.name(code)}
+    return facts | {"parent": parent, "parent_name": classification.name(parent)}
 
 
 def _children(
-    known: _Classification, code: str, _: np.random.Generator
+    classification: _Classification, code: str, _: np.random.Generator
 ) -> Facts | None:
-    children = known.icd.get_children(code)
+    children = classification.icd.get_children(code)
     if not 2 <= len(children) <= _LONGEST_LIST:
         return None
-    items = [f"{child} ({known.name(child)})" for child in children]
-    facts = {"code": code, "name": known.name(code), "number": str(len(children))}
+    items = [f"{child} ({classification.name(child)})" for child in children]
+    facts = {
+        "code": code,
+        "name": classification.name(code),
+        "number": str(len(children)),
+    }
     return facts | {"children": _listed(items)}
 
 
 def _inclusions(
-    known: _Classification, code: str, _: np.random.Generator
+    classification: _Classification, code: str, _: np.random.Generator
 ) -> Facts | None:
-    terms = known.included(code)
+    terms = classification.included(code)
     if not 2 <= len(terms) <= _LONGEST_LIST:
         return None
-    return {"code": code, "name": known.name(code), "terms": _listed(terms)}
+    return {"code": code, "name": classification.name(code), "terms": _listed(terms)}
 
 
-def _term(known: _Classification, code: str, rng: np.random.Generator) -> Facts | None:
+def _term(
+    classification: _Classification, code: str, rng: np.random.Generator
+) -> Facts | None:
     terms = [
         term
-        for term in known.included(code)
-        if known.terms[term.casefold()] == 1 and known.names[term.casefold()] == 0
+        for term in classification.included(code)
+        if classification.terms[term.casefold()] == 1
+        and classification.names[term.casefold()] == 0
     ]
     if not terms:
         return None
     term = str(rng.choice(terms))
-    return {"code": code, "name": known.name(code), "term": term}
+    return {"code": code, "name": classification.name(code), "term": term}
 
 
 def _sibling(
-    known: _Classification, code: str, rng: np.random.Generator
+    classification: _Classification, code: str, rng: np.random.Generator
 ) -> Facts | None:
-    siblings = known.siblings(code)
+    siblings = classification.siblings(code)
     if not siblings:
         return None
     other = str(rng.choice(siblings))
-    facts = {"code": code, "name": known.name(code)}
-    return facts | {"other": other, "other_name": known.name(other)}
+    facts = {"code": code, "name": classification.name(code)}
+    return facts | {"other": other, "other_name": classification.name(other)}
 
 
 def _either(
-    known: _Classification, code: str, rng: np.random.Generator
+    classification: _Classification, code: str, rng: np.random.Generator
 ) -> Facts | None:
-    facts = _sibling(known, code, rng)
+    facts = _sibling(classification, code, rng)
     if facts is None:
         return None
     pair = [code, facts["other"]]
@@ -279,9 +312,9 @@ def _either(
 
 
 def _yes_meaning(
-    known: _Classification, code: str, rng: np.random.Generator
+    classification: _Classification, code: str, rng: np.random.Generator
 ) -> Facts | None:
-    facts = _sibling(known, code, rng)
+    facts = _sibling(classification, code, rng)
     if facts is None:
         return None
     true = rng.random() < 0.5
@@ -290,13 +323,13 @@ def _yes_meaning(
 
 
 def _yes_chapter(
-    known: _Classification, code: str, rng: np.random.Generator
+    classification: _Classification, code: str, rng: np.random.Generator
 ) -> Facts | None:
     true = rng.random() < 0.5
-    own = known.chapter(code)
+    own = classification.chapter(code)
     others = [str(number) for number in range(1, 23) if str(number) != own]
-    claim = known.title(own if true else str(rng.choice(others)))
-    facts = {"code": code, "name": known.name(code), "claim": claim}
+    claim = classification.title(own if true else str(rng.choice(others)))
+    facts = {"code": code, "name": classification.name(code), "claim": claim}
     return facts | {"truth": "yes" if true else "no"}
 
 

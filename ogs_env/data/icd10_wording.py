@@ -1,7 +1,7 @@
-"""The wordings of questions and answers about ICD-10-CM, by kind of question.
+"""Wordings of questions and answers about ICD-10-CM, by kind of question.
 
-Each kind has question wordings and answer wordings; any of the one goes with any of
-the other. Names in braces are filled by `ogs_env.data.icd10`.
+Each question wording of a kind can be combined with each of its answer wordings.
+`ogs_env.data.icd10` fills in the names in braces.
 """
 
 Wordings = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]

@@ -1,7 +1,7 @@
 """Clauses of licences, from the package licensedcode-data.
 
-A clause is a paragraph of 30 to 140 words; the question is how it begins. Licences
-copy each other, so a clause most of whose phrases stood in an earlier one is left out.
+A clause is a paragraph of 30 to 140 words; the prompt is its beginning. Licences copy
+each other, so a clause that shares most phrases with earlier ones is left out.
 """
 
 import importlib.util
@@ -20,18 +20,18 @@ ATTRIBUTION = "nexB Inc. and others, ScanCode LicenseDB"
 URL = "https://scancode-licensedb.aboutcode.org"
 
 LEAST_WORDS, MOST_WORDS = 30, 140
-_BEGINNING = 15  # words of the question
-_PHRASE = 5  # words
+_BEGINNING = 15  # words of the prompt
+_PHRASE = 5  # words of a phrase
 _MARK = re.compile(r"^---$", re.MULTILINE)  # before and after a file's header
 _KNOWN_SHARE = 0.5
 _PACKAGE = "licensedcode-data"
 
 
 def licence_clauses() -> list[Sample]:
-    """Make a question of every clause that differs from those before it.
+    """Return a sample of every clause that differs from the earlier ones.
 
-    Files are read in order of their names. A clause is left out when more than half
-    of its phrases of five words stand in clauses that were kept.
+    Files are read in order of their names. A clause is left out if more than half of
+    its phrases of five words are in earlier clauses of the result.
 
     Raises:
         InputError: If the package licensedcode-data is not installed.
@@ -63,7 +63,7 @@ def info() -> dict[str, Any]:
 
 
 def _clauses() -> Iterator[tuple[str, list[str]]]:
-    """Yield each paragraph of a fitting length in English, and its licence's key."""
+    """Yield the licence's key and the words of each English clause."""
     for file in sorted(_folder().glob("*.LICENSE")):
         _, header, *text = _MARK.split(file.read_text("utf-8"), 2)
         if not text or re.search(r"^language:", header, re.MULTILINE):

@@ -1,4 +1,4 @@
-"""`ogs domains`: what the shipped bundles are made of."""
+"""`ogs domains`: list the shipped bundles with their sources and licences."""
 
 import argparse
 from collections.abc import Iterator
@@ -43,12 +43,12 @@ def lines(bundle: Bundle) -> Iterator[str]:
 
 
 def _fidelity(bundle: Bundle) -> str:
-    """Say how well predictions rank real fine-tuning runs, recipe by recipe."""
-    found = bundle.manifest.get("fidelity")
-    if found is None:
+    """Describe how well predictions rank real fine-tuning runs, by recipe."""
+    fidelity = bundle.manifest.get("fidelity")
+    if fidelity is None:
         return "not measured; predicts with the responses fitted on medical"
     recipes = []
-    for recipe, summary in found.items():
+    for recipe, summary in fidelity.items():
         parts = []
         for name in ("domain", "forgetting"):
             low, high = summary[f"{name}_interval"]

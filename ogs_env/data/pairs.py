@@ -1,7 +1,7 @@
-"""Minimal pairs: two texts that differ in what makes one of them wrong.
+"""Minimal pairs: two texts that differ only where one of them is wrong.
 
-A model that assigns the right one the higher probability shows an ability without
-having to generate an answer.
+They test a model without generation: it should assign the right text the higher
+probability.
 """
 
 import os
@@ -17,7 +17,7 @@ from ogs_env.errors import InputError
 from ogs_env.seeding import named_rng
 
 _MARKS = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator marks
-# Of a longer number the last digits: a draw has 64 bits.
+# At most 18 digits, because a random draw has 64 bits.
 _NUMBER = re.compile(r"[0-9]{1,18}(?![0-9])")
 _BLIMP = "nyu-mll/blimp"
 _BLIMP_FILE = "blimp_pairs.jsonl.gz"
@@ -28,10 +28,10 @@ class Pair:
     """A right and a wrong text.
 
     Attributes:
-        prompt: The question that both answer; None for texts that stand alone.
-        shared: What both begin with.
-        right: How the right one goes on.
-        wrong: How the wrong one goes on.
+        prompt: The question that both answer; None for texts without a prompt.
+        shared: The common beginning of both texts.
+        right: The rest of the right text.
+        wrong: The rest of the wrong text.
     """
 
     prompt: str | None
@@ -41,7 +41,7 @@ class Pair:
 
 
 def solution_pairs(samples: Sequence[Sample], seed: int = 0) -> list[Pair]:
-    """Make pairs of worked solutions: the last number is right, or wrong.
+    """Return pairs of worked solutions that differ in their last number.
 
     Calculator marks and the line `#### N` are removed. The wrong number has as many
     digits as the right one. Samples without that line, or without a number before
@@ -49,7 +49,8 @@ def solution_pairs(samples: Sequence[Sample], seed: int = 0) -> list[Pair]:
 
     Args:
         samples: Maths problems with solutions that end in `#### N`.
-        seed: Draws the wrong numbers; a sample's depends on the seed and its id alone.
+        seed: Seed of the wrong numbers; that of a sample depends only on the seed and
+            the sample's id.
     """
     pairs = []
     for sample in samples:
@@ -63,7 +64,7 @@ def solution_pairs(samples: Sequence[Sample], seed: int = 0) -> list[Pair]:
 
 
 def grammar_file() -> Path | None:
-    """Return BLiMP's file in the folder `OGS_DATA`; None where it is not there."""
+    """Return BLiMP's file in the folder `OGS_DATA`; None if there is none."""
     file = Path(os.environ.get(DATA_FOLDER) or "") / _BLIMP_FILE
     return file if os.environ.get(DATA_FOLDER) and file.is_file() else None
 
@@ -74,7 +75,7 @@ def grammar_pairs(each: int = 10) -> list[Pair]:
     Warstadt et al. 2020, "BLiMP: The Benchmark of Linguistic Minimal Pairs".
 
     Args:
-        each: Pairs of each of the 67 paradigms at most, the first of the file.
+        each: Maximum number of pairs of each of the 67 paradigms; the first are taken.
 
     Raises:
         InputError: If neither `OGS_DATA` nor the Hugging Face hub has them.
@@ -112,10 +113,12 @@ def _from_hub(each: int) -> Iterator[tuple[str, str, str]]:
             rows = datasets.load_dataset(_BLIMP, paradigm, split=f"train[:{each}]")
             for row in rows:
                 yield paradigm, row["sentence_good"], row["sentence_bad"]
-    # Whatever goes wrong between here and the hub has one remedy: the file.
+    # Any failure of the hub has the same remedy: a local file.
     except Exception as error:
         why = " ".join(str(error).split())
-        raise _missing(f"the Hugging Face hub did not give {_BLIMP} ({why})") from error
+        raise _missing(
+            f"the Hugging Face hub did not serve {_BLIMP} ({why})"
+        ) from error
 
 
 def _missing(why: str) -> InputError:
@@ -131,5 +134,5 @@ def _other_number(number: str, seed: int, id_: str) -> str:
     rng = named_rng(seed, "solution pairs", int(id_, 16))
     low = 10 ** (len(number) - 1) if len(number) > 1 else 0
     drawn = int(rng.integers(low, 10 ** len(number) - 1))
-    # The range is one short: numbers from the right one on move up by one.
+    # The range excludes one number: draws from the right number on move up by one.
     return str(drawn + (drawn >= int(number)))

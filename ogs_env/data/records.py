@@ -1,4 +1,4 @@
-"""From one record of a user's data to its prompt, response and earlier turns."""
+"""Parse a record of a user's data into prompt, response and earlier turns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ class Turn(NamedTuple):
 
     Attributes:
         role: Such as `"system"`, `"user"` or `"assistant"`.
-        content: What it says.
+        content: Its text.
     """
 
     role: str
@@ -19,13 +19,13 @@ class Turn(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """What a record says.
+    """The texts of a record.
 
     Attributes:
-        prompt: What comes before the response, in one text.
+        prompt: Everything before the response, as one text.
         response: What the model should answer.
-        messages: The turns before the response; none where a user's turn with the
-            prompt is all.
+        messages: The turns before the response; empty if the prompt is a single user
+            turn.
         used: Names of the fields that these came from.
     """
 
@@ -40,14 +40,14 @@ def texts_of(
 ) -> Texts:
     """Return a record's texts.
 
-    A record that lacks the two fields but holds a chat under `messages` gives the
-    chat's last assistant turn as response, and what comes before it as prompt. A
-    record that has both, as `write_samples` writes, gives the chat's turns where
-    they say what the prompt and the response say.
+    In a record without the two fields but with a chat under `messages`, the chat's
+    last assistant turn is the response, and the turns before it are the prompt. In a
+    record with both, as `write_samples` writes them, the chat's turns are used if
+    they agree with the prompt and the response.
 
     Args:
         record: One line of a JSON lines file or one row of a dataset.
-        place: Where it lies, for the error line, such as `"pool.jsonl:12"`.
+        place: Its location for the error line, such as `"pool.jsonl:12"`.
         prompt_field: Name of the field that holds the prompt.
         response_field: Name of the field that holds the response.
 
@@ -57,32 +57,32 @@ def texts_of(
     if prompt_field in record and response_field in record:
         prompt = _text(record[prompt_field], place, f"field '{prompt_field}'")
         response = _text(record[response_field], place, f"field '{response_field}'")
-        used, what = {prompt_field, response_field}, f"field '{response_field}'"
+        used, origin = {prompt_field, response_field}, f"field '{response_field}'"
         messages = _same_chat(record, prompt, response)
         if messages:
             used.add("messages")
     elif "messages" in record:
         turns, response = _chat(record["messages"], place)
         prompt, messages = joined(turns), _more_than_prompt(turns)
-        used, what = {"messages"}, "the last assistant turn"
+        used, origin = {"messages"}, "the last assistant turn"
     else:
-        lacking = prompt_field if prompt_field not in record else response_field
-        flag = "--prompt-field" if lacking == prompt_field else "--response-field"
-        found = ", ".join(map(str, record)) or "none"
+        missing = prompt_field if prompt_field not in record else response_field
+        flag = "--prompt-field" if missing == prompt_field else "--response-field"
+        names = ", ".join(map(str, record)) or "none"
         raise InputError(
-            f"{place}: lacks the field '{lacking}'; fields found: {found}; name the "
+            f"{place}: lacks the field '{missing}'; fields found: {names}; name the "
             f"right one with {flag}"
         )
     if not response.strip():
         raise InputError(
-            f"{place}: {what} is empty, there is nothing to learn; remove the sample "
+            f"{place}: {origin} is empty, there is nothing to learn; remove the sample "
             "or give its response"
         )
     return Texts(prompt, response, messages, used)
 
 
 def joined(turns: Sequence[Turn]) -> str:
-    """Join turns into one prompt; roles are told only where they alternate."""
+    """Join turns into one prompt; roles are named only if there are several turns."""
     others = [turn.role for turn in turns if turn.role != "system"]
     one_question = others in ([], ["user"])
     return "\n\n".join(
@@ -102,7 +102,7 @@ def _text(value: Any, place: str, what: str) -> str:
     except UnicodeEncodeError as error:
         raise InputError(
             f"{place}: {what} holds half a surrogate pair at character {error.start}, "
-            "which is no text; write the character whole"
+            "which is not valid text; write the complete character"
         ) from None
     return value
 
@@ -137,15 +137,15 @@ def _chat(messages: Any, place: str) -> tuple[tuple[Turn, ...], str]:
 def _same_chat(
     record: Mapping[str, Any], prompt: str, response: str
 ) -> tuple[Turn, ...]:
-    """Return the turns of a chat that says what prompt and response say."""
+    """Return the turns of a record's chat if they agree with prompt and response."""
     try:
         turns, answer = _chat(record.get("messages"), "")
-    except InputError:  # a field of that name that is something else
+    except InputError:  # a field of that name that holds no chat
         return ()
     same = (joined(turns), answer) == (prompt, response)
     return _more_than_prompt(turns) if same else ()
 
 
 def _more_than_prompt(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """Return no turns where a user's turn is all that there is."""
+    """Return the turns, or none if they are a single user turn."""
     return () if [turn.role for turn in turns] == ["user"] else turns

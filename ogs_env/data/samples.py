@@ -1,4 +1,4 @@
-"""Samples, their ids, and reading and writing them."""
+"""Read and write samples; a sample is a prompt and its response, with a stable id."""
 
 import gzip
 import hashlib
@@ -23,12 +23,12 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 def sample_id(prompt: str, response: str, messages: Sequence[Turn] = ()) -> str:
-    r"""Return the stable id of a text pair, or of a chat.
+    r"""Return the stable id of a prompt with its response, or of a chat.
 
     Args:
         prompt: The prompt.
         response: The response.
-        messages: The turns before the response, if there is more than the prompt.
+        messages: The turns before the response, unless the prompt is the only one.
 
     Returns:
         The first 16 hex digits of sha256(prompt + "\x1f" + response), to which each
@@ -43,12 +43,12 @@ class Sample:
     """A prompt and the response that a model should learn to give.
 
     Attributes:
-        prompt: The user's turn, or a chat's turns joined to one text; may be empty.
-        response: The assistant's turn; never empty. Loss is taken on it alone.
+        prompt: The user's turn, or a chat's turns joined into one text; may be empty.
+        response: The assistant's turn; never empty. Only its tokens have a loss.
         source: Name of the collection it comes from.
-        fields: The record's further fields, as they were read.
-        messages: A chat's turns before the response; none where a user's turn with
-            the prompt is all.
+        fields: The record's further fields, as read.
+        messages: A chat's turns before the response; empty if the prompt is a single
+            user turn.
     """
 
     prompt: str
@@ -64,11 +64,11 @@ class Sample:
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """The turns that the response answers."""
+        """The turns before the response."""
         return self.messages or (Turn("user", self.prompt),)
 
     def texts(self) -> dict[str, Any]:
-        """Return the texts as fields of a JSON record that `read_samples` reads."""
+        """Return the texts as fields of a record that `read_samples` can read."""
         pair = {"prompt": self.prompt, "response": self.response}
         if not self.messages:
             return pair
@@ -77,7 +77,7 @@ class Sample:
 
 
 class CutResponse(UserWarning):
-    """A response was longer than the limit and was cut there."""
+    """Warning: a response was longer than the limit and was cut."""
 
 
 def read_samples(
@@ -95,17 +95,17 @@ def read_samples(
     Blank lines are skipped.
 
     Args:
-        path: The file; whether it is gzipped is told from its first bytes.
+        path: The file; its first bytes show whether it is gzipped.
         prompt_field: Name of the field that holds the prompt.
         response_field: Name of the field that holds the response.
-        source: Source of all samples; without it, a record's field `source`, or the
-            file's name without its endings.
+        source: Source of all samples; by default a record's field `source`, or else
+            the file's name without its endings.
         max_response_characters: Longer responses are cut, with a `CutResponse`
             warning.
 
     Returns:
-        The samples in the file's order. A record's further fields are kept in
-        `Sample.fields`; an `id` other than ours is kept there as `original_id`.
+        The samples in the file's order. A record's further fields are in
+        `Sample.fields`; an `id` other than the sample's is there as `original_id`.
 
     Raises:
         InputError: If the file or one of its lines cannot be used.
@@ -139,10 +139,10 @@ def from_dataset(
     source: str | None = None,
     max_response_characters: int = MAX_RESPONSE_CHARACTERS,
 ) -> list[Sample]:
-    """Take samples from one split of a Hugging Face dataset.
+    """Read samples from one split of a Hugging Face dataset.
 
-    The arguments are those of `read_samples`; without `source`, the dataset's name
-    stands in. Sample `i` is row `i`, so selections index the dataset directly.
+    The arguments are those of `read_samples`; the default of `source` is the dataset's
+    name. Sample `i` is row `i`, so selections index the dataset directly.
 
     Raises:
         InputError: If it holds several splits, no rows, or a row that cannot be used.
@@ -187,11 +187,11 @@ def write_samples(path: str | Path, samples: Iterable[Sample]) -> None:
 
 
 def without_duplicates(samples: Iterable[Sample]) -> tuple[list[Sample], int]:
-    """Return the first of each id, in order, and how many others were dropped."""
+    """Return the first sample of each id, in order, and how many were dropped."""
     everything = list(samples)
     first = {sample.id: sample for sample in reversed(everything)}
-    kept = [sample for sample in everything if first[sample.id] is sample]
-    return kept, len(everything) - len(kept)
+    unique = [sample for sample in everything if first[sample.id] is sample]
+    return unique, len(everything) - len(unique)
 
 
 def check_disjoint(named: Mapping[str, Iterable[Sample]]) -> None:
@@ -203,10 +203,10 @@ def check_disjoint(named: Mapping[str, Iterable[Sample]]) -> None:
     Raises:
         InputError: If two do; it names the sample and both roles.
     """
-    seen: dict[str, str] = {}
+    role_of: dict[str, str] = {}
     for role, samples in named.items():
         for sample in samples:
-            other = seen.setdefault(sample.id, role)
+            other = role_of.setdefault(sample.id, role)
             if other != role:
                 raise InputError(
                     f'the same sample (id {sample.id}, "{beginning(sample.prompt)}") '
@@ -215,7 +215,7 @@ def check_disjoint(named: Mapping[str, Iterable[Sample]]) -> None:
 
 
 def beginning(text: str, characters: int = 40) -> str:
-    """Return the beginning of a text, on one line, for an error line."""
+    """Shorten a text to a part of one line, for error messages."""
     line = " ".join(text.split())
     return line if len(line) <= characters else f"{line[:characters].rstrip()}..."
 
@@ -254,7 +254,7 @@ def _record(line: bytes, place: str) -> dict[str, Any]:
         ) from None
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{place}: is no JSON ({error}); expected one object a line"
+            f"{place}: is no JSON ({error}); expected one object per line"
         ) from None
     if not isinstance(record, dict):
         raise InputError(
@@ -288,8 +288,8 @@ def _sample(
         raise InputError(
             f"{place}: field 'source' should be text, found {type(source).__name__}"
         )
-    left_out = {*used, "source", "id"}
-    fields = {name: value for name, value in record.items() if name not in left_out}
+    used |= {"source", "id"}
+    fields = {name: value for name, value in record.items() if name not in used}
     identity = record.get("id")
     if identity is not None and identity != sample_id(prompt, response, messages):
         fields["original_id"] = identity

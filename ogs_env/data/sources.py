@@ -1,4 +1,4 @@
-"""Named collections of samples: local files, the Hugging Face hub, packages."""
+"""Named collections of samples, read from local files or the Hugging Face hub."""
 
 import os
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from ogs_env.data.samples import Sample, from_dataset, read_samples
 from ogs_env.errors import InputError, unknown_name
 
 DATA_FOLDER = "OGS_DATA"
-_HUB_TIMEOUT = 5.0  # seconds; a hub that is there answers in a fraction of one
+_HUB_TIMEOUT = 5.0  # seconds
 
 
 @dataclass(frozen=True)
 class Hub:
-    """Where a collection lies on the Hugging Face hub, and under which columns."""
+    """Location and columns of a collection on the Hugging Face hub."""
 
     repository: str
     config: str
@@ -40,8 +40,8 @@ class Collection:
         attribution: Authors and title, as the licence asks.
         url: Home page.
         file: Name of its file in the folder `OGS_DATA`, without `.jsonl.gz`.
-        hub: Where the Hugging Face hub has it, where its columns are known.
-        instead: What a user can do who cannot have it.
+        hub: Its location on the Hugging Face hub, if known.
+        instead: What to use instead, for the error line if it is not available.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Collection:
         return source_info(self.name, self.licence, self.attribution, self.url)
 
     def load(self) -> list[Sample]:
-        """Load all samples, from `OGS_DATA` or else from the hub.
+        """Load all samples from `OGS_DATA`, or else from the hub.
 
         Raises:
             InputError: If neither has them.
@@ -69,7 +69,7 @@ class Collection:
                 return read_samples(path, source=self.name)
         where = f"{DATA_FOLDER} ({folder or 'unset'})"
         if self.hub is None:
-            raise self._missing(where, "the Hugging Face hub has no copy we know of")
+            raise self._missing(where, "the Hugging Face hub has no known copy")
         return self._from_hub(self.hub, where)
 
     def _missing(self, where: str, why: str) -> InputError:
@@ -89,11 +89,11 @@ class Collection:
             raise self._missing(where, "the Hugging Face hub cannot be reached")
         try:
             rows = datasets.load_dataset(hub.repository, hub.config, split=hub.split)
-        # Whatever goes wrong between here and the hub has one remedy: the file.
+        # Any failure of the hub has the same remedy: a local file.
         except Exception as error:
             why = " ".join(str(error).split())
             raise self._missing(
-                where, f"the Hugging Face hub did not give {hub.repository} ({why})"
+                where, f"the Hugging Face hub did not serve {hub.repository} ({why})"
             ) from error
         missing = set(hub.columns) - set(rows.column_names)
         if missing:
@@ -111,10 +111,11 @@ class Collection:
 
 
 def hub_answers() -> bool:
-    """Tell whether the Hugging Face hub answers, in seconds rather than minutes.
+    """Return whether the Hugging Face hub can be reached, within seconds.
 
-    `datasets` retries for half a minute before it gives up. In the hub's offline
-    mode (`HF_HUB_OFFLINE=1`) it looks into its cache only and is quick by itself.
+    `datasets` itself retries for half a minute. In the hub's offline mode
+    (`HF_HUB_OFFLINE=1`) the result is true, because `datasets` then reads only its
+    cache.
     """
     from huggingface_hub import constants, get_session
 
@@ -131,7 +132,7 @@ def hub_answers() -> bool:
 def source_info(
     name: str, licence: str, attribution: str, url: str, **more: Any
 ) -> dict[str, Any]:
-    """Return what a manifest says about a source."""
+    """Return a manifest's entry of a source."""
     return {
         "name": name,
         "licence": licence,
@@ -201,11 +202,11 @@ _COLLECTIONS: tuple[Collection, ...] = (
     ),
 )
 
-COLLECTIONS: dict[str, Collection] = {one.file: one for one in _COLLECTIONS}
+COLLECTIONS: dict[str, Collection] = {c.file: c for c in _COLLECTIONS}
 
 
 def collection(name: str) -> Collection:
-    """Return the collection of a name such as `"medquad"` or `"gsm8k_train"`."""
+    """Return a collection by its name, such as `"medquad"` or `"gsm8k_train"`."""
     if name not in COLLECTIONS:
         raise unknown_name("collection", name, COLLECTIONS)
     return COLLECTIONS[name]

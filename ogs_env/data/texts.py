@@ -1,4 +1,4 @@
-"""The texts of a bundle, found again by the ids of its samples."""
+"""Find the texts of a bundle's samples by their ids."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,36 +25,36 @@ def bundle_texts(
     """Find the texts of a bundle's samples.
 
     Args:
-        bundle: Whose samples.
-        where: The name of a domain, which is made with the bundle's seed and pool
+        bundle: The bundle.
+        where: The name of a domain, which is built with the bundle's seed and pool
             size; paths of JSON lines files; or samples by id, which are only
             checked. By default the domain of the bundle's name.
-        roles: Whose texts have to be there; others may be missing.
+        roles: Roles whose texts are required; others may be missing.
         prompt_field: Name of the files' field that holds the prompt.
         response_field: Name of the files' field that holds the response.
 
     Returns:
-        Samples by id, of these roles and maybe others.
+        Samples by id, of these roles and possibly others.
 
     Raises:
-        InputError: If the domain is unknown or cannot be made, a file cannot be
-            read, or a sample's text is not there.
+        InputError: If the domain is unknown or cannot be built, a file cannot be
+            read, or a sample's text is missing.
     """
-    found: Mapping[str, Sample]
+    samples: Mapping[str, Sample]
     if isinstance(where, Mapping):
-        place, found = "texts", where
+        place, samples = "texts", where
     elif where is None or isinstance(where, str):
-        place, found = f"domain {where or bundle.name}", _of_domain(bundle, where)
+        place, samples = f"domain {where or bundle.name}", _of_domain(bundle, where)
     else:
         place = ", ".join(map(str, where))
         files = (
             read_samples(path, prompt_field=prompt_field, response_field=response_field)
             for path in where
         )
-        found = _by_id(files)
+        samples = _by_id(files)
     for role in roles:
         ids = getattr(bundle, role).hex_ids()
-        missing = [id_ for id_ in ids if id_ not in found]
+        missing = [id_ for id_ in ids if id_ not in samples]
         if missing:
             raise InputError(
                 f"{place}: {len(missing)} of {len(ids)} {role} samples of bundle "
@@ -62,7 +62,7 @@ def bundle_texts(
                 "give those that it was sketched from: OGS_DATA or the hub for a "
                 "domain, or all its JSON lines files"
             )
-    return found
+    return samples
 
 
 def numbers(
@@ -91,30 +91,30 @@ def numbers(
         InputError: If the field is missing or no finite number; it names the file
             and the line.
     """
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for id_ in ids:
         fields = texts[id_].fields
         value: Any = fields.get(field)
-        number = not isinstance(value, bool) and isinstance(value, int | float)
-        if number and math.isfinite(value):
-            found[id_] = float(value)
+        is_number = not isinstance(value, bool) and isinstance(value, int | float)
+        if is_number and math.isfinite(value):
+            values[id_] = float(value)
             continue
         place = _place(id_, files, prompt_field, response_field)
         if field not in fields:
-            there = ", ".join(fields) or "none"
+            names = ", ".join(fields) or "none"
             raise InputError(
-                f"{place}: lacks the field '{field}'; further fields found: {there}"
+                f"{place}: lacks the field '{field}'; further fields found: {names}"
             )
         raise InputError(
             f"{place}: field '{field}' is {value!r}; expected a finite number"
         )
-    return found
+    return values
 
 
 def _place(
     id_: str, files: Sequence[str | Path], prompt_field: str, response_field: str
 ) -> str:
-    """Return the last file and line that hold a sample: later ones replace others."""
+    """Return the last file and line of a sample; later lines replace earlier ones."""
     place = ""
     for file in files:
         samples = read_samples(
@@ -134,7 +134,7 @@ def _of_domain(bundle: Bundle, name: str | None) -> dict[str, Sample]:
             f"domain ({', '.join(domains())}) or the JSON lines files that it was "
             "sketched from: texts=['pool.jsonl', ...], or `--texts FILE ...`"
         )
-    # A bundle that was not made of a domain has no seed, and ids that tell.
+    # Without a recorded seed, seed 0 is tried; the ids show whether it is right.
     seed = bundle.manifest.get("request", {}).get("seed", 0)
     data = domains()[name](seed, len(bundle.pool))
     groups = [data.pool, data.dev, data.test]

@@ -1,8 +1,8 @@
-"""General knowledge: people, places, events and works that WordNet knows by name.
+"""General knowledge: questions about named people, places and events in WordNet.
 
-WordNet marks some of its nouns as instances: Napoleon is one of an emperor, the Nile
-of a river. Each becomes a question, answered by its gloss. Whatever touches medicine,
-law or finance is left out, so that the anchor is not of a domain.
+WordNet marks some of its nouns as instances: Napoleon is an instance of emperor, the
+Nile of river. Each becomes a question that its gloss answers. Glosses about medicine,
+law or finance are left out, so that the anchor is outside all domains.
 """
 
 import os
@@ -39,19 +39,19 @@ _EXAMPLE = re.compile(r'; "[^"]*"?')
 
 
 def wordnet() -> list[Sample]:
-    """Make a question of every name that one gloss alone explains.
+    """Return a question about every name that has exactly one gloss.
 
     Raises:
-        InputError: If WordNet is in none of its usual places.
+        InputError: If WordNet is in none of its usual folders.
     """
-    found = list(_instances(_folder() / _FILE))
-    holders = Counter(name for name, _ in found)
+    instances = list(_instances(_folder() / _FILE))
+    glosses = Counter(name for name, _ in instances)
     return [
         Sample(
             f"Who or what is {name}?", f"{gloss[0].upper()}{gloss[1:]}.", source=NAME
         )
-        for name, gloss in found
-        if holders[name] == 1
+        for name, gloss in instances
+        if glosses[name] == 1
         and len(gloss.split()) >= _LEAST_WORDS
         and not _OF_A_DOMAIN.search(gloss)
     ]
@@ -74,7 +74,7 @@ def _folder() -> Path:
             return place
     raise InputError(
         f"{NAME}: no {_FILE} in {', '.join(map(str, places))}; install WordNet 3.0 "
-        "(Debian: apt install wordnet-base), or set WNHOME to where it is"
+        "(Debian: apt install wordnet-base), or set WNHOME to its folder"
     )
 
 

@@ -1,4 +1,4 @@
-"""Learners: what changes when a sample is chosen."""
+"""Learners: models that are trained on the picked samples of an episode."""
 
 from typing import Protocol
 
@@ -9,22 +9,22 @@ Floats = NDArray[np.float32]
 
 
 class Learner(Protocol):
-    """A model that learns samples of a bundle's pool, named by their rows.
+    """A model that is trained on rows of a bundle's pool.
 
     Attributes:
-        sketches: What its gradients are: `"trajectory"`, `"initial"` or `"live"`.
+        sketches: Kind of its gradients: `"trajectory"`, `"initial"` or `"live"`.
     """
 
     sketches: str
 
     def reset(self, rng: np.random.Generator | None = None) -> None:
-        """Forget everything learned."""
+        """Return to the untouched model."""
 
     def update(self, index: int) -> None:
-        """Learn pool row `index`, at once or with others."""
+        """Train on pool row `index`, immediately or in a later batch."""
 
     def finish(self) -> None:
-        """End the episode: learn and measure what still waits for more samples."""
+        """End the episode: train on an incomplete batch and measure the losses."""
 
     def domain_loss(self) -> float:
         """Return the mean loss of the dev samples, nats per token."""
@@ -35,19 +35,20 @@ class Learner(Protocol):
     def answer_losses(self) -> NDArray[np.floating]:
         """Return the mean loss of each capability's own answers, (capabilities,).
 
-        Answers of the untouched model to the anchor's prompts; empty without any.
+        Own answers are the untouched model's answers to the anchor's prompts; the
+        array is empty for a bundle without them.
         """
 
     def test_loss(self) -> float:
-        """Return the mean loss of the test samples, which no reward sees."""
+        """Return the mean loss of the test samples, which no reward uses."""
 
     def retention_loss(self) -> float:
-        """Return the mean loss of the retention samples, which no reward sees."""
+        """Return the mean loss of the retention samples, which no reward uses."""
 
     def answers_loss(self) -> float:
         """Return the mean loss of own answers to the retention's prompts.
 
-        No reward sees it; 0 for a bundle without own answers.
+        No reward uses it; 0 for a bundle without own answers.
         """
 
     def anchor_cosine(self, index: int) -> Floats:
@@ -55,7 +56,7 @@ class Learner(Protocol):
 
 
 class HeldOut:
-    """What an episode does to the losses that no reward sees.
+    """Changes of the losses that no reward uses, over an episode.
 
     Args:
         learner: Before its first update.
@@ -67,10 +68,10 @@ class HeldOut:
         self._answers = learner.answers_loss()
 
     def changes(self) -> dict[str, float]:
-        """Return the keys of `info` that tell the changes, percent of the first loss.
+        """Return the changes for `info`, in percent of the initial loss.
 
-        Of the test samples, of the retention samples, and of own answers to the
-        retention's prompts; 0 where the bundle has none.
+        They are those of the test samples, of the retention samples, and of own
+        answers to the retention's prompts, 0 if the bundle has no own answers.
         """
         learner = self._learner
         answers = learner.answers_loss() / self._answers if self._answers else 1.0
@@ -82,4 +83,4 @@ class HeldOut:
 
 
 UNCHANGED = {"test_change": 0.0, "retention_change": 0.0, "answers_change": 0.0}
-"""What `HeldOut.changes` tells before the end of an episode."""
+"""The values of `HeldOut.changes` before the end of an episode."""

@@ -1,14 +1,14 @@
-"""How strongly losses respond to what is learned, as fitted to real runs."""
+"""Constants of the surrogate learner, fitted to real fine-tuning runs."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-# By whose answers tell what is forgotten, the model's own or references: slopes of
-# domain and anchor by checkpoint with the share of what is forgotten, and the curvature
-# of that. Fitted to real runs of Medical's development list (`ogs fidelity --fit`).
-# Their unit is the root mean square norm of the studied bundle's dev samples' sketches.
+# Slopes of domain and anchor by checkpoint, their shares of the forgetting, and its
+# curvature, for bundles whose forgetting is predicted from own or reference answers.
+# Fitted to real runs of Medical's development list (`ogs fidelity --fit`), in units of
+# the root mean square norm of the sketches of Medical's dev samples.
 STEPS = (0, 6, 24)
 NORMS = (46.3488, 58.7917, 60.4906)
 FITTED: dict[str, dict[str, Any]] = {
@@ -23,9 +23,10 @@ FITTED: dict[str, dict[str, Any]] = {
         "forgetting": {"curvature": 0.0085},
     },
 }
-# Of a path that ends where it begins, at the untouched model: fitted to the same runs,
-# but what is forgotten also to a list of users' recipe, a tenth of the pool for three
-# epochs: one epoch does not tell growth with the distance from growth with its square.
+# For a trajectory whose only checkpoint is the untouched model. Fitted to the same
+# runs; the forgetting also to a list with the users' recipe, a tenth of the pool for
+# three epochs, because a single epoch cannot separate growth with the distance from
+# growth with its square.
 FITTED_UNTOUCHED: dict[str, dict[str, Any]] = {
     "own": {
         "domain": {"slope": (0.32872,), "share": 1.79622},
@@ -40,17 +41,17 @@ FITTED_UNTOUCHED: dict[str, dict[str, Any]] = {
 }
 INITIAL_NORM = 0.7799
 FITTED_INITIAL: dict[str, dict[str, Any]] = {
-    # Not fitted: without a path nothing is trained in.
+    # Not fitted: environments for training need a trajectory.
     "domain": {"slope": (0.2895,), "share": 0.7},
     "anchor": {"slope": (0.18249,), "share": 0.4},
     "forgetting": {"curvature": 1.0},
 }
 FITTED_SPACE = "2bf3851c0d43ecc8"
-"""The sketch space (proxy, adapter, projection) of the studied bundle."""
+"""The sketch space (proxy, adapter, projection) that the constants were fitted in."""
 LAYERS = 10
-"""Decoder layers, from the last, that the constants are about: sketched and trained."""
+"""Number of last decoder layers that were sketched and trained for the constants."""
 EPOCHS = 3
-"""How often users train on a selection, which is what learners are to foretell."""
+"""Default number of epochs on a selection, which learners predict."""
 
 
 def default_learner(
@@ -61,19 +62,18 @@ def default_learner(
 ) -> dict[str, Any]:
     """Return the manifest's `learner` entry.
 
-    A step has one length in the metric of Adam, whatever is learned: where gradients
-    are as in the study, a dev set of one-word answers, whose gradients are five times
-    as long, moves five times as far.
+    A step has the same length in Adam's metric for all samples. In the fitted sketch
+    space, a dev set of one-word answers, whose gradients are five times as long,
+    therefore moves five times as far.
 
     Args:
-        steps: Of the checkpoints, 0 for the untouched model; none without a path. Each
-            responds as the study's nearest does.
-        norms: Root mean square norms of the dev samples' sketches, one a step, or the
-            one at the start; taken to be the study's when omitted, as they must be for
-            another proxy.
-        answers: Whose gradients tell what is forgotten: the model's `"own"` answers',
-            or those of the `"reference"`.
-        epochs: How often a selection is trained on.
+        steps: Steps of the checkpoints, 0 for the untouched model; empty without a
+            trajectory. Each has the slopes of the nearest step in `STEPS`.
+        norms: Root mean square norms of the dev samples' sketches, one per step, or
+            that of the initial sketches. By default those of the fit, which must be
+            used for any other proxy.
+        answers: The answers that predict the forgetting, `"own"` or `"reference"`.
+        epochs: Number of epochs on a selection.
     """
     fitted, units, nearest = FITTED_INITIAL, [INITIAL_NORM], [0]
     if steps:
@@ -92,12 +92,12 @@ def default_learner(
 def rescaled(
     learner: dict[str, Any], ratios: Sequence[float], epochs: int
 ) -> dict[str, Any]:
-    """Return a manifest's `learner` entry for sketches of another length.
+    """Rescale a manifest's `learner` entry to sketches of another length.
 
     Args:
-        learner: An entry.
-        ratios: Norms of the other sketches in those of its own, one a checkpoint.
-        epochs: How often a selection is trained on.
+        learner: The entry.
+        ratios: New norms divided by the entry's norms, one per checkpoint.
+        epochs: Number of epochs on a selection.
     """
     entry = {"sketches": learner["sketches"], "epochs": epochs}
     for role in ("domain", "anchor"):

@@ -1,15 +1,15 @@
-"""The live learner: a causal LM with LoRA that is fine-tuned inside the episode.
+"""The live learner: a causal LM with LoRA that is fine-tuned during the episode.
 
-A picked sample joins a batch, and a full batch makes one AdamW step on its token mean
-(no weight decay, gradients clipped at norm 1, a learning rate that rises over three
-steps and then stays). Losses are those of real forward passes, and gradients are taken
-at the current weights, in the bundle's sketch space: before the first step they are
-the bundle's `start` sketches, up to rounding.
+Picked samples form batches, and a full batch makes one AdamW step on the mean loss over
+its response tokens (no weight decay, gradients clipped at norm 1, a learning rate that
+rises over three steps and is then constant). Losses come from real forward passes, and
+gradients are those at the current weights, in the bundle's sketch space: before the
+first step they equal the bundle's initial sketches, up to rounding.
 
-A step of training can be paid on a processor because little of the model runs: the
-adapter is on the last layers, what the frozen layers below make of a sample is kept,
-logits are taken at response positions, and samples of like length pass together. What
-is kept is that of one episode, so that an episode does not depend on those before.
+Training is feasible on a processor because only a part of the model runs: the adapter
+is on the last layers, the output of the frozen layers below is cached for each sample,
+logits are computed only at response positions, and samples of similar length share a
+pass. The cache is cleared on reset, so that an episode does not depend on earlier ones.
 """
 
 import dataclasses
@@ -39,34 +39,33 @@ from ogs_env.sketching.proxy import (
     draw_adapter,
     load_model,
 )
-from ogs_env.sketching.shards import Means
-from ogs_env.sketching.steps import add_gradients, measure, parts, train_step
+from ogs_env.sketching.shards import MeanGradients
+from ogs_env.sketching.steps import add_gradients, measure, passes, train_step
 from ogs_env.sketching.trunk import TrunkStates
 from ogs_env.sketching.warmup import RISE
 
 
 @dataclass(frozen=True)
 class LiveSettings:
-    """How the live learner is trained and measured.
+    """Settings of the live learner.
 
     Attributes:
         model: Hugging Face causal LM id or folder; by default the bundle's proxy.
-            Another model's gradients lie in another space than the bundle's basis.
-        texts: Where the bundle's texts are: the name of a domain, which is made with
+            Gradients of another model are not in the space of the bundle's basis.
+        texts: Source of the bundle's texts: the name of a domain, which is built with
             the bundle's seed and pool size, or paths of JSON lines files. By default
             the domain of the bundle's name.
-        layers: Decoder layers, counted from the last, that carry the adapter; by
-            default the bundle's.
+        layers: Number of last decoder layers with an adapter; by default the bundle's.
         batch: Samples of an optimizer step.
-        learning_rate: Of every step but the first two, which have a third and two
-            thirds of it.
+        learning_rate: Learning rate from the third step on; the first two have a third
+            and two thirds of it.
         evaluate_every: Picks between two measurements of the dev and anchor losses.
-        evaluation_samples: How many dev samples, anchor samples and own answers of each
-            capability, test and retention samples are measured, evenly spread over the
-            bundle's; all where it has fewer.
+        evaluation_samples: Maximum number of samples in a measurement: of dev, test and
+            retention, and for each capability of anchor and own answers. They are
+            evenly spread over the bundle's samples.
 
     Raises:
-        InputError: If a value does not fit.
+        InputError: If a value is invalid.
     """
 
     model: str | None = None
@@ -107,7 +106,7 @@ class LiveSettings:
 
     @classmethod
     def of(cls, given: Mapping[str, Any] | None) -> "LiveSettings":
-        """Return the settings given by name, defaults for the others."""
+        """Return settings from a mapping of names to values; others have defaults."""
         known = [field.name for field in dataclasses.fields(cls)]
         for name in given or {}:
             if name not in known:
@@ -137,35 +136,43 @@ class PoolGradients:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """The domain first, then each capability; own answers by capability."""
+    """Losses and mean gradients: the domain first, then each capability.
+
+    Attributes:
+        losses: float32 (1 + capabilities,).
+        means: The mean gradients.
+        sketches: float32 (1 + capabilities, k), their sketches.
+        answers: float32 (capabilities,), losses on own answers; empty without any.
+    """
 
     losses: Floats
-    means: Means
+    means: MeanGradients
     sketches: Floats
     answers: Floats
 
 
 class LiveLearner:
-    """A causal LM with a LoRA adapter that learns what is picked.
+    """A causal LM with a LoRA adapter that is trained on the picked samples.
 
-    Dev and anchor losses, and the mean gradients that cosines are taken with, are
-    measured every `evaluate_every` picks and at `finish`; between, they are those of
-    the last measurement. Gradients are those of the adapter's B, as in the bundle's
-    `start` sketches. On a CPU everything is a function of the picks alone.
+    Dev and anchor losses, and the mean gradients for cosines, are measured every
+    `evaluate_every` picks and at `finish`; in between they are those of the last
+    measurement. Gradients are those of the adapter's B, as in the bundle's initial
+    sketches. On a CPU all results depend only on the picks.
 
     Args:
-        bundle: Made by `ogs sketch`; its manifest says which model, adapter and
-            projection.
-        settings: How to train and measure.
+        bundle: A bundle made by `ogs sketch`; its manifest gives the model, the adapter
+            and the projection.
+        settings: The settings.
 
     Attributes:
         sketches: `"live"`.
         proxy: The model and its adapter, as trained so far.
-        state: Changes whenever `look` and the mean gradients may have changed.
+        state: A counter that changes whenever the results of `look` or the mean
+            gradients may change.
 
     Raises:
-        InputError: If the model or a text of the bundle cannot be had, or the bundle
-            is not one of texts.
+        InputError: If the model or a text of the bundle is not available, or the
+            bundle was not made from texts.
     """
 
     sketches = "live"
@@ -188,20 +195,21 @@ class LiveLearner:
         self._projection = CountSketch(bundle.k, manifest["projection"]["seed"])
         self._encoded = self._encode(texts, bundle.pool.hex_ids())
 
-        held_out: list[Encoded] = []
+        measured: list[Encoded] = []
 
         def add(role: str, rows: NDArray[np.integer]) -> list[int]:
             ids = getattr(bundle, role).hex_ids()
             chosen = _spread(rows, self.settings.evaluation_samples)
-            held_out.extend(self._encode(texts, [ids[row] for row in chosen]))
-            return list(range(len(held_out) - len(chosen), len(held_out)))
+            measured.extend(self._encode(texts, [ids[row] for row in chosen]))
+            return list(range(len(measured) - len(chosen), len(measured)))
 
-        self._measured = [add("dev", np.arange(len(bundle.dev)))]
+        # Positions in `measured`: of dev and each capability's anchor samples, ...
+        self._groups = [add("dev", np.arange(len(bundle.dev)))]
         for number in range(len(bundle.capabilities)):
-            self._measured.append(add("anchor", bundle.anchor_rows(number)))
+            self._groups.append(add("anchor", bundle.anchor_rows(number)))
         self._test = add("test", np.arange(len(bundle.test)))
         self._retention = add("retention", np.arange(len(bundle.retention)))
-        # Own answers, of each capability and of the retention; none in many bundles.
+        # ... and of own answers, for each capability and, last, for retention.
         self._answers: list[list[int]] = []
         if bundle.has_answers:
             groups = [
@@ -211,33 +219,33 @@ class LiveLearner:
             every = np.arange(len(bundle.retention_answers))
             for role, rows in [*groups, ("retention_answers", every)]:
                 chosen = _spread(rows, self.settings.evaluation_samples)
-                begin = len(held_out)
-                held_out.extend(self._encode_answers(texts, role, chosen))
-                self._answers.append(list(range(begin, len(held_out))))
-        self._held_out = TrunkStates(self.proxy, held_out)
-        self._start: _Evaluation | None = None
+                begin = len(measured)
+                measured.extend(self._encode_answers(texts, role, chosen))
+                self._answers.append(list(range(begin, len(measured))))
+        self._measured = TrunkStates(self.proxy, measured)
+        self._initial: _Evaluation | None = None
         self.state = 0
         self.reset()
 
     def reset(self, rng: np.random.Generator | None = None) -> None:
-        """Return to a fresh adapter. It is the bundle's own; `rng` is ignored."""
+        """Return to the bundle's fresh adapter; `rng` is ignored."""
         draw_adapter(self.proxy, self.bundle.manifest["adapter"]["seed"])
         self._optimizer = torch.optim.AdamW(self._weights, weight_decay=0.0)
         self._pool = TrunkStates(self.proxy, self._encoded)
         self._batch: list[int] = []
         self._steps = 0
         self._picks = 0
-        self._moved = False
-        self._looked_at: dict[int, Floats] = {}
-        # The start is always the same, and is measured once.
-        self._start = self._start or self._evaluate()
-        self._evaluation = self._start
+        self._needs_evaluation = False
+        self._gradients: dict[int, Floats] = {}
+        # The untouched model is measured only once.
+        self._initial = self._initial or self._evaluate()
+        self._evaluation = self._initial
         self.state += 1
 
     def update(self, index: int) -> None:
-        """Let pool row `index` join the batch; train on it when it is full.
+        """Add pool row `index` to the batch and train on the batch if it is full.
 
-        Every `evaluate_every` picks, dev and anchor are measured after that.
+        Every `evaluate_every` picks, the dev and anchor losses are then measured.
         """
         self._batch.append(int(index))
         self._picks += 1
@@ -247,7 +255,7 @@ class LiveLearner:
             self._measure()
 
     def finish(self) -> None:
-        """Train on an incomplete batch, and measure what was not measured yet."""
+        """Train on an incomplete batch, and measure if weights have changed."""
         if self._batch:
             self._train()
         self._measure()
@@ -255,69 +263,74 @@ class LiveLearner:
     def look(self, indices: NDArray[np.integer]) -> PoolGradients:
         """Return losses and gradients of pool rows (n,) at the current weights."""
         rows = np.asarray(indices).tolist()
-        new = [row for row in dict.fromkeys(rows) if row not in self._looked_at]
-        for part in parts(self._pool, new):
-            self._sketch(part)
+        new = [row for row in dict.fromkeys(rows) if row not in self._gradients]
+        for batch in passes(self._pool, new):
+            self._sketch(batch)
         k = self.bundle.k
-        found = np.empty((len(rows), k + 3 + len(self.bundle.capabilities)), np.float32)
+        table = np.empty((len(rows), k + 3 + len(self.bundle.capabilities)), np.float32)
         for place, row in enumerate(rows):
-            found[place] = self._looked_at[row]
+            table[place] = self._gradients[row]
         return PoolGradients(
-            found[:, :k],
-            found[:, k],
-            found[:, k + 1],
-            found[:, k + 2],
-            found[:, k + 3 :],
+            table[:, :k],
+            table[:, k],
+            table[:, k + 1],
+            table[:, k + 2],
+            table[:, k + 3 :],
         )
 
     def anchor_cosine(self, index: int) -> Floats:
         """Return a pool row's cosine with each capability's mean anchor gradient.
 
         Returns:
-            float32 (capabilities,); positive where a step on the sample helps.
+            float32 (capabilities,); positive if a step on the sample reduces the
+            anchor loss.
         """
         return self.look(np.array([index])).anchor_cosines[0]
 
     def domain_loss(self) -> float:
-        """Return the mean loss of the dev samples when last measured."""
+        """Return the last measured mean loss of the dev samples."""
         return float(self._evaluation.losses[0])
 
     def anchor_losses(self) -> Floats:
-        """Return each capability's mean anchor loss when last measured."""
+        """Return the last measured mean anchor loss of each capability."""
         return self._evaluation.losses[1:]
 
     def answer_losses(self) -> Floats:
-        """Return each capability's mean loss on own answers when last measured."""
+        """Return the last measured mean loss on own answers of each capability."""
         return self._evaluation.answers
 
     def domain_gradient(self) -> Floats:
-        """Return the sketch of the mean dev gradient when last measured, (k,)."""
+        """Return the sketch of the last measured mean dev gradient, (k,)."""
         return self._evaluation.sketches[0]
 
     def anchor_gradients(self) -> Floats:
-        """Return the same of each capability's anchor samples, (capabilities, k)."""
+        """Return sketches of the last measured mean anchor gradients.
+
+        Returns:
+            float32 (capabilities, k).
+        """
         return self._evaluation.sketches[1:]
 
     def test_loss(self) -> float:
-        """Measure the mean loss of the test samples, which no reward sees."""
-        return float(np.mean(measure(self._held_out, self._test)))
+        """Measure the mean loss of the test samples, which no reward uses."""
+        return float(np.mean(measure(self._measured, self._test)))
 
     def retention_loss(self) -> float:
-        """Measure the mean loss of the retention samples, which no reward sees."""
-        return float(np.mean(measure(self._held_out, self._retention)))
+        """Measure the mean loss of the retention samples, which no reward uses."""
+        return float(np.mean(measure(self._measured, self._retention)))
 
     def answers_loss(self) -> float:
         """Measure the mean loss of own answers to the retention's prompts.
 
-        No reward sees it; 0 for a bundle without own answers.
+        No reward uses it; 0 for a bundle without own answers.
         """
         if not self._answers:
             return 0.0
-        return float(np.mean(measure(self._held_out, self._answers[-1])))
+        return float(np.mean(measure(self._measured, self._answers[-1])))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        # The copied model is another one: asked now, while no trunk is replayed.
+        # The copied model has no cached result yet; test it while no hook is set.
         has_plain_head(self.proxy.model.get_base_model())
 
     def _train(self) -> None:
@@ -327,45 +340,45 @@ class LiveLearner:
             group["lr"] = rate
         train_step(self._pool, self._batch, self._optimizer, self._weights)
         self._batch.clear()
-        self._moved = True
-        self._looked_at.clear()
+        self._needs_evaluation = True
+        self._gradients.clear()
         self.state += 1
 
     def _measure(self) -> None:
-        if self._moved:
+        if self._needs_evaluation:
             self._evaluation = self._evaluate()
-            self._moved = False
-            self._looked_at.clear()
+            self._needs_evaluation = False
+            self._gradients.clear()
             self.state += 1
 
     def _evaluate(self) -> _Evaluation:
-        """Measure losses, and the mean gradients of dev and anchor, at once."""
+        """Measure losses and the mean gradients of dev and anchor together."""
         layers: Mapping[str, Any] = self.proxy.b
-        groups = len(self._measured)
+        groups = len(self._groups)
         means = {
             name: layer.weight.new_empty(groups, layer.weight.numel())
             for name, layer in layers.items()
         }
         losses = np.empty(groups, np.float32)
-        for number, rows in enumerate(self._measured):
+        for number, rows in enumerate(self._groups):
             shares = dict.fromkeys(rows, 1 / len(rows))
-            losses[number] = np.mean(add_gradients(self._held_out, rows, shares))
+            losses[number] = np.mean(add_gradients(self._measured, rows, shares))
             for name, layer in layers.items():
                 means[name][number] = layer.weight.grad.flatten()
             self._optimizer.zero_grad()
         sketches = torch.zeros(self.bundle.k, groups, device=self.proxy.device)
         for name, mean in means.items():
             self._projection.add(sketches, name, mean)
-        answers = [np.mean(measure(self._held_out, r)) for r in self._answers[:-1]]
+        answers = [np.mean(measure(self._measured, r)) for r in self._answers[:-1]]
         return _Evaluation(
             losses,
-            Means(means),
+            MeanGradients(means),
             sketches.T.cpu().numpy(),
             np.array(answers, np.float32),
         )
 
     def _sketch(self, rows: list[int]) -> None:
-        """Take the gradients of pool rows in one pass; keep what is seen of them."""
+        """Compute and cache the gradients of pool rows in one pass."""
         means = self._evaluation.means
         mean_norms = means.norms()
         n, device = len(rows), self.proxy.device
@@ -382,8 +395,8 @@ class LiveLearner:
         losses = self._pool.gradients(rows, self.proxy.b, consume)
         norms = squares.sqrt()
         cosines = dots / (norms[:, None] * mean_norms).clamp(min=1e-12)
-        found = torch.column_stack([sketches.T, norms, losses, cosines]).cpu().numpy()
-        self._looked_at.update(zip(rows, found, strict=True))
+        table = torch.column_stack([sketches.T, norms, losses, cosines]).cpu().numpy()
+        self._gradients.update(zip(rows, table, strict=True))
 
     def _encode(self, texts: Mapping[str, Sample], ids: Iterable[str]) -> list[Encoded]:
         tokenizer = self.proxy.tokenizer
@@ -394,7 +407,7 @@ class LiveLearner:
     def _encode_answers(
         self, texts: Mapping[str, Sample], role: str, rows: Sequence[int]
     ) -> Iterator[Encoded]:
-        """Encode own answers after their prompts."""
+        """Encode own answers with their prompts."""
         ids = getattr(self.bundle, role).hex_ids()
         tokens = self.bundle.answer_tokens(role)
         most = self.bundle.manifest["max_tokens"]
@@ -404,10 +417,10 @@ class LiveLearner:
 
 
 def _proxy(bundle: Bundle, settings: LiveSettings) -> Proxy:
-    """Load the model in the bundle's precision, and put the bundle's adapter on it."""
+    """Load the model in the bundle's precision, with the bundle's adapter."""
     manifest = bundle.manifest
     precision = manifest["proxy"]["precision"]
-    if precision == "bfloat16":  # or float32, where the processor is faster at it
+    if precision == "bfloat16":  # float32 instead if it is faster on this machine
         precision = default_precision()
     model, tokenizer = load_model(
         settings.model or manifest["proxy"]["id"], getattr(torch, precision)
@@ -425,6 +438,6 @@ def _proxy(bundle: Bundle, settings: LiveSettings) -> Proxy:
 
 
 def _spread(rows: NDArray[np.integer], count: int) -> list[int]:
-    """Take `count` of rows at even distances: sources lie side by side in a bundle."""
+    """Take `count` rows at even distances, because a bundle is sorted by source."""
     count = min(count, len(rows))
     return rows[np.arange(count) * len(rows) // count].tolist()

@@ -1,1 +1,1 @@
-"""From texts to gradient sketches."""
+"""Sketching: turn texts into bundles of gradient sketches."""

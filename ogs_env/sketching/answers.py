@@ -1,4 +1,4 @@
-"""The model's own answers: what it says, untouched, to a capability's prompts."""
+"""Sample the untouched model's own answers to a capability's prompts."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LONGEST_ANSWER = 128
-"""Most tokens of an own answer, the end token included; see `longest_answer`."""
+"""Maximum number of tokens of an own answer, including the end token."""
 BATCH_ROWS = 32
 
 
 def longest_answer(max_tokens: int) -> int:
-    """Return the most tokens of an own answer, the end token included.
+    """Return the maximum number of tokens of an own answer, including the end token.
 
     Args:
-        max_tokens: Most tokens of prompt and answer together; half of them are the
-            prompt's.
+        max_tokens: Maximum number of tokens of prompt and answer together; half of
+            them are reserved for the prompt.
     """
     return min(LONGEST_ANSWER, max_tokens // 2)
 
@@ -47,44 +47,45 @@ def own_answers(
 ) -> list[list[int]]:
     """Sample one answer to each sample's prompt from a model, at temperature 1.
 
-    An answer is a function of the model, the seed and the sample's id, up to rounding
-    that depends on the batch. It ends with the model's end token, or after
-    `longest_answer` tokens. Batches that are kept in `build` are not sampled again.
+    An answer depends on the model, the seed and the sample's id, up to rounding that
+    depends on the batch. It ends with the model's end token, or after
+    `longest_answer` tokens. Batches already saved in `build` are read, not sampled
+    again.
 
     Args:
-        model: A causal LM of `transformers`, untouched or with a fresh adapter inside,
-            which changes nothing.
+        model: A causal LM of `transformers`, untouched or with a fresh adapter, which
+            does not change its output.
         tokenizer: Its tokenizer.
-        samples: What comes before their responses is answered.
-        build: Folder where finished batches are kept.
+        samples: Their turns before the response are the prompts.
+        build: Folder of finished batches.
         role: Names the batches' files and the progress bar.
-        seed: Seeds all draws.
-        max_tokens: Most tokens of a prompt and the longest answer together; longer
-            prompts lose their beginning.
+        seed: Seed of the sampling.
+        max_tokens: Maximum number of tokens of a prompt and the longest answer
+            together; longer prompts are cut at their beginning.
 
     Returns:
         The token ids of each answer, in order.
     """
-    questions = [
-        _fitted(encode_prompt(tokenizer, sample.turns), max_tokens)
+    prompts = [
+        _cut_prompt(encode_prompt(tokenizer, sample.turns), max_tokens)
         for sample in samples
     ]
-    order = sorted(range(len(questions)), key=lambda row: len(questions[row]))
-    answers: list[list[int]] = [[] for _ in questions]
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    answers: list[list[int]] = [[] for _ in prompts]
     with tqdm(total=len(order), desc=f"{role}: own answers", unit="answer") as bar:
         for number, begin in enumerate(range(0, len(order), BATCH_ROWS)):
             rows = order[begin : begin + BATCH_ROWS]
             file = build / f"answers-{role}-{number:05d}.safetensors"
             if not file.exists():
-                draws = [
+                uniforms = [
                     _uniforms(seed, samples[row].id, longest_answer(max_tokens))
                     for row in rows
                 ]
-                asked = [questions[row] for row in rows]
-                found = _sampled(model, tokenizer, asked, np.stack(draws))
-                save_tensors(file, {"tokens": padded(found)})
-            kept = load_file(file)["tokens"].tolist()
-            for row, tokens in zip(rows, kept, strict=True):
+                batch = [prompts[row] for row in rows]
+                sampled = _sample_batch(model, tokenizer, batch, np.stack(uniforms))
+                save_tensors(file, {"tokens": padded(sampled)})
+            saved = load_file(file)["tokens"].tolist()
+            for row, tokens in zip(rows, saved, strict=True):
                 answers[row] = [token for token in tokens if token >= 0]
             bar.update(len(rows))
     return answers
@@ -106,51 +107,52 @@ def encode_answer(
 
     Args:
         tokenizer: The model's tokenizer.
-        turns: What is answered, as of `encode`.
+        turns: The prompt, as for `encode`.
         answer: Token ids of the answer, as `own_answers` returns them.
-        max_tokens: Most tokens of a prompt and the longest answer together.
+        max_tokens: Maximum number of tokens of a prompt and the longest answer
+            together.
     """
     whole = encode_prompt(tokenizer, turns)
-    question = _fitted(whole, max_tokens)
-    return Encoded([*question, *answer], len(question), len(question) < len(whole))
+    prompt = _cut_prompt(whole, max_tokens)
+    return Encoded([*prompt, *answer], len(prompt), len(prompt) < len(whole))
 
 
-def _fitted(question: list[int], max_tokens: int) -> list[int]:
-    """Cut a question's beginning so that the longest answer fits behind it."""
-    return question[-(max_tokens - longest_answer(max_tokens)) :]
+def _cut_prompt(prompt: list[int], max_tokens: int) -> list[int]:
+    """Cut a prompt's beginning so that the longest answer fits after it."""
+    return prompt[-(max_tokens - longest_answer(max_tokens)) :]
 
 
 def _uniforms(seed: int, id_: str, count: int) -> np.ndarray:
-    """Return a sample's draws from U(0, 1), one a token."""
+    """Return a sample's draws from U(0, 1), one per token."""
     return named_rng(seed, "own answers", int(id_, 16)).random(count)
 
 
-def _sampled(
+def _sample_batch(
     model: Any,
     tokenizer: "PreTrainedTokenizerBase",
-    questions: Sequence[list[int]],
+    prompts: Sequence[list[int]],
     uniforms: np.ndarray,
 ) -> list[list[int]]:
-    """Sample an answer to each of a batch of questions.
+    """Sample an answer to each prompt of a batch.
 
     Args:
-        model: As that of `own_answers`.
+        model: As for `own_answers`.
         tokenizer: Its tokenizer.
-        questions: Token ids.
-        uniforms: float64 (questions, tokens), the draws; as many as an answer has
-            tokens at most.
+        prompts: Token ids.
+        uniforms: float64 (prompts, tokens), one draw for each token that an answer
+            may have.
     """
-    longest = max(map(len, questions))
-    ids = torch.full((len(questions), longest), tokenizer.pad_token_id or 0)
+    longest = max(map(len, prompts))
+    ids = torch.full((len(prompts), longest), tokenizer.pad_token_id or 0)
     mask = torch.zeros_like(ids)
-    for row, question in enumerate(questions):
-        ids[row, longest - len(question) :] = torch.tensor(question)
-        mask[row, longest - len(question) :] = 1
-    # What ends a turn in the chat format is what ends an answer.
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    # An answer ends with the token that ends a turn in the chat format.
     end = next(iter(end_of_turn(tokenizer)[-1:]), None)
-    # Greedy over scores that the processor has drawn from: transformers' own sampling
-    # draws from the global generator.
-    with torch.no_grad(), _no_settings(model):
+    # The logits processor samples the token and greedy decoding takes it, because
+    # the sampling of transformers uses the global generator.
+    with torch.no_grad(), _plain_generation(model):
         out = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
@@ -158,36 +160,36 @@ def _sampled(
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id or 0,
             eos_token_id=end,
-            logits_processor=LogitsProcessorList([_Draw(uniforms, longest)]),
+            logits_processor=LogitsProcessorList([_SampleToken(uniforms, longest)]),
         )
     answers = out[:, longest:].tolist()
     return [a[: a.index(end) + 1] if end in a else a for a in answers]
 
 
 @contextmanager
-def _no_settings(model: Any) -> Iterator[None]:
-    """Leave out what a model's makers advise for generating, such as penalties.
+def _plain_generation(model: Any) -> Iterator[None]:
+    """Ignore a model's own generation config, such as its penalties.
 
-    The answers would come from other probabilities than the model's.
+    It would change the probabilities that answers are sampled from.
     """
-    advised = model.generation_config
+    own_config = model.generation_config
     model.generation_config = GenerationConfig()
     try:
         yield
     finally:
-        model.generation_config = advised
+        model.generation_config = own_config
 
 
-class _Draw(LogitsProcessor):
-    """Draws each row's next token from softmax(scores) by a given uniform number."""
+class _SampleToken(LogitsProcessor):
+    """Samples each row's next token from softmax(scores) with a given uniform draw."""
 
     def __init__(self, uniforms: np.ndarray, prompt_tokens: int) -> None:
         self._uniforms, self._begin = torch.from_numpy(uniforms), prompt_tokens
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         uniform = self._uniforms[:, input_ids.shape[1] - self._begin].to(scores.device)
-        below = scores.double().softmax(-1).cumsum(-1)
+        cumulative = scores.double().softmax(-1).cumsum(-1)
         # Rounding may leave the last sum below 1.
-        drawn = (below < uniform[:, None] * below[:, -1:]).sum(-1)
-        chosen = torch.full_like(scores, -torch.inf)
-        return chosen.scatter_(1, drawn[:, None], 0.0)
+        tokens = (cumulative < uniform[:, None] * cumulative[:, -1:]).sum(-1)
+        only_token = torch.full_like(scores, -torch.inf)
+        return only_token.scatter_(1, tokens[:, None], 0.0)

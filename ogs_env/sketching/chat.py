@@ -1,4 +1,4 @@
-"""A model's chat format, as its tokenizer's template renders it."""
+"""The chat format of a model: what its tokenizer's template adds around an answer."""
 
 import datetime
 import itertools
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEMPLATE_DATE = datetime.datetime(2026, 1, 1)
-"""The date that templates are told, so that samples are the same on every day."""
+"""The date that templates get, so that samples are the same on every day."""
 
-_CLOCK = "strftime_now"  # the function by which templates ask for the date
-# Stands before a template and takes the function's place. transformers hands no
-# functions to templates, so the directives are replaced in the template's language.
-_STOPPED_CLOCK = (
+_CLOCK = "strftime_now"  # the function through which templates read the date
+# A macro put before a template to replace that function. transformers passes no
+# functions to templates, so the macro formats the date in the template's language.
+_FIXED_DATE_MACRO = (
     f"{{%- macro {_CLOCK}(format) %}}{{{{ format"
     + "".join(
         f" | replace('%{letter}', '{TEMPLATE_DATE.strftime(f'%{letter}')}')"
@@ -28,13 +28,13 @@ _STOPPED_CLOCK = (
     + " }}{% endmacro %}\n"
 )
 
-# Stand in for texts where the template's own words are looked for.
+# Placeholder texts, to find what the template itself adds around them.
 _QUESTION, _ANSWER = "Ogsquestion", "Ogsanswer"
 _BLANK = " \t\r\n\u2581"  # the last is a space in SentencePiece's vocabularies
 
 
 class ChatFormat:
-    """What a chat template puts before, around and after an answer.
+    """The text and tokens that a chat template puts around an answer.
 
     Args:
         tokenizer: One with a chat template.
@@ -42,26 +42,29 @@ class ChatFormat:
     Attributes:
         end: Token ids from the end of an answer to the token that ends the turn;
             empty where the template has no such token.
-        strips: Whether the template removes blanks around an answer.
+        strips: Whether the template removes whitespace around an answer.
 
     Raises:
         InputError: If the template cannot render a question and its answer.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        # A weak reference: what is kept for a tokenizer must not keep it.
+        # A weak reference, so that the cache does not keep its keys alive.
         self._tokenizer = weakref.ref(tokenizer)
         self._template = tokenizer.get_chat_template()
         if reads_clock(tokenizer):
-            self._template = _STOPPED_CLOCK + self._template
+            self._template = _FIXED_DATE_MACRO + self._template
         question, answer = Turn("user", _QUESTION), Turn("assistant", _ANSWER)
         prompt = self._render([question], add_generation_prompt=True)
         whole = self._render([question, answer])
-        before, found, after = whole.rpartition(_ANSWER)
-        padded = self._render([question, Turn("assistant", f" {_ANSWER} ")])
-        self.strips = bool(found) and padded == whole
-        self.end = _first_control_token(tokenizer, after) if found else []
-        self._opening, self._lead = _opening(prompt, before) if found else ("", "")
+        before, answer_text, after = whole.rpartition(_ANSWER)
+        rendered = bool(answer_text)
+        spaced = self._render([question, Turn("assistant", f" {_ANSWER} ")])
+        self.strips = rendered and spaced == whole
+        self.end = _through_control_token(tokenizer, after) if rendered else []
+        self._prompt_end, self._answer_start = (
+            _difference(prompt, before) if rendered else ("", "")
+        )
 
     def before_answer(self, turns: Sequence[Turn]) -> str:
         """Render turns and the beginning of the assistant's answer to them.
@@ -70,7 +73,7 @@ class ChatFormat:
             InputError: If the template refuses the turns.
         """
         prompt = self._render(turns, add_generation_prompt=True)
-        return prompt.removesuffix(self._opening) + self._lead
+        return prompt.removesuffix(self._prompt_end) + self._answer_start
 
     def _render(
         self, turns: Sequence[Turn], add_generation_prompt: bool = False
@@ -94,24 +97,28 @@ class ChatFormat:
             ) from None
 
 
-def _opening(prompt: str, before: str) -> tuple[str, str]:
-    """Compare what asks for an answer with what stands before a given one.
+def _difference(prompt: str, before: str) -> tuple[str, str]:
+    """Compare a generation prompt with the text before a given answer.
 
-    They differ where a template adds an empty block of thoughts to a given answer, or
-    asks for thoughts first.
+    They differ where a template adds an empty thinking block to a given answer, or
+    opens a thinking block in the generation prompt.
+
+    Args:
+        prompt: The rendered question with a generation prompt.
+        before: The rendered question and answer, up to the answer.
 
     Returns:
-        What to take from the end of the prompt, and what to put there.
+        The text to remove from the end of the prompt, and the text to append instead.
     """
     pairs = zip(prompt, before, strict=False)
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
     common = len(list(same))
-    opening, lead = prompt[common:], before[common:]
-    # A blank belongs to the tokens of the answer; a difference that begins at the
-    # question is none of the answer's beginning.
-    if not (opening + lead).strip() or _QUESTION in opening:
+    prompt_end, answer_start = prompt[common:], before[common:]
+    # Whitespace belongs to the tokens of the answer; a difference that already begins
+    # in the question does not belong to the answer.
+    if not (prompt_end + answer_start).strip() or _QUESTION in prompt_end:
         return "", ""
-    return opening, lead
+    return prompt_end, answer_start
 
 
 _formats: "weakref.WeakKeyDictionary[Any, tuple[str, ChatFormat]]" = (
@@ -120,32 +127,34 @@ _formats: "weakref.WeakKeyDictionary[Any, tuple[str, ChatFormat]]" = (
 
 
 def chat_format(tokenizer: "PreTrainedTokenizerBase") -> ChatFormat:
-    """Return the format of a tokenizer with a chat template, found out once.
+    """Return the chat format of a tokenizer with a chat template, cached.
 
     Raises:
         InputError: If the template cannot render a question and its answer.
     """
     template = str(tokenizer.chat_template)
-    known = _formats.get(tokenizer)
-    if known is None or known[0] != template:
-        known = _formats[tokenizer] = (template, ChatFormat(tokenizer))
-    return known[1]
+    cached = _formats.get(tokenizer)
+    if cached is None or cached[0] != template:
+        cached = _formats[tokenizer] = (template, ChatFormat(tokenizer))
+    return cached[1]
 
 
 def reads_clock(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether the chat template asks for the date, and is told `TEMPLATE_DATE`."""
+    """Whether the chat template reads the date, and so gets `TEMPLATE_DATE`."""
     return _CLOCK in str(tokenizer.chat_template)
 
 
-def _first_control_token(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Return the tokens of a text up to its first added token that is no blank."""
+def _through_control_token(
+    tokenizer: "PreTrainedTokenizerBase", text: str
+) -> list[int]:
+    """Return the tokens of a text through its first added non-whitespace token."""
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    control = {
-        number
-        for number, token in tokenizer.added_tokens_decoder.items()
+    control_ids = {
+        id_
+        for id_, token in tokenizer.added_tokens_decoder.items()
         if token.content.strip(_BLANK)
     }
-    for place, number in enumerate(ids):
-        if number in control:
-            return ids[: place + 1]
+    for position, id_ in enumerate(ids):
+        if id_ in control_ids:
+            return ids[: position + 1]
     return []

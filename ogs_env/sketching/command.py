@@ -1,4 +1,4 @@
-"""`ogs sketch`: from texts to a bundle."""
+"""`ogs sketch`: build a bundle from texts."""
 
 import argparse
 import shlex
@@ -32,51 +32,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--anchor-answers",
         default=default.anchor_answers,
         choices=ANCHOR_ANSWERS,
-        help="to the anchor's prompts: the samples', the proxy's own, or both",
+        help="answers to the anchor's prompts: the samples', the proxy's, or both",
     )
     data.add_argument("--pool-size", type=int, default=1280, help="for a named domain")
-    how = parser.add_argument_group("sketching")
-    how.add_argument(
+    sketching = parser.add_argument_group("sketching")
+    sketching.add_argument(
         "--trajectory",
         action="store_true",
-        help="also sketch along a warm-up, as training environments need",
+        help="also sketch at checkpoints of a warm-up, for training environments",
     )
-    how.add_argument(
+    sketching.add_argument(
         "--checkpoints",
         nargs="+",
         type=int,
         default=list(TRAJECTORY_CHECKPOINTS),
         help="warm-up steps at which --trajectory sketches; 0: the untouched model",
     )
-    how.add_argument(
+    sketching.add_argument(
         "--off-domain",
         action="store_true",
-        help="along a second warm-up too, off the domain, for sampled tasks to use",
+        help="also sketch along an off-domain warm-up, for sampled tasks",
     )
-    how.add_argument("--proxy", default=default.proxy, help="model id or folder")
-    how.add_argument(
+    sketching.add_argument("--proxy", default=default.proxy, help="model id or folder")
+    sketching.add_argument(
         "--precision",
         default=default.precision,
         choices=["auto", "float32", "bfloat16"],
         help="of the frozen weights",
     )
-    how.add_argument("--k", type=int, default=default.k, help="sketch dimensions")
-    how.add_argument("--layers", type=int, default=default.layers, help="adapted")
-    how.add_argument("--rank", type=int, default=default.rank, help="LoRA rank")
-    how.add_argument("--max-tokens", type=int, default=default.max_tokens)
-    how.add_argument("--seed", type=int, default=default.seed)
+    sketching.add_argument("--k", type=int, default=default.k, help="sketch dimensions")
+    sketching.add_argument("--layers", type=int, default=default.layers, help="adapted")
+    sketching.add_argument("--rank", type=int, default=default.rank, help="LoRA rank")
+    sketching.add_argument("--max-tokens", type=int, default=default.max_tokens)
+    sketching.add_argument("--seed", type=int, default=default.seed)
 
 
 def add_data_arguments(parser: argparse._ArgumentGroup) -> None:
-    """Add the options that tell `own_data` what a user's files are."""
+    """Add the options for a user's own files, which `own_data` reads."""
     add = parser.add_argument
     add("--domain", help="JSON lines of what the target should learn")
-    add("--test", help="JSON lines for reports; else half of --domain")
+    add("--test", help="JSON lines for reports; by default half of --domain")
     add(
         "--anchor",
         nargs="+",
         default=["gsm8k"],
-        help="what to keep: gsm8k, gsm_symbolic or JSON lines, one a capability",
+        help="capabilities to keep: gsm8k, gsm_symbolic or a JSON lines file each",
     )
     add("--domain-samples", type=int, default=64, help="in dev and test")
     add("--anchor-samples", type=int, default=128, help="in anchor and retention")
@@ -122,24 +122,23 @@ def _data(arguments: argparse.Namespace) -> DomainData:
     return own_data(arguments, path, arguments.out.name)
 
 
-def _required(domain: str | None) -> str:
-    if domain is None:
-        raise InputError(
-            "--domain: is missing; give JSON lines of what the target should learn"
-        )
-    return domain
-
-
 def own_data(arguments: argparse.Namespace, pool: Path, name: str) -> DomainData:
-    """Make the roles of a domain from a user's files.
+    """Build the domain data of a user's own files.
 
     Args:
         arguments: Those of `add_data_arguments`, and `seed`, which chooses the samples.
             Without a test file the domain's samples are shuffled and halved.
         pool: JSON lines of candidates; repeated samples are dropped.
         name: The bundle's name.
+
+    Raises:
+        InputError: If `--domain` is missing or a file cannot be used.
     """
-    domain = Path(_required(arguments.domain))
+    if arguments.domain is None:
+        raise InputError(
+            "--domain: is missing; give JSON lines of what the target should learn"
+        )
+    domain = Path(arguments.domain)
     test = Path(arguments.test) if arguments.test else None
     domain_samples, seed = arguments.domain_samples, arguments.seed
     fields = {
@@ -147,9 +146,9 @@ def own_data(arguments: argparse.Namespace, pool: Path, name: str) -> DomainData
         "response_field": arguments.response_field,
     }
     candidates = _read(pool, fields)
-    known = _read(domain, fields)
+    samples = _read(domain, fields)
     rng = named_rng(seed, "user data")
-    shuffled = [known[i] for i in rng.permutation(len(known))]
+    shuffled = [samples[i] for i in rng.permutation(len(samples))]
     if test is None:
         if len(shuffled) < 2:
             raise InputError(
@@ -169,17 +168,12 @@ def own_data(arguments: argparse.Namespace, pool: Path, name: str) -> DomainData
             source, arguments.anchor_samples, seed
         )
         infos.append(info)
-    own = dict.fromkeys(s.source for s in [*candidates, *dev, *held_out])
-    rest = dict.fromkeys(
-        s.source
-        for part in (anchor, retention)
-        for list_ in part.values()
-        for s in list_
-    )
-    named: dict[str, dict[str, Any]] = {info["name"]: info for info in infos}
+    every = [candidates, dev, held_out, *anchor.values(), *retention.values()]
+    names = dict.fromkeys(sample.source for part in every for sample in part)
+    known: dict[str, dict[str, Any]] = {info["name"]: info for info in infos}
     sources = [
-        named.get(source) or source_info(source, "as the file's owner states", "", "")
-        for source in [*own, *(source for source in rest if source not in own)]
+        known.get(source) or source_info(source, "as the file's owner states", "", "")
+        for source in names
     ]
     for info in sources:
         info["pool"] = sum(s.source == info["name"] for s in candidates)

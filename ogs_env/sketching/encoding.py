@@ -1,4 +1,4 @@
-"""From text to tokens."""
+"""Encode samples as tokens, in the model's chat format."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from ogs_env.sketching.chat import chat_format
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100  # the label that cross-entropy passes over
+IGNORED = -100  # the label that cross-entropy ignores
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +42,19 @@ def encode(
     response: str,
     max_tokens: int,
 ) -> Encoded:
-    """Encode a sample in the model's chat format, or plainly where it has none.
+    """Encode a sample in the model's chat format, or as plain text without one.
 
-    The response ends with what ends a turn in the chat format. One longer than three
-    quarters of `max_tokens` loses its end. Turns that do not fit beside it lose their
-    beginning, since the question stands at the end of chats, and of prompts with a
-    table or passage.
+    The response ends with the tokens that end a turn in the chat format. A response
+    longer than three quarters of `max_tokens` is cut at its end. Turns that do not
+    fit in the rest are cut at their beginning, because the question usually comes
+    last, after a table or passage.
 
     Args:
         tokenizer: The model's tokenizer.
-        turns: The turns before the response, such as `Sample.turns`; a text stands
-            for one turn of the user.
+        turns: The turns before the response, such as `Sample.turns`; a string is one
+            user turn.
         response: What the model should answer.
-        max_tokens: Most tokens of the two together.
+        max_tokens: Maximum number of tokens of the two together.
 
     Raises:
         InputError: If the chat format refuses the turns.
@@ -63,20 +63,19 @@ def encode(
     if tokenizer.chat_template is not None and chat_format(tokenizer).strips:
         response = response.strip()
     answer = _tokens(tokenizer, response) + end_of_turn(tokenizer)
-    longest = max(1, max_tokens * 3 // 4)
-    kept = answer[:longest]
-    room = max_tokens - len(kept)
-    question = encode_prompt(tokenizer, turns)
-    cut = len(kept) < len(answer) or len(question) > room
-    if len(question) > room:
-        question = _last_tokens(tokenizer, turns, question, room)
-    return Encoded([*question, *kept], len(question), cut)
+    cut_answer = answer[: max(1, max_tokens * 3 // 4)]
+    room = max_tokens - len(cut_answer)
+    prompt = encode_prompt(tokenizer, turns)
+    cut = len(cut_answer) < len(answer) or len(prompt) > room
+    if len(prompt) > room:
+        prompt = _cut_turns(tokenizer, turns, prompt, room)
+    return Encoded([*prompt, *cut_answer], len(prompt), cut)
 
 
 def encode_prompt(
     tokenizer: "PreTrainedTokenizerBase", turns: str | Sequence[Turn]
 ) -> list[int]:
-    """Encode turns, or a text as one turn of the user, so that an answer follows.
+    """Encode turns, or a string as one user turn, up to where the answer begins.
 
     Raises:
         InputError: If the chat format refuses the turns.
@@ -85,7 +84,7 @@ def encode_prompt(
     if tokenizer.chat_template is None:
         encoding = tokenizer(f"{joined(turns)}\n", return_special_tokens_mask=True)
         ids = list(encoding["input_ids"])
-        # An end token of the tokenizer's own has no place before the answer.
+        # Some tokenizers append an end token, which must not precede the answer.
         while ids and encoding["special_tokens_mask"][len(ids) - 1]:
             ids.pop()
         return ids
@@ -95,15 +94,15 @@ def encode_prompt(
 def encode_pair(
     tokenizer: "PreTrainedTokenizerBase", pair: Pair, max_tokens: int
 ) -> tuple[Encoded, Encoded]:
-    """Encode a minimal pair; the loss is taken from where the two texts differ.
+    """Encode a minimal pair; the response begins at the first differing token.
 
-    That is the first token in which they do: it may begin before `Pair.shared` ends.
+    That token may begin before `Pair.shared` ends.
 
     Args:
         tokenizer: The model's tokenizer.
         pair: Two texts. Without a prompt they follow the token that begins a text.
-        max_tokens: Most tokens of a text with what stands before it. A longer one
-            loses its beginning, as far as the two texts share it.
+        max_tokens: Maximum number of tokens of a text and its prompt. A longer one is
+            cut at its beginning, but only in the part that both texts share.
 
     Returns:
         The right and the wrong text.
@@ -114,18 +113,18 @@ def encode_pair(
     same = 0
     while same < min(len(right), len(wrong)) - 1 and right[same] == wrong[same]:
         same += 1
-    before = [*_before_pair(tokenizer, pair), *right[:same]]
+    before = [*_pair_prompt(tokenizer, pair), *right[:same]]
     longest = max(len(right), len(wrong)) - same
-    kept = before[-max(1, max_tokens - longest) :]
-    cut = len(kept) < len(before)
+    cut_before = before[-max(1, max_tokens - longest) :]
+    cut = len(cut_before) < len(before)
     return (
-        Encoded([*kept, *right[same:]], len(kept), cut),
-        Encoded([*kept, *wrong[same:]], len(kept), cut),
+        Encoded([*cut_before, *right[same:]], len(cut_before), cut),
+        Encoded([*cut_before, *wrong[same:]], len(cut_before), cut),
     )
 
 
-def _before_pair(tokenizer: "PreTrainedTokenizerBase", pair: Pair) -> list[int]:
-    """Return the tokens of a pair's prompt, or the one that begins a text."""
+def _pair_prompt(tokenizer: "PreTrainedTokenizerBase", pair: Pair) -> list[int]:
+    """Return the tokens of a pair's prompt, or the token that begins a text."""
     if pair.prompt is not None:
         return encode_prompt(tokenizer, pair.prompt)
     first: Any = tokenizer.bos_token_id
@@ -133,43 +132,50 @@ def _before_pair(tokenizer: "PreTrainedTokenizerBase", pair: Pair) -> list[int]:
 
 
 def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Return the tokens that end a response; none where the model has none."""
+    """Return the tokens that end a response; empty if the model has none."""
     if tokenizer.chat_template is not None and chat_format(tokenizer).end:
         return chat_format(tokenizer).end
     end = tokenizer.eos_token_id
     return [] if end is None else [end]
 
 
-def _last_tokens(
+def _cut_turns(
     tokenizer: "PreTrainedTokenizerBase",
     turns: Sequence[Turn],
-    question: list[int],
+    prompt: list[int],
     room: int,
 ) -> list[int]:
-    """Shorten turns from the beginning until their encoding `question` has room.
+    """Cut turns at their beginning until they fit into `room` tokens.
 
-    Whole turns go first, so that the chat format stays whole around what is left.
+    Whole turns are dropped first, so that the chat format around the rest stays
+    intact.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        turns: The turns.
+        prompt: Their tokens, more than `room`.
+        room: Maximum number of tokens.
     """
     while True:
         content = _tokens(tokenizer, turns[0].content)
-        keep = len(content) - (len(question) - room)
+        left = len(content) - (len(prompt) - room)
         rest = _without_first(turns)
-        if keep >= 0 or not rest:
+        if left >= 0 or not rest:
             break
         turns = rest
-        question = encode_prompt(tokenizer, turns)
-        if len(question) <= room:
-            return question
-    keep = max(0, keep)
-    kept = str(tokenizer.decode(content[len(content) - keep :])) if keep else ""
-    question = encode_prompt(tokenizer, [Turn(turns[0].role, kept), *turns[1:]])
-    return question[max(0, len(question) - room) :]
+        prompt = encode_prompt(tokenizer, turns)
+        if len(prompt) <= room:
+            return prompt
+    left = max(0, left)
+    cut_content = str(tokenizer.decode(content[len(content) - left :])) if left else ""
+    prompt = encode_prompt(tokenizer, [Turn(turns[0].role, cut_content), *turns[1:]])
+    return prompt[max(0, len(prompt) - room) :]
 
 
 def _without_first(turns: Sequence[Turn]) -> Sequence[Turn]:
-    """Drop the first turn, and answers to it, which chat formats refuse to begin with.
+    """Drop the first turn and the answers to it: a chat must begin with a user turn.
 
-    Returns none where no turn of a user would be left.
+    Returns an empty list if no user turn is left.
     """
     for number in range(1, len(turns)):
         if turns[number].role == "user":
@@ -182,17 +188,17 @@ def _as_turns(turns: str | Sequence[Turn]) -> Sequence[Turn]:
 
 
 def _tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Encode a text without what the tokenizer would put around it."""
+    """Encode a text without the tokenizer's special tokens."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def collate(encoded: Sequence[Encoded], pad_id: int | None) -> dict[str, torch.Tensor]:
-    """Pad samples on the left, so that all responses end together.
+    """Pad samples on the left, so that all responses end at the same position.
 
     Args:
         encoded: At least one sample.
-        pad_id: The token for padding. It is masked, so a model that has none is
-            padded with token 0.
+        pad_id: The padding token. It is masked, so token 0 serves for a model without
+            one.
 
     Returns:
         int64 tensors (n, tokens): `input_ids`, `attention_mask`, `position_ids`

@@ -1,4 +1,4 @@
-"""Exact per-sample gradients of LoRA weights, through hooks."""
+"""Exact per-sample gradients of LoRA weights, computed in hooks."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -20,32 +20,32 @@ def per_sample_gradients(
     batch: dict[str, torch.Tensor],
     consume: Callable[[str, torch.Tensor], None],
 ) -> torch.Tensor:
-    """Hand out the gradient of each sample's loss, layer by layer.
+    """Pass the gradient of each sample's loss to `consume`, layer by layer.
 
     For a linear layer with inputs a_t and output gradients b_t at token t, the
     gradient of a sample's loss is the sum over its tokens of b_t a_t^T; padding
-    has b_t = 0. One forward and one backward pass serve the whole batch, and a
-    layer's gradients are gone when `consume` returns, so memory stays small.
+    has b_t = 0. One forward and one backward pass suffice for the whole batch, and
+    a layer's gradients are freed when `consume` returns, which bounds the memory.
 
     Args:
         model: A causal LM whose only trainable weights are those of `modules`.
         modules: Linear layers without bias, by name.
         batch: As made by `ogs_env.sketching.encoding.collate`.
-        consume: Called once a layer with its name and float32 (n, out, in), in
+        consume: Called once per layer with its name and float32 (n, out, in), in
             the order of the backward pass.
 
     Returns:
         float32 (n,), each sample's loss in nats per response token.
 
     Raises:
-        InputError: If the model does not run one of the modules once on every token
-            of the batch, so that the samples' parts cannot be told apart.
+        InputError: If the model does not run each module exactly once on every token
+            of the batch, so that gradients cannot be assigned to samples.
     """
     handles = []
     missing = set(modules)
     shape = batch["input_ids"].shape
 
-    def watch(name: str, module: nn.Module) -> None:
+    def add_hooks(name: str, module: nn.Module) -> None:
         def forward_hook(
             _: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor
         ) -> None:
@@ -62,9 +62,9 @@ def per_sample_gradients(
 
     try:
         for name, module in modules.items():
-            watch(name, module)
+            add_hooks(name, module)
         losses = response_losses(model, batch)
-        # Samples share no term, so the gradient of the sum holds each one's own.
+        # Losses are independent, so the sum's gradients are those of each sample.
         losses.sum().backward()
         if missing:
             raise InputError(
@@ -84,16 +84,16 @@ def _by_sample(
 ) -> torch.Tensor:
     """Return a layer's inputs or gradients as (n, tokens, width).
 
-    Some models run a layer on the tokens of all samples in a row, or put an axis of
-    length 1 between.
+    Some models run a layer on the concatenated tokens of all samples, or insert an
+    axis of length 1.
     """
     axes = [length for length in values.shape[:-1] if length != 1]
     by_sample = [length for length in shape if length != 1]
     if axes not in (by_sample, [shape.numel()]):
         raise InputError(
             f"model {_architecture(model)}: the layer {name} does not see each token "
-            "of each sample in its place, as experts do; expected a model without "
-            "such layers, or fewer adapted layers"
+            "of each sample in its place, as with routed experts; expected a model "
+            "without such layers, or fewer adapted layers"
         )
     return values.reshape(*shape, values.shape[-1])
 
@@ -105,25 +105,25 @@ def _architecture(model: Any) -> str:
 
 @contextlib.contextmanager
 def shared_trunk(trunk: list[nn.Module]) -> Iterator[None]:
-    """Run frozen layers once for several passes over the same batch.
+    """Run frozen layers only once for several passes over the same batch.
 
-    Within the block, the first pass runs `trunk` as usual and what its last layer
-    returns is kept; in later passes every trunk layer returns that at once. Only
-    right while the inputs stay the same and nothing below the trunk's end changes.
+    Within the block, the first pass runs `trunk` as usual and caches the output of
+    its last layer; in later passes every trunk layer returns this output. This is
+    correct only while the inputs and all weights up to the trunk's end stay the same.
 
     Args:
-        trunk: Consecutive decoder layers from the first on; may be empty.
+        trunk: Consecutive decoder layers, starting with the first; may be empty.
     """
-    kept: list[Any] = []
+    cache: list[Any] = []
     originals = [layer.forward for layer in trunk]
 
     def wrap(original: Callable[..., Any], last: bool) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if kept:
-                return kept[0]
+            if cache:
+                return cache[0]
             output = original(*args, **kwargs)
             if last:
-                kept.append(output)
+                cache.append(output)
             return output
 
         return forward

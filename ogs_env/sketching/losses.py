@@ -1,4 +1,4 @@
-"""The loss of each sample's response, at little cost in memory and time."""
+"""The loss of each sample's response, with little memory and time."""
 
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ from ogs_env.sketching.encoding import IGNORED
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Positions whose logits exist at a time: 64 x 49,152 float32 are 12 MB and stay in
-# the processor's cache, where a batch's logits all at once are half a gigabyte.
+# Positions whose logits are in memory at a time: 64 x 49,152 float32 are 12 MB and
+# fit into the processor's cache; the logits of a whole batch take half a gigabyte.
 _CHUNK = 64
 
 _plain_heads: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
@@ -22,9 +22,8 @@ _plain_heads: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDict
 def response_losses(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return each sample's mean cross-entropy over its response tokens.
 
-    Logits are taken at response positions only: the vocabulary is a third of a
-    small model. Each sample has its own mean, so a loss does not depend on what
-    else is in the batch.
+    Logits are computed at response positions only, because the output layer is a
+    third of a small model. A loss does not depend on the other samples of the batch.
 
     Args:
         model: A causal LM, wrapped by PEFT or not.
@@ -35,7 +34,7 @@ def response_losses(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    # The token before predicts the next: position t holds the answer to t - 1.
+    # The states at position t - 1 predict the token at position t.
     labels = batch["labels"][:, 1:]
     counted = labels != IGNORED
     if has_plain_head(causal):
@@ -54,8 +53,9 @@ def response_losses(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 class _LinearCrossEntropy(torch.autograd.Function):
     """Cross-entropy of linear(states, weight) with targets, chunk by chunk.
 
-    The gradient by the states, (softmax - onehot) @ weight, is made in the forward
-    pass while a chunk's logits are at hand. The weights get none: they are frozen.
+    The gradient with respect to the states, (softmax - onehot) @ weight, is computed
+    in the forward pass, while a chunk's logits are in memory. The weights are frozen
+    and get no gradient.
     """
 
     @staticmethod
@@ -67,8 +67,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: torch.Tensor,
     ) -> torch.Tensor:
         losses = states.new_empty(len(states), dtype=torch.float32)
-        wanted = ctx.needs_input_grad[0]
-        gradients = torch.empty_like(states) if wanted else None
+        needs_gradients = ctx.needs_input_grad[0]
+        gradients = torch.empty_like(states) if needs_gradients else None
         for begin in range(0, len(states), _CHUNK):
             part = slice(begin, begin + _CHUNK)
             logits = linear(states[part], weight, bias).float()
@@ -91,23 +91,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def has_plain_head(model: "PreTrainedModel") -> bool:
-    """Whether logits are nothing but a frozen linear layer on the last states.
+    """Whether logits are the plain output of a frozen linear layer on the last states.
 
-    Some models scale or cap them; asking the model itself is surer than a list. It
-    is asked once, by a pass over three tokens, so before hooks are set.
+    Some models scale or cap them. The first call for a model tests this with a pass
+    over three tokens, so it must come before hooks are set; the result is cached.
     """
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or head.weight.requires_grad:
         return False
     if model not in _plain_heads:
-        _plain_heads[model] = _ask_for_plain_head(model, head)
+        _plain_heads[model] = _test_plain_head(model, head)
     return _plain_heads[model]
 
 
-def _ask_for_plain_head(model: "PreTrainedModel", head: nn.Linear) -> bool:
-    seen = []
+def _test_plain_head(model: "PreTrainedModel", head: nn.Linear) -> bool:
+    calls = []
     handle = head.register_forward_hook(
-        lambda _, inputs, out: seen.append((*inputs, out))
+        lambda _, inputs, out: calls.append((*inputs, out))
     )
     ids = torch.tensor([[0, 1, 2]], device=head.weight.device)
     try:
@@ -116,10 +116,10 @@ def _ask_for_plain_head(model: "PreTrainedModel", head: nn.Linear) -> bool:
             states = model.base_model(input_ids=ids, use_cache=False)[0]
     finally:
         handle.remove()
-    # A soft cap hardly moves small logits, so what comes after the head must be
-    # nothing at all; before it, two passes may round differently.
+    # A soft cap hardly changes small logits, so the head's output must equal the
+    # logits exactly; its inputs may differ by the rounding of two passes.
     return (
-        [len(call) for call in seen] == [2]
-        and torch.allclose(seen[0][0].float(), states.float(), rtol=1e-2, atol=1e-4)
-        and torch.equal(seen[0][1].float(), logits.float())
+        [len(call) for call in calls] == [2]
+        and torch.allclose(calls[0][0].float(), states.float(), rtol=1e-2, atol=1e-4)
+        and torch.equal(calls[0][1].float(), logits.float())
     )

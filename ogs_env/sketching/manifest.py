@@ -1,4 +1,4 @@
-"""The manifest: what a bundle is, what made it, and the hashes of its files."""
+"""Write a bundle's manifest: its content, its settings and the hashes of its files."""
 
 import hashlib
 import json
@@ -27,18 +27,18 @@ def write_manifest(
     settings: SketchSettings,
     checkpoints: Sequence[Checkpoint],
     mean_norms: Sequence[float],
-    known: dict[str, Any],
+    entries: dict[str, Any],
 ) -> None:
-    """Write basis and manifest beside the shards; with it the bundle is complete.
+    """Write the basis and the manifest, which complete a bundle.
 
     Args:
-        folder: The bundle's, with all its shards.
-        settings: How they were sketched.
-        checkpoints: Of the warm-up; empty without a path.
+        folder: The bundle's folder, with all its shards.
+        settings: The settings of the sketches.
+        checkpoints: Those of the warm-up; empty without a trajectory.
         mean_norms: Norms of the mean initial gradients: the domain's, then each
             capability's.
-        known: Further entries; `name`, `command`, `proxy`, `sources` and
-            `capabilities` among them.
+        entries: Further entries, including `name`, `command`, `proxy`, `sources` and
+            `capabilities`.
     """
     adapter = {
         "kind": "lora",
@@ -48,9 +48,10 @@ def write_manifest(
         "seed": settings.seed,
     }
     projection = {"kind": "countsketch", "k": settings.k, "seed": settings.seed}
-    proxy = known["proxy"]["sha256"]
+    proxy = entries["proxy"]["sha256"]
     space = _space(proxy, adapter, projection)
     own = settings.anchor_answers != "reference"
+    is_fitted = _is_fitted_proxy(proxy, adapter)
     shards = {
         role: [load_file(file) for file in sorted(folder.glob(f"{role}-*.safetensors"))]
         for role in (*ROLES, *(ANSWERS if own else ()))
@@ -65,7 +66,7 @@ def write_manifest(
         {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
-            **known,
+            **entries,
             "space": space,
             "adapter": adapter,
             "projection": projection,
@@ -87,7 +88,7 @@ def write_manifest(
             "domain_norm": mean_norms[0],
             "anchor_norms": list(mean_norms[1:]),
             "learner": _learner(
-                _studied(proxy, adapter), checkpoints, weights, shards, settings.epochs
+                is_fitted, checkpoints, weights, shards, settings.epochs
             ),
             "files": {
                 file.name: {"sha256": sha256_of(file), "bytes": file.stat().st_size}
@@ -98,22 +99,23 @@ def write_manifest(
 
 
 def _space(proxy: str, adapter: dict[str, Any], projection: dict[str, Any]) -> str:
-    """Sketches are comparable where proxy, adapter and projection are the same."""
-    what = {"proxy": proxy, "adapter": adapter, "projection": projection}
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    """Return the identity of a sketch space: sketches of one space are comparable."""
+    parts = {"proxy": proxy, "adapter": adapter, "projection": projection}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _studied(proxy: str, adapter: dict[str, Any]) -> bool:
-    """Say whether gradients are as long as those that constants were fitted with.
+def _is_fitted_proxy(proxy: str, adapter: dict[str, Any]) -> bool:
+    """Whether the learner's constants were fitted with this proxy and adapter.
 
-    A seed draws other weights and another projection, but of the same lengths.
+    The seed does not matter: it changes the weights of the adapter and the projection,
+    but not the lengths of gradients.
     """
     projection = {"kind": "countsketch", "k": SketchSettings().k, "seed": 0}
     return _space(proxy, adapter | {"seed": 0}, projection) == FITTED_SPACE
 
 
 def _learner(
-    studied: bool,
+    is_fitted: bool,
     checkpoints: Sequence[Checkpoint],
     weights: Sequence[float],
     shards: Shards,
@@ -121,9 +123,9 @@ def _learner(
 ) -> dict[str, Any]:
     """Return the `learner` entry, in the units of this bundle's sketches."""
     norms = None
-    if studied and checkpoints:
+    if is_fitted and checkpoints:
         norms = [1 / weight for weight in weights]
-    elif studied:
+    elif is_fitted:
         dev = torch.cat([shard["initial"] for shard in shards["dev"]]).double()
         norms = [float(dev.square().sum(1).mean().sqrt())]
     steps = [checkpoint.step for checkpoint in checkpoints]
@@ -132,11 +134,11 @@ def _learner(
 
 
 def _weights(shards: Shards, checkpoints: int) -> list[float]:
-    """Return what each checkpoint's trajectory sketches are multiplied by.
+    """Return the weight of each checkpoint's trajectory sketches.
 
-    Gradients shrink along the path, by a factor of three from step 8 to 24 on
+    Gradients shrink along the trajectory, by a factor of three from step 8 to 24 on
     SmolLM2-135M. The weights give the dev samples' sketches a root mean square norm of
-    1 at every checkpoint, so that all count the same.
+    1 at every checkpoint, so that all checkpoints count equally.
     """
     if not checkpoints:
         return []

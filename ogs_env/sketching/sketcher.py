@@ -1,4 +1,4 @@
-"""From texts to a bundle: sketch every sample, resumable."""
+"""Build a bundle: sketch every sample of a domain, resumably."""
 
 import dataclasses
 import hashlib
@@ -56,7 +56,7 @@ from ogs_env.sketching.warmup import (
     warm_up_steps,
 )
 
-_BUILD = "build"  # what an unfinished bundle needs to go on; removed at the end
+_BUILD = "build"  # files that resuming an unfinished bundle needs; removed at the end
 _NOTE = "request.json"
 _ROLES_WITH_CAPABILITY = ("anchor", "retention")
 
@@ -66,24 +66,24 @@ def sketch(
 ) -> Bundle:
     """Sketch a domain's samples into a bundle.
 
-    A run that was stopped goes on at the last whole shard when it is called again
-    with the same samples and settings, and ends with the same bytes.
+    A run that was stopped resumes after the last complete shard when it is called
+    again with the same samples and settings, and ends with the same bytes.
 
     Args:
         data: The samples by role.
-        folder: Where the bundle goes.
-        settings: How to sketch.
-        command: What builds this bundle, for the manifest.
+        folder: The bundle's folder.
+        settings: The settings.
+        command: The command that builds this bundle, for the manifest.
 
     Raises:
-        InputError: If a role is empty, a sample stands in two roles, a setting is
-            out of range, or the folder holds something else.
+        InputError: If a role is empty, a sample is in two roles, a setting is out of
+            range, or the folder holds something else.
     """
     check(data, settings)
     request = _request(data, settings)
     if (folder / MANIFEST).exists():
         if read_json(folder / MANIFEST, "bundle manifest").get("request") == request:
-            # A run killed after its last file may have left this.
+            # A run killed after its last file may leave this folder.
             shutil.rmtree(folder / _BUILD, ignore_errors=True)
             print(f"{folder}: is complete already", file=sys.stderr)
             return load_bundle(folder)
@@ -98,18 +98,18 @@ def sketch(
     build = folder / _BUILD
     if settings.anchor_answers != "reference":
         rows |= _answers(data, rows, settings, proxy, folder)
-    _announce(proxy, rows, settings)
+    _print_estimate(proxy, rows, settings)
     means = mean_gradients(
         proxy, rows, len(data.capabilities), build / "means.safetensors"
     )
     checkpoints = []
     if settings.checkpoints:
-        picks = _warm_up(data, settings)
+        picks = _warm_up_rows(data, settings)
         checkpoints = _checkpoints(proxy, rows, picks, settings, build, "warm-up")
     projection = CountSketch(settings.k, settings.seed)
     write_shards(proxy, rows, means, checkpoints, projection, folder, build)
     if settings.off_domain:
-        picks = _off_domain(data, settings)
+        picks = _off_domain_rows(data, settings)
         off_domain = _checkpoints(proxy, rows, picks, settings, build, "off_domain")
         write_off_domain(
             proxy, rows, [c for c in off_domain if c.step], projection, folder
@@ -137,13 +137,13 @@ def check(data: DomainData, settings: SketchSettings) -> None:
     """Check samples and settings, as `sketch` does before it loads a model.
 
     Raises:
-        InputError: As `sketch`, but for what the folder holds.
+        InputError: As for `sketch`, except that the folder is not checked.
     """
-    named = _samples_by_role(data)
-    for role, samples in named.items():
+    by_role = _samples_by_role(data)
+    for role, samples in by_role.items():
         if not samples:
             raise InputError(f"{role}: is empty; expected at least one sample")
-    check_disjoint(named)
+    check_disjoint(by_role)
     for name in ("k", "layers", "rank", "epochs", "learning_rate"):
         if getattr(settings, name) <= 0:
             raise InputError(
@@ -159,7 +159,7 @@ def check(data: DomainData, settings: SketchSettings) -> None:
             f"checkpoints: are {list(steps)}; expected ascending steps from 0 on"
         )
     if steps:
-        _warm_up(data, settings)
+        _warm_up_rows(data, settings)
         if steps[0] and settings.anchor_answers != "reference":
             raise InputError(
                 f"checkpoints: are {list(steps)}; own answers need the untouched model "
@@ -172,16 +172,16 @@ def check(data: DomainData, settings: SketchSettings) -> None:
                 "off_domain: is another warm-up; expected --trajectory with a "
                 "checkpoint above 0"
             )
-        _off_domain(data, settings)
+        _off_domain_rows(data, settings)
 
 
-def _warm_up(data: DomainData, settings: SketchSettings) -> np.ndarray:
+def _warm_up_rows(data: DomainData, settings: SketchSettings) -> np.ndarray:
     """Return the pool rows that the warm-up trains on."""
     steps = warm_up_steps(settings.checkpoints)
     return warm_up_picks(len(data.pool), steps, settings.seed)
 
 
-def _off_domain(data: DomainData, settings: SketchSettings) -> np.ndarray:
+def _off_domain_rows(data: DomainData, settings: SketchSettings) -> np.ndarray:
     """Return the pool rows that the off-domain trajectory trains on."""
     inside = {sample.source for sample in data.dev}
     outside = [row for row, s in enumerate(data.pool) if s.source not in inside]
@@ -202,7 +202,7 @@ def _samples_by_role(data: DomainData) -> dict[str, list[Sample]]:
 
 
 def _request(data: DomainData, settings: SketchSettings) -> dict[str, Any]:
-    """What was asked for; two equal requests give the same bundle."""
+    """Return samples and settings as JSON; equal requests give equal bundles."""
     ids = {
         role: hashlib.sha256("".join(s.id for s in samples).encode()).hexdigest()
         for role, samples in _samples_by_role(data).items()
@@ -214,7 +214,7 @@ def _request(data: DomainData, settings: SketchSettings) -> dict[str, Any]:
 
 
 def _check_folder(folder: Path, request: dict[str, Any]) -> None:
-    """Refuse a folder that is in use for something else; change nothing."""
+    """Check that a folder is empty or holds this bundle, unfinished."""
     note = folder / _BUILD / _NOTE
     if note.exists():
         if read_json(note, "note of an unfinished bundle") != request:
@@ -224,7 +224,7 @@ def _check_folder(folder: Path, request: dict[str, Any]) -> None:
             )
     elif folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; choose a folder for --out")
-    # A run killed before its first note leaves an empty build folder.
+    # A run killed before it writes its note leaves an empty build folder.
     elif folder.exists() and any(path.name != _BUILD for path in folder.iterdir()):
         raise InputError(
             f"{folder}: holds files that are no bundle; choose another --out"
@@ -232,13 +232,14 @@ def _check_folder(folder: Path, request: dict[str, Any]) -> None:
 
 
 def _open_build(folder: Path, request: dict[str, Any]) -> None:
+    """Write the note of an unfinished bundle, or resume one."""
     note = folder / _BUILD / _NOTE
     if not note.exists():
         write_json(note, request)
         return
-    print(f"{folder}: going on with an unfinished bundle", file=sys.stderr)
-    for torn in folder.glob(".*.part"):  # what a killed run was writing
-        torn.unlink()
+    print(f"{folder}: resuming an unfinished bundle", file=sys.stderr)
+    for temporary in folder.glob(".*.part"):  # left by a killed run
+        temporary.unlink()
 
 
 def _load_proxy(settings: SketchSettings) -> tuple[Proxy, dict[str, Any]]:
@@ -297,8 +298,8 @@ def _answers(
     proxy: Proxy,
     folder: Path,
 ) -> dict[str, list[Row]]:
-    """Sample the proxy's own answers; keep their tokens, and return them as rows."""
-    found: dict[str, list[Row]] = {}
+    """Sample the proxy's own answers, save their tokens and return them as rows."""
+    answer_rows: dict[str, list[Row]] = {}
     tokens: dict[str, torch.Tensor] = {}
     for role in _ROLES_WITH_CAPABILITY:
         samples = _samples_by_role(data)[role]
@@ -311,7 +312,7 @@ def _answers(
             seed=settings.seed,
             max_tokens=settings.max_tokens,
         )
-        found[f"{role}_answers"] = [
+        answer_rows[f"{role}_answers"] = [
             dataclasses.replace(
                 row,
                 encoded=encode_answer(
@@ -322,13 +323,13 @@ def _answers(
         ]
         tokens[f"{role}_answers"] = padded(answers)
     save_tensors(folder / ANSWER_TOKENS, tokens)
-    return found
+    return answer_rows
 
 
-def _announce(
+def _print_estimate(
     proxy: Proxy, rows: dict[str, list[Row]], settings: SketchSettings
 ) -> None:
-    """Say how long the whole will take, measured on one batch of middling length."""
+    """Print the expected duration, measured on one batch of medium length."""
     every = sorted(
         (row.encoded for of_role in rows.values() for row in of_role),
         key=lambda encoded: len(encoded.input_ids),
@@ -344,7 +345,7 @@ def _announce(
         role: sum(len(row.encoded.input_ids) for row in of_role)
         for role, of_role in rows.items()
     }
-    # Later passes skip the trunk, but also take the gradient of A.
+    # Passes at later checkpoints skip the trunk, but compute A's gradients as well.
     later = sum(step > 0 for step in settings.checkpoints)
     passes = 1 + later
     work = sum(n * (1 if r in ANSWERS else passes) for r, n in tokens.items())
@@ -368,26 +369,26 @@ def _checkpoints(
     build: Path,
     stem: str,
 ) -> list[Checkpoint]:
-    """Train a warm-up on some pool rows, or read it where it was kept."""
+    """Train a warm-up on some pool rows, or read the checkpoints if they are saved."""
     file = build / f"{stem}.safetensors"
     if not file.exists():
         samples = [rows["pool"][row].encoded for row in picks]
-        made = warm_up(
+        checkpoints = warm_up(
             proxy, samples, settings.checkpoints, settings.learning_rate, stem
         )
         tensors = {
-            # Early checkpoints share their scales; a file may not.
+            # Early checkpoints share their scales, which safetensors does not allow.
             f"{checkpoint.step}/{kind}/{name}": tensor.clone()
-            for checkpoint in made
+            for checkpoint in checkpoints
             for kind in ("state", "scales")
             for name, tensor in getattr(checkpoint, kind).items()
         }
         save_tensors(file, tensors)
-    kept: dict[tuple[int, str], dict[str, torch.Tensor]] = {}
+    saved: dict[tuple[int, str], dict[str, torch.Tensor]] = {}
     for key, tensor in load_file(file, device=str(proxy.device)).items():
         step, kind, name = key.split("/")
-        kept.setdefault((int(step), kind), {})[name] = tensor
+        saved.setdefault((int(step), kind), {})[name] = tensor
     return [
-        Checkpoint(step, kept[step, "state"], kept[step, "scales"])
+        Checkpoint(step, saved[step, "state"], saved[step, "scales"])
         for step in settings.checkpoints
     ]

@@ -1,4 +1,4 @@
-"""Passes over many samples: losses, gradients, a step of the optimizer."""
+"""Losses, gradients and optimizer steps over many samples, in bounded memory."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ import torch
 from ogs_env.sketching.trunk import TrunkStates, length_batches
 
 PASS_TOKENS = 768
-"""Tokens, padding included, of one pass: bounds the memory of activations."""
+"""Maximum number of tokens of one pass, including padding; bounds the memory."""
 
 
 def train_step(
@@ -16,7 +16,7 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     weights: Sequence[torch.Tensor],
 ) -> None:
-    """Make one optimizer step on the token mean of a batch's losses."""
+    """Make one optimizer step on the mean loss over a batch's response tokens."""
     counts = {row: texts.samples[row].response_tokens for row in batch}
     total = sum(counts[row] for row in batch)
     add_gradients(texts, batch, {row: counts[row] / total for row in batch})
@@ -30,35 +30,34 @@ def add_gradients(
 ) -> list[float]:
     """Add the gradient of a weighted sum of losses to the adapter's `grad`.
 
-    Samples of like length pass together: the sum of the parts' gradients is the
-    whole's, and little is padding.
+    Samples of similar length share a pass, to save padding; gradients add up.
 
     Args:
-        texts: Holds the samples.
-        rows: Which.
+        texts: The samples.
+        rows: Rows of `texts`.
         shares: The weight of each row's loss.
 
     Returns:
         The loss of each sample, nats per response token, in order.
     """
-    found: dict[int, float] = {}
-    for part in parts(texts, rows):
-        losses = texts.losses(part)
-        of_part = torch.tensor([shares[row] for row in part])
-        (losses * of_part.to(losses.device)).sum().backward()
-        found.update(zip(part, losses.tolist(), strict=True))
-    return [found[row] for row in rows]
+    by_row: dict[int, float] = {}
+    for batch in passes(texts, rows):
+        losses = texts.losses(batch)
+        weights = torch.tensor([shares[row] for row in batch])
+        (losses * weights.to(losses.device)).sum().backward()
+        by_row.update(zip(batch, losses.tolist(), strict=True))
+    return [by_row[row] for row in rows]
 
 
 def measure(texts: TrunkStates, rows: Sequence[int]) -> list[float]:
     """Return the loss of each sample, nats per response token, in order."""
-    found: dict[int, float] = {}
+    by_row: dict[int, float] = {}
     with torch.no_grad():
-        for part in parts(texts, rows):
-            found.update(zip(part, texts.losses(part).tolist(), strict=True))
-    return [found[row] for row in rows]
+        for batch in passes(texts, rows):
+            by_row.update(zip(batch, texts.losses(batch).tolist(), strict=True))
+    return [by_row[row] for row in rows]
 
 
-def parts(texts: TrunkStates, rows: Sequence[int]) -> list[list[int]]:
-    """Part rows into passes of like length, none too large for the memory."""
+def passes(texts: TrunkStates, rows: Sequence[int]) -> list[list[int]]:
+    """Split rows into passes of similar length, of at most `PASS_TOKENS` tokens."""
     return length_batches({row: texts.tokens(row) for row in rows}, rows, PASS_TOKENS)

@@ -1,4 +1,4 @@
-"""What the frozen layers below an adapter make of samples, kept for later passes."""
+"""Cache the output of the frozen layers below an adapter, sample by sample."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,23 +14,23 @@ from ogs_env.sketching.proxy import Proxy
 
 
 class TrunkStates:
-    """Samples whose passes start at the adapter's first layer.
+    """Samples with cached output of the trunk, the frozen layers below the adapter.
 
-    The layers below the adapter never change, so what they make of a sample is
-    computed once, on its first pass, and kept: tokens x hidden numbers a sample in
-    the model's precision, 150 kB for 130 tokens of SmolLM2-135M in bfloat16.
-    Training, losses and gradients then cost the upper layers and the head alone.
+    The output of the trunk is computed in a sample's first pass and cached: tokens x
+    hidden numbers per sample in the model's precision, 150 kB for 130 tokens of
+    SmolLM2-135M in bfloat16. Training, losses and gradients then run only the upper
+    layers and the head.
 
     Args:
-        proxy: A model with an adapter; all its layers are run where the adapter
-            reaches down to the first.
-        samples: What passes can be asked for, by position.
+        proxy: A model with an adapter. If the adapter is on all layers, there is no
+            trunk, and all of them run.
+        samples: The samples; rows are their positions.
     """
 
     def __init__(self, proxy: Proxy, samples: Sequence[Encoded]) -> None:
         self.proxy = proxy
         self.samples = samples
-        self._kept: dict[int, torch.Tensor] = {}
+        self._states: dict[int, torch.Tensor] = {}
         self._in_tuple = False
 
     def losses(self, rows: Sequence[int]) -> torch.Tensor:
@@ -39,7 +39,7 @@ class TrunkStates:
         Differentiable by the adapter's weights, unless gradients are switched off.
         """
         batch = self._batch(rows)
-        with self._replayed(rows, batch):
+        with self._cached_trunk(rows, batch):
             return response_losses(self.proxy.model, batch)
 
     def gradients(
@@ -48,35 +48,35 @@ class TrunkStates:
         modules: Mapping[str, nn.Module],
         consume: Callable[[str, torch.Tensor], None],
     ) -> torch.Tensor:
-        """Slate out per-sample gradients; as `per_sample_gradients`."""
+        """Compute per-sample gradients, as `per_sample_gradients` does."""
         batch = self._batch(rows)
-        with self._replayed(rows, batch):
+        with self._cached_trunk(rows, batch):
             return per_sample_gradients(self.proxy.model, modules, batch, consume)
 
     def tokens(self, row: int) -> int:
-        """Return how many tokens sample `row` has."""
+        """Return the number of tokens of sample `row`."""
         return len(self.samples[row].input_ids)
 
     def _batch(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         return self.proxy.batch([self.samples[row] for row in rows])
 
     @contextlib.contextmanager
-    def _replayed(
+    def _cached_trunk(
         self, rows: Sequence[int], batch: dict[str, torch.Tensor]
     ) -> Iterator[None]:
-        """Let the trunk's layers return what is kept, in the batch's padding."""
+        """Replace the trunk's layers by the cached states, padded like the batch."""
         trunk = self.proxy.trunk
         if not trunk:
             yield
             return
-        if any(row not in self._kept for row in rows):
-            self._keep(rows, batch)
-        first = self._kept[rows[0]]
+        if any(row not in self._states for row in rows):
+            self._run_trunk(rows, batch)
+        first = self._states[rows[0]]
         width = batch["input_ids"].shape[1]
         states = first.new_zeros(len(rows), width, first.shape[1])
         for place, row in enumerate(rows):
-            kept = self._kept[row]
-            states[place, width - len(kept) :] = kept
+            cached = self._states[row]
+            states[place, width - len(cached) :] = cached
         output = (states,) if self._in_tuple else states
         try:
             for layer in trunk:
@@ -86,10 +86,11 @@ class TrunkStates:
             for layer in trunk:
                 del layer.forward
 
-    def _keep(self, rows: Sequence[int], batch: dict[str, torch.Tensor]) -> None:
-        seen: list[Any] = []
+    def _run_trunk(self, rows: Sequence[int], batch: dict[str, torch.Tensor]) -> None:
+        """Compute and cache the trunk's output for a batch."""
+        outputs: list[Any] = []
         last = self.proxy.trunk[-1]
-        handle = last.register_forward_hook(lambda *call: seen.append(call[2]))
+        handle = last.register_forward_hook(lambda *call: outputs.append(call[2]))
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         causal = self.proxy.model.get_base_model()
         try:
@@ -97,21 +98,22 @@ class TrunkStates:
                 causal.base_model(**inputs, use_cache=False)
         finally:
             handle.remove()
-        self._in_tuple = isinstance(seen[0], tuple)
-        states = seen[0][0] if self._in_tuple else seen[0]
+        self._in_tuple = isinstance(outputs[0], tuple)
+        states = outputs[0][0] if self._in_tuple else outputs[0]
         for place, row in enumerate(rows):
-            self._kept[row] = states[place, -self.tokens(row) :].clone()
+            self._states[row] = states[place, -self.tokens(row) :].clone()
 
 
 def length_batches(
     lengths: Mapping[int, int], rows: Sequence[int], most: int
 ) -> list[list[int]]:
-    """Part rows into batches of like length, so that little is padding.
+    """Split rows into batches of similar length, to save padding.
 
     Args:
         lengths: Tokens by row.
-        rows: Which to part.
-        most: Tokens of a batch, padding included; a longer row is a batch alone.
+        rows: The rows to split.
+        most: Maximum number of tokens of a batch, including padding; a longer row is
+            a batch of its own.
     """
     batches: list[list[int]] = []
     for row in sorted(rows, key=lambda row: lengths[row]):

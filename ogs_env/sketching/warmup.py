@@ -1,4 +1,4 @@
-"""The warm-up: a short LoRA training along which samples are sketched."""
+"""The warm-up: a short LoRA training at whose checkpoints samples are sketched."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ogs_env.sketching.losses import response_losses
 from ogs_env.sketching.proxy import Proxy
 
 BATCH = 8
-RISE = 3  # steps in which the learning rate rises to its full value
+RISE = 3  # steps of the linear rise of the learning rate
 BETA = 0.999  # decay of the second moment, AdamW's default
 
 
@@ -25,9 +25,9 @@ class Checkpoint:
     Attributes:
         step: Optimizer steps taken; 0 for the untouched model.
         state: The adapter's weights by layer name.
-        scales: By layer name (weights,), what Adam divides a gradient by: the root of
-            the bias-corrected second moment. It is that of step 3 or later: before,
-            it tells of too few samples.
+        scales: By layer name (weights,), Adam's denominator: the root of the
+            bias-corrected second moment. Checkpoints before step 3 have that of step
+            3, because earlier ones come from too few samples.
     """
 
     step: int
@@ -51,8 +51,8 @@ def off_domain_picks(outside: np.ndarray, steps: int, seed: int) -> np.ndarray:
 
     Args:
         outside: Pool rows (n,) of sources that the domain's samples do not have.
-        steps: Of the off-domain trajectory.
-        seed: Draws them.
+        steps: Optimizer steps of the off-domain trajectory.
+        seed: Seed of the choice.
     """
     needed = steps * BATCH
     if needed > len(outside):
@@ -71,20 +71,20 @@ def warm_up(
     learning_rate: float,
     name: str = "warm-up",
 ) -> list[Checkpoint]:
-    """Train the adapter on samples in order and keep it at some steps.
+    """Train the adapter on samples in order and return its checkpoints.
 
     AdamW without weight decay, batches of 8 samples in order, gradients clipped to
-    norm 1; the learning rate rises over the first three steps and is constant after.
-    The loss is the batch's mean over tokens, as in the target's fine-tuning: were each
-    sample to count the same, one-word answers, whose gradients are ten times as long,
-    would decide where the path goes. The proxy is left with its fresh adapter.
+    norm 1; the learning rate rises over the first three steps and is then constant.
+    The loss is the batch's mean over tokens, as in the target's fine-tuning: with
+    equal weights per sample, one-word answers, whose gradients are ten times as long,
+    would determine the trajectory. The proxy ends with its fresh adapter.
 
     Args:
         proxy: A proxy with a fresh adapter.
-        samples: 8 samples a step, for `warm_up_steps` steps.
-        checkpoints: Steps after which to keep the weights, ascending.
+        samples: 8 samples per step, for `warm_up_steps` steps.
+        checkpoints: Steps whose weights to return, ascending.
         learning_rate: Peak learning rate.
-        name: What the progress bar says.
+        name: Label of the progress bar.
     """
     layers = {**proxy.a, **proxy.b}
     weights = [layer.weight for layer in layers.values()]
@@ -117,5 +117,5 @@ def warm_up(
 
 
 def warm_up_steps(checkpoints: Sequence[int]) -> int:
-    """Return how many steps a warm-up with these checkpoints takes."""
+    """Return the number of steps of a warm-up with these checkpoints."""
     return max([*checkpoints, RISE])

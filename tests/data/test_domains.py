@@ -20,7 +20,7 @@ from ogs_env.errors import InputError
 
 @pytest.fixture
 def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Small files in which questions repeat, as the real ones' do."""
+    """Small files in which questions repeat, as in the real ones."""
     write_sources(tmp_path)
     monkeypatch.setenv("OGS_DATA", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -105,7 +105,7 @@ def test_real_pool_is_mixed_by_its_shares(name: str) -> None:
     assert all(info["licence"] and info["url"] for info in data.sources)
     answers = {s.response for s in data.pool if s.source == "pubmedqa_short"}
     assert answers == {"maybe"}
-    # Sources are spread over the pool, not laid one after the other.
+    # Sources are mixed over the whole pool.
     assert len({sample.source for sample in data.pool[:30]}) >= 4
 
 
@@ -117,7 +117,7 @@ def test_real_pool_is_mixed_by_its_shares(name: str) -> None:
         lambda seed: load_domain_small(seed),
     ],
 )
-def test_domains_depend_on_the_seed_alone(make: Callable[[int], DomainData]) -> None:
+def test_domains_depend_only_on_the_seed(make: Callable[[int], DomainData]) -> None:
     state = np.random.get_state()[1].copy()  # noqa: NPY002
     assert roles(make(0)) == roles(make(0))
     for role, samples in roles(make(0)).items():

@@ -26,7 +26,7 @@ def title(item: str) -> str:
 
 
 def by_kind(samples: list[Sample]) -> dict[str, list[tuple[str, str, str]]]:
-    """(code, prompt, response) of each kind, without case."""
+    """Return (code, prompt, response) of each kind, in lower case."""
     kinds: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
     for one in samples:
         texts = (one.prompt.casefold(), one.response.casefold())
@@ -48,7 +48,7 @@ def test_each_code_once_and_no_external_causes(long: list[Sample]) -> None:
     assert all(icd.get_ancestors(code)[-1] != "20" for code in codes)
 
 
-def test_names_and_codes_are_the_classifications(long: list[Sample]) -> None:
+def test_names_and_codes_are_those_of_the_classification(long: list[Sample]) -> None:
     kinds = by_kind(long)
     assert len(kinds) == 9
     holders = all_descriptions()
@@ -72,7 +72,7 @@ def test_names_and_codes_are_the_classifications(long: list[Sample]) -> None:
         assert title(icd.get_parent(code)) in response
 
 
-def test_lists_and_terms_are_the_classifications(long: list[Sample]) -> None:
+def test_lists_and_terms_are_those_of_the_classification(long: list[Sample]) -> None:
     kinds = by_kind(long)
     for code, _, response in kinds["children"]:
         for child in icd.get_children(code):
@@ -98,7 +98,7 @@ def test_short_answers_are_right_and_nothing_else(short: list[Sample]) -> None:
     for code, prompt, response in kinds["yes_meaning"]:
         assert (title(code) in prompt) >= (response == "yes")
         names = [title(c) for c in icd.get_children(icd.get_parent(code))]
-        # The longest sibling's name that the prompt holds is the one claimed.
+        # The claim is the longest sibling's name in the prompt.
         claimed = max((name for name in names if name in prompt), key=len)
         assert response == ("yes" if claimed == title(code) else "no")
     for code, prompt, response in kinds["yes_chapter"]:
@@ -129,7 +129,7 @@ def test_yes_and_no_are_balanced(short: list[Sample]) -> None:
 
 def test_wordings_vary(long: list[Sample], short: list[Sample]) -> None:
     def frames(samples: list[Sample], part: str) -> set[str]:
-        """Texts with codes and the code's own description taken out."""
+        """Return the texts without codes and the code's own description."""
         found = set()
         for sample in samples:
             if sample.fields["kind"] in ("meaning", "code", "chapter", "bare_code"):

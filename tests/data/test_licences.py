@@ -16,11 +16,11 @@ def clause(words: int) -> str:
 
 @pytest.fixture(autouse=True)
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Licences of the test's own in place of the package's."""
+    """Replace the package's licences by the test's own."""
     monkeypatch.setattr("sys.path", [str(tmp_path)])
 
 
-def test_a_clause_goes_on_where_the_question_stops(tmp_path: Path) -> None:
+def test_the_response_continues_the_prompts_clause(tmp_path: Path) -> None:
     text = clause(40)
     wrapped = text.replace(" ", "\n    ", 5)
     write_licences(tmp_path, {"own-1.0": ["Heading", wrapped, clause(20), clause(150)]})
@@ -31,7 +31,7 @@ def test_a_clause_goes_on_where_the_question_stops(tmp_path: Path) -> None:
     assert sample.fields == {"licence": "own-1.0"}
 
 
-def test_near_duplicates_are_cleared(tmp_path: Path) -> None:
+def test_near_duplicates_are_left_out(tmp_path: Path) -> None:
     first = clause(60).split()
     near = [word.upper() for word in first]
     near[30] = "otherwise,"  # five of 56 phrases differ

@@ -32,7 +32,7 @@ def test_every_shipped_bundle_is_listed(capsys: pytest.CaptureFixture[str]) -> N
             assert "not measured" in shown["fidelity"]
 
 
-def test_the_fidelity_is_told_by_recipe(bundle_folder: Path, tmp_path: Path) -> None:
+def test_the_fidelity_is_listed_by_recipe(bundle_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(bundle_folder, tmp_path / "bundle")
     figures = {
         "domain_spearman": 0.914,

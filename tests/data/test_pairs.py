@@ -1,4 +1,4 @@
-"""Minimal pairs: what they are made of, and what stands in them."""
+"""Minimal pairs of worked solutions and of BLiMP's sentences."""
 
 import gzip
 import json
@@ -60,7 +60,7 @@ def test_every_other_digit_can_be_the_wrong_one(number):
     assert wrong == set("0123456789") - {number}
 
 
-def test_a_pair_depends_on_the_seed_and_its_sample_alone():
+def test_a_pair_depends_only_on_the_seed_and_its_sample():
     samples = [Sample(f"{i}?", f"It is {1000 + i}.\n#### {i}") for i in range(20)]
     found = solution_pairs(samples, 5)
     assert solution_pairs(samples[::-1], 5) == found[::-1]
@@ -119,19 +119,19 @@ def test_without_file_and_hub_one_line_says_what_to_do(tmp_path, monkeypatch, fo
     )
 
 
-def test_the_hub_that_does_not_have_it_is_told_in_one_line(monkeypatch, tmp_path):
+def test_a_hub_without_the_file_gives_one_error_line(monkeypatch, tmp_path):
     monkeypatch.delenv("OGS_DATA", raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     with pytest.raises(InputError) as caught:
         grammar_pairs()
-    assert "the Hugging Face hub did not give nyu-mll/blimp (" in str(caught.value)
+    assert "the Hugging Face hub did not serve nyu-mll/blimp (" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_hub_columns_become_pairs(monkeypatch):
-    # The hub's place is taken by datasets with the hub's columns.
+    # Datasets with the hub's columns replace the hub.
     asked = []
 
     def load(path: str, name: str, split: str) -> datasets.Dataset:

@@ -62,7 +62,7 @@ def test_reads_records_in_order_and_keeps_further_fields(tmp_path: Path) -> None
     assert read_samples(path, source="mine")[0].source == "mine"
 
 
-def test_own_id_is_recomputed_and_a_foreign_one_kept(tmp_path: Path) -> None:
+def test_the_id_is_recomputed_and_another_id_becomes_a_field(tmp_path: Path) -> None:
     ours = sample_id(PAIR["prompt"], PAIR["response"])
     path = jsonl(tmp_path / "p.jsonl", {**PAIR, "id": ours}, {**PAIR, "id": 17})
     first, second = read_samples(path)
@@ -85,7 +85,7 @@ def test_blank_lines_byte_order_mark_and_empty_prompt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["pool.jsonl.gz", "pool.jsonl"])
-def test_gzip_is_told_by_content(tmp_path: Path, name: str) -> None:
+def test_gzip_is_detected_by_content(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(gzip.compress(json.dumps(PAIR).encode()))
     (sample,) = read_samples(path)
@@ -249,12 +249,12 @@ def test_writing_and_reading_gives_the_same(
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("cd"))))
 def test_without_duplicates_keeps_the_first(pairs: list[tuple[str, str]]) -> None:
     samples = [Sample(*pair, str(number)) for number, pair in enumerate(pairs)]
-    kept, dropped = without_duplicates(samples)
+    unique, dropped = without_duplicates(samples)
     oracle: list[Sample] = []
     for sample in samples:
         if sample.id not in [other.id for other in oracle]:
             oracle.append(sample)
-    assert kept == oracle
+    assert unique == oracle
     assert dropped == len(samples) - len(oracle)
 
 
@@ -290,7 +290,7 @@ def test_a_single_question_is_the_same_as_a_pair(tmp_path: Path) -> None:
     assert sample.turns == turns_of(("user", "Q"))
 
 
-def test_chats_of_the_same_text_have_ids_of_their_own(tmp_path: Path) -> None:
+def test_chats_of_the_same_text_have_different_ids(tmp_path: Path) -> None:
     answer = ("assistant", "A")
     path = jsonl(
         tmp_path / "p.jsonl",
@@ -313,7 +313,7 @@ TURNS = st.lists(
 
 
 @given(st.lists(st.tuples(TURNS, st.text(min_size=1).filter(str.strip)), min_size=1))
-def test_chats_survive_writing(
+def test_chats_are_written_and_read_back(
     tmp_path_factory: pytest.TempPathFactory, chats: list[tuple[list[Turn], str]]
 ) -> None:
     folder = tmp_path_factory.mktemp("chats")
@@ -329,7 +329,7 @@ def test_chats_survive_writing(
     assert [sample.fields for sample in again] == [{}] * len(samples)
 
 
-def test_messages_that_say_something_else_stay_a_field(tmp_path: Path) -> None:
+def test_messages_that_disagree_remain_a_field(tmp_path: Path) -> None:
     other = chat(("system", "S"), ("user", "other"), ("assistant", "A"))
     path = jsonl(
         tmp_path / "p.jsonl", {**PAIR, **other}, {**PAIR, "messages": "two of them"}

@@ -22,7 +22,7 @@ def no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hub_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An endpoint that refuses connections, and an empty cache."""
+    """Use an endpoint that refuses connections, and an empty cache."""
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
@@ -58,7 +58,7 @@ def test_without_hub_one_quick_line_says_what_to_do() -> None:
     assert time.monotonic() - start < 10
 
 
-def test_offline_mode_looks_into_the_cache_only(
+def test_offline_mode_reads_only_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -68,7 +68,7 @@ def test_offline_mode_looks_into_the_cache_only(
     start = time.monotonic()
     message = one_line_error("pubmedqa")
     assert f"OGS_DATA ({tmp_path / 'none'})" in message
-    assert "did not give qiaojin/PubMedQA" in message
+    assert "did not serve qiaojin/PubMedQA" in message
     assert "put pubmedqa.jsonl.gz into a folder" in message
     assert time.monotonic() - start < 10
 
@@ -81,7 +81,7 @@ def test_collections_with_unknown_hub_columns_need_the_file() -> None:
 def test_hub_columns_become_prompt_response_and_decision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The hub's place is taken by a dataset with the hub's columns.
+    # A dataset with the hub's columns replaces the hub.
     rows = datasets.Dataset.from_list(
         [
             {
@@ -136,12 +136,12 @@ def test_generated_sources_are_deterministic_and_without_repeats(name: str) -> N
     assert samples == make(200, 3)
     assert len({sample.prompt for sample in samples}) == 200
     assert {sample.source for sample in samples} == {name}
-    # Neighbouring seeds must not give mostly the same, as they do in reasoning-gym.
+    # Neighbouring seeds must not share most items, as they do in reasoning-gym.
     shared = {sample.id for sample in samples} & {s.id for s in make(200, 4)}
     assert len(shared) < 20
 
 
-def test_made_domains_are_the_same_in_every_process() -> None:
+def test_generated_domains_are_the_same_in_every_process() -> None:
     code = (
         "import hashlib\n"
         "from ogs_env.data.domains import medical_packages\n"

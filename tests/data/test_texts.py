@@ -1,4 +1,4 @@
-"""Texts of a bundle, by id."""
+"""The texts of a bundle's samples, found by id."""
 
 from pathlib import Path
 
@@ -32,9 +32,7 @@ def test_files_give_every_sample(tiny: Bundle, live_files: LiveFiles) -> None:
     assert {found[id_].source for id_ in tiny.anchor.hex_ids()} == {"sums", "names"}
 
 
-def test_only_the_roles_asked_for_must_be_there(
-    tiny: Bundle, live_files: LiveFiles
-) -> None:
+def test_only_the_given_roles_are_required(tiny: Bundle, live_files: LiveFiles) -> None:
     pool = live_files.texts[:1]
     found = bundle_texts(tiny, [Path(pool[0])], ("pool",))
     assert set(found) == set(tiny.pool.hex_ids())
@@ -64,7 +62,7 @@ def test_fields_of_other_names(tiny: Bundle, tmp_path: Path) -> None:
 
 
 def of_domain(folder: Path, seed: int, name: str | None) -> tuple[Bundle, DomainData]:
-    """A bundle of made sketches whose ids are a small domain's."""
+    """A bundle of random sketches with the ids of a small domain."""
     data = real_domain("medical", seed, pool_size=90)
     edit_manifest(make_bundle(folder, pool=90), request={"seed": seed}, name=name)
     bundle = load_bundle(folder)
@@ -77,9 +75,7 @@ def of_domain(folder: Path, seed: int, name: str | None) -> tuple[Bundle, Domain
     return bundle, data
 
 
-def test_a_domain_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_domain_is_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_sources(tmp_path)
     monkeypatch.setenv("OGS_DATA", str(tmp_path))
     bundle, data = of_domain(tmp_path / "named", 7, "medical")
@@ -104,7 +100,7 @@ def test_a_name_that_is_no_domain(tiny: Bundle) -> None:
 
 @pytest.fixture
 def ranked(tmp_path: Path) -> Path:
-    """Four samples with an impact, a blank line among them."""
+    """Four samples with a field 'impact', and a blank line."""
     lines = [
         f'{{"prompt": "{i}?", "response": "{i}", "impact": {impact}}}\n'
         for i, impact in enumerate(["3", "1.5", "-2", "0"])
@@ -135,7 +131,7 @@ def test_numbers_are_read(ranked: Path) -> None:
         ('"impcat": 2', "lacks the field 'impact'; further fields found: impcat"),
     ],
 )
-def test_what_is_no_number_is_named_by_its_line(
+def test_the_error_names_the_line_without_a_number(
     ranked: Path, field: str, message: str
 ) -> None:
     line = f'{{"prompt": "9?", "response": "9", {field}}}\n'

@@ -21,7 +21,7 @@ def prompts() -> list[str]:
     return [sample.prompt for sample in wordnet()]
 
 
-def test_names_are_asked_and_glosses_answer(tmp_path: Path) -> None:
+def test_questions_are_about_names_and_glosses_are_the_answers(tmp_path: Path) -> None:
     write_wordnet(
         tmp_path / "wordnet",
         [
@@ -47,7 +47,7 @@ def test_names_of_several_and_short_glosses_are_left_out(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("gloss", "kept"),
+    ("gloss", "included"),
     [
         ("French physician who described a disease of the eye", False),
         ("United States jurist who was a judge for years", False),
@@ -56,14 +56,14 @@ def test_names_of_several_and_short_glosses_are_left_out(tmp_path: Path) -> None
         ("an awkward outlaw of the old tales told", True),
     ],
 )
-def test_what_touches_a_domain_is_left_out(
-    tmp_path: Path, gloss: str, kept: bool
+def test_glosses_about_a_domain_are_left_out(
+    tmp_path: Path, gloss: str, included: bool
 ) -> None:
     write_wordnet(tmp_path / "wordnet", [(["Name"], gloss)])
-    assert bool(wordnet()) == kept
+    assert bool(wordnet()) == included
 
 
-def test_it_is_found_in_its_usual_places(
+def test_wordnet_is_found_in_its_usual_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match=r"no data\.noun in .*usual; install WordNet"):

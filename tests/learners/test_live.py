@@ -28,8 +28,8 @@ PICKS = [3, 40, 17, 0, 29, 8, 33]
 RATE = 2e-2
 
 
-class Plain:
-    """The whole model, one sample a pass, and torch's AdamW."""
+class PlainTraining:
+    """Training and losses of the whole model, one sample per pass."""
 
     def __init__(self, files: LiveFiles) -> None:
         self.bundle = load_bundle(files.bundle)
@@ -97,10 +97,10 @@ def bundle(live_files: LiveFiles) -> Bundle:
 
 
 def add_answers(files: LiveFiles, folder: Path) -> dict[str, list[list[int]]]:
-    """Copy the bundle, with answers of random tokens to all but one of the prompts.
+    """Copy the bundle and add random answers to all but one of the prompts.
 
-    What the surrogate would need of them is that of other samples: the live learner
-    reads ids and tokens alone.
+    Their sketches are those of other samples, because the live learner uses only ids
+    and tokens.
     """
     shutil.copytree(files.bundle, folder)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -128,7 +128,7 @@ def add_answers(files: LiveFiles, folder: Path) -> dict[str, list[list[int]]]:
 
 
 def test_losses_on_own_answers_are_those_of_whole_passes(
-    live_files: LiveFiles, settings: LiveSettings, plain: Plain, tmp_path: Path
+    live_files: LiveFiles, settings: LiveSettings, plain: PlainTraining, tmp_path: Path
 ) -> None:
     tokens = add_answers(live_files, tmp_path / "answers")
     bundle = load_bundle(tmp_path / "answers")
@@ -145,7 +145,7 @@ def test_losses_on_own_answers_are_those_of_whole_passes(
             getattr(bundle, role).hex_ids(), tokens[role], strict=True
         ):
             prompt = encode_prompt(plain.tokenizer, samples[id_].prompt)
-            # The longest answer would fit behind it.
+            # Leave room for the longest answer.
             prompt = prompt[-(MAX_TOKENS - min(128, MAX_TOKENS // 2)) :]
             ids = torch.tensor([[*prompt, *answer]])
             with torch.no_grad():
@@ -161,11 +161,11 @@ def test_losses_on_own_answers_are_those_of_whole_passes(
             plain.train(PICKS[:3])
             plain.train(PICKS[3:6])
         anchor = losses("anchor_answers")
-        of = bundle.anchor_answers.capabilities
-        expected = [anchor[of == number].mean() for number in range(2)]
+        capabilities = bundle.anchor_answers.capabilities
+        expected = [anchor[capabilities == number].mean() for number in range(2)]
         np.testing.assert_allclose(learner.answer_losses(), expected, rtol=1e-4)
-        kept = losses("retention_answers").mean()
-        assert learner.answers_loss() == pytest.approx(kept, rel=1e-4)
+        retention = losses("retention_answers").mean()
+        assert learner.answers_loss() == pytest.approx(retention, rel=1e-4)
 
 
 def test_without_own_answers_there_is_no_loss_on_them(learner: LiveLearner) -> None:
@@ -186,11 +186,13 @@ def learner(bundle: Bundle, settings: LiveSettings) -> LiveLearner:
 
 
 @pytest.fixture
-def plain(live_files: LiveFiles) -> Plain:
-    return Plain(live_files)
+def plain(live_files: LiveFiles) -> PlainTraining:
+    return PlainTraining(live_files)
 
 
-def test_training_equals_a_plain_loop(learner: LiveLearner, plain: Plain) -> None:
+def test_training_equals_a_plain_loop(
+    learner: LiveLearner, plain: PlainTraining
+) -> None:
     for row in PICKS:
         learner.update(row)
     learner.finish()
@@ -198,12 +200,13 @@ def test_training_equals_a_plain_loop(learner: LiveLearner, plain: Plain) -> Non
         plain.train(rows)
     state, expected = learner.proxy.state(), plain.proxy.state()
     assert state.keys() == expected.keys()
-    moved = 0.0
-    fresh = attach_fresh(plain)
+    largest_change = 0.0
+    fresh = fresh_weights(plain)
     for name, weights in expected.items():
         torch.testing.assert_close(state[name], weights, rtol=1e-3, atol=1e-3 * RATE)
-        moved = max(moved, float((weights - fresh[name]).abs().max()))
-    assert moved > RATE
+        change = float((weights - fresh[name]).abs().max())
+        largest_change = max(largest_change, change)
+    assert largest_change > RATE
     data = plain.data
     retention = [s for group in data.retention.values() for s in group]
     assert learner.domain_loss() == pytest.approx(plain.loss(data.dev), rel=1e-5)
@@ -213,7 +216,7 @@ def test_training_equals_a_plain_loop(learner: LiveLearner, plain: Plain) -> Non
     np.testing.assert_allclose(learner.anchor_losses(), anchors, rtol=1e-5)
 
 
-def attach_fresh(plain: Plain) -> dict[str, torch.Tensor]:
+def fresh_weights(plain: PlainTraining) -> dict[str, torch.Tensor]:
     trained = plain.proxy.state()
     from ogs_env.sketching.proxy import draw_adapter
 
@@ -224,7 +227,7 @@ def attach_fresh(plain: Plain) -> dict[str, torch.Tensor]:
 
 
 def test_gradients_are_those_at_the_current_weights(
-    learner: LiveLearner, plain: Plain
+    learner: LiveLearner, plain: PlainTraining
 ) -> None:
     rows = np.array([5, 44, 12])
     for trained in (False, True):
@@ -260,12 +263,14 @@ def test_gradients_are_those_at_the_current_weights(
             )
 
 
-def test_the_start_is_the_bundles(learner: LiveLearner, bundle: Bundle) -> None:
+def test_initial_gradients_are_those_of_the_bundle(
+    learner: LiveLearner, bundle: Bundle
+) -> None:
     rows = np.arange(len(bundle.pool))
     found = learner.look(rows)
-    start = bundle.pool.sketches("initial")
-    error = np.linalg.norm(found.sketches - start, axis=1)
-    assert (error / np.linalg.norm(start, axis=1)).max() < 1e-3
+    initial = bundle.pool.sketches("initial")
+    error = np.linalg.norm(found.sketches - initial, axis=1)
+    assert (error / np.linalg.norm(initial, axis=1)).max() < 1e-3
     np.testing.assert_allclose(found.norms, bundle.pool.norms, rtol=1e-4)
     np.testing.assert_allclose(found.losses, bundle.pool.losses, rtol=1e-5)
     np.testing.assert_allclose(
@@ -277,24 +282,24 @@ def test_the_start_is_the_bundles(learner: LiveLearner, bundle: Bundle) -> None:
     assert learner.domain_loss() == pytest.approx(bundle.dev.losses.mean(), 1e-5)
 
 
-def test_losses_are_measured_every_so_many_picks(learner: LiveLearner) -> None:
-    seen = [learner.domain_loss()]
+def test_losses_are_measured_at_the_given_interval(learner: LiveLearner) -> None:
+    losses = [learner.domain_loss()]
     states = [learner.state]
     for row in PICKS:
         learner.update(row)
-        seen.append(learner.domain_loss())
+        losses.append(learner.domain_loss())
         states.append(learner.state)
     learner.finish()
-    seen.append(learner.domain_loss())
+    losses.append(learner.domain_loss())
     # Steps after picks 3 and 6; measured after 4 (2 had no step to measure) and 6.
-    changed = np.flatnonzero(np.diff(seen)).tolist()
+    changed = np.flatnonzero(np.diff(losses)).tolist()
     assert changed == [3, 5, 7]
     assert np.flatnonzero(np.diff(states)).tolist() == [2, 3, 5]
     learner.finish()
-    assert learner.domain_loss() == seen[-1]
+    assert learner.domain_loss() == losses[-1]
 
 
-def test_reset_is_a_fresh_start_and_repeats_bit_for_bit(
+def test_an_episode_after_reset_repeats_bitwise(
     bundle: Bundle, settings: LiveSettings
 ) -> None:
     def episode(learner: LiveLearner, first: int) -> list[object]:
@@ -308,16 +313,14 @@ def test_reset_is_a_fresh_start_and_repeats_bit_for_bit(
 
     one, two = LiveLearner(bundle, settings), LiveLearner(bundle, settings)
     first = episode(one, 4)
-    # Another episode before it, other batches of passes, leaves no trace.
+    # An earlier episode with other batches has no effect.
     episode(two, 11)
     torch.rand(3)
     for a, b in zip(first, episode(two, 4), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_two_learners_do_not_disturb_each_other(
-    bundle: Bundle, settings: LiveSettings
-) -> None:
+def test_learners_are_independent(bundle: Bundle, settings: LiveSettings) -> None:
     one, two, alone = (LiveLearner(bundle, settings) for _ in range(3))
     for row, other in zip(PICKS, PICKS[::-1], strict=True):
         alone.update(row)
@@ -330,8 +333,8 @@ def test_two_learners_do_not_disturb_each_other(
     assert one.domain_loss() == alone.domain_loss() != two.domain_loss()
 
 
-def test_few_samples_are_spread_over_the_bundles(
-    bundle: Bundle, settings: LiveSettings, plain: Plain
+def test_measured_samples_are_spread_over_the_bundle(
+    bundle: Bundle, settings: LiveSettings, plain: PlainTraining
 ) -> None:
     learner = LiveLearner(bundle, replace(settings, evaluation_samples=4))
     data = plain.data
@@ -347,12 +350,12 @@ def test_few_samples_are_spread_over_the_bundles(
 
 
 @pytest.mark.parametrize(
-    "how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+    "copy_learner", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
 )
-def test_a_copy_goes_on_alike(learner: LiveLearner, how: object) -> None:
+def test_a_copy_behaves_the_same(learner: LiveLearner, copy_learner: object) -> None:
     for row in PICKS[:4]:
         learner.update(row)
-    other = how(learner)
+    other = copy_learner(learner)
     for row in PICKS[4:]:
         learner.update(row)
     before = learner.domain_loss(), learner.look(np.arange(3)).sketches
@@ -391,7 +394,7 @@ def test_bad_settings(given: dict[str, object], line: str) -> None:
         LiveSettings.of(given)
 
 
-def test_texts_have_to_be_those_of_the_bundle(
+def test_texts_must_be_those_of_the_bundle(
     bundle: Bundle, settings: LiveSettings
 ) -> None:
     with pytest.raises(
@@ -405,6 +408,6 @@ def test_texts_have_to_be_those_of_the_bundle(
         LiveLearner(bundle, replace(settings, texts=settings.texts[:1]))
 
 
-def test_the_bundle_has_to_be_one_of_texts(bundle_folder: object) -> None:
+def test_the_bundle_must_be_made_from_texts(bundle_folder: object) -> None:
     with pytest.raises(InputError, match=r"the manifest lacks 'adapter', .*ogs sketch"):
         LiveLearner(load_bundle(bundle_folder))

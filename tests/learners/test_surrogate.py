@@ -31,7 +31,7 @@ PICKS = [3, 100, 251, 7, 479, 12, 30, 31, 8, 300, 301, 302]
 
 
 class Oracle:
-    """The formulas of the docstring in float64, with explicit sketches and loops."""
+    """The formulas of the module's docstring in float64, with plain loops."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
@@ -53,12 +53,12 @@ class Oracle:
         return float(np.sqrt(np.mean([row @ row for row in dev])))
 
     def steps(self, checkpoint: int) -> np.ndarray:
-        """Return the picks' gradients, sums over their tokens (picks, k)."""
+        """Return the picks' gradients t_i g_i (picks, k)."""
         g, tokens = self.sketches(self.bundle.pool, checkpoint), self.bundle.pool.tokens
         return np.array([tokens[i] * g[i] for i in self.picks]).reshape(-1, g.shape[1])
 
     def length(self, checkpoint: int) -> float:
-        """Return what the sum of the steps is multiplied by."""
+        """Return the factor of the sum of the steps."""
         return self.learner["epochs"] * self.length_of_epoch(checkpoint)
 
     def length_of_epoch(self, checkpoint: int) -> float:
@@ -82,34 +82,34 @@ class Oracle:
         p = 1 - np.exp(-before)
         after = before + np.log(1 + p * (np.exp(x / p) - 1))
         held_out = rows in (self.bundle.test, self.bundle.retention)
-        rises = self.forgotten(held_out)
+        rises = self.forgetting(held_out)
         if rows is self.bundle.anchor:
             return after + response["share"] * rises[rows.capabilities]
         return after + response["share"] * rises.mean()
 
-    def forgotten(self, held_out: bool) -> np.ndarray:
-        """Return what is forgotten of each capability, or of all that is held out."""
+    def forgetting(self, held_out: bool) -> np.ndarray:
+        """Return the forgetting of each capability, or of the held-out samples."""
         bundle = self.bundle
-        of = (bundle.anchor, bundle.retention)[held_out]
+        samples = (bundle.anchor, bundle.retention)[held_out]
         if bundle.has_answers:
-            of = (bundle.anchor_answers, bundle.retention_answers)[held_out]
-        weights = self.learner["forgetting"]["curvature"] * of.tokens / 2
-        rises = weights * self.movement(of) ** 2
-        numbers = of.capabilities * (not held_out)
+            samples = (bundle.anchor_answers, bundle.retention_answers)[held_out]
+        weights = self.learner["forgetting"]["curvature"] * samples.tokens / 2
+        rises = weights * self.movement(samples) ** 2
+        numbers = samples.capabilities * (not held_out)
         return np.array([rises[numbers == n].mean() for n in np.unique(numbers)])
 
     def answers_rise(self, held_out: bool) -> np.ndarray:
-        """Return how own answers' losses rise, as `forgotten`."""
+        """Return the rises of own answers' losses, in the order of `forgetting`."""
         response = {"share": 1, "distance": 0, **self.learner["forgetting"]}
         distance = np.linalg.norm(self.displacement(0)) if self.picks else 0
-        rises = response["share"] * self.forgotten(held_out)
+        rises = response["share"] * self.forgetting(held_out)
         return rises + response["distance"] * distance
 
     def movement(self, rows: Rows) -> np.ndarray:
         """Return x at the untouched model."""
         if self.kind == "initial" or not self.bundle.has_answers:
             return self.sketches(rows, 0) @ self.displacement(0)
-        # A path has no sketches of own answers, but the pool has products with them.
+        # Own answers have no trajectory sketches, but the pool has products with them.
         pool, picks = self.bundle.pool, np.array(self.picks, int)
         first = len(self.bundle.anchor_answers)
         parts = np.split(pool.answer_products(picks).astype(np.float64), [first], 1)
@@ -144,26 +144,28 @@ def test_losses_follow_the_formulas(made: Bundle) -> None:
             learner.update(index)
             oracle.picks.append(index)
         dev, test = (oracle.losses(r, "domain") for r in (made.dev, made.test))
-        kept, anchor = (
+        retention, anchor = (
             oracle.losses(r, "anchor") for r in (made.retention, made.anchor)
         )
-        # The bundle keeps products in float16.
+        # The bundle has products in float16.
         np.testing.assert_allclose(learner.domain_loss(), dev.mean(), rtol=1e-4)
         np.testing.assert_allclose(learner.test_loss(), test.mean(), rtol=1e-4)
-        np.testing.assert_allclose(learner.retention_loss(), kept.mean(), rtol=1e-4)
+        np.testing.assert_allclose(
+            learner.retention_loss(), retention.mean(), rtol=1e-4
+        )
         for number, loss in enumerate(learner.anchor_losses()):
             own = anchor[made.anchor.capabilities == number]
             np.testing.assert_allclose(loss, own.mean(), rtol=1e-4)
         if not made.has_answers:
             assert learner.answers_loss() == len(learner.answer_losses()) == 0
             continue
-        kept, own = made.retention_answers, made.anchor_answers
-        expected = kept.losses.mean() + oracle.answers_rise(held_out=True)[0]
+        retention, own = made.retention_answers, made.anchor_answers
+        expected = retention.losses.mean() + oracle.answers_rise(held_out=True)[0]
         np.testing.assert_allclose(learner.answers_loss(), expected, rtol=1e-4)
         rises = oracle.answers_rise(held_out=False)
         for number, loss in enumerate(learner.answer_losses()):
-            mine = own.losses[own.capabilities == number]
-            expected = mine.mean() + rises[number]
+            losses = own.losses[own.capabilities == number]
+            expected = losses.mean() + rises[number]
             np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
@@ -218,7 +220,7 @@ def test_preview_is_what_update_gives(made: Bundle, before: int) -> None:
 
 
 def test_a_batch_has_the_length_of_one_step(bundle: Bundle) -> None:
-    """Eight times the same pick moves as far as eight picks that agree."""
+    """Eight equal picks make exactly one step of length 1."""
     learner, oracle = SurrogateLearner(bundle), Oracle(bundle)
     for index in [9] * 8:
         learner.update(index)
@@ -230,9 +232,9 @@ def test_a_batch_has_the_length_of_one_step(bundle: Bundle) -> None:
 
 
 def all_losses(learner: SurrogateLearner) -> list[float]:
-    unseen = learner.test_loss(), learner.retention_loss(), learner.answers_loss()
-    seen = *learner.anchor_losses(), *learner.answer_losses()
-    return [learner.domain_loss(), *unseen, *seen]
+    held_out = learner.test_loss(), learner.retention_loss(), learner.answers_loss()
+    rewarded = *learner.anchor_losses(), *learner.answer_losses()
+    return [learner.domain_loss(), *held_out, *rewarded]
 
 
 @settings(max_examples=60, deadline=None)
@@ -240,7 +242,7 @@ def all_losses(learner: SurrogateLearner) -> list[float]:
 def test_the_order_of_picks_does_not_matter(
     bundle: Bundle, data: st.DataObject, picks: list[int]
 ) -> None:
-    """Neither for the losses nor for the sum of rewards, one by one or at once."""
+    """It changes neither losses nor sums of reward terms; nor does `update_many`."""
     found, gains = [], []
     for order in (picks, data.draw(st.permutations(picks))):
         learner = SurrogateLearner(bundle)
@@ -252,17 +254,17 @@ def test_the_order_of_picks_does_not_matter(
     cut = data.draw(st.integers(0, len(picks)))
     for part in (picks[:cut], picks[cut:]):
         learner.update_many(part)
-    start = all_losses(SurrogateLearner(bundle))
+    before = all_losses(SurrogateLearner(bundle))
     for losses in (found[1], all_losses(learner)):
         np.testing.assert_allclose(losses, found[0], rtol=1e-6)
-    # So far from the start, to that share of the change.
-    changes = np.abs(np.subtract(found[0], start)).max()
+    # Also relative to the change since the first pick.
+    changes = np.abs(np.subtract(found[0], before)).max()
     assert changes > 0
     np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-4 * changes)
     np.testing.assert_allclose(*gains, rtol=1e-4, atol=1e-5)
 
 
-class InBatches:
+class BatchLearner:
     """A learner that steps on batches of 8 in the order of the picks, in float64."""
 
     def __init__(self, bundle: Bundle) -> None:
@@ -291,7 +293,7 @@ class InBatches:
         self.before = np.concatenate([rows.losses for rows in measured]).astype(float)
 
     def changes(self, picks: np.ndarray) -> list[float]:
-        """Return how the domain, references and own answers change, nats."""
+        """Return the changes of domain, reference and own-answer losses, nats."""
         x, own = np.zeros(self.products.shape[1:]), np.zeros(self.of_answers.shape[1])
         for begin in range(0, len(picks), 8):
             batch = picks[begin : begin + 8]
@@ -309,9 +311,9 @@ class InBatches:
             self.groups, [np.mean(rises), *rises], strict=True
         ):
             response = self.learner[role]
-            moved = np.array(response["slope"]) @ x[:, places]
+            shift = np.array(response["slope"]) @ x[:, places]
             p = 1 - np.exp(-self.before[places])
-            change = np.log(1 + p * (np.exp(moved / p) - 1))
+            change = np.log(1 + p * (np.exp(shift / p) - 1))
             found.append(change.mean() + response["share"] * rise)
         return found + rises
 
@@ -319,34 +321,34 @@ class InBatches:
 @pytest.mark.parametrize(
     ("count", "tolerance"), [(5, 1e-3), (8, 1e-3), (16, 0.15), (20, 0.3), (48, 0.6)]
 )
-def test_it_is_the_mean_over_orders_of_a_learner_in_batches(
+def test_it_is_the_mean_over_orders_of_a_batch_learner(
     count: int, tolerance: float
 ) -> None:
-    """Percent of the loss before, for each loss that rewards see.
+    """Tolerances are in percent of the initial loss, for each loss in rewards.
 
-    Changes of 48 picks are 2 to 6 %, and orders differ by 0.1 to 0.3. What is left out
-    is just that: orders differ in how far they go, more so at sizes that are no
-    multiple of 8, and losses are no linear function of it.
+    Changes of 48 picks are 2 to 6 %, and orders differ by 0.1 to 0.3. The surrogate
+    neglects that orders differ in their distances, more so for numbers of picks that
+    are no multiple of 8, and that losses are not linear in the displacement.
     """
     bundle = load_bundle("medical")
-    learner, oracle = SurrogateLearner(bundle), InBatches(bundle)
+    learner, oracle = SurrogateLearner(bundle), BatchLearner(bundle)
     rng = np.random.default_rng(count)
 
     def losses() -> np.ndarray:
         own = *learner.anchor_losses(), *learner.answer_losses()
         return np.array([learner.domain_loss(), *own])
 
-    start = losses()
+    before = losses()
     for _ in range(3):
         picks = rng.choice(len(bundle.pool), count, replace=False)
         learner.reset()
         learner.update_many(picks)
         orders = [oracle.changes(rng.permutation(picks)) for _ in range(200)]
         expected = np.mean(orders, axis=0)
-        assert 100 * np.abs((losses() - start - expected) / start).max() < tolerance
+        assert 100 * np.abs((losses() - before - expected) / before).max() < tolerance
 
 
-def test_learners_side_by_side_are_single_learners(bundle: Bundle) -> None:
+def test_a_batch_of_learners_equals_single_learners(bundle: Bundle) -> None:
     rng = np.random.default_rng(0)
     many = VectorSurrogateLearner(bundle, 5, 30)
     single = [SurrogateLearner(bundle) for _ in range(5)]
@@ -363,15 +365,15 @@ def test_learners_side_by_side_are_single_learners(bundle: Bundle) -> None:
             single[4].reset()
         held_out = many.held_out_losses(np.arange(5))
         for copy_, learner in enumerate(single):
-            seen = *learner.anchor_losses(), *learner.answer_losses()
-            expected = [learner.domain_loss(), *seen]
+            rewarded = *learner.anchor_losses(), *learner.answer_losses()
+            expected = [learner.domain_loss(), *rewarded]
             np.testing.assert_array_equal(many.losses[copy_], expected)
-            unseen = [learner.test_loss(), learner.retention_loss()]
-            unseen.append(learner.answers_loss())
-            np.testing.assert_array_equal(held_out[copy_], unseen)
+            expected = [learner.test_loss(), learner.retention_loss()]
+            expected.append(learner.answers_loss())
+            np.testing.assert_array_equal(held_out[copy_], expected)
 
 
-def test_picks_that_cancel_move_nothing(tmp_path: Path) -> None:
+def test_picks_that_cancel_change_no_loss(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "b", pool=40, k=8, d=4, held_out=8)
     files = json.loads((folder / "manifest.json").read_text())["files"]
     for name in ("pool-00000.safetensors", "answers-pool-00000.safetensors"):
@@ -385,15 +387,15 @@ def test_picks_that_cancel_move_nothing(tmp_path: Path) -> None:
         files[name]["sha256"] = sha256_of(folder / name)
     edit_manifest(folder, files=files)
     learner = SurrogateLearner(load_bundle(folder))
-    start = all_losses(learner)
+    before = all_losses(learner)
     for _ in range(6):
         learner.update(0)
-        assert abs(np.subtract(all_losses(learner), start)).max() > 1e-4
+        assert abs(np.subtract(all_losses(learner), before)).max() > 1e-4
         learner.update(1)
-        np.testing.assert_allclose(all_losses(learner), start, rtol=1e-4)
+        np.testing.assert_allclose(all_losses(learner), before, rtol=1e-4)
 
 
-def test_reset_forgets(bundle: Bundle) -> None:
+def test_reset_returns_to_the_untouched_model(bundle: Bundle) -> None:
     learner, fresh = SurrogateLearner(bundle), SurrogateLearner(bundle)
     learner.update(4)
     assert learner.domain_loss() != fresh.domain_loss()
@@ -421,7 +423,7 @@ def test_a_pool_too_large_for_tables_gives_the_same_numbers(
     monkeypatch.setattr(gram, "TABLE_FLOATS", 0)
     without = SurrogateLearner(Bundle(made.path))
     assert without._tables is not with_tables._tables
-    assert without._tables.seen._table is None
+    assert without._tables.reward_effects._table is None
     for index in PICKS:
         for learner in (with_tables, without):
             learner.update(index)
@@ -465,23 +467,23 @@ def test_a_manifest_that_does_not_fit_is_refused(
 
 @settings(max_examples=30, deadline=None)
 @given(picks=st.lists(st.integers(0, 479), min_size=1, max_size=30))
-def test_own_answers_are_never_gained_from(bundle: Bundle, picks: list[int]) -> None:
+def test_losses_on_own_answers_never_fall(bundle: Bundle, picks: list[int]) -> None:
     learner = SurrogateLearner(bundle)
-    start, kept = learner.answer_losses(), learner.answers_loss()
+    anchor, retention = learner.answer_losses(), learner.answers_loss()
     for row in picks:
         learner.update(row)
-        assert (learner.answer_losses() > start).all()
-        assert learner.answers_loss() > kept
+        assert (learner.answer_losses() > anchor).all()
+        assert learner.answers_loss() > retention
 
 
-def test_other_checkpoints_respond_as_the_nearest_of_the_study() -> None:
+def test_other_checkpoints_have_the_constants_of_the_nearest_fitted_one() -> None:
     known, other = default_learner([0, 6, 24]), default_learner([0, 5, 40])
     assert known == other
     assert default_learner([])["sketches"] == "initial"
 
 
 @pytest.mark.parametrize("answers", ["own", "reference"])
-def test_a_path_of_the_untouched_model_alone_has_its_own_constants(
+def test_a_trajectory_of_only_the_untouched_model_has_its_own_constants(
     answers: str,
 ) -> None:
     learner = default_learner([0], [2 * NORMS[0]], answers)
@@ -504,7 +506,7 @@ def test_a_learner_has_the_fitted_constants_in_its_own_units(answers: str) -> No
     assert learner["forgetting"]["curvature"] == pytest.approx(curvature, abs=1e-5)
 
 
-def test_harm_has_no_bound_and_no_loss_falls_below_zero() -> None:
+def test_rises_have_no_bound_and_no_loss_falls_below_zero() -> None:
     losses = np.array([0.01, 1.0, 4.0])
     x = np.array([[-1e3], [-1.0], [0.0], [1e-3], [30.0]])
     found = change(x, losses)

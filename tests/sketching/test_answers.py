@@ -1,4 +1,4 @@
-"""The proxy's own answers against sampling by hand, token by token."""
+"""The proxy's own answers against a plain sampling loop, token by token."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ from ogs_env.sketching.proxy import Proxy, attach_adapter, load_model
 from ogs_env.sketching.settings import SketchSettings
 
 SETTINGS = SketchSettings(max_tokens=48, seed=3)
-# Two batches; some prompts do not fit beside an answer.
+# Two batches; some prompts must be cut to leave room for an answer.
 SAMPLES = [Sample(f"{'very ' * (i % 4)}why {i}?", f"{i}") for i in range(40)]
 
 
@@ -38,7 +38,7 @@ def proxy(tmp_path_factory) -> Proxy:
 
 
 def own_answers(proxy, samples, settings, folder, role) -> list[list[int]]:
-    """Sample answers as `ogs sketch` does."""
+    """Sample answers with the settings of `ogs sketch`."""
     model, most = proxy.model.get_base_model(), settings.max_tokens
     return answers_of(
         *(model, proxy.tokenizer, samples, folder, role),
@@ -49,7 +49,7 @@ def own_answers(proxy, samples, settings, folder, role) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def folder(proxy, tmp_path_factory):
-    """Where the answers to `SAMPLES` were sampled."""
+    """The build folder after sampling answers to `SAMPLES`."""
     folder = tmp_path_factory.mktemp("build")
     own_answers(proxy, SAMPLES, SETTINGS, folder, "anchor")
     return folder
@@ -60,28 +60,28 @@ def answers(proxy, folder):
     return own_answers(proxy, SAMPLES, SETTINGS, folder, "anchor")
 
 
-def question(proxy: Proxy, sample: Sample, max_tokens: int) -> list[int]:
+def prompt_tokens(proxy: Proxy, sample: Sample, max_tokens: int) -> list[int]:
     whole = encode_prompt(proxy.tokenizer, sample.turns)
     return whole[max(0, len(whole) - max_tokens // 2) :]
 
 
-def by_hand(proxy: Proxy, sample: Sample) -> list[int]:
+def plain_sampling(proxy: Proxy, sample: Sample) -> list[int]:
     """Sample an answer with a whole forward pass for each token."""
-    asked = question(proxy, sample, SETTINGS.max_tokens)
+    prompt = prompt_tokens(proxy, sample, SETTINGS.max_tokens)
     draws = np.random.default_rng([SETTINGS.seed, 70, int(sample.id, 16)])
     answer: list[int] = []
     for draw in draws.random(SETTINGS.max_tokens // 2):
         with torch.no_grad():
-            logits = proxy.model(torch.tensor([asked + answer])).logits[0, -1]
-        below = np.cumsum(torch.softmax(logits.double(), 0).numpy())
-        answer.append(next(token for token, sum_ in enumerate(below) if sum_ >= draw))
+            logits = proxy.model(torch.tensor([prompt + answer])).logits[0, -1]
+        sums = np.cumsum(torch.softmax(logits.double(), 0).numpy())
+        answer.append(next(token for token, sum_ in enumerate(sums) if sum_ >= draw))
         if answer[-1] == proxy.tokenizer.eos_token_id:
             break
     return answer
 
 
-def test_answers_are_those_sampled_by_hand(proxy, answers):
-    assert answers == [by_hand(proxy, sample) for sample in SAMPLES]
+def test_answers_equal_those_of_a_plain_loop(proxy, answers):
+    assert answers == [plain_sampling(proxy, sample) for sample in SAMPLES]
 
 
 def test_answers_end_with_the_end_token_or_at_the_limit(proxy, answers):
@@ -99,7 +99,7 @@ def test_the_longest_answer_is_half_of_all_tokens():
     assert longest_answer(1000) == LONGEST_ANSWER
 
 
-def test_seed_and_sample_alone_decide(proxy, answers, tmp_path):
+def test_answers_depend_only_on_seed_and_sample(proxy, answers, tmp_path):
     torch.rand(3)  # the global generator must not matter
     found = own_answers(proxy, SAMPLES[::-2], SETTINGS, tmp_path, "retention")
     assert found == answers[::-2]
@@ -109,13 +109,13 @@ def test_seed_and_sample_alone_decide(proxy, answers, tmp_path):
     assert all(a != b for a, b in zip(found, answers, strict=True))
 
 
-def test_a_run_killed_between_batches_goes_on(proxy, folder, answers, tmp_path):
+def test_a_run_killed_between_batches_is_resumed(proxy, folder, answers, tmp_path):
     first, second = sorted(folder.iterdir())
-    kept = tmp_path / first.name
-    kept.write_bytes(first.read_bytes())
-    written = kept.stat().st_mtime_ns
+    file = tmp_path / first.name
+    file.write_bytes(first.read_bytes())
+    written = file.stat().st_mtime_ns
     assert own_answers(proxy, SAMPLES, SETTINGS, tmp_path, "anchor") == answers
-    assert kept.stat().st_mtime_ns == written
+    assert file.stat().st_mtime_ns == written
     assert (tmp_path / second.name).read_bytes() == second.read_bytes()
 
 
@@ -125,14 +125,14 @@ def test_first_tokens_have_the_models_probabilities(proxy, tmp_path):
     samples = [Sample("why?", f"{i}") for i in range(count)]
     short = replace(SETTINGS, max_tokens=2)
     answers = own_answers(proxy, samples, short, tmp_path, "anchor")
-    asked = question(proxy, samples[0], 2)
+    prompt = prompt_tokens(proxy, samples[0], 2)
     with torch.no_grad():
-        logits = proxy.model(torch.tensor([asked])).logits[0, -1]
+        logits = proxy.model(torch.tensor([prompt])).logits[0, -1]
     expected = count * torch.softmax(logits.double(), 0).numpy()
     found = np.bincount([answer[0] for answer in answers], minlength=len(expected))
     common = expected >= 5
     assert common.sum() > 20
-    # What is rare counts as one kind.
+    # Rare tokens are counted together.
     expected = [*expected[common], expected[~common].sum()]
     found = [*found[common], found[~common].sum()]
     chi_square = np.sum(np.square(np.subtract(found, expected)) / expected)
@@ -147,7 +147,7 @@ def test_the_expected_gradient_of_own_answers_is_zero(proxy, tmp_path):
     def spread(answers: list[list[int]]) -> float:
         """Return n |mean|^2 / mean of |.|^2 of the gradients of log P(answer).
 
-        It is about 1 where the expectation is zero, and n where all are the same.
+        It is about 1 for an expectation of zero, and n for n equal gradients.
         """
         sums = {name: torch.zeros(1) for name in proxy.b}
         squares = 0.0
@@ -172,16 +172,14 @@ def test_the_expected_gradient_of_own_answers_is_zero(proxy, tmp_path):
     assert spread([answers[0]] * 100) == pytest.approx(100, rel=1e-3)
 
 
-def test_what_the_models_makers_advise_for_generating_is_left_out(
-    proxy, answers, tmp_path
-):
-    advised = proxy.model.get_base_model().generation_config
-    advised.repetition_penalty = 3.0
+def test_the_models_own_generation_config_is_ignored(proxy, answers, tmp_path):
+    own_config = proxy.model.get_base_model().generation_config
+    own_config.repetition_penalty = 3.0
     try:
         found = own_answers(proxy, SAMPLES[:4], SETTINGS, tmp_path, "anchor")
-        assert proxy.model.get_base_model().generation_config is advised
+        assert proxy.model.get_base_model().generation_config is own_config
     finally:
-        advised.repetition_penalty = None
+        own_config.repetition_penalty = None
     assert found == answers[:4]
 
 
@@ -197,7 +195,7 @@ def test_an_encoded_answer_follows_its_prompt(proxy):
 
 
 @pytest.mark.parametrize("max_tokens", [16, 48, 256, 400])
-def test_a_long_prompt_loses_its_beginning(proxy, max_tokens):
+def test_a_long_prompt_is_cut_at_its_beginning(proxy, max_tokens):
     tokenizer = proxy.tokenizer
     whole = encode_prompt(tokenizer, "A passage. " * 60)
     answer = list(range(2, 2 + longest_answer(max_tokens)))

@@ -1,4 +1,4 @@
-"""What a sample's tokens are, what is cut, and how a batch is laid out."""
+"""The tokens of samples and chats, how they are cut, and the layout of batches."""
 
 import datetime
 
@@ -63,7 +63,7 @@ def test_a_model_without_end_token_gets_none(plain):
     assert parts(plain, encode(plain, "2+2?", "4", 96)) == ("2+2?\n", "4")
 
 
-def test_a_long_prompt_loses_its_beginning_and_keeps_the_chat_format(tokenizer):
+def test_a_long_prompt_is_cut_at_its_beginning_within_the_chat_format(tokenizer):
     prompt = "A passage. " * 30 + "What follows?"
     encoded = encode(tokenizer, prompt, "nothing", 64)
     question, answer = parts(tokenizer, encoded)
@@ -74,14 +74,14 @@ def test_a_long_prompt_loses_its_beginning_and_keeps_the_chat_format(tokenizer):
     assert question.endswith("What follows?</s><s>assistant: ")
 
 
-def test_a_long_response_loses_its_end(tokenizer):
+def test_a_long_response_is_cut_at_its_end(tokenizer):
     response = "".join(chr(ord("a") + i % 26) for i in range(500))
     encoded = encode(tokenizer, "why?", response, 64)
     question, answer = parts(tokenizer, encoded)
     assert encoded.cut
     assert answer == response[:48]
     assert encoded.response_tokens == 48
-    # 16 tokens do not hold the chat format: what is nearest to the answer stays.
+    # The chat format does not fit into 16 tokens; those next to the answer remain.
     assert question == "r: </s><s>assistant: "
 
 
@@ -106,7 +106,7 @@ def test_rules_hold_for_any_text(tokenizer, plain, chat, prompt, response, max_t
     assert encoded.cut == (len(whole) > len(answer) or not fits)
 
 
-def test_the_end_token_stands_once(tokenizer):
+def test_the_end_token_is_there_once(tokenizer):
     answer = encode(tokenizer, "2+2?", "4", 96)
     end = answer.input_ids[answer.response_start :].count(tokenizer.eos_token_id)
     assert end == 1
@@ -136,13 +136,13 @@ TRIMMED = (
     "{{ m.content | trim }}<end>\n{% endfor %}"
     "{% if add_generation_prompt %}<start>model\n{% endif %}"
 )
-# Qwen 3's: a given answer follows an empty block of thoughts.
+# Qwen 3's: a given answer follows an empty thinking block.
 THINKING = CHATML.replace(
     "{{ m.content }}",
     "{% if loop.last and m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
     "{{ m.content }}",
 )
-# DeepSeek R1's: asks for thoughts, which a given answer does not show.
+# DeepSeek R1's: the generation prompt opens a thinking block, a given answer has none.
 ASKS_FOR_THOUGHTS = CHATML.replace(
     "assistant\n{% endif", "assistant\n<think>\n{% endif"
 )
@@ -151,7 +151,7 @@ WORDS = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
-# Asks as Llama 3 and gpt-oss do.
+# Reads the date as Llama 3 and gpt-oss do.
 CLOCK = (
     "\nToday is {% macro today() %}{% if strftime_now is defined %}"
     "{{ strftime_now('%d %b %Y') }}{% endif %}{% endmacro %}{{ today() }}.\n"
@@ -194,7 +194,7 @@ def written(tokenizer, turns, response, max_tokens=256) -> tuple[str, str]:
     ],
     ids=["chatml", "trimmed", "thinking", "asks-for-thoughts", "words"],
 )  # fmt: skip
-def test_a_sample_is_what_the_template_makes_of_it(plain, template, question, answer):
+def test_a_sample_follows_the_template(plain, template, question, answer):
     tokenizer = with_template(plain, template)
     assert written(tokenizer, " Hi? ", " Yes.\n") == (question, answer)
     ids = encode_prompt(tokenizer, " Hi? ")
@@ -254,22 +254,22 @@ def test_a_plain_model_reads_earlier_turns_with_their_roles(plain):
     assert answer == "6</s>"
 
 
-def test_a_long_chat_loses_its_first_turns(plain):
+def test_a_long_chat_is_cut_at_its_first_turns(plain):
     tokenizer = with_template(plain, CHATML)
     whole, _ = written(tokenizer, CHAT, "6")
     count = len(encode_prompt(tokenizer, CHAT)) + 2
     assert written(tokenizer, CHAT, "6", count)[0] == whole
-    # A few tokens too many come from the first turn,
+    # A few tokens too many are cut from the first turn,
     encoded = encode(tokenizer, CHAT, "6", count - 4)
     assert encoded.cut
     assert parts(tokenizer, encoded)[0] == whole.replace("Be brief.", "rief.")
-    # more are whole turns, the answers to them too,
+    # more are cut as whole turns with their answers,
     without_system = len(encode_prompt(tokenizer, CHAT[1:])) + 2
     for room in (without_system, without_system - 8):
         question, answer = written(tokenizer, CHAT, "6", room)
         left = CHAT[1:] if room == without_system else CHAT[3:]
         assert question == tokenizer.decode(encode_prompt(tokenizer, left))
-    # and the end of the last stays.
+    # and of the last turn the end remains.
     last = [*CHAT[:3], Turn("user", "A passage. " * 30 + "What follows?")]
     question, answer = written(tokenizer, last, "6", 64)
     assert question.startswith("<|im_start|>user\n")
@@ -311,7 +311,7 @@ def test_any_chat_fits_and_keeps_its_end(plain, chat, turns, response, max_token
         (CHAT[2:], "Roles must alternate: user, assistant"),
     ],
 )
-def test_turns_that_the_template_refuses_are_told_in_one_line(plain, turns, reason):
+def test_turns_that_the_template_refuses_give_one_error_line(plain, turns, reason):
     tokenizer = with_template(plain, TRIMMED)
     with pytest.raises(InputError) as caught:
         encode(tokenizer, turns, "6", 256)
@@ -321,7 +321,7 @@ def test_turns_that_the_template_refuses_are_told_in_one_line(plain, turns, reas
     assert "\n" not in message
 
 
-def test_a_template_with_a_clock_says_the_same_every_day(plain, monkeypatch):
+def test_a_template_with_a_clock_gives_the_same_text_every_day(plain, monkeypatch):
     found = []
     for day in (3, 17):
 
@@ -353,7 +353,7 @@ def test_a_model_without_padding_is_padded_with_masked_zeros():
 
 @pytest.fixture(scope="module")
 def merging():
-    """A tokenizer that has 12, 23 and 3. as tokens of their own, as Gemma's would."""
+    """A tokenizer with the tokens 12, 23 and "3.", as Gemma's has."""
     pieces = ["<s>", "</s>", *"0123456789. =\n", "12", "23", "3."]
     model = models.BPE(
         vocab={piece: i for i, piece in enumerate(pieces)},
@@ -429,21 +429,22 @@ def test_pairs_are_the_tokens_of_whole_texts(merging, prompt, shared, ends, max_
     longest = max(right.response_tokens, wrong.response_tokens)
     assert start + longest <= max(max_tokens, 1 + longest)
     assert not right.cut or max(map(len, wholes)) > max_tokens
-    # The loss begins with the first token that differs, unless one text has all of
-    # the other's.
+    # The loss begins at the first differing token, unless one text is the beginning of
+    # the other.
+
     if right.input_ids[start] == wrong.input_ids[start]:
         assert 1 in (right.response_tokens, wrong.response_tokens)
 
 
-def test_a_pairs_long_prompt_loses_its_beginning(tokenizer):
+def test_a_pairs_long_prompt_is_cut_at_its_beginning(tokenizer):
     pair = Pair("A passage. " * 30 + "What follows?", "It is ", "4", "57")
     for encoded, answer in zip(
         encode_pair(tokenizer, pair, 40), ("4", "57"), strict=True
     ):
-        question, told = parts(tokenizer, encoded)
+        question, response = parts(tokenizer, encoded)
         assert question.endswith("follows?</s><s>assistant: It is ")
         assert encoded.response_start == 38
-        assert told == answer
+        assert response == answer
         assert encoded.cut
 
 

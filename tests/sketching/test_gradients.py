@@ -1,4 +1,4 @@
-"""Hooks against the obvious: one sample at a time through autograd."""
+"""Gradients from hooks against plain autograd, one sample at a time."""
 
 import pytest
 import torch
@@ -83,7 +83,7 @@ def test_a_sample_does_not_depend_on_its_batch(proxy):
     assert relative_error(theirs, ours) < 1e-4
 
 
-def test_hooks_and_gradients_are_gone_afterwards(proxy):
+def test_hooks_and_gradients_are_removed(proxy):
     hooked(proxy, batch_of(proxy, TEXTS))
     for layer in [*proxy.a.values(), *proxy.b.values()]:
         assert layer.weight.grad is None
@@ -98,7 +98,7 @@ def test_a_fresh_adapter_has_no_gradient_in_a(tiny_model_folder):
     assert any(gradients[name].abs().max() > 0 for name in fresh.b)
 
 
-def test_a_shared_trunk_changes_no_number(proxy):
+def test_a_shared_trunk_does_not_change_gradients(proxy):
     batch = batch_of(proxy, TEXTS)
     _, expected = hooked(proxy, batch)
     with shared_trunk(proxy.trunk):
@@ -152,12 +152,12 @@ JAMBA = JambaConfig(
     ("config", "line"),
     [
         (MambaConfig(**SIZES, state_size=4), "MambaForCausalLM: cannot carry a LoRA"),
-        (RwkvConfig(**SIZES), "RwkvForCausalLM: padding changes what it says"),
+        (RwkvConfig(**SIZES), "RwkvForCausalLM: padding changes its output"),
         (JAMBA, "JambaForCausalLM: the layer .*dt_proj.* takes no part in a pass"),
     ],
     ids=["mamba", "rwkv", "jamba"],
 )
-def test_models_without_exact_gradients_are_refused_in_one_line(
+def test_models_without_exact_gradients_are_refused(
     config: PreTrainedConfig, line: str
 ):
     with torch.random.fork_rng():
@@ -170,7 +170,7 @@ def test_models_without_exact_gradients_are_refused_in_one_line(
 
 
 class Mixture(torch.nn.Module):
-    """Sends each token to one of two linear layers, which stand under `name`."""
+    """Routes each token to one of two linear layers, whose parent is called `name`."""
 
     def __init__(self, width: int, name: str) -> None:
         super().__init__()

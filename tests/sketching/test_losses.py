@@ -1,4 +1,4 @@
-"""The cheap loss against the plain one: all logits of one sample at a time."""
+"""The memory-saving loss against plain cross-entropy on one sample at a time."""
 
 import pytest
 import torch
@@ -43,10 +43,10 @@ CONFIGS = {
         vocab_size=40, n_embd=16, n_layer=2, n_head=2, initializer_range=0.3
     ),
     "gemma2": Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=1.0),
-    # So mild a cap that small logits hardly show it; large ones would.
+    # A cap that hardly changes small logits, but changes large ones.
     "gemma2-mild": Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=30.0),
     "granite": GraniteConfig(**SIZES, logits_scaling=4.0),
-    # Layers that see the tokens of all samples in a row, and routed experts.
+    # Layers that get the concatenated tokens of all samples, and routed experts.
     "opt": OPTConfig(
         vocab_size=40,
         hidden_size=16,
@@ -152,7 +152,7 @@ def test_a_loss_does_not_depend_on_the_batch():
     assert together.dtype == torch.float32
 
 
-def test_without_gradients_none_are_made():
+def test_no_gradients_are_computed_under_no_grad():
     with torch.no_grad():
         losses = response_losses(make_model("llama"), collate(samples(), 1))
     assert not losses.requires_grad

@@ -9,7 +9,7 @@ from ogs_env.learners.fitted import (
     STEPS,
     default_learner,
 )
-from ogs_env.sketching.manifest import _learner, _studied
+from ogs_env.sketching.manifest import _is_fitted_proxy, _learner
 from ogs_env.sketching.warmup import Checkpoint
 
 CHECKPOINTS = [Checkpoint(step, {}, {}) for step in STEPS]
@@ -17,35 +17,37 @@ CHECKPOINTS = [Checkpoint(step, {}, {}) for step in STEPS]
 
 @pytest.mark.parametrize("answers", ["own", "reference"])
 @pytest.mark.parametrize("factor", [1, 3])
-def test_longer_dev_gradients_move_further_in_the_studied_space(factor, answers):
+def test_longer_dev_gradients_move_further_in_the_fitted_space(factor, answers):
     shards = {"anchor_answers": []} if answers == "own" else {}
     norms = [factor * norm for norm in NORMS]
     weights = [1 / norm for norm in norms]
-    found = _learner(True, CHECKPOINTS, weights, shards)
-    assert found == default_learner(STEPS, norms, answers)
-    assert found["sketches"] == "trajectory"
+    learner = _learner(True, CHECKPOINTS, weights, shards)
+    assert learner == default_learner(STEPS, norms, answers)
+    assert learner["sketches"] == "trajectory"
     norm = factor * INITIAL_NORM
     shards["dev"] = [{"initial": torch.full((5, 4), norm / 2)}]
-    found = _learner(True, [], [], shards)
-    known = default_learner([], [norm], answers)
-    assert found["sketches"] == known["sketches"] == "initial"
-    assert found["domain"]["slope"] == pytest.approx(known["domain"]["slope"], 1e-4)
-    assert found["forgetting"] == pytest.approx(known["forgetting"], 1e-4)
+    learner = _learner(True, [], [], shards)
+    expected = default_learner([], [norm], answers)
+    assert learner["sketches"] == expected["sketches"] == "initial"
+    assert learner["domain"]["slope"] == pytest.approx(
+        expected["domain"]["slope"], 1e-4
+    )
+    assert learner["forgetting"] == pytest.approx(expected["forgetting"], 1e-4)
 
 
-def test_gradients_are_as_long_whatever_the_seed():
+def test_the_fitted_proxy_does_not_depend_on_the_seed():
     proxy = load_bundle("medical").manifest["proxy"]["sha256"]
     adapter = load_bundle("medical").manifest["adapter"]
-    assert _studied(proxy, adapter)
-    assert _studied(proxy, adapter | {"seed": 7})
-    assert not _studied(proxy, adapter | {"rank": 8})
-    assert not _studied("0" * 64, adapter)
+    assert _is_fitted_proxy(proxy, adapter)
+    assert _is_fitted_proxy(proxy, adapter | {"seed": 7})
+    assert not _is_fitted_proxy(proxy, adapter | {"rank": 8})
+    assert not _is_fitted_proxy("0" * 64, adapter)
 
 
-def test_of_another_proxy_the_dev_samples_norm_is_the_unit():
-    found = _learner(False, CHECKPOINTS, [0.1, 2, 9], {"anchor_answers": []})
-    assert found == default_learner(STEPS)
+def test_for_another_proxy_the_unit_is_the_dev_samples_norm():
+    learner = _learner(False, CHECKPOINTS, [0.1, 2, 9], {"anchor_answers": []})
+    assert learner == default_learner(STEPS)
 
 
-def test_the_shipped_bundles_are_of_the_studied_space():
+def test_the_shipped_bundles_are_of_the_fitted_space():
     assert load_bundle("medical").space == FITTED_SPACE

@@ -1,4 +1,4 @@
-"""The precision is the one measured as faster, and measured once a machine."""
+"""The faster precision is chosen, and measured once per machine."""
 
 import json
 
@@ -24,9 +24,9 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Set what is measured; returns how often it was, as a list."""
+    """Set the measured rates; return a list with an entry for each measurement."""
 
-    def use(rates):
+    def set_rates(rates):
         calls = []
         monkeypatch.setattr(
             precision, "measure_rates", lambda: calls.append(1) or dict(rates)
@@ -34,7 +34,7 @@ def measured(monkeypatch):
         default_precision.cache_clear()
         return calls
 
-    return use
+    return set_rates
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_gpu_is_not_measured(cache, measured, monkeypatch):
 def test_the_next_process_reads_the_cache(cache, measured):
     assert len(measured(FAST_BF16)) == 0
     assert default_precision() == "bfloat16"
-    calls = measured(FAST_FLOAT)  # as another process would find now
+    calls = measured(FAST_FLOAT)  # as in a new process
     assert default_precision() == "bfloat16"
     assert not calls
 
@@ -72,8 +72,8 @@ def test_another_release_of_torch_is_measured_too(cache, measured, monkeypatch):
     measured(FAST_FLOAT)
     monkeypatch.setattr(torch, "__version__", "99.0")
     assert default_precision() == "float32"
-    kept = json.loads((cache / "precision.json").read_text())
-    assert sorted(rates["bfloat16"] for rates in kept.values()) == [57.0, 900.0]
+    cached = json.loads((cache / "precision.json").read_text())
+    assert sorted(rates["bfloat16"] for rates in cached.values()) == [57.0, 900.0]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_broken_cache_is_measured_again(cache, measured, content):
     assert json.loads(file.read_text())[machine] == FAST_FLOAT
 
 
-def test_a_cache_that_cannot_be_written_does_no_harm(cache, measured):
+def test_a_cache_that_cannot_be_written_is_no_error(cache, measured):
     cache.write_text("a file where the folder should be")
     calls = measured(FAST_BF16)
     assert default_precision() == default_precision() == "bfloat16"
@@ -105,6 +105,6 @@ def test_rates_are_measured_on_one_thread_and_leave_the_threads():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
-    # Faster than one multiplication a nanosecond, slower than any processor.
+    # Plausible GFLOP/s of any processor.
     assert all(0.1 < rate < 1e5 for rate in rates.values())
     assert set(rates) == {"float32", "bfloat16"}

