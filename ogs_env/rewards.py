@@ -23,14 +23,13 @@ cost of an episode is never negative either.
 A skip has the values in `NO_PICK`; its reward is 0 under any weights.
 """
 
-import copy
 import functools
 import inspect
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +50,8 @@ OWN, REFERENCE, BOTH = "own", "reference", "both"
 _ANSWERS = (OWN, REFERENCE, BOTH)
 
 
-class Standing(NamedTuple):
+@dataclass(slots=True)
+class Standing:
     """Losses at one moment, compared with those at the start of the episode.
 
     Attributes:
@@ -84,7 +84,7 @@ class Transition:
         before: Losses before the pick, or before the batch.
         after: Losses after it.
         cosines: Cosine of the sample's gradient with the mean anchor gradient of each
-            capability.
+            capability; 0 without a pick.
         information: Gain of `Information`, nats.
     """
 
@@ -119,6 +119,14 @@ class Transition:
         self.before = self.after
         self.after = Standing(domain, reference, harm, forgotten)
 
+    def of_many(self, count: int) -> "Transition":
+        """Return a copy for arrays (count,): `before` and `after` are the same."""
+        zero = np.zeros(count)
+        start = self.initial_domain, self._anchors, self._answers
+        many = Transition(*start, _largest_array, zero)
+        many.before, many.after = self.before, self.after
+        return many
+
 
 def _rise(first: float, now: Values) -> Values:
     """Return the rise of a loss, percent of the first."""
@@ -139,7 +147,8 @@ class Term:
         value: Computes it from a `Transition` of floats or of arrays.
         sign: 1.0 where a larger value is better, -1.0 where a smaller one is.
         default_weights: By whose answers the anchor is about; 0 where not named.
-        no_pick: Its value without a pick.
+        no_pick: Its value without a pick: of equal losses, cosines of 0 and
+            information 0.
         of_batch: For a term of single samples, combines the values (n,) of a batch.
             None for a term of losses, which compares them before and after the batch.
     """
@@ -214,7 +223,6 @@ TERMS = (
 _ENTRIES = tuple((term.name, term.sign, term.no_pick) for term in TERMS)
 _VALUES = tuple((term.name, term.value) for term in TERMS)
 _OF_LOSSES = tuple(term for term in TERMS if term.of_batch is None)
-_OF_SAMPLES = tuple(term for term in TERMS if term.of_batch is not None)
 
 DEFAULT_WEIGHTS: dict[str, dict[str, float]] = {
     kind: {term.name: term.default_weights.get(kind, 0.0) for term in TERMS}
@@ -392,12 +400,10 @@ class Rewards(Generic[AnyLearner]):
         """
         self._learner.update_many(rows)
         terms = self.changes()
-        batch = copy.copy(self._transition)
-        batch.largest = _largest_array
+        batch = self._transition.of_many(len(rows))
         batch.cosines = self._learner.anchor_cosine(np.array(rows)).T
-        batch.information = np.zeros(len(rows))
         if self._information and units is not None:
-            batch.information[:] = [self._information.pick(unit) for unit in units]
+            batch.information = np.array([self._information.pick(u) for u in units])
         for term in TERMS:
             if term.of_batch:
                 terms[term.name] = term.of_batch(term.value(batch))
@@ -428,14 +434,11 @@ class Rewards(Generic[AnyLearner]):
     ) -> dict[str, NDArray[np.floating]]:
         """Return the terms (n,) that `pick` would give for each of many pool rows."""
         domain, anchors, answers, cosines = self._learner.preview(indices)
-        transition = copy.copy(self._transition)
-        transition.largest, transition.zero = _largest_array, np.zeros(len(indices))
+        transition = self._transition.of_many(len(indices))
         transition.advance(domain, anchors.T, answers.T)
         transition.cosines = cosines.T
         if self._information:
             transition.information = self._information.gains(units)
-        else:
-            transition.information = np.zeros(len(indices), np.float32)
         return {name: value(transition) for name, value in _VALUES}
 
     def _losses(self) -> tuple[float, list[float], list[float]]:
@@ -457,6 +460,9 @@ class VectorRewards:
     ) -> None:
         self._learners = learners
         self._information = information
+        # Row -1, no pick, finds the zeros at the end.
+        cosines = learners.tables.anchor_cosines.T.astype(float)
+        self._cosines = np.pad(cosines, ((0, 0), (0, 1)))
         domain, anchors, answers = self._losses()
         self._transition = Transition(
             float(domain[0]),
@@ -484,20 +490,16 @@ class VectorRewards:
             rows: Pool rows (num_envs,), -1 for none.
             units: From pool rows (n,) to their unit initial sketches (n, width).
         """
-        transition, picking = self._transition, rows >= 0
+        transition = self._transition
         self._learners.update(rows)
         transition.advance(*self._losses())
-        cosines = self._learners.tables.anchor_cosines.take(rows, axis=0)
-        transition.cosines = cosines.T.astype(float)
+        transition.cosines = self._cosines.take(rows, axis=1)
         transition.information = np.zeros(len(rows))
         if self._information:
-            where = np.flatnonzero(picking)
+            where = np.flatnonzero(rows >= 0)
             for index, unit in zip(where.tolist(), units(rows[where]), strict=True):
                 transition.information[index] = self._information[index].pick(unit)
-        terms = {name: value(transition) for name, value in _VALUES}
-        for term in _OF_SAMPLES:
-            terms[term.name] = np.where(picking, terms[term.name], term.no_pick)
-        return terms
+        return {name: value(transition) for name, value in _VALUES}
 
     def _losses(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         losses, tables = self._learners.losses, self._learners.tables

@@ -17,6 +17,7 @@ from ogs_env.rewards import (
     TERMS,
     Information,
     Rewards,
+    Transition,
     answers_of,
     checked_weights,
     weighted_sum,
@@ -136,6 +137,16 @@ def test_preview_is_what_a_pick_gives(either: Bundle) -> None:
             assert previewed[name][0] == pytest.approx(value, abs=1e-4)
 
 
+def test_terms_without_a_pick(either: Bundle) -> None:
+    learner = SurrogateLearner(either)
+    losses = learner.domain_loss(), learner.anchor_losses(), learner.answer_losses()
+    transition = Transition(*losses)
+    transition.advance(*losses)
+    transition.cosines = [0.0, 0.0]
+    for term in TERMS:
+        assert term.value(transition) == term.no_pick == NO_PICK[term.name]
+
+
 def test_how_each_term_enters() -> None:
     terms = {
         "domain_gain": 3.0,
@@ -145,6 +156,7 @@ def test_how_each_term_enters() -> None:
         "conflict": 2.0,
         "information": 0.5,
     }
+    terms = NO_PICK | terms
     alone = dict.fromkeys(terms, 0.0)
     for name, expected in (
         ("domain_gain", 30.0),
@@ -155,7 +167,7 @@ def test_how_each_term_enters() -> None:
         ("information", 5.0),
     ):
         assert weighted_sum(terms, alone | {name: 10.0}) == expected
-    everything = dict.fromkeys(terms, 10.0)
+    everything = dict.fromkeys(NO_PICK, 10.0)
     assert weighted_sum(terms, everything) == 30 - 5 - 15 - 7.5 - 20 + 5
     assert weighted_sum(NO_PICK, everything) == 0
 
