@@ -8,27 +8,14 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from ogs_env.agents.evaluation import make, play_episode
 from ogs_env.agents.navigator import Navigator
-from ogs_env.agents.policies import Policy, episode_return
-from ogs_env.errors import unknown_name
+from ogs_env.agents.policies import Policy
 
 # Episodes that choose the best model and those that report are seeded apart, so a
 # reported return is not the best of several draws of the same episodes.
 CHOICE_SEEDS = range(1_000_000, 1_000_000 + 10_000)
 REPORT_SEEDS = range(2_000_000, 2_000_000 + 10_000)
-
-
-def make(env: str, kwargs: dict[str, Any]) -> gym.Env:
-    """Make an environment; an unknown id is told with near ones.
-
-    Raises:
-        InputError: If the id is unknown or an argument is wrong.
-    """
-    try:
-        return gym.make(env, disable_env_checker=True, **kwargs)
-    except gym.error.UnregisteredEnv:
-        known = [name for name in gym.registry if name.startswith("OGS-")]
-        raise unknown_name("environment", env, known) from None
 
 
 def is_native(env: str, kwargs: dict[str, Any]) -> bool:
@@ -95,7 +82,7 @@ def play(
     Returns:
         float64 (episodes,), undiscounted returns.
     """
-    return np.array([episode_return(environment, policy, seed) for seed in seeds])
+    return np.array([play_episode(environment, policy, s).total_return for s in seeds])
 
 
 def summarise(

@@ -115,21 +115,46 @@ class Navigator:
         mask = np.asarray(info["action_mask"], bool)
         return int(self.act(batch, mask[None])[0])
 
-    def check_columns(self, bundle: Bundle, folder: Path) -> None:
-        """Check that a bundle shows what the network reads.
+    def check_env(self, env: gymnasium.Env[Any, Any], source: Path | str) -> None:
+        """Check that the agent can act in an environment.
 
         Args:
-            bundle: Where the agent is to play.
-            folder: Where the agent is from.
+            env: A `SelectionEnv` or a `MixtureEnv`, wrapped or not.
+            source: Folder of the agent, for the error line.
 
         Raises:
-            InputError: If its candidates have other columns.
+            InputError: If the agent was trained in another class of environment or in
+                another sketch space, or if it reads other columns.
         """
-        row = bundle.basis.shape[1] + SCALARS["candidates"]
+        inner: Any = env.unwrapped
+        bundle: Bundle = inner.bundle
+        space: Any = inner.observation_space
+        if (
+            self.network.key not in space.spaces
+            or self.description["space"] != bundle.space
+        ):
+            raise InputError(
+                f"{source}: the agent cannot act in {type(inner).__name__} of bundle "
+                f"'{bundle.name}'; expected an agent that was trained in a "
+                f"{type(inner).__name__} and in sketch space '{bundle.space}'"
+            )
+        self.check_columns(bundle, source)
+
+    def check_columns(self, bundle: Bundle, source: Path | str) -> None:
+        """Check that the rows of a bundle's candidates fit the network.
+
+        Args:
+            bundle: The candidates' bundle.
+            source: Folder of the agent, for the error line.
+
+        Raises:
+            InputError: If the rows have another number of columns.
+        """
+        row = bundle.basis.shape[1] + SCALARS[self.network.key]
         columns = self.network.shape["row"]
         if row != columns:
             raise InputError(
-                f"{folder}: the agent reads {columns} columns a candidate, bundle "
+                f"{source}: the agent reads {columns} columns a candidate, bundle "
                 f"'{bundle.name}' shows {row}: its basis is another one; build it "
                 "again with the proxy's shipped basis, or train an agent on it"
             )

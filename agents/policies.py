@@ -174,24 +174,6 @@ def make_policy(
     return EqualQuota(make_selector(name), rng)
 
 
-def episode_return(env: gymnasium.Env[Any, Any], policy: Policy, seed: int) -> float:
-    """Play one episode and return the sum of its rewards.
-
-    Args:
-        env: A `SelectionEnv`, wrapped or not.
-        policy: Any callable from (observation, info, env) to an action.
-        seed: Seed of the episode's stream.
-    """
-    observation, info = env.reset(seed=seed)
-    total, over = 0.0, False
-    while not over:
-        action = policy(observation, info, env)
-        observation, reward, terminated, truncated, info = env.step(action)
-        total += float(reward)
-        over = terminated or truncated
-    return total
-
-
 def selection_env(env: gymnasium.Env[Any, Any]) -> SelectionEnv:
     """Return the SelectionEnv inside wrappers."""
     inner = env.unwrapped

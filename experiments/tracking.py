@@ -34,6 +34,7 @@ from wandb.integration.sb3 import WandbCallback
 from wandb.integration.tensorboard import unpatch
 
 from ogs_env.agents.episodes import REPORT_SEEDS, make, summarise
+from ogs_env.agents.evaluation import play_episode
 from ogs_env.agents.navigator import Navigator, one_thread
 from ogs_env.agents.training import TrainSettings
 from ogs_env.errors import InputError
@@ -232,24 +233,29 @@ def episode(
     kwargs = {**settings.env_kwargs, "split": "test", "render_mode": "rgb_array"}
     environment = make(settings.env, kwargs)
     inner: Any = environment.unwrapped
-    picks: list[list[Any]] = []
-    actions = []
-    observation, info = environment.reset(seed=seed)
-    over = False
-    while not over:
+    actions: list[int] = []
+    action_probabilities: list[float] = []
+    picked_before: list[int] = []
+
+    def act(observation: Any, info: dict[str, Any], env: Any) -> int:
+        """Return the agent's action and record its probability."""
         batch = {key: value[None] for key, value in observation.items()}
         mask = np.asarray(info["action_mask"], np.bool_)[None]
         action = int(agent.act(batch, mask)[0])
-        chance = float(np.exp(agent.log_probabilities(batch, mask)[0, action]))
+        probability = np.exp(agent.log_probabilities(batch, mask)[0, action])
         actions.append(action)
-        observation, _, terminated, truncated, info = environment.step(action)
-        over = terminated or truncated
-        rows = inner.picked
-        picks += [[row, chance] for row in rows[len(picks) :]]
+        action_probabilities.append(float(probability))
+        picked_before.append(len(inner.picked))
+        return action
+
+    play_episode(environment, act, seed)
+    # An action of MixtureEnv picks several samples.
+    counts = np.diff([*picked_before, len(inner.picked)])
+    probabilities = np.repeat(action_probabilities, counts).tolist()
+    rows = np.array(inner.picked, np.int64)
     frames = _frames(environment, seed, actions)
     environment.close()
     bundle = inner.bundle
-    rows = np.array([row for row, _ in picks], np.int64)
     domain = bundle.domain_cosines(rows).tolist()
     anchor = bundle.anchor_cosines(rows).min(axis=1, initial=1).tolist()
     ids = bundle.pool.hex_ids()
@@ -260,9 +266,9 @@ def episode(
             bundle.sources[bundle.pool.sources[row]],
             domain[order],
             anchor[order],
-            chance,
+            probabilities[order],
         ]
-        for order, (row, chance) in enumerate(picks)
+        for order, row in enumerate(rows.tolist())
     ], frames
 
 

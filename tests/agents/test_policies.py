@@ -6,12 +6,12 @@ import gymnasium
 import numpy as np
 import pytest
 
+from ogs_env.agents.evaluation import play_episode
 from ogs_env.agents.policies import (
     STREAM,
     THRESHOLD,
     EqualQuota,
     Planned,
-    episode_return,
     make_policy,
     selection_env,
 )
@@ -35,7 +35,8 @@ def policy_of(name: str, env: gymnasium.Env, seed: int = 0):
 
 def returns(env: gymnasium.Env, name: str, episodes: int = 8) -> np.ndarray:
     policy = policy_of(name, env)
-    return np.array([episode_return(env, policy, seed) for seed in range(episodes)])
+    episodes_played = [play_episode(env, policy, seed) for seed in range(episodes)]
+    return np.array([episode.total_return for episode in episodes_played])
 
 
 def hands_of_picks(env: gymnasium.Env) -> np.ndarray:
@@ -51,7 +52,7 @@ def hands_of_picks(env: gymnasium.Env) -> np.ndarray:
 def test_every_policy_spends_the_budget(
     env: gymnasium.Env, name: str, ending: str
 ) -> None:
-    episode_return(env, policy_of(name + ending, env), seed=0)
+    play_episode(env, policy_of(name + ending, env), seed=0)
     inner = selection_env(env)
     assert len(inner.picked) == inner.budget == 48
 
@@ -60,7 +61,7 @@ def test_quotas_are_equal(bundle_folder: Path) -> None:
     env = gymnasium.make(
         "OGS-Custom-v0", bundle=str(bundle_folder), num_slates=16, budget=40
     )
-    episode_return(env, policy_of("greedy", env), seed=0)
+    play_episode(env, policy_of("greedy", env), seed=0)
     counts = hands_of_picks(env)
     assert set(counts.tolist()) == {2, 3}
     np.testing.assert_array_equal(counts.cumsum(), 40 * np.arange(1, 17) // 16)
@@ -102,7 +103,7 @@ class Watched:
 @pytest.mark.parametrize("name", ["greats", "random"])
 def test_a_hand_is_planned_at_once(env: gymnasium.Env, name: str) -> None:
     watched = Watched(name)
-    episode_return(env, EqualQuota(watched, np.random.default_rng(0)), seed=3)
+    play_episode(env, EqualQuota(watched, np.random.default_rng(0)), seed=3)
     inner = selection_env(env)
     assert watched.asked == inner.stream.reshape(16, 16).tolist()
     assert inner.picked == watched.chosen
@@ -112,7 +113,7 @@ def test_the_stream_is_planned_at_once(env: gymnasium.Env) -> None:
     watched = Watched("craig")
     policy = Planned(watched, np.random.default_rng(0))
     for seed in (3, 4):
-        episode_return(env, policy, seed)
+        play_episode(env, policy, seed)
         inner = selection_env(env)
         assert watched.asked.pop() == inner.stream.tolist()
         assert not watched.asked
@@ -122,7 +123,7 @@ def test_the_stream_is_planned_at_once(env: gymnasium.Env) -> None:
 def test_less_with_foresight_picks_what_less_selects(
     env: gymnasium.Env, bundle: Bundle
 ) -> None:
-    episode_return(env, policy_of("less/stream", env), seed=5)
+    play_episode(env, policy_of("less/stream", env), seed=5)
     inner = selection_env(env)
     rng = np.random.default_rng(1)
     best, _ = make_selector("less").select(bundle, 48, rng, inner.stream)
@@ -134,9 +135,9 @@ def test_policies_of_one_episode_know_nothing_of_the_others(
 ) -> None:
     for name in ("grad-match", "less/stream", THRESHOLD):
         policy = policy_of(name, env)
-        first = episode_return(env, policy, 1)
-        episode_return(env, policy, 2)
-        assert episode_return(env, policy, 1) == first
+        first = play_episode(env, policy, 1).total_return
+        play_episode(env, policy, 2)
+        assert play_episode(env, policy, 1).total_return == first
         # The stream of the same candidates is a new one.
         rows = selection_env(env).stream
         picked = []
@@ -152,7 +153,7 @@ def test_policies_of_one_episode_know_nothing_of_the_others(
 
 def test_all_takes_everything_until_the_budget_is_spent(env: gymnasium.Env) -> None:
     for name in ("all", "all/stream"):
-        episode_return(env, policy_of(name, env), seed=0)
+        play_episode(env, policy_of(name, env), seed=0)
         inner = selection_env(env)
         assert inner.picked == inner.stream[:48].tolist()
 
@@ -161,7 +162,7 @@ def test_random_policy_draws_uniformly_over_the_stream(env: gymnasium.Env) -> No
     policy = policy_of("random", env)
     counts = np.zeros(16)
     for _ in range(60):
-        episode_return(env, policy, seed=0)
+        play_episode(env, policy, seed=0)
         counts += hands_of_picks(env)
     # 180 a slate expected; five standard deviations of a binomial either way.
     assert np.abs(counts - 180).max() < 5 * np.sqrt(180)
@@ -174,7 +175,7 @@ def test_threshold_spends_the_budget(bundle_folder: Path, budget: int) -> None:
     )
     policy = policy_of(THRESHOLD, env)
     for seed in range(8):
-        episode_return(env, policy, seed)
+        play_episode(env, policy, seed)
         assert len(selection_env(env).picked) >= 0.95 * budget
 
 
@@ -188,7 +189,7 @@ def test_threshold_picks_more_from_rich_hands(
     threshold, equal = policy_of(THRESHOLD, env), policy_of("greedy", env)
     better = []
     for seed in range(8):
-        episode_return(env, threshold, seed)
+        play_episode(env, threshold, seed)
         # What is left over for the last slate says nothing about it.
         counts = hands_of_picks(env)[:-1]
         inner = selection_env(env)
@@ -199,7 +200,7 @@ def test_threshold_picks_more_from_rich_hands(
         assert counts[rich[8:]].sum() > 2 * counts[rich[:7]].sum()
         assert counts.max() > 3
         chosen = np.mean([score[row] for row in inner.picked])
-        episode_return(env, equal, seed)
+        play_episode(env, equal, seed)
         better.append(chosen > np.mean([score[row] for row in inner.picked]))
     assert np.mean(better) > 0.7
 
@@ -249,7 +250,7 @@ def test_the_oracle_knows_the_weights_of_the_environment(bundle_folder: Path) ->
         env = gymnasium.make(
             "OGS-Custom-v0", bundle=str(bundle_folder), reward_weights=weights
         )
-        episode_return(env, policy_of(name, env), seed=0)
+        play_episode(env, policy_of(name, env), seed=0)
         return selection_env(env).picked
 
     assert picks("oracle", domain_gain=-1.0) == picks("oracle/stream", domain_gain=-1.0)
