@@ -1,11 +1,10 @@
-"""Hindsight: greedy on the learner's true reward, over everything at once.
+"""Oracle: select greedily by the learner's true marginal reward.
 
-At each step the sample of highest marginal reward, the one that `SelectionEnv` would
-pay for it now, is picked, and the learner is updated with it. In episodes it sees
-trajectory sketches and the whole stream, which no agent does, so it tells the room
-there is. It is greedy, not optimal: an upper mark, not a bound. A pool that was
-sketched as an environment, as `ogs adapt` does, it can select from like any other
-selector.
+Each step picks the sample of highest marginal reward, as `SelectionEnv` would give it
+now, and updates the learner with it. In episodes it uses trajectory sketches and the
+whole stream, which agents do not see, so its return is a reference for the best
+possible one. It is greedy, not optimal: the reference is not a bound. Outside episodes,
+as in `ogs adapt`, it selects from a bundle's pool like any other selector.
 """
 
 from collections.abc import Mapping
@@ -21,10 +20,10 @@ from ogs_env.rewards import Information, Rewards, checked_weights, weighted_sum
 
 
 class OracleSelector:
-    """Selects greedily by marginal reward.
+    """Select greedily by marginal reward.
 
     Args:
-        weights: Of the reward terms; those not named keep the bundle's default.
+        weights: Weights by reward term; terms not named have the bundle's default.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
@@ -41,9 +40,9 @@ class OracleSelector:
         rows = pool_rows(bundle, budget, indices)
         units = candidates(bundle, "initial").rows(rows)[1]
         weights = checked_weights(self._weights, bundle)
-        # It costs most of the time, which only who weighs it pays.
-        informed = weights["information"] != 0
-        information = Information(bundle.k, budget) if informed else None
+        # The information term takes most of the time; without a weight it is skipped.
+        weighted = weights["information"] != 0
+        information = Information(bundle.k, budget) if weighted else None
         rewards = Rewards(SurrogateLearner(bundle), information)
         left = np.ones(len(rows), bool)
         order, scores = np.empty(budget, np.int64), np.empty(budget, np.float32)
