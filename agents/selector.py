@@ -99,9 +99,7 @@ def pool_rows(
     """
     rows = np.arange(len(bundle.pool)) if indices is None else np.asarray(indices)
     if not 1 <= budget <= len(rows):
-        raise InputError(
-            f"budget: {budget}; expected 1 to {len(rows)}, the number of candidates"
-        )
+        raise InputError(f"budget: {budget}; expected 1 to the {len(rows)} candidates")
     return rows.astype(np.int64)
 
 
