@@ -51,8 +51,8 @@ from ogs_env.experiments.statistics import (
 )
 
 EPISODES = range(2_000_000, 2_000_005)
-PLAYERS = ["random", "less", "less/stream", "greedy", "greedy-threshold", "oracle"]
-GAME = {"slate_size": 8, "num_slates": 5, "budget": 10}
+POLICIES = ["random", "less", "less/stream", "greedy", "greedy-threshold", "oracle"]
+SIZES = {"slate_size": 8, "num_slates": 5, "budget": 10}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def domains(
     other = make_bundle(tmp_path_factory.mktemp("bundles") / "other", seed=1)
     edit_manifest(other, name="other")
     return [
-        Domain(name, "OGS-Custom-v0", {"bundle": str(folder), **GAME})
+        Domain(name, "OGS-Custom-v0", {"bundle": str(folder), **SIZES})
         for name, folder in (("made", bundle_folder), ("other", other))
     ]
 
@@ -75,7 +75,7 @@ def save_agent(folder: Path, domain: str, seed: int, **env_kwargs: object) -> No
     description = {
         "bundle": domain,
         "space": "made-64",
-        "environment": {"id": "OGS-Custom-v0", **GAME},
+        "environment": {"id": "OGS-Custom-v0", **SIZES},
         "settings": {"env_kwargs": {"bundle": "elsewhere", **env_kwargs}},
     }
     Navigator(network, description).save(folder / domain / f"seed-{seed}")
@@ -99,7 +99,7 @@ def made(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    benchmark(domains, PLAYERS, find_agents(agents_folder), EPISODES, folder)
+    benchmark(domains, POLICIES, find_agents(agents_folder), EPISODES, folder)
     return folder
 
 
@@ -122,7 +122,7 @@ def files_of(folder: Path) -> dict[Path, int]:
 # Playing
 
 
-def test_everyone_plays_every_domain_and_agents_elsewhere_too(made: Path) -> None:
+def test_all_policies_play_every_domain(made: Path) -> None:
     found: dict[str, dict[str, list[int]]] = {}
     for record in read_records(made):
         played = record.identity
@@ -130,7 +130,7 @@ def test_everyone_plays_every_domain_and_agents_elsewhere_too(made: Path) -> Non
         assert record.rows.shape[:2] == (max(1, len(played.seeds)), len(EPISODES))
         assert record.rows.dtype == np.int16
         assert set(record.measures) == set(MEASURES)
-    untrained = {name: [] for name in PLAYERS}
+    untrained = {name: [] for name in POLICIES}
     assert found == {
         "made": untrained
         | {"navigator": [3, 10], "navigator-from-other": [0], "modest": [5]},
@@ -139,8 +139,8 @@ def test_everyone_plays_every_domain_and_agents_elsewhere_too(made: Path) -> Non
     }
 
 
-@pytest.mark.parametrize("name", PLAYERS)
-def test_selections_and_returns_are_those_of_playing_alone(
+@pytest.mark.parametrize("name", POLICIES)
+def test_selections_and_returns_equal_separate_episodes(
     made: Path, domains: list[Domain], name: str
 ) -> None:
     kwargs = {**domains[1].env_kwargs, "split": "test"}
@@ -154,7 +154,7 @@ def test_selections_and_returns_are_those_of_playing_alone(
         assert [row for row in rows if row >= 0] == selection_env(env).picked
 
 
-def test_agents_play_as_they_do_alone_in_their_own_environment(
+def test_agents_play_in_their_own_environment(
     made: Path, domains: list[Domain], agents_folder: Path
 ) -> None:
     agent = Navigator.load(agents_folder / "navigator" / "made" / "seed-10")
@@ -173,9 +173,7 @@ def test_agents_play_as_they_do_alone_in_their_own_environment(
     np.testing.assert_allclose(modest.measures["return"], parts, rtol=1e-5)
 
 
-def test_figures_are_sums_of_what_the_environment_says(
-    made: Path, domains: list[Domain]
-) -> None:
+def test_measures_are_sums_over_the_episode(made: Path, domains: list[Domain]) -> None:
     env = make("OGS-Custom-v0", domains[0].env_kwargs)
     policy = make_policy("greedy", env, np.random.default_rng(0))
     figures = record_of(made, "made", "greedy").measures
@@ -193,14 +191,14 @@ def test_figures_are_sums_of_what_the_environment_says(
     assert (figures["seconds"] > 0).all()
 
 
-def test_what_is_there_is_not_played_again(
+def test_existing_records_are_not_played_again(
     results: Path, domains: list[Domain], agents_folder: Path
 ) -> None:
     before = files_of(results)
     lost = results / "selections" / "other" / "random.safetensors"
     kept = read_record(lost)
     lost.unlink()
-    play(domains, PLAYERS, find_agents(agents_folder), EPISODES, results)
+    play(domains, POLICIES, find_agents(agents_folder), EPISODES, results)
     after = files_of(results)
     assert {file for file in before if before[file] != after[file]} == {lost}
     again = read_record(lost)
@@ -209,14 +207,14 @@ def test_what_is_there_is_not_played_again(
         np.testing.assert_array_equal(again.measures[name], kept.measures[name])
 
 
-def test_agents_trained_anew_are_played_anew(
+def test_retrained_agents_are_played_again(
     results: Path, domains: list[Domain], agents_folder: Path, tmp_path: Path
 ) -> None:
     before = files_of(results)
     folder = shutil.copytree(agents_folder, tmp_path / "agents")
     shutil.rmtree(folder / "navigator" / "other")
     save_agent(folder / "navigator", "other", 1)
-    play(domains, PLAYERS, find_agents(folder), EPISODES, results)
+    play(domains, POLICIES, find_agents(folder), EPISODES, results)
     after = files_of(results)
     changed = {file.stem for file in before if before[file] != after[file]}
     assert changed == {"navigator", "navigator-from-other"}
@@ -227,7 +225,7 @@ def test_agents_trained_anew_are_played_anew(
     )
 
 
-def test_a_selector_without_texts_is_told_and_left_out(
+def test_a_selector_without_texts_is_skipped_with_a_note(
     domains: list[Domain], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ["dsir", "dsir/stream", "greedy", "oracle"]
@@ -238,7 +236,7 @@ def test_a_selector_without_texts_is_told_and_left_out(
     assert {file.stem for file in files_of(tmp_path)} == {"greedy", "oracle"}
 
 
-def test_a_folder_that_cannot_be_written_is_told(
+def test_a_folder_that_cannot_be_written_raises(
     domains: list[Domain], tmp_path: Path
 ) -> None:
     (tmp_path / "out").write_text("mine")
@@ -246,7 +244,7 @@ def test_a_folder_that_cannot_be_written_is_told(
         play(domains, ["greedy"], [], EPISODES[:2], tmp_path / "out")
 
 
-def test_the_names_are_every_selector_both_ways() -> None:
+def test_selector_names_have_both_variants() -> None:
     names = selector_names()
     assert len(set(names)) == len(names)
     assert {"greedy", "greedy/stream", "greedy-threshold", "oracle"} <= set(names)
@@ -256,7 +254,7 @@ def test_the_names_are_every_selector_both_ways() -> None:
 # Verifying
 
 
-def test_verify_finds_everything_right(made: Path) -> None:
+def test_verify_passes(made: Path) -> None:
     lines = list(verify(made))
     assert len(lines) == len(files_of(made)) + 1
     assert all(line.startswith("OK ") for line in lines)
@@ -380,7 +378,7 @@ def test_verify_finds_a_lost_record(
         ),
     ],
 )
-def test_a_damaged_record_is_told(
+def test_a_damaged_record_raises(
     results: Path, capsys: pytest.CaptureFixture[str], damage, message: str
 ) -> None:
     file = results / "selections" / "made" / "less.safetensors"
@@ -429,7 +427,7 @@ def test_users_policies_enter_the_benchmark(
     ]
     folder = tmp_path / "results"
     for _ in range(2):
-        benchmark(domains[:1], PLAYERS, [], EPISODES, folder, policies)
+        benchmark(domains[:1], POLICIES, [], EPISODES, folder, policies)
     kwargs = {**domains[0].env_kwargs, "split": "test"}
     for name, policy in zip(names, (first_valid, always_first, model), strict=True):
         record = record_of(folder, "made", name)
@@ -437,8 +435,8 @@ def test_users_policies_enter_the_benchmark(
         np.testing.assert_allclose(record.measures["return"][0], alone.returns, 1e-5)
     lines = read_report(folder)["table"]
     assert set(names) < {line["selector"] for line in lines}
-    assert read_report(folder)["domains"][0]["best"] in PLAYERS
-    assert len(list(verify(folder))) == len(PLAYERS) + len(names) + 1
+    assert read_report(folder)["domains"][0]["best"] in POLICIES
+    assert len(list(verify(folder))) == len(POLICIES) + len(names) + 1
 
 
 # The report
@@ -518,7 +516,7 @@ def test_without_oracle_and_greedy_their_figures_are_unknown() -> None:
     assert "| less | 4.00 | 4.00 to 4.00 |  |  |" in markdown(found)
 
 
-def test_where_the_oracle_is_not_above_there_is_no_gap() -> None:
+def test_without_room_there_is_no_gap() -> None:
     found = report([by_hand("less", [4.0]), by_hand("oracle", [4.0])])
     assert found["domains"][0]["room"] == 0.0
     assert {line["gap_closed"] for line in found["table"]} == {None}
@@ -543,10 +541,10 @@ def test_the_table_is_made_of_the_records(made: Path) -> None:
     assert line["milliseconds"] > 0
 
 
-def test_the_aggregate_is_of_those_who_played_everywhere(made: Path) -> None:
+def test_the_aggregate_has_policies_of_all_domains(made: Path) -> None:
     told = read_report(made)
     found = {line["selector"]: line for line in told["aggregate"]}
-    assert set(found) == {*PLAYERS, "navigator"}
+    assert set(found) == {*POLICIES, "navigator"}
     scores = []
     for head in told["domains"]:
         record = record_of(made, head["domain"], "navigator")
@@ -642,9 +640,7 @@ def test_records_of_other_episodes_are_not_mixed(
         report(read_records(results))
 
 
-def test_agents_that_are_not_what_they_seem_are_told(
-    domains: list[Domain], tmp_path: Path
-) -> None:
+def test_agents_that_do_not_fit_raise(domains: list[Domain], tmp_path: Path) -> None:
     save_agent(tmp_path / "a" / "navigator", "made", 0)
     shutil.copytree(tmp_path / "a" / "navigator" / "made", tmp_path / "a" / "n" / "you")
     with pytest.raises(InputError, match="was trained on 'made', but is in the"):
@@ -660,13 +656,13 @@ def test_agents_that_are_not_what_they_seem_are_told(
     agents = find_agents(tmp_path / "d")
     elsewhere = make_bundle(tmp_path / "wide", d=6)
     edit_manifest(elsewhere, name="wide")
-    wide = Domain("wide", "OGS-Custom-v0", {"bundle": str(elsewhere), **GAME})
+    wide = Domain("wide", "OGS-Custom-v0", {"bundle": str(elsewhere), **SIZES})
     with pytest.raises(InputError, match=r"reads 15 columns .* shows 13"):
         play([wide], [], agents, EPISODES, tmp_path / "out")
     edit_manifest(elsewhere, space="another")
     other = make_bundle(tmp_path / "other")
     edit_manifest(other, name="far", space="another")
-    far = Domain("far", "OGS-Custom-v0", {"bundle": str(other), **GAME})
+    far = Domain("far", "OGS-Custom-v0", {"bundle": str(other), **SIZES})
     with pytest.raises(InputError, match="in sketch space 'another'"):
         play([far], [], agents, EPISODES, tmp_path / "out")
 
