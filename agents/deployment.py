@@ -1,4 +1,4 @@
-"""A trained agent as a selector, on any bundle and for any budget."""
+"""Trained agents as selectors, for any bundle and any budget."""
 
 from pathlib import Path
 
@@ -19,24 +19,24 @@ from ogs_env.envs.observations import Candidates, candidates
 from ogs_env.errors import InputError, unknown_name
 
 ROUNDS = 32
-"""In which a budget is spent."""
-# Candidates whose sketches are in memory at a time.
+"""Number of rounds in which a budget is spent."""
+# Candidates whose sketches are in memory at the same time.
 _PART = 16_384
 
 
 class AgentSelector:
     """Select with a trained Navigator.
 
-    In each of 32 rounds the Navigator rates all candidates that are left, in random
-    slates of the size that it was trained with, and knowing what was picked in the
-    rounds before. The best of all of them are picked. The rating is the probability of
-    picking a candidate among those of its slate, if it is not skipped.
+    In each of 32 rounds the Navigator rates all remaining candidates, in random slates
+    of the size it was trained with; its context includes the picks of earlier rounds.
+    The candidates with the highest ratings are picked. The rating is the probability
+    of picking the candidate, given that its slate is not skipped.
 
-    More than 16,384 candidates are shuffled and cut in parts of about equal size, each
-    with its share of the budget, so memory does not grow with the pool.
+    More than 16,384 candidates are shuffled and split into parts of about equal size,
+    each with its share of the budget, so that memory does not grow with the pool.
 
     Args:
-        folder: Where `ogs train` saved the agent.
+        folder: Folder of the agent, written by `ogs train`.
 
     Raises:
         InputError: If the folder holds no agent, or a damaged one.
@@ -51,7 +51,7 @@ class AgentSelector:
             if not isinstance(value, int) or not 1 <= value <= 1_000_000:
                 raise InputError(
                     f"{self.folder}: 'environment.{name}' is {value!r}, expected a "
-                    "positive whole number; a selection needs an agent that was "
+                    "positive integer; a selection needs an agent that was "
                     "trained in a SelectionEnv, such as OGS-Medical-v0"
                 )
         self._slate_size, self._num_slates = counts["slate_size"], counts["num_slates"]
@@ -63,48 +63,49 @@ class AgentSelector:
         rng: np.random.Generator,
         indices: NDArray[np.integer] | None = None,
     ) -> Order:
-        """Select exactly `budget` different pool rows.
+        """Select exactly `budget` distinct pool rows.
 
         Args:
-            bundle: Where the candidates come from; needs the agent's sketch space.
-            budget: How many to select, 1 to the number of candidates.
+            bundle: The candidates' bundle, in the agent's sketch space.
+            budget: Number of samples, 1 to the number of candidates.
             rng: Shuffles the candidates.
             indices: The candidates' pool rows (n,); the whole pool when omitted.
 
         Returns:
             int64 (budget,), rows, most probable pick first; and float32 (budget,),
-            the probability of picking each among those of its slate.
+            the probability of picking each from its slate.
 
         Raises:
-            InputError: If the bundle was sketched in another space, or the budget
-                does not fit.
+            InputError: If the bundle is in another sketch space, or the budget does
+                not fit.
         """
         self._check(bundle)
         rows = rng.permutation(pool_rows(bundle, budget, indices))
         parts = np.array_split(rows, -(-len(rows) // _PART))
         ends = np.cumsum([len(part) for part in parts]) * budget / len(rows)
         shares = np.diff(np.round(ends).astype(np.int64), prepend=0).tolist()
-        seen = candidates(bundle, "initial")
+        observed = candidates(bundle, "initial")
         with one_thread():
-            found = [
-                self._choose(seen, part, share, rng)
+            orders = [
+                self._choose(observed, part, share, rng)
                 for part, share in zip(parts, shares, strict=True)
                 if share
             ]
-        chosen, scores = (np.concatenate(own) for own in zip(*found, strict=True))
+        chosen, scores = (np.concatenate(parts) for parts in zip(*orders, strict=True))
         ranked = np.argsort(-scores, kind="stable")
         return chosen[ranked], scores[ranked]
 
     def _choose(
         self,
-        seen: Candidates,
+        bundle_candidates: Candidates,
         rows: NDArray[np.int64],
         budget: int,
         rng: np.random.Generator,
     ) -> Order:
         """Choose from pool rows (n,); return rows and probabilities (budget,)."""
-        columns, units = seen.rows(rows)
-        # As observed: two columns more, the largest cosine with a picked sample, and 1.
+        columns, units = bundle_candidates.rows(rows)
+        # Observations have two more columns: the largest cosine with a picked sample,
+        # and 1.
         observed = np.pad(columns, [(0, 0), (0, 2)])
         observed[:, -1] = 1
         picked, scores = np.empty(0, np.int64), np.empty(0, np.float32)
@@ -113,10 +114,10 @@ class AgentSelector:
             count = round(budget * (number + 1) / ROUNDS) - len(picked)
             if not count:
                 continue
-            context = seen.context(
+            context = bundle_candidates.context(
                 columns[picked],
                 budget_left=1 - len(picked) / budget,
-                # As if a stream had been dealt in step with the budget.
+                # As in an episode in which the budget is spent evenly over the slates.
                 slates_left=max(1 - number / ROUNDS - 1 / self._num_slates, 0),
                 share=budget / len(rows),
             )
@@ -138,7 +139,7 @@ class AgentSelector:
         """Return the probability of picking each candidate (n,) in its slate."""
         count = len(observed)
         size = min(self._slate_size, count)
-        # The last slate is as full as the others: some candidates are dealt again.
+        # The last slate is filled up with candidates of the first.
         places = np.resize(np.arange(count), (-(-count // size), size))
         observation = {
             "candidates": observed[places],
@@ -161,11 +162,11 @@ class AgentSelector:
 
 
 def load_selector(name_or_folder: str | Path, texts: Texts | None = None) -> Selector:
-    """Return the selector of a name, or of a folder that holds a trained agent.
+    """Return the selector of a name or of a trained agent's folder.
 
     Args:
-        name_or_folder: A baseline's name, or where `ogs train` saved an agent.
-        texts: For baselines that read texts, as for `make_selector`.
+        name_or_folder: A baseline's name, or an agent's folder written by `ogs train`.
+        texts: Texts for baselines that read them, as for `make_selector`.
 
     Raises:
         InputError: If it is neither, or the folder's agent is damaged.

@@ -1,4 +1,4 @@
-"""Play paired episodes with policies, and sum up what they return."""
+"""Play the same episodes with several policies and summarise the returns."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,40 +8,24 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from ogs_env.agents.evaluation import make, play_episode
 from ogs_env.agents.navigator import Navigator
-from ogs_env.agents.policies import Policy, episode_return
-from ogs_env.errors import unknown_name
+from ogs_env.agents.policies import Policy
 
-# Episodes that choose the best model and those that report are seeded apart, so a
-# reported return is not the best of several draws of the same episodes.
+# The episodes that choose the best model and those that report its return differ in
+# their seeds, so that the choice does not bias the reported return.
 CHOICE_SEEDS = range(1_000_000, 1_000_000 + 10_000)
 REPORT_SEEDS = range(2_000_000, 2_000_000 + 10_000)
 
 
-def make(env: str, kwargs: dict[str, Any]) -> gym.Env:
-    """Make an environment; an unknown id is told with near ones.
-
-    Raises:
-        InputError: If the id is unknown or an argument is wrong.
-    """
-    try:
-        return gym.make(env, disable_env_checker=True, **kwargs)
-    except gym.error.UnregisteredEnv:
-        known = [name for name in gym.registry if name.startswith("OGS-")]
-        raise unknown_name("environment", env, known) from None
-
-
 def is_native(env: str, kwargs: dict[str, Any]) -> bool:
-    """Return whether an environment with these arguments has native vectors."""
+    """Return whether the environment has a native vector environment."""
     live = kwargs.get("learner") == "live"
     return gym.spec(env).vector_entry_point is not None and not live
 
 
 def make_together(env: str, kwargs: dict[str, Any], count: int) -> gym.vector.VectorEnv:
-    """Make sub-environments that play side by side, natively if they can.
-
-    A sub-environment whose episode ends begins the next in the same step.
-    """
+    """Make a vector environment with same-step autoreset, a native one if possible."""
     mode = AutoresetMode.SAME_STEP
     if is_native(env, kwargs):
         return gym.make_vec(env, count, autoreset_mode=mode.value, **kwargs)
@@ -53,13 +37,13 @@ def make_together(env: str, kwargs: dict[str, Any], count: int) -> gym.vector.Ve
 def play_together(
     env: str, kwargs: dict[str, Any], agent: Navigator, seeds: Sequence[int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Play one episode per seed, side by side, an agent's best actions.
+    """Play one episode per seed in parallel with an agent's deterministic actions.
 
     Args:
         env: Id of the environment.
-        kwargs: Its arguments.
+        kwargs: Arguments of the environment.
         agent: The agent to evaluate.
-        seeds: One for each episode.
+        seeds: Seed of each episode.
 
     Returns:
         float64 (episodes,), undiscounted returns, and sums of `info["cost"]`.
@@ -72,11 +56,11 @@ def play_together(
         actions = agent.act(observations, infos["action_mask"].astype(np.bool_))
         observations, rewards, terminated, truncated, infos = envs.step(actions)
         over = terminated | truncated
-        found = infos["cost"]
-        if over.any():  # the infos of those are about their next episodes
-            found = np.where(over, infos["final_info"]["cost"], found)
+        step_costs = infos["cost"]
+        if over.any():  # after autoreset, `infos` describes the next episodes
+            step_costs = np.where(over, infos["final_info"]["cost"], step_costs)
         returns += rewards * playing
-        costs += found * playing
+        costs += step_costs * playing
         playing &= ~over
     envs.close()
     return returns, costs
@@ -85,31 +69,31 @@ def play_together(
 def play(
     environment: gym.Env, policy: Policy, seeds: Sequence[int]
 ) -> NDArray[np.float64]:
-    """Play one episode per seed.
+    """Play one episode per seed with a policy.
 
     Args:
-        environment: A `SelectionEnv`, wrapped or not.
-        policy: From (observation, info, env) to an action.
-        seeds: One for each episode; the same seeds pair policies.
+        environment: A `SelectionEnv` or a `MixtureEnv`, wrapped or not.
+        policy: A callable from (observation, info, env) to an action.
+        seeds: Seed of each episode; the same seeds give every policy the same streams.
 
     Returns:
         float64 (episodes,), undiscounted returns.
     """
-    return np.array([episode_return(environment, policy, seed) for seed in seeds])
+    return np.array([play_episode(environment, policy, s).total_return for s in seeds])
 
 
 def summarise(
     returns: NDArray[np.float64], resamples: int = 10_000
 ) -> dict[str, float]:
-    """Return a mean with its 95 % interval.
+    """Return the mean of returns with its 95 % interval.
 
-    Percentile bootstrap (Efron and Tibshirani 1993). Of several training runs on
-    the same episodes, runs and episodes are both drawn anew, since a luckier seed
-    and easier episodes are two sources of chance.
+    Percentile bootstrap (Efron and Tibshirani 1993). For several training runs on the
+    same episodes, runs and episodes are both resampled, since training seeds and
+    episodes are two sources of variance.
 
     Args:
         returns: float64 (episodes,) or (runs, episodes).
-        resamples: Bootstrap draws.
+        resamples: Number of bootstrap resamples.
 
     Returns:
         `mean`, `low` and `high`.

@@ -1,7 +1,6 @@
-"""The Navigator: reads a slate of candidates and picks.
+"""The Navigator: a trained agent that picks candidates from slates of any size.
 
-Trained in an environment, it is saved as plain tensors and JSON, and plays slates of
-any size.
+It is saved as plain tensors and JSON.
 """
 
 import contextlib
@@ -36,15 +35,13 @@ Observation = dict[str, NDArray[np.float32]]
 
 @dataclass
 class Navigator:
-    """A trained network and the description that is saved beside it.
+    """A trained network and its description.
 
     Attributes:
-        network: Of an SB3 policy it is the `mlp_extractor`, so
-            `model.policy.mlp_extractor.load_state_dict(agent.network.state_dict())`
-            goes on training it.
-        description: JSON-able: bundle, sketch space, environment, settings,
-            training summary; `pacing_margin`, if it is there, is what `choose` keeps
-            to.
+        network: The `mlp_extractor` of an SB3 policy; to continue training, call
+            `model.policy.mlp_extractor.load_state_dict(agent.network.state_dict())`.
+        description: JSON-able: bundle, sketch space, environment, settings, training
+            summary; and optionally `pacing_margin`, see `choose`.
     """
 
     network: Network
@@ -53,10 +50,10 @@ class Navigator:
     def log_probabilities(
         self, observation: Observation, masks: NDArray[np.bool_]
     ) -> NDArray[np.float32]:
-        """Return log-probabilities of the actions; invalid ones are below -1e7.
+        """Return log-probabilities of the actions, below -1e7 for invalid ones.
 
         Args:
-            observation: Arrays of a batch of observations.
+            observation: A batch of observations.
             masks: bool (batch, actions), True where valid.
 
         Returns:
@@ -71,25 +68,25 @@ class Navigator:
     def act(
         self, observation: Observation, masks: NDArray[np.bool_]
     ) -> NDArray[np.int64]:
-        """Return an action (batch,) for each observation, without chance."""
+        """Return the deterministic action (batch,) for each observation."""
         return self.choose(self.log_probabilities(observation, masks), observation)
 
     def choose(
         self, log_probabilities: NDArray[np.float32], observation: Observation
     ) -> NDArray[np.int64]:
-        """Return the action that stands for each distribution.
+        """Return the deterministic action of each action distribution.
 
-        Skip where skipping is likelier than all picks together, else take the likeliest
-        candidate. The single likeliest action would skip too often: picks share their
-        probability among many candidates that are about as good.
+        It is a skip where skipping is likelier than all picks together, else the
+        likeliest candidate. The single likeliest action would skip too often, since
+        several similar candidates share the probability of a pick.
 
         An agent whose description has `pacing_margin` also skips while the spent share
-        of its budget is so much larger than the share of slates that were dealt.
+        of its budget exceeds the share of slates dealt by more than this margin.
 
         Args:
             log_probabilities: float32 (batch, actions), the last one of skipping if
-                that is a choice.
-            observation: Arrays of the batch of observations.
+                the environment has that action.
+            observation: The batch of observations.
 
         Returns:
             int64 (batch,).
@@ -110,35 +107,60 @@ class Navigator:
         info: dict[str, Any],
         env: gymnasium.Env[Any, Any],
     ) -> int:
-        """Play one observation, as a policy does: see `act`."""
+        """Return the deterministic action for one observation, as a policy."""
         batch = {key: value[None] for key, value in observation.items()}
         mask = np.asarray(info["action_mask"], bool)
         return int(self.act(batch, mask[None])[0])
 
-    def check_columns(self, bundle: Bundle, folder: Path) -> None:
-        """Check that a bundle shows what the network reads.
+    def check_env(self, env: gymnasium.Env[Any, Any], source: Path | str) -> None:
+        """Check that the agent can act in an environment.
 
         Args:
-            bundle: Where the agent is to play.
-            folder: Where the agent is from.
+            env: A `SelectionEnv` or a `MixtureEnv`, wrapped or not.
+            source: Folder of the agent, for the error line.
 
         Raises:
-            InputError: If its candidates have other columns.
+            InputError: If the agent was trained in another class of environment or in
+                another sketch space, or if it reads other columns.
         """
-        row = bundle.basis.shape[1] + SCALARS["candidates"]
+        inner: Any = env.unwrapped
+        bundle: Bundle = inner.bundle
+        space: Any = inner.observation_space
+        if (
+            self.network.key not in space.spaces
+            or self.description["space"] != bundle.space
+        ):
+            raise InputError(
+                f"{source}: the agent cannot act in {type(inner).__name__} of bundle "
+                f"'{bundle.name}'; expected an agent that was trained in a "
+                f"{type(inner).__name__} and in sketch space '{bundle.space}'"
+            )
+        self.check_columns(bundle, source)
+
+    def check_columns(self, bundle: Bundle, source: Path | str) -> None:
+        """Check that the rows of a bundle's candidates fit the network.
+
+        Args:
+            bundle: The candidates' bundle.
+            source: Folder of the agent, for the error line.
+
+        Raises:
+            InputError: If the rows have another number of columns.
+        """
+        row = bundle.basis.shape[1] + SCALARS[self.network.key]
         columns = self.network.shape["row"]
         if row != columns:
             raise InputError(
-                f"{folder}: the agent reads {columns} columns a candidate, bundle "
+                f"{source}: the agent reads {columns} columns a candidate, bundle "
                 f"'{bundle.name}' shows {row}: its basis is another one; build it "
                 "again with the proxy's shipped basis, or train an agent on it"
             )
 
     def save(self, folder: Path) -> None:
-        """Write the agent to a folder; an agent there is replaced only when whole.
+        """Write the agent to a folder; an existing agent is replaced atomically.
 
         Args:
-            folder: Where `policy.safetensors` and `agent.json` go.
+            folder: Folder of `policy.safetensors` and `agent.json`.
 
         Raises:
             InputError: If the folder cannot be written.
@@ -163,25 +185,25 @@ class Navigator:
 
     @classmethod
     def load(cls, folder: Path) -> "Navigator":
-        """Load an agent; no code is loaded with it.
+        """Load an agent; this runs no code from its files.
 
         Args:
-            folder: Where `save` wrote it.
+            folder: Folder written by `save`.
 
         Raises:
-            InputError: If a file is missing, damaged, of another version or does
-                not fit.
+            InputError: If a file is missing, damaged or of another version, or the
+                files do not fit each other.
         """
         description = _read_description(folder / DESCRIPTION)
         network = build_network(**description["network"])
         tensors = _read_weights(folder / WEIGHTS, description["weights_sha256"])
         expected = {k: v.shape for k, v in network.state_dict().items()}
-        found = {name: tensor.shape for name, tensor in tensors.items()}
-        for name in sorted(expected.keys() | found.keys()):
-            if expected.get(name) != found.get(name):
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        for name in sorted(expected.keys() | shapes.keys()):
+            if expected.get(name) != shapes.get(name):
                 raise InputError(
                     f"{folder / WEIGHTS}: tensor '{name}' has shape "
-                    f"{_shape(found.get(name))}, {DESCRIPTION} asks for "
+                    f"{_shape(shapes.get(name))}, {DESCRIPTION} asks for "
                     f"{_shape(expected.get(name))}; train the agent again"
                 )
         network.load_state_dict(tensors)
@@ -190,7 +212,7 @@ class Navigator:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch on one thread: on small tensors two are many times slower."""
+    """Run torch on one thread, which is much faster on small tensors."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -202,7 +224,7 @@ def one_thread() -> Iterator[None]:
 def build_network(
     row: int, context: int, width: int, skips: bool, seed: int = 0
 ) -> Network:
-    """Build an untrained network; torch's global generator is left as it was."""
+    """Build an untrained network without changing torch's global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Network(row, context, width, skips)
@@ -230,20 +252,20 @@ def _read_description(file: Path) -> dict[str, Any]:
             f"{file}: 'pacing_margin' is {margin!r}, expected a number from 0 to 1; "
             "train the agent again"
         )
-    wanted = {"row", "context", "width", "skips"}
-    if not isinstance(description["network"], dict) or wanted != set(
+    keys = {"row", "context", "width", "skips"}
+    if not isinstance(description["network"], dict) or keys != set(
         description["network"]
     ):
         raise InputError(
-            f"{file}: 'network' should have {', '.join(sorted(wanted))} alone; train "
-            "the agent again"
+            f"{file}: 'network' must have exactly the keys {', '.join(sorted(keys))}; "
+            "train the agent again"
         )
     for key, value in description["network"].items():
-        whole = isinstance(value, int) and 1 <= value <= 1_000_000
-        if not (isinstance(value, bool) if key == "skips" else whole):
+        is_size = isinstance(value, int) and 1 <= value <= 1_000_000
+        if not (isinstance(value, bool) if key == "skips" else is_size):
             raise InputError(
-                f"{file}: 'network.{key}' is {value!r}, expected a positive whole "
-                "number (true or false for 'skips'); train the agent again"
+                f"{file}: 'network.{key}' is {value!r}, expected a positive "
+                "integer (true or false for 'skips'); train the agent again"
             )
     return description
 
@@ -257,8 +279,8 @@ def _read_weights(file: Path, sha256: str) -> dict[str, Tensor]:
         ) from None
     if hashlib.sha256(data).hexdigest() != sha256:
         raise InputError(
-            f"{file}: its bytes are not those that {DESCRIPTION} lists (sha256 "
-            "differs); copy both files again or train again"
+            f"{file}: its sha256 differs from the one in {DESCRIPTION}; copy both "
+            "files again or train the agent again"
         )
     try:
         return load_tensors(data)

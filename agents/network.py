@@ -1,8 +1,8 @@
-"""The Navigator's network: it reads a slate and rates every choice.
+"""The Navigator's network: logits of every action on a slate.
 
-One network is shared by all candidates, so it treats them alike in whatever order
-and number they lie there. It comes as a policy class of Stable-Baselines3's PPO and
-of sb3-contrib's MaskablePPO.
+All candidates share one network, so that it is equivariant to their order and accepts
+any number of them. It is also available as a policy class for Stable-Baselines3's PPO
+and for sb3-contrib's MaskablePPO.
 """
 
 from typing import Any
@@ -15,26 +15,26 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 NEVER = -1e8
-"""Logit of what cannot be chosen, as in sb3-contrib's masked distributions."""
+"""Logit of invalid actions, as in sb3-contrib's masked distributions."""
 
 SCALARS = {"candidates": 7, "clusters": 6}
-"""Columns of an observation's row beside the d of a direction in Q."""
+"""Columns of an observation's row in addition to the d of its direction in Q."""
 
 
 class Trunk(nn.Module):
-    """Encode a slate: one vector per candidate, and one for all of it.
+    """Encoder of a slate: one vector per candidate, and one for the whole slate.
 
-    Each candidate's row meets the context, then all of them are summed up (mean and
-    maximum over the candidates that lie there), as in Deep Sets (Zaheer et al.
-    2017): equivariant to the candidates' order, for any number of them.
+    Each candidate's row is combined with the context, then pooled over the candidates
+    on the slate by mean and maximum, as in Deep Sets (Zaheer et al. 2017). This is
+    equivariant to the candidates' order, for any number of them.
 
-    Beside a row it reads its agreement with the domain: the row's direction times the
-    domain's, coordinate by coordinate. Which coordinates of an agreement matter is
-    what moves to another domain.
+    A further input is the row's agreement with the domain, the elementwise product of
+    the row's direction and the domain's: which coordinates of it matter can transfer
+    to other domains.
 
     Args:
-        row: Columns of a candidate.
-        context: Numbers of the context; the first are the domain's direction.
+        row: Number of columns of a candidate.
+        context: Size of the context, which starts with the domain's direction.
         width: Units of every hidden layer.
         direction: Columns of a row that hold its direction.
     """
@@ -42,8 +42,8 @@ class Trunk(nn.Module):
     def __init__(self, row: int, context: int, width: int, direction: slice) -> None:
         super().__init__()
         self.direction = direction
-        # Two linear maps, added, are one on [row, context], but the context's is
-        # computed once a slate instead of once a candidate.
+        # The sum of two linear maps equals one of [row, context], but the context's
+        # part is computed once per slate instead of once per candidate.
         self.row = nn.Linear(row + direction.stop - direction.start, width)
         self.context = nn.Linear(context, width)
         self.summary = nn.Linear(3 * width, width)
@@ -55,12 +55,13 @@ class Trunk(nn.Module):
 
         Args:
             rows: float32 (batch, candidates, row).
-            available: float32 (batch, candidates, 1), 1 where one lies, else 0.
+            available: float32 (batch, candidates, 1), 1 for a candidate, 0 for an empty
+                place.
             context: float32 (batch, context).
 
         Returns:
-            float32 (batch, candidates, width), 0 where none lies, and float32 (batch,
-            width), which is still linear.
+            float32 (batch, candidates, width), 0 for empty places; and float32 (batch,
+            width), before the activation.
         """
         around = self.context(context)
         read = self._read(rows, context)
@@ -76,8 +77,8 @@ class Trunk(nn.Module):
         if not (domain == domain[:1]).all():
             agreement = rows[..., here] * domain.unsqueeze(1)
             return self.row(torch.cat([rows, agreement], dim=-1))
-        # In one domain the agreement is a linear map of the direction: the same, at
-        # half the cost.
+        # In a single domain the agreement is linear in the direction: folding it into
+        # the weights gives the same result at half the cost.
         own, agreed = self.row.weight.split([rows.shape[-1], domain.shape[1]], dim=1)
         margins = here.start, rows.shape[-1] - here.stop
         folded = own + nn.functional.pad(agreed * domain[0], margins)
@@ -85,22 +86,21 @@ class Trunk(nn.Module):
 
 
 class Network(nn.Module):
-    """Logits of every choice, and the value of the slate.
+    """Actor and critic: logits of every action, and the value of the slate.
 
-    It reads observations of `SelectionEnv`, where skipping is a choice too, or of
-    `MixtureEnv`, whose clusters are the candidates. The actor and the critic are
-    apart, as in SB3's policies, so that the value's error does not steer what the
-    picks are judged by.
+    The input is an observation of `SelectionEnv`, which has a skip action, or of
+    `MixtureEnv`, whose clusters are the candidates. Actor and critic share no layers,
+    as in SB3's policies, so that the value loss does not affect the actor.
 
     Args:
-        row: Columns of a candidate.
-        context: Numbers of the context; the first are the domain's direction.
+        row: Number of columns of a candidate.
+        context: Size of the context, which starts with the domain's direction.
         width: Units of every hidden layer.
-        skips: Whether skipping is a choice: the observation has `candidates`, else
-            `clusters`.
+        skips: Whether there is a skip action; then the observation has `candidates`,
+            else `clusters`.
 
     Attributes:
-        shape: The first three by name.
+        shape: `row`, `context` and `width`.
         key: `"candidates"` or `"clusters"`.
     """
 
@@ -109,7 +109,7 @@ class Network(nn.Module):
         self.shape = {"row": row, "context": context, "width": width}
         self.skips = skips
         self.key = "candidates" if skips else "clusters"
-        # A direction comes first in a candidate's row, last in a cluster's.
+        # The direction is first in a candidate's row, last in a cluster's.
         scalars = SCALARS[self.key]
         direction = slice(0, row - scalars) if skips else slice(scalars, row)
         self.actor = Trunk(row, context, width, direction)
@@ -122,16 +122,16 @@ class Network(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.orthogonal_(module.weight, 2.0**0.5)
                 nn.init.zeros_(module.bias)
-        # Near-uniform at first, so that PPO explores (Andrychowicz et al. 2021).
+        # Near-uniform initially, so that PPO explores (Andrychowicz et al. 2021).
         for head in (self.pick_head, self.skip_head):
             if head is not None:
                 nn.init.orthogonal_(head.weight, 0.01)
         nn.init.orthogonal_(self.value_head.weight, 1.0)
 
     def forward_actor(self, observation: dict[str, Tensor]) -> Tensor:
-        """Return logits (batch, candidates), and last one for skipping if it can be.
+        """Return logits (batch, actions): of the candidates, and of a skip if there is.
 
-        Those of empty places are -1e8.
+        Logits of empty places are -1e8.
         """
         return self._logits(*self._slate(observation), observation["context"])
 
@@ -146,7 +146,7 @@ class Network(nn.Module):
 
     def _logits(self, rows: Tensor, available: Tensor, context: Tensor) -> Tensor:
         encoded, state = self.actor(rows, available, context)
-        # A candidate among the others; for the value their summary is enough.
+        # Each candidate in the context of the others; the value needs the summary only.
         rated = nn.functional.silu(self.candidate(encoded) + state.unsqueeze(1))
         picks = self.pick_head(rated).masked_fill(available == 0, NEVER).squeeze(-1)
         if self.skip_head is None:
@@ -164,7 +164,7 @@ class Network(nn.Module):
 
 
 class _Unchanged(BaseFeaturesExtractor):
-    """Slate the observation on as it is; SB3 would flatten it."""
+    """Features extractor that passes on the observation, which SB3 would flatten."""
 
     def __init__(self, observation_space: spaces.Space) -> None:
         super().__init__(observation_space, features_dim=1)
@@ -174,7 +174,7 @@ class _Unchanged(BaseFeaturesExtractor):
 
 
 class _NetworkPolicy:
-    """What makes an SB3 policy class one around `Network`."""
+    """Mixin that makes an SB3 policy class use `Network`."""
 
     mlp_extractor: Any
     observation_space: spaces.Space
@@ -186,7 +186,7 @@ class _NetworkPolicy:
 
     @property
     def shape(self) -> tuple[str, int, int, int]:
-        """The candidates of the slate, how many, their columns, and the context's."""
+        """Key and number of the candidates, their columns, size of the context."""
         observed = self.observation_space
         assert isinstance(observed, spaces.Dict)
         key = "candidates" if "candidates" in observed.spaces else "clusters"
@@ -194,8 +194,8 @@ class _NetworkPolicy:
         return key, count, row, (observed["context"].shape or (0,))[0]
 
     def _build(self, lr_schedule: Any) -> None:
-        # SB3's heads are linear maps of one vector; ours give one logit a candidate
-        # and are part of the network, so SB3's become identities.
+        # SB3's heads are linear maps of one vector; these heads give one logit per
+        # candidate and are part of the network, so SB3's become identities.
         key, _, row, context = self.shape
         self.mlp_extractor = Network(row, context, self.width, key == "candidates")
         self.action_net: Any = nn.Identity()
@@ -209,7 +209,7 @@ class _NetworkPolicy:
 class NavigatorPolicy(_NetworkPolicy, ActorCriticPolicy):
     """Policy class for Stable-Baselines3's PPO: `PPO(NavigatorPolicy, env)`.
 
-    It never picks from an empty place: the observation tells which these are.
+    It never picks from an empty place, which it reads from the observation.
 
     Args:
         args: Arguments of `ActorCriticPolicy`; the observation space is that of a
@@ -220,7 +220,7 @@ class NavigatorPolicy(_NetworkPolicy, ActorCriticPolicy):
 
 
 class MaskableNavigatorPolicy(_NetworkPolicy, MaskableActorCriticPolicy):
-    """The same for sb3-contrib's MaskablePPO.
+    """Policy class for sb3-contrib's MaskablePPO, as `NavigatorPolicy`.
 
     Args:
         args: Arguments of `MaskableActorCriticPolicy`.

@@ -1,4 +1,4 @@
-"""Selectors as policies of `SelectionEnv`, for comparison with trained agents.
+"""Selectors as policies of `SelectionEnv`, to compare with trained agents.
 
 `EqualQuota` and `Threshold` see one slate at a time, as an agent does; `Planned` sees
 the whole stream before its first pick.
@@ -20,23 +20,23 @@ from ogs_env.errors import InputError
 Policy = Callable[[dict[str, Any], dict[str, Any], gymnasium.Env[Any, Any]], int]
 
 THRESHOLD = "greedy-threshold"
-"""The policy that picks what `greedy` scores high enough, from any slate."""
+"""Name of the policy that picks every candidate with a high `greedy` score."""
 STREAM = "/stream"
-"""What a selector's name ends in where it sees the whole stream."""
+"""Suffix of the name of a selector that sees the whole stream."""
 
 
 class EqualQuota:
-    """Plays a selector slate by hand, with the same quota of picks from every slate.
+    """Policy that lets a selector choose from each slate, with equal quotas.
 
-    After a slate that ends with candidate c of the stream's n, floor(budget c / n) are
-    picked in all: a short last slate has a smaller quota.
+    After a slate that ends with candidate c of the stream's n, floor(budget c / n) have
+    been picked in total: a short last slate has a smaller quota.
     """
 
     def __init__(self, selector: Selector, rng: np.random.Generator) -> None:
         self._selector = selector
         self._rng = rng
         self._stream: NDArray[np.int64] | None = None
-        self._hand = 0
+        self._slate_number = 0
         self._plan: list[int] = []
 
     def __call__(
@@ -45,11 +45,11 @@ class EqualQuota:
         info: dict[str, Any],
         env: gymnasium.Env[Any, Any],
     ) -> int:
-        """Return the place of the slate's next choice; a skip once the quota is met."""
+        """Return the place of the next chosen candidate; a skip after the quota."""
         inner = selection_env(env)
-        # Every reset makes a new stream.
-        if self._stream is not inner.stream or self._hand != inner.slate_number:
-            self._stream, self._hand = inner.stream, inner.slate_number
+        # Every reset creates a new stream object.
+        if self._stream is not inner.stream or self._slate_number != inner.slate_number:
+            self._stream, self._slate_number = inner.stream, inner.slate_number
             self._plan = self._choose(inner)
         return _place(inner, self._plan.pop(0)) if self._plan else inner.slate_size
 
@@ -58,23 +58,23 @@ class EqualQuota:
         count = env.budget * dealt // len(env.stream) - len(env.picked)
         if count < 1:
             return []
-        on_table = env.slate[env.slate >= 0]
-        return self._selector.select(env.bundle, count, self._rng, on_table)[0].tolist()
+        on_slate = env.slate[env.slate >= 0]
+        return self._selector.select(env.bundle, count, self._rng, on_slate)[0].tolist()
 
 
 class Threshold:
-    """Plays a selector's scores with a threshold instead of quotas.
+    """Policy that picks candidates whose score is above a threshold.
 
-    A candidate is picked if its score is in the top share of the pool's train part
-    that the budget left is of the candidates left, so a rich slate gives more picks
-    than a poor one. The last slate gives what is left of the budget.
+    The threshold is the 1 - b / n quantile of the scores in the pool's train part,
+    for a remaining budget of b picks and n remaining candidates, so slates with better
+    candidates get more picks. The rest of the budget is spent on the last slate.
     """
 
     def __init__(self, selector: Selector, rng: np.random.Generator) -> None:
         self._selector = selector
         self._rng = rng
         self._scores = np.empty(0, np.float32)
-        self._usual = np.empty(0, np.float32)
+        self._reference_scores = np.empty(0, np.float32)
 
     def __call__(
         self,
@@ -86,29 +86,29 @@ class Threshold:
         inner = selection_env(env)
         if not len(self._scores):
             self._score(inner)
-        on_table = np.flatnonzero(inner.slate >= 0)
+        on_slate = np.flatnonzero(inner.slate >= 0)
         dealt = min((inner.slate_number + 1) * inner.slate_size, len(inner.stream))
-        left = len(inner.stream) - dealt + len(on_table)
+        left = len(inner.stream) - dealt + len(on_slate)
         share = min((inner.budget - len(inner.picked)) / left, 1.0)
-        threshold = np.quantile(self._usual, 1 - share)
-        scores = self._scores[inner.slate[on_table]]
+        threshold = np.quantile(self._reference_scores, 1 - share)
+        scores = self._scores[inner.slate[on_slate]]
         is_last = inner.slate_number + 1 == inner.slates_in_stream
         if scores.max() < threshold and not is_last:
             return inner.slate_size
-        return int(on_table[scores.argmax()])
+        return int(on_slate[scores.argmax()])
 
     def _score(self, env: SelectionEnv) -> None:
         size = len(env.bundle.pool)
         order, scores = self._selector.select(env.bundle, size, self._rng)
         self._scores = np.empty(size, np.float32)
         self._scores[order] = scores
-        # A domain drawn from test candidates has no others.
-        usual = env.bundle.split("train")
-        self._usual = self._scores[usual] if len(usual) else self._scores
+        # A task sampled from the test part has no train candidates.
+        train = env.bundle.split("train")
+        self._reference_scores = self._scores[train] if len(train) else self._scores
 
 
 class Planned:
-    """Plays what a selector chooses from the whole stream: foresight of the slates."""
+    """Policy that picks what a selector chooses from the whole stream in advance."""
 
     def __init__(self, selector: Selector, rng: np.random.Generator) -> None:
         self._selector = selector
@@ -122,7 +122,7 @@ class Planned:
         info: dict[str, Any],
         env: gymnasium.Env[Any, Any],
     ) -> int:
-        """Return the place of a candidate that is in the plan, else a skip."""
+        """Return the place of a candidate in the plan, else a skip."""
         inner = selection_env(env)
         if self._stream is not inner.stream:
             self._stream = inner.stream
@@ -134,7 +134,7 @@ class Planned:
 
 
 class RandomClusters:
-    """Draws a cluster of `MixtureEnv`, in proportion to the samples it has left."""
+    """Policy that draws a cluster of `MixtureEnv` in proportion to its samples left."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -145,7 +145,7 @@ class RandomClusters:
         info: dict[str, Any],
         env: gymnasium.Env[Any, Any],
     ) -> int:
-        """Return a cluster that has samples left."""
+        """Return the drawn cluster, which has samples left."""
         shares = observation["clusters"][:, 0].astype(np.float64)
         return int(self._rng.choice(len(shares), p=shares / shares.sum()))
 
@@ -153,12 +153,18 @@ class RandomClusters:
 def make_policy(
     name: str, env: gymnasium.Env[Any, Any], rng: np.random.Generator
 ) -> Policy:
-    """Return a policy that plays a named selector in `env`.
+    """Return the policy of a name for `env`.
 
-    A selector has equal quotas, or sees the whole stream if its name is followed by
-    `STREAM`; `THRESHOLD` is a name of its own. `random` spends its budget evenly over
-    the stream and `all` at its beginning; `oracle` knows the stream and the
-    environment's reward. `MixtureEnv` knows `random` alone.
+    Args:
+        name: A selector's name: it has equal quotas, or with the suffix `STREAM` it
+            sees the whole stream. `random` and `all` do so in any case: one spends the
+            budget evenly over the stream, the other at its start. `oracle` also knows
+            the environment's reward. Or `THRESHOLD`. `MixtureEnv` has `random` only.
+        env: Where the policy acts.
+        rng: For selectors that draw.
+
+    Raises:
+        InputError: If there is no such policy.
     """
     if name == "random" and isinstance(env.unwrapped, MixtureEnv):
         return RandomClusters(rng)
@@ -172,24 +178,6 @@ def make_policy(
     if selector in ("random", "all") or name.endswith(STREAM):
         return Planned(make_selector(selector), rng)
     return EqualQuota(make_selector(name), rng)
-
-
-def episode_return(env: gymnasium.Env[Any, Any], policy: Policy, seed: int) -> float:
-    """Play one episode and return the sum of its rewards.
-
-    Args:
-        env: A `SelectionEnv`, wrapped or not.
-        policy: Any callable from (observation, info, env) to an action.
-        seed: Seed of the episode's stream.
-    """
-    observation, info = env.reset(seed=seed)
-    total, over = 0.0, False
-    while not over:
-        action = policy(observation, info, env)
-        observation, reward, terminated, truncated, info = env.step(action)
-        total += float(reward)
-        over = terminated or truncated
-    return total
 
 
 def selection_env(env: gymnasium.Env[Any, Any]) -> SelectionEnv:

@@ -1,4 +1,4 @@
-"""Selectors: anything that turns a bundle and a budget into an ordered selection."""
+"""Selectors: the protocol, the names, and helpers of the baselines."""
 
 import importlib
 from typing import TYPE_CHECKING, Protocol
@@ -37,11 +37,11 @@ SELECTORS: dict[str, str] = {
     "ifd": f"{_BASELINES}.ifd:IfdSelector",
 }
 READERS = {"dsir": ("pool", "dev"), "rds": ("pool", "dev"), "ifd": ("pool",)}
-"""Selectors that read texts, and whose: roles of the bundle's samples."""
+"""Selectors that read texts, each with the roles of the samples that it reads."""
 
 
 class Selector(Protocol):
-    """What selects samples from a bundle's pool."""
+    """An object that selects samples from a bundle's pool."""
 
     def select(
         self,
@@ -53,18 +53,17 @@ class Selector(Protocol):
         """Select `budget` samples.
 
         Args:
-            bundle: Whose pool is selected from.
-            budget: How many, at most the rows there are.
+            bundle: The bundle to select from.
+            budget: Number of samples, at most the number of rows.
             rng: For selectors that draw.
             indices: Pool rows to select from; all when omitted.
 
         Returns:
-            int64 (budget,), different pool rows, the most wanted or first picked
-            first; and float32 (budget,), the selector's score of each, higher is
-            better.
+            int64 (budget,), distinct pool rows, best or first picked first; and
+            float32 (budget,), the score of each, higher is better.
 
         Raises:
-            InputError: If `budget` is less than 1 or more than the rows there are.
+            InputError: If `budget` is less than 1 or more than the number of rows.
         """
         ...
 
@@ -73,33 +72,40 @@ def make_selector(name: str, texts: "Texts | None" = None) -> Selector:
     """Return the selector of a name in `SELECTORS`.
 
     Args:
-        name: Its name.
-        texts: For those in `READERS`, where a bundle's texts are, see
-            `ogs_env.data.texts.bundle_texts`; by default the domain of its name.
+        name: Name of the selector.
+        texts: Texts of the bundle's samples for selectors in `READERS`, see
+            `ogs_env.data.texts.bundle_texts`; by default those of the domain with the
+            bundle's name.
+
+    Raises:
+        InputError: If there is no such selector.
     """
     if name not in SELECTORS:
         raise unknown_name("selector", name, SELECTORS)
     module, _, kind = SELECTORS[name].partition(":")
-    made = getattr(importlib.import_module(module), kind)
-    selector: Selector = made(texts) if name in READERS else made()
+    selector_class = getattr(importlib.import_module(module), kind)
+    arguments = [texts] if name in READERS else []
+    selector: Selector = selector_class(*arguments)
     return selector
 
 
 def pool_rows(
     bundle: Bundle, budget: int, indices: NDArray[np.integer] | None
 ) -> NDArray[np.int64]:
-    """Return the rows to select from, and check that they hold the budget."""
+    """Return the rows to select from.
+
+    Raises:
+        InputError: If `budget` is less than 1 or more than the number of rows.
+    """
     rows = np.arange(len(bundle.pool)) if indices is None else np.asarray(indices)
     if not 1 <= budget <= len(rows):
-        raise InputError(
-            f"budget: {budget}; expected 1 to the {len(rows)} samples there are"
-        )
+        raise InputError(f"budget: {budget}; expected 1 to the {len(rows)} candidates")
     return rows.astype(np.int64)
 
 
 def highest(
     rows: NDArray[np.int64], scores: NDArray[np.floating], budget: int
 ) -> Order:
-    """Return the `budget` rows of highest score, best first, earlier row on a tie."""
+    """Return the `budget` rows of highest score, best first; ties in row order."""
     best = np.argsort(-scores, kind="stable")[:budget]
     return rows[best], scores[best].astype(np.float32)

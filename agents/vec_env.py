@@ -1,4 +1,4 @@
-"""The native vector environment as Stable-Baselines3 wants it."""
+"""Adapter from the native vector environment to Stable-Baselines3's `VecEnv`."""
 
 import functools
 import time
@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 from ogs_env.envs.vector import SelectionVectorEnv
 from ogs_env.errors import InputError
 
-# What is the same for all sub-environments; they have no objects of their own to ask.
+# Attributes that all sub-environments share, since they have no objects of their own.
 _SHARED = (
     "action_space",
     "budget",
@@ -34,11 +34,11 @@ _SHARED = (
 
 
 class SelectionVecEnv(VecEnv):
-    """A `SelectionVectorEnv` as a `VecEnv`, whose sub-environments begin anew at once.
+    """A `SelectionVectorEnv` as a `VecEnv` of Stable-Baselines3.
 
-    It gives what `DummyVecEnv` over as many `Monitor(SelectionEnv)` gives: an episode's
-    last info has `terminal_observation`, `TimeLimit.truncated` and `episode`. Masks for
-    MaskablePPO come by `env_method("action_masks")`.
+    It behaves as `DummyVecEnv` over as many `Monitor(SelectionEnv)`: an episode's last
+    info has `terminal_observation`, `TimeLimit.truncated` and `episode`. MaskablePPO
+    gets masks from `env_method("action_masks")`.
 
     ```python
     envs = gymnasium.make_vec("OGS-Medical-v0", 32, autoreset_mode="SameStep")
@@ -46,13 +46,13 @@ class SelectionVecEnv(VecEnv):
     ```
 
     Args:
-        envs: Made with `autoreset_mode="SameStep"`.
-        info_keywords: Names in the sub-environments' infos, beside those of an
-            episode's end; all that the environment has when omitted. To spell all of
-            them out for every sub-environment takes longer than to play.
+        envs: The vector environment, made with `autoreset_mode="SameStep"`.
+        info_keywords: Keys of the sub-environments' infos, in addition to those of an
+            episode's end; all keys when omitted. A dictionary of all keys for every
+            sub-environment takes longer than the step itself.
 
     Raises:
-        InputError: If it is another environment, or has another autoreset mode.
+        InputError: If `envs` is another environment, or has another autoreset mode.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class SelectionVecEnv(VecEnv):
         self._actions = np.zeros(envs.num_envs, np.int64)
         self._returns = np.zeros(envs.num_envs)
         self._steps = np.zeros(envs.num_envs, np.int64)
-        self._began = time.time()
+        self._start_time = time.time()
         super().__init__(
             envs.num_envs, envs.single_observation_space, envs.single_action_space
         )
 
     def reset(self) -> VecEnvObs:
-        """Reset all sub-environments, with the seeds and options set before."""
+        """Reset all sub-environments with the seeds and options set before."""
         plain = np.array([not options for options in self._options])
         masks = [plain, *np.eye(self.num_envs, dtype=np.bool_)[~plain]]
         for mask in masks:
@@ -85,7 +85,7 @@ class SelectionVecEnv(VecEnv):
                 options = {**self._options[mask.argmax()], "reset_mask": mask}
                 observations, infos = self.envs.reset(seed=self._seeds, options=options)
                 num_envs = np.flatnonzero(mask).tolist()
-                for index, info in zip(num_envs, self._tell(infos, mask), strict=True):
+                for index, info in zip(num_envs, self._infos(infos, mask), strict=True):
                     self.reset_infos[index] = info
         self._returns[:] = self._steps[:] = 0
         self._reset_seeds()
@@ -93,36 +93,36 @@ class SelectionVecEnv(VecEnv):
         return observations
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Take the actions (num_envs,) that `step_wait` plays."""
+        """Store the actions (num_envs,) for `step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Play the actions; sub-environments whose episodes end begin the next."""
-        observations, rewards, terminated, truncated, found = self.envs.step(
+        """Step all sub-environments; those whose episodes end are reset."""
+        observations, rewards, terminated, truncated, stacked = self.envs.step(
             self._actions
         )
         self._returns += rewards
         self._steps += 1
         dones = terminated | truncated
-        infos = self._tell(found, np.ones(self.num_envs, np.bool_))
+        infos = self._infos(stacked, np.ones(self.num_envs, np.bool_))
         if dones.any():
             ended = np.flatnonzero(dones).tolist()
-            lasts = self._tell(found["final_info"], dones)
+            lasts = self._infos(stacked["final_info"], dones)
             for index, last in zip(ended, lasts, strict=True):
                 self.reset_infos[index], infos[index] = infos[index], last
-                last["terminal_observation"] = found["final_obs"][index]
+                last["terminal_observation"] = stacked["final_obs"][index]
                 last["episode"] = {
                     "r": round(float(self._returns[index]), 6),
                     "l": int(self._steps[index]),
-                    "t": round(time.time() - self._began, 6),
+                    "t": round(time.time() - self._start_time, 6),
                 }
             self._returns[ended] = self._steps[ended] = 0
         for info, cut in zip(infos, (truncated & ~terminated).tolist(), strict=True):
             info["TimeLimit.truncated"] = cut
         return observations, rewards.astype(np.float32), dones, infos
 
-    def _tell(self, infos: dict[str, Any], which: np.ndarray) -> list[dict[str, Any]]:
-        """Return some sub-environments' infos, with `info_keywords` alone."""
+    def _infos(self, infos: dict[str, Any], which: np.ndarray) -> list[dict[str, Any]]:
+        """Return the infos of some sub-environments, with the keys `info_keywords`."""
         if self._info_keywords is not None:
             infos = {name: infos[name] for name in self._info_keywords}
         return _each(infos, which)
@@ -137,19 +137,19 @@ class SelectionVecEnv(VecEnv):
         """Return the action masks (slate_size + 1,) of sub-environments."""
         if method_name != "action_masks":
             raise AttributeError(
-                f"{method_name}: sub-environments have action_masks alone"
+                f"{method_name}: sub-environments have the method action_masks only"
             )
         masks = self.envs.action_masks()
         return [masks[index] for index in self._get_indices(indices)]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return what sub-environments have in common, once for each."""
+        """Return a shared attribute, once for each sub-environment."""
         num_envs = list(self._get_indices(indices))
         if attr_name == "action_masks":
             return [functools.partial(self._mask, index) for index in num_envs]
         if attr_name not in _SHARED:
             raise AttributeError(
-                f"{attr_name}: sub-environments have {', '.join(_SHARED)} alone"
+                f"{attr_name}: sub-environments have {', '.join(_SHARED)}"
             )
         return [getattr(self.envs.single, attr_name)] * len(num_envs)
 
@@ -159,7 +159,7 @@ class SelectionVecEnv(VecEnv):
     def set_attr(
         self, attr_name: str, value: Any, indices: VecEnvIndices = None
     ) -> None:
-        """Refuse: sub-environments have no attributes of their own."""
+        """Raise AttributeError: sub-environments have no attributes of their own."""
         raise AttributeError(
             f"{attr_name}: sub-environments have no attributes of their own"
         )
@@ -167,11 +167,11 @@ class SelectionVecEnv(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Return whether each is wrapped: by a Monitor alone, as all are."""
+        """Return True for `Monitor`, whose infos they have, else False."""
         return [wrapper_class is Monitor for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """Return a frame of each sub-environment."""
+        """Return a rendered frame of each sub-environment."""
         return self.envs.render() or [None] * self.num_envs
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ class SelectionVecEnv(VecEnv):
 
 
 def _each(infos: dict[str, Any], which: np.ndarray) -> list[dict[str, Any]]:
-    """Return one info for each of some sub-environments, from stacked infos."""
+    """Split stacked infos into one dictionary for each selected sub-environment."""
     names = [name for name in infos if name[0] != "_" and not name.startswith("final_")]
     columns: list[Any] = []
     for name in names:

@@ -1,11 +1,11 @@
 """Train a LoRA adapter on samples with the Trainer of `transformers`.
 
-The recipe is the paper's where it is known (Zhang et al. 2026, arXiv 2602.06359):
-rank 16 and alpha 32 on all linear layers and a cosine learning rate. By default these
-are of the last ten decoder layers, those whose gradients are sketched: what happens
-in others, no selection can know. AdamW without weight decay, the warm-up and gradients
-clipped at norm 1 are those under which results differ little between seeds. The loss
-is the mean over the response tokens of a batch, as is the custom in fine-tuning.
+The recipe is the paper's where it is known (Zhang et al. 2026, arXiv 2602.06359): rank
+16 and alpha 32 on all linear layers and a cosine learning rate. By default the adapter
+is on the last ten decoder layers, those whose gradients are sketched, since a selection
+has no information about other layers. AdamW without weight decay, the warm-up and
+gradient clipping at norm 1 were chosen for small differences between seeds. The loss is
+the mean over the response tokens of a batch, as is usual in fine-tuning.
 """
 
 import json
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 RANK = 16
 ALPHA = 32
 WARMUP = 0.15
-"""Part of the steps over which the learning rate rises to its peak."""
+"""Share of the steps in which the learning rate rises to its peak."""
 CHECKPOINT_STEPS = 10
-"""Steps between checkpoints: what a killed run loses at most."""
+"""Steps between checkpoints, the most that an interrupted run loses."""
 GROUPED_BATCHES = 4
-"""Batches whose samples are drawn together and then sorted by length."""
+"""Number of batches whose samples are drawn together, then sorted by length."""
 
 
 def train(
@@ -45,12 +45,12 @@ def train(
     settings: "FinetuneSettings",
     checkpoints: Path,
 ) -> tuple[Any, list[float]]:
-    """Train an adapter, from the last checkpoint on if there is one.
+    """Train an adapter, resuming at the last checkpoint if there is one.
 
     Args:
-        model: A causal LM of `transformers`; it is changed in place.
+        model: A causal LM of `transformers`; changed in place.
         tokenizer: Its tokenizer.
-        samples: What to train on, in any order.
+        samples: Training samples, in any order.
         settings: The recipe.
         checkpoints: Folder of this run's checkpoints.
 
@@ -58,7 +58,7 @@ def train(
         The model with its adapter, and the training loss of each step in nats per
         response token.
     """
-    # Sorted, so that a run depends on what was selected and on the seed alone.
+    # Sorted, so that a run depends on the set of samples and on the seed only.
     encoded = [
         encode(tokenizer, sample.turns, sample.response, settings.max_tokens)
         for sample in sorted(samples, key=lambda sample: sample.id)
@@ -85,8 +85,8 @@ def train(
             per_device_train_batch_size=settings.batch,
             learning_rate=settings.learning_rate,
             lr_scheduler_type="cosine",
-            # Given as a fraction it would be rounded up, and since warming starts at
-            # zero, a run of one step would learn nothing.
+            # The Trainer would round a fraction up; since the warm-up starts at zero, a
+            # run of one step would then not learn.
             warmup_steps=int(WARMUP * steps),
             weight_decay=0.0,
             max_grad_norm=1.0,
@@ -120,9 +120,9 @@ def train(
 def training_order(lengths: Sequence[int], settings: "FinetuneSettings") -> list[int]:
     """Return the positions of all epochs' samples in the order of training.
 
-    Samples of similar length lie side by side. The Trainer's own grouping draws its
-    order anew when a run resumes, so that some samples would be missed and others
-    seen twice; here it is laid out beforehand.
+    Samples of similar length are adjacent. The Trainer's own grouping draws another
+    order when a run resumes, which would miss some samples and repeat others; so the
+    order is computed in advance.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     return [
@@ -140,8 +140,8 @@ def training_order(lengths: Sequence[int], settings: "FinetuneSettings") -> list
 def training_batch(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Any]:
     """Return a batch for which the model computes logits at responses only.
 
-    Responses end together at the right, so the last positions will do, from the
-    one on that predicts the first token of the longest response.
+    Responses are right-aligned, so these are the last positions, starting at the one
+    that predicts the first token of the longest response.
     """
     batch: dict[str, Any] = dict(collate(encoded, pad_id))
     longest = int((batch["labels"] != IGNORED).sum(1).max())
@@ -152,17 +152,17 @@ def training_batch(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Any]:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """Return the last checkpoint that was written to its end, if there is one."""
+    """Return the last complete checkpoint, if there is one."""
     steps = {
         checkpoint: _steps(checkpoint) for checkpoint in folder.glob("checkpoint-*")
     }
-    whole = [(step, str(checkpoint)) for checkpoint, step in steps.items() if step]
-    return max(whole)[1] if whole else None
+    complete = [(step, str(checkpoint)) for checkpoint, step in steps.items() if step]
+    return max(complete)[1] if complete else None
 
 
 def _steps(checkpoint: Path) -> int | None:
-    """Return the steps before a checkpoint, if it was written to its end."""
-    try:  # the Trainer writes its state after everything else
+    """Return the number of steps before a checkpoint, None if it is incomplete."""
+    try:  # the Trainer writes its state last
         state = json.loads((checkpoint / "trainer_state.json").read_text())
     except (OSError, ValueError):
         return None
@@ -170,7 +170,7 @@ def _steps(checkpoint: Path) -> int | None:
 
 
 class _QuietProgress(ProgressCallback):
-    """The progress bar on stderr, without a line on stdout for each step."""
+    """Progress bar on stderr without a line on stdout for each step."""
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:
         pass

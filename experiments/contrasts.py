@@ -1,4 +1,4 @@
-"""One selection's fine-tuning against another's, on the same held-out samples."""
+"""Compare fine-tuning runs of different selections on the same held-out samples."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,21 +8,20 @@ import numpy as np
 from ogs_env.agents.episodes import summarise
 
 MEASURED = ("test", "answers")
-"""Losses that runs are compared by: of the domain, and on the model's own answers."""
+"""Losses to compare: of the domain test set, and on the model's own answers."""
 RESAMPLES = 10_000
 
 
 def change(result: Mapping[str, Any], role: str) -> dict[str, float]:
-    """Return how fine-tuning changed a mean loss, in percent of what it was.
+    """Return the change of a mean loss by fine-tuning, in percent.
 
     Args:
-        result: Of `ogs_env.experiments.finetune.finetune`.
+        result: Result of `ogs_env.experiments.finetune.finetune`.
         role: `"test"`, `"answers"` or `"retention"`.
 
     Returns:
         `mean`, and its 95 % interval `low` to `high`: a percentile bootstrap over the
-        measured samples. What another run of the same selection would give is not in
-        it.
+        measured samples. It does not include the variance between runs.
     """
     before, after = (np.array(result[t][role]["each"]) for t in ("before", "after"))
     samples = len(before)
@@ -48,14 +47,14 @@ def contrasts(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
     """Compare the first run with those of each other selector.
 
     Args:
-        results: Of `finetune`, on the same samples.
+        results: Results of `finetune` on the same samples.
 
     Returns:
         By selector and then by role of `MEASURED`: `mean`, `low` and `high`, the first
-        run's loss after fine-tuning less the selector's mean over its runs, nats per
+        run's loss after fine-tuning minus the selector's mean over its runs, nats per
         token, with a 95 % interval (percentile bootstrap over the measured samples);
-        `runs`, how many the selector has; and `lower_than`, than how many of these the
-        first run's loss is lower.
+        `runs`, the number of the selector's runs; and `lower_than`, the number of those
+        with a higher loss than the first run.
     """
     first, *others = results
     return {
@@ -68,10 +67,10 @@ def lines(found: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
     """Return a sentence for each contrast.
 
     Args:
-        found: What `contrasts` returns.
-        name: Of the first run's selection.
+        found: Result of `contrasts`.
+        name: Name of the first run's selection.
     """
-    told = []
+    sentences = []
     for selector, by_role in found.items():
         parts = []
         for role, what in zip(MEASURED, ("domain test", "own answers"), strict=True):
@@ -80,13 +79,14 @@ def lines(found: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
                 f"{what} {own['mean']:+.3f} [{own['low']:+.3f}, {own['high']:+.3f}], "
                 f"lower than {own['lower_than']} of {own['runs']}"
             )
-        told.append(f"{name} less {selector}, nats: {'; '.join(parts)}")
-    return told
+        sentences.append(f"{name} less {selector}, nats: {'; '.join(parts)}")
+    return sentences
 
 
 def _contrast(
     first: Mapping[str, Any], others: Sequence[Mapping[str, Any]], role: str
 ) -> dict[str, Any]:
+    """Return the contrast of one role with the runs of one selector."""
     own = np.array(first["after"][role]["each"])
     rest = np.array([other["after"][role]["each"] for other in others])
     return {

@@ -1,4 +1,4 @@
-"""Learning curves as a picture."""
+"""Plot learning curves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,14 +14,14 @@ def plot_training(
     cost_limit: float | None,
     path: Path,
 ) -> None:
-    """Draw how agents learned: their evaluations, one line a seed.
+    """Draw the evaluations of agents over training, one line per seed.
 
-    Under a cost limit two more panels show what evaluated and training episodes cost,
-    and the multiplier.
+    With a cost limit, two more panels show the cost of evaluation and training
+    episodes, and the multiplier.
 
     Args:
-        agents: Of each, `seed` and `training` with `curve` and `kept`.
-        references: Mean returns of other policies by name, drawn as levels.
+        agents: For each agent `seed`, and `training` with `curve` and `kept`.
+        references: Mean returns of other policies by name, drawn as horizontal lines.
         cost_limit: The limit, or None.
         path: The PNG file to write.
 
@@ -38,16 +38,16 @@ def plot_training(
     for number, agent in enumerate(agents):
         curve = agent["training"]["curve"]
         steps = [point["steps"] for point in curve]
-        look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "marker": "o"}
+        style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "marker": "o"}
         label = f"seed {agent['seed']}"
-        axes[0].plot(steps, [p["return"] for p in curve], label=label, **look)
-        kept = agent["training"]["kept"]
-        axes[0].plot(kept["steps"], kept["return"], "*", color=look["color"], ms=15)
+        axes[0].plot(steps, [p["return"] for p in curve], label=label, **style)
+        best = agent["training"]["kept"]
+        axes[0].plot(best["steps"], best["return"], "*", color=style["color"], ms=15)
         if cost_limit is not None:
-            axes[1].plot(steps, [p["cost"] for p in curve], **look)
+            axes[1].plot(steps, [p["cost"] for p in curve], **style)
             trained = [p["training_cost"] for p in curve]
-            axes[1].plot(steps, trained, color=look["color"], linestyle=":")
-            axes[2].plot(steps, [p["multiplier"] for p in curve], **look)
+            axes[1].plot(steps, trained, color=style["color"], linestyle=":")
+            axes[2].plot(steps, [p["multiplier"] for p in curve], **style)
     for name, level in references.items():
         axes[0].axhline(level, color=RANDOM_COLOUR, linewidth=0.8, linestyle="--")
         axes[0].annotate(
@@ -60,14 +60,16 @@ def plot_training(
             color=RANDOM_COLOUR,
             size=9,
         )
-    axes[0].set(title="Evaluations on the test split; a star is kept", ylabel="return")
+    axes[0].set(
+        title="Evaluations on the test split; star: best model", ylabel="return"
+    )
     axes[0].legend(loc="best", ncols=min(len(agents), 3))
     if cost_limit is not None:
         axes[1].axhline(cost_limit, color="black", linewidth=1)
         axes[1].set(ylabel="cost of an episode, %", ylim=(0, None))
-        axes[1].set_title("line: evaluated, dotted: in training, black: the limit")
-        axes[2].set(ylabel="multiplier of the cost")
-    axes[-1].set_xlabel("environment steps; of imitation, examples learned from")
+        axes[1].set_title("solid: evaluation, dotted: training, black: limit")
+        axes[2].set(ylabel="cost multiplier")
+    axes[-1].set_xlabel("environment steps; for imitation, examples")
     axes[-1].xaxis.set_major_formatter(lambda x, _: f"{x / 1000:,.0f}k" if x else "0")
     for one in axes:
         one.grid(alpha=0.25)

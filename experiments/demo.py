@@ -1,9 +1,9 @@
-"""The main job on texts of installed packages: the command `ogs demo`.
+"""The command `ogs demo`: run `ogs adapt` on texts of installed packages.
 
-The domain is medical coding: half of its questions are answered in a sentence, half
-with a code or one word. The pool has as many of either, and puzzles, which are no
-medicine. What looks only at how well gradients agree with the domain's takes one-word
-answers alone: their gradients are the longest and the most alike.
+The domain is medical coding: half of its questions have answers of one sentence, half
+of a code or one word. The pool has equal shares of both, and puzzles, which are not
+medical. A selector that uses only the agreement of gradients with the domain's picks
+one-word answers only: their gradients are the longest and the most similar.
 """
 
 import argparse
@@ -24,22 +24,22 @@ POOL, BUDGET = 320, 32
 SHARES = {icd10.NAME: 0.25, icd10.SHORT_NAME: 0.25, generated.PUZZLES: 0.5}
 DEV, TEST, ANCHOR = 24, 48, 24
 EPOCHS, DRAWS = 3, 3
-# Other seeds than those of tests, examples and studies.
+# Different from the seeds of tests, examples and studies.
 DATA_SEED = 271828
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ogs demo`."""
     parser.add_argument(
-        "--out", type=Path, default=Path("demo_output"), help="folder for all it makes"
+        "--out", type=Path, default=Path("demo_output"), help="folder of the outputs"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="draws the pool and all else"
+        "--seed", type=int, default=0, help="seed of the pool and of all random choices"
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write the texts into files, and run `ogs adapt` on them."""
+    """Write the texts to files, and run `ogs adapt` on them."""
     if arguments.seed < 0:
         raise InputError(f"--seed: {arguments.seed} is negative; give 0 or more")
     seed = DATA_SEED + arguments.seed

@@ -1,4 +1,4 @@
-"""How long `ogs adapt` will take."""
+"""Estimate the duration of `ogs adapt`."""
 
 import time
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ from ogs_env.sketching.answers import longest_answer
 from ogs_env.sketching.encoding import encode
 from ogs_env.sketching.proxy import load_model
 
-_MEASURED = 16  # samples that the model's speed is measured on
-_COUNTED = 64  # samples of each role whose tokens are counted
-_GRADIENTS = 2  # of the last layers, in forward passes of the whole model
+_MEASURED = 16  # samples to measure the model's speed on
+_COUNTED = 64  # samples of each role to count tokens of
+_GRADIENTS = 2  # cost of the last layers' gradients, in forward passes
 
 
 def estimate(
     data: DomainData, settings: FinetuneSettings, budget: int, runs: int
 ) -> tuple[float, float]:
-    """Estimate the longest stages from the target's speed on a few samples.
+    """Estimate the seconds of the longest stages from the target's speed.
 
     Args:
         data: The samples by role.
-        settings: Of fine-tuning.
-        budget: Samples of a selection.
-        runs: Selections that are fine-tuned on.
+        settings: Settings of fine-tuning.
+        budget: Number of samples of a selection.
+        runs: Number of fine-tuning runs.
 
     Returns:
         Seconds of sketching, with a proxy of the target's size, and of fine-tuning.
@@ -36,7 +36,7 @@ def estimate(
     model, tokenizer = load_model(settings.model)
 
     def tokens(samples: Sequence[Sample]) -> float:
-        """Return about how many tokens all samples have together."""
+        """Return an estimate of the total number of tokens."""
         part = [
             samples[i] for i in np.linspace(0, len(samples) - 1, _COUNTED, dtype=int)
         ]
@@ -48,10 +48,10 @@ def estimate(
 
     probe = data.pool[:_MEASURED]
     with torch.inference_mode():
-        mean_losses(model, tokenizer, probe[:1], settings.max_tokens, "one")  # is slow
-        begin = time.perf_counter()
+        mean_losses(model, tokenizer, probe[:1], settings.max_tokens, "one")  # warm-up
+        start = time.perf_counter()
         mean_losses(model, tokenizer, probe, settings.max_tokens, "a few samples")
-    rate = tokens(probe) / (time.perf_counter() - begin)
+    rate = tokens(probe) / (time.perf_counter() - start)
     anchor, retention = (
         [sample for own in part.values() for sample in own]
         for part in (data.anchor, data.retention)

@@ -1,4 +1,4 @@
-"""How good a causal LM is: losses, answers to maths, and choices in minimal pairs."""
+"""Evaluate a causal LM: losses, answers to maths, and choices in minimal pairs."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -28,11 +28,11 @@ from ogs_env.sketching.losses import response_losses
 from ogs_env.sketching.trunk import length_batches
 
 BATCH_TOKENS = 2048
-"""Tokens, padding included, of an evaluation batch: bounds the memory of logits."""
+"""Tokens of an evaluation batch with padding, which bounds the memory of logits."""
 NEW_TOKENS = 256
-"""Tokens after which a generated answer is cut off."""
+"""Maximum number of tokens of a generated answer."""
 GENERATION_BATCH = 16
-"""Answers that are generated side by side."""
+"""Batch size of generation."""
 
 _ANSWER = re.compile(r"####\s*([-+]?[$]?\s*[-+]?[\d.,]*\d)")
 
@@ -42,11 +42,11 @@ class Losses:
     """Cross-entropy of the responses of some samples.
 
     Attributes:
-        per_sample: Mean over samples of a sample's mean nats per response token:
-            every sample weighs the same, however short. The headline figure.
-        per_token: Mean nats per response token: long responses weigh more.
-        samples: How many samples.
-        tokens: How many response tokens.
+        per_sample: Mean over samples of a sample's mean nats per response token, with
+            equal weight for every sample. The main measure.
+        per_token: Mean nats per response token, with more weight for long responses.
+        samples: Number of samples.
+        tokens: Number of response tokens.
         each: Each sample's mean nats per response token.
     """
 
@@ -67,16 +67,15 @@ def mean_losses(
 ) -> Losses:
     """Measure the loss of a model on the responses of some samples.
 
-    Samples are batched by length, so little is spent on padding; neither the
-    order of the samples nor the batches they fall in change the result beyond
-    rounding.
+    Samples are batched by length to reduce padding; the result does not depend on the
+    order of the samples or on the batches, except for rounding.
 
     Args:
         model: A causal LM of `transformers`, with or without an adapter.
         tokenizer: Its tokenizer.
         samples: At least one sample.
-        max_tokens: Longer samples lose the beginning of their prompt.
-        name: What the samples are, for the progress bar and the error line.
+        max_tokens: Longer samples are truncated at the start of their prompt.
+        name: Name of the samples, for the progress bar and the error line.
         answers: Token ids to measure in place of the samples' responses, as
             `own_answers` returns them.
 
@@ -110,17 +109,17 @@ def pair_preferences(
     max_tokens: int = 256,
     name: str = "pairs",
 ) -> dict[str, float]:
-    """Measure how well a model tells right from wrong texts of minimal pairs.
+    """Measure how often a model prefers the right text of minimal pairs.
 
     Args:
         model: A causal LM of `transformers`, with or without an adapter.
         tokenizer: Its tokenizer.
         pairs: At least one pair.
-        max_tokens: Longer texts lose the beginning of what stands before them.
-        name: What the pairs are, for the progress bar and the error line.
+        max_tokens: Longer texts are truncated at the start of their context.
+        name: Name of the pairs, for the progress bar and the error line.
 
     Returns:
-        `pairs`, how many, and what `preferences` returns.
+        `pairs`, the number of pairs, and the result of `preferences`.
 
     Raises:
         InputError: If there are no pairs.
@@ -138,7 +137,7 @@ def preferences(right: ArrayLike, wrong: ArrayLike) -> dict[str, float]:
     """Compare the probabilities of the right and the wrong texts of minimal pairs.
 
     Args:
-        right: float64 (n,), -log P of the right texts from where they differ, nats.
+        right: float64 (n,), -log P of the right texts after the common part, nats.
         wrong: The same of the wrong texts.
 
     Returns:
@@ -156,16 +155,16 @@ def _losses(
     model: Any, tokenizer: Any, encoded: Sequence[Encoded], name: str
 ) -> NDArray[np.float64]:
     """Return the loss (n,) of each sample, nats per response token."""
-    found = np.empty(len(encoded))
+    losses = np.empty(len(encoded))
     bar = tqdm(total=len(encoded), desc=f"loss on {name}", unit="sample", leave=False)
     with _evaluating(model), bar:
         sizes = {row: len(item.input_ids) for row, item in enumerate(encoded)}
         for rows in length_batches(sizes, list(sizes), BATCH_TOKENS):
             inputs = collate([encoded[row] for row in rows], tokenizer.pad_token_id)
             inputs = {key: value.to(model.device) for key, value in inputs.items()}
-            found[rows] = response_losses(model, inputs).cpu()
+            losses[rows] = response_losses(model, inputs).cpu()
             bar.update(len(rows))
-    return found
+    return losses
 
 
 def exact_match(
@@ -173,15 +172,15 @@ def exact_match(
 ) -> float:
     """Return the share of samples whose generated answer is the right number.
 
-    Answers are generated greedily, at most `NEW_TOKENS` long, and count as right
-    if the number after their last `####` is that of the sample's response, as is
-    the custom for GSM8K (Cobbe et al. 2021, arXiv 2110.14168).
+    Answers are generated greedily with at most `NEW_TOKENS` tokens. An answer is right
+    if the number after its last `####` equals that of the sample's response, as usual
+    for GSM8K (Cobbe et al. 2021, arXiv 2110.14168).
 
     Args:
         model: A causal LM of `transformers`, with or without an adapter.
         tokenizer: Its tokenizer.
         samples: Samples whose responses end with `#### N`.
-        name: What the samples are, for the progress bar and the error line.
+        name: Name of the samples, for the progress bar and the error line.
 
     Raises:
         InputError: If there are no samples, or a response has no `#### N`.
@@ -194,7 +193,7 @@ def exact_match(
                 f"{name}: the response of sample {sample.id} has no '#### N'; "
                 "generate answers only to samples that have one"
             )
-    # Similar lengths side by side, so that little is padded.
+    # Similar lengths are batched together, to reduce padding.
     ordered = sorted(samples, key=lambda sample: len(sample.prompt))
     right = 0
     bar = tqdm(
@@ -214,13 +213,13 @@ def exact_match(
 def extract_answer(text: str) -> str | None:
     """Return the number after the last `####` in plain digits, or None.
 
-    Commas, dollar signs, a closing full stop and needless zeros are dropped:
+    Commas, dollar signs, a final full stop and redundant zeros are dropped:
     `#### $1,200.00` and `#### 1200` are the same answer.
     """
-    found = _ANSWER.findall(text)
-    if not found:
+    numbers = _ANSWER.findall(text)
+    if not numbers:
         return None
-    digits = re.sub(r"[$,\s]", "", found[-1])
+    digits = re.sub(r"[$,\s]", "", numbers[-1])
     try:
         number = Decimal(digits)
     except ArithmeticError:
@@ -231,7 +230,7 @@ def extract_answer(text: str) -> str | None:
 def _answers(model: Any, tokenizer: Any, samples: Sequence[Sample]) -> list[str]:
     """Return greedily generated responses to the samples' prompts."""
     prompts = [encode_prompt(tokenizer, sample.turns) for sample in samples]
-    # Without responses, `collate` only pads.
+    # Without responses, `collate` only adds padding.
     inputs = collate(
         [Encoded(prompt, len(prompt), cut=False) for prompt in prompts],
         tokenizer.pad_token_id,
@@ -251,7 +250,7 @@ def _answers(model: Any, tokenizer: Any, samples: Sequence[Sample]) -> list[str]
 
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """Switch a model to evaluation, without gradients, and back."""
+    """Set a model to evaluation mode without gradients, and restore its mode."""
     training = model.training
     model.eval()
     try:

@@ -1,7 +1,7 @@
-"""Fine-tune a target model on selections, and see what it learns and forgets.
+"""The command `ogs finetune`: fine-tune a target on selections, and evaluate it.
 
-One run is one folder: what went in (`run.json`), the trained adapter, and what came
-out (`result.json`). How the training itself goes is in `adapter_training`.
+Each run has a folder with its inputs (`run.json`), the trained adapter and its results
+(`result.json`). The training itself is in `adapter_training`.
 """
 
 import argparse
@@ -26,24 +26,24 @@ from ogs_env.files import read_json, write_json, written_by_library
 from ogs_env.learners.fitted import LAYERS
 from ogs_env.selection import LINES, SUMMARY, Selection
 
-# All runs are measured on the same answers, whatever the seed of their training.
+# Independent of the training seed, so that all runs are measured on the same answers.
 _ANSWERS_SEED = 0
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """How to fine-tune and what to measure.
+    """Settings of fine-tuning and of its evaluation.
 
     Attributes:
         model: Target model: a name, a folder or a Hugging Face id.
-        epochs: How often each sample is seen.
+        epochs: Number of passes over the samples.
         learning_rate: Peak learning rate of AdamW.
-        batch: Samples per step.
+        batch: Number of samples per step.
         layers: Decoder layers, counted from the last, that carry the adapter; all if
             the model has fewer.
         seed: Seed of the adapter's first weights and of the order of samples.
-        max_tokens: Longer samples lose the beginning of their prompt.
+        max_tokens: Longer samples are truncated at the start of their prompt.
         generate: Number of answers to generate before and after; 0 for none.
     """
 
@@ -91,39 +91,38 @@ def finetune(
 ) -> dict[str, Any]:
     """Fine-tune a model on some samples and measure it before and after.
 
-    The order of `samples` does not matter: each epoch has an order of its own, drawn
-    from the seed.
+    The order of `samples` does not matter: the order of each epoch is drawn from the
+    seed.
 
-    A run that was killed goes on at its last checkpoint when it is called again,
-    and a finished one is not repeated: its result is read. With other settings,
-    samples or pairs it starts anew. The untouched model's own answers, which all runs
-    are measured on, are kept beside the folder, in `own_answers`. `transformers` seeds
-    the global generators.
+    An interrupted run resumes at its last checkpoint when it is called again; for a
+    finished one the result is read. With other settings, samples or pairs it starts
+    from scratch. The untouched model's own answers, which all runs are measured on, are
+    stored in the folder `own_answers` next to the run's. `transformers` seeds the
+    global generators.
 
     Args:
-        samples: What to train on.
+        samples: Training samples.
         test: Samples of the domain, for the loss before and after.
-        retention: Samples of what should be kept; answers are generated to the
-            first `settings.generate` of them. Those with solutions that end in
-            `#### N` also become minimal pairs, see `solution_pairs`.
-        settings: The recipe.
-        folder: Where `result.json`, the folder `adapter` (PEFT's format) and,
-            during the run, checkpoints are written. Its name names the run.
-        grammar: Minimal pairs of grammar to measure too, such as `grammar_pairs()`.
-        selector: What chose the samples, for plots.
-        before: The evaluation before training where it is known already, as
-            found under `"before"` in the result of an earlier run with the same
-            pairs.
+        retention: Samples of general abilities; answers are generated to the first
+            `settings.generate` of them. Those with solutions that end in `#### N` also
+            give minimal pairs, see `solution_pairs`.
+        settings: Settings of the run.
+        folder: Folder for `result.json`, the folder `adapter` (PEFT's format) and,
+            during the run, checkpoints. Its name is the name of the run.
+        grammar: Further minimal pairs of grammar, such as `grammar_pairs()`.
+        selector: Name of the selector, for plots.
+        before: The evaluation before training if it is known already: the entry
+            `"before"` of the result of an earlier run with the same pairs.
 
     Returns:
         The content of `result.json`: `selection`, `selector`, `samples`, `run`
         (settings, model, and hashes of samples and pairs), `before` and `after`
         (losses as `ogs_env.experiments.evaluation.Losses` on `test`, on `retention`
-        and on `answers`, what the untouched model answers to the retention's prompts:
-        their rise is what it forgets; `accuracy` of generated answers or None; and
-        `pairs`: for each ability of which there are any, `solutions` and `grammar`,
-        what `ogs_env.experiments.evaluation.pair_preferences` returns), `training_loss`
-        (by step), `seconds` and `versions`.
+        and on `answers`, the untouched model's answers to the retention prompts, whose
+        rise measures forgetting; `accuracy` of generated answers or None; and `pairs`:
+        for each ability with pairs, `solutions` and `grammar`, the result of
+        `ogs_env.experiments.evaluation.pair_preferences`), `training_loss` (by step),
+        `seconds` and `versions`.
 
     Raises:
         InputError: If a set is empty, two sets share a sample, the model cannot
@@ -134,7 +133,7 @@ def finetune(
     if (result := _resume(folder, run)) is not None:
         return result
 
-    # Heavy, and not needed to read results or to show the command's help.
+    # Slow imports that reading results and the command's help do not need.
     from ogs_env.experiments.adapter_training import train
     from ogs_env.sketching.answers import own_answers
     from ogs_env.sketching.proxy import check_length, content_hash, load_model
@@ -145,9 +144,9 @@ def finetune(
     model_hash = content_hash(settings.model, model)
     clock = time.perf_counter
     began = clock()
-    kept = _answers_folder(folder, run, model_hash)
+    answers_folder = _answers_folder(folder, run, model_hash)
     answers = own_answers(
-        *(model, tokenizer, retention, kept, "retention"),
+        *(model, tokenizer, retention, answers_folder, "retention"),
         seed=_ANSWERS_SEED,
         max_tokens=settings.max_tokens,
     )
@@ -166,7 +165,7 @@ def finetune(
             f"{folder}: training diverged at learning rate {settings.learning_rate}; "
             "lower it"
         )
-    # Without the option PEFT asks the hub whether the vocabulary has grown.
+    # Otherwise PEFT asks the hub for the size of the vocabulary.
     with written_by_library(folder):
         model.save_pretrained(folder / "adapter", save_embedding_layers=False)
     result = {
@@ -198,17 +197,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("selections", nargs="+", metavar="SELECTION", type=Path,
         help="folder written by `ogs select`")  # fmt: skip
     add("--test", required=True, metavar="FILE_OR_DOMAIN",
-        help="samples of the domain that no one trains on: JSONL, or a domain such "
-        "as medical for its test set")  # fmt: skip
+        help="held-out samples of the domain: JSONL, or a domain such as medical for "
+        "its test set")  # fmt: skip
     add("--retention", required=True, metavar="FILE_OR_NAME",
-        help="samples of what should be kept: JSONL, a domain for its retention set, "
-        f"or the retention part of an anchor: {', '.join(ANCHORS)}; with solutions "
-        "that end with '#### N', it is also measured how often a solution with its "
-        "right last number is likelier than one with a wrong number")  # fmt: skip
+        help="samples of general abilities: JSONL, a domain for its retention set, or "
+        f"the retention part of an anchor: {', '.join(ANCHORS)}; if solutions end with "
+        "'#### N', the share of solutions whose right last number is likelier than a "
+        "wrong one is measured too")  # fmt: skip
     add("--model", default=default.model,
         help="target: a name, a folder or a Hugging Face id (%(default)s)")  # fmt: skip
     add("--epochs", type=int, default=default.epochs,
-        help="how often each sample is seen (%(default)s)")  # fmt: skip
+        help="passes over the samples (%(default)s)")  # fmt: skip
     add("--learning-rate", type=float, default=default.learning_rate,
         help="peak learning rate of AdamW (%(default)s)")  # fmt: skip
     add("--batch", type=int, default=default.batch,
@@ -217,16 +216,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="decoder layers, counted from the last, that carry the adapter "
         "(%(default)s)")  # fmt: skip
     add("--seed", type=int, default=default.seed,
-        help="seed of adapter and order (%(default)s)")  # fmt: skip
+        help="seed of the adapter and of the order (%(default)s)")  # fmt: skip
     add("--generate", type=int, default=default.generate, metavar="N",
         help="also generate answers to the first N retention samples, which must "
         "end with '#### N', and report how many are right (%(default)s)")  # fmt: skip
     add("--grammar", action="store_true",
-        help="also measure how often a grammatical sentence is likelier than one "
-        "with an error, on the minimal pairs of BLiMP; done without the option "
-        "where OGS_DATA has them")  # fmt: skip
+        help="also measure the share of minimal pairs of BLiMP whose grammatical "
+        "sentence is likelier; the default if OGS_DATA has them")  # fmt: skip
     add("--out", type=Path, default=Path("finetuned"), metavar="FOLDER",
-        help="one folder per selection is written here (%(default)s)")  # fmt: skip
+        help="folder of the outputs, one per selection (%(default)s)")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -243,7 +241,7 @@ def run(arguments: argparse.Namespace) -> None:
     test = _held_out(arguments.test, "test")
     retention = _held_out(arguments.retention, "retention")
     selections = [_load_selection(folder) for folder in arguments.selections]
-    _refuse_twins([name for name, *_ in selections])
+    _check_names([name for name, *_ in selections])
     grammar = grammar_pairs() if arguments.grammar or grammar_file() else []
     results: list[dict[str, Any]] = []
     for name, selector, samples in selections:
@@ -289,9 +287,9 @@ def table(results: Iterable[Mapping[str, Any]]) -> str:
 def _pairs(
     retention: Sequence[Sample], grammar: Sequence[Pair]
 ) -> dict[str, Sequence[Pair]]:
-    """Return minimal pairs by the ability that they show, where there are any."""
+    """Return minimal pairs by ability, for abilities that have any."""
     pairs = {"solutions": solution_pairs(retention), "grammar": grammar}
-    return {name: found for name, found in pairs.items() if found}
+    return {name: members for name, members in pairs.items() if members}
 
 
 def _identity(
@@ -301,22 +299,22 @@ def _identity(
     pairs: Mapping[str, Sequence[Pair]],
     settings: FinetuneSettings,
 ) -> dict[str, Any]:
-    """Return what a result depends on, after checking the sets."""
+    """Check the sets, and return everything that the result depends on."""
     sets = {"selection": samples, "test": test, "retention": retention}
     for name, members in sets.items():
         if not members:
             raise InputError(f"{name} set: holds no samples; give at least one")
-    # What is measured must not be trained on.
+    # Held-out samples must not be among the training samples.
     check_disjoint(sets)
     if settings.generate > len(retention):
         raise InputError(
-            f"generate: {settings.generate} answers asked for, but the retention set "
+            f"generate: {settings.generate} answers requested, but the retention set "
             f"holds {len(retention)} samples; give at most that"
         )
     ids = {name: "\n".join(s.id for s in members) for name, members in sets.items()}
     texts = {
-        name: json.dumps([dataclasses.astuple(pair) for pair in found])
-        for name, found in pairs.items()
+        name: json.dumps([dataclasses.astuple(pair) for pair in members])
+        for name, members in pairs.items()
     }
 
     def hashes(of: Mapping[str, str]) -> dict[str, str]:
@@ -331,14 +329,14 @@ def _identity(
 
 
 def _resume(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the result of `run` if it is there; clear away what another run left."""
+    """Return the result of `run` if it exists; remove the files of another run."""
     started = folder / "run.json"
     if started.exists():
         if read_json(started, "note of a fine-tuning run") == run:
             finished = folder / "result.json"
             return read_json(finished, "result") if finished.exists() else None
         print(
-            f"{folder}: other settings, samples or pairs; starting anew",
+            f"{folder}: other settings, samples or pairs; starting from scratch",
             file=sys.stderr,
         )
         (folder / "result.json").unlink(missing_ok=True)
@@ -346,20 +344,20 @@ def _resume(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:
         shutil.rmtree(folder / "adapter", ignore_errors=True)
     elif folder.is_dir() and any(folder.iterdir()):
         raise InputError(
-            f"{folder}: holds files, but of no fine-tuning run; choose another folder"
+            f"{folder}: holds files, but no fine-tuning run; choose another folder"
         )
     write_json(started, run)
     return None
 
 
 def _answers_folder(folder: Path, run: dict[str, Any], model_hash: str) -> Path:
-    """Return where own answers are kept: beside the runs, which share them."""
-    asked = run["ids_sha256"]["retention"], run["settings"]["max_tokens"]
-    shared = f"{model_hash} {asked} {_ANSWERS_SEED}"
+    """Return the folder of own answers, which the runs in a folder share."""
+    inputs = run["ids_sha256"]["retention"], run["settings"]["max_tokens"]
+    shared = f"{model_hash} {inputs} {_ANSWERS_SEED}"
     name = hashlib.sha256(shared.encode()).hexdigest()[:16]
-    kept = folder.parent / "own_answers" / name
-    kept.mkdir(parents=True, exist_ok=True)
-    return kept
+    answers_folder = folder.parent / "own_answers" / name
+    answers_folder.mkdir(parents=True, exist_ok=True)
+    return answers_folder
 
 
 def _evaluate(
@@ -380,26 +378,26 @@ def _evaluate(
 
     def losses(samples: Sequence[Sample], name: str, own: Any = None) -> dict[str, Any]:
         limit = settings.max_tokens
-        found = mean_losses(model, tokenizer, samples, limit, name, own)
-        return dataclasses.asdict(found)
+        measured = mean_losses(model, tokenizer, samples, limit, name, own)
+        return dataclasses.asdict(measured)
 
-    # Answers first: what is wrong with them should be told before the long part.
-    asked = retention[: settings.generate]
-    accuracy = exact_match(model, tokenizer, asked, "retention") if asked else None
+    # Answers first, so that an error in them comes before the long part.
+    prompts = retention[: settings.generate]
+    accuracy = exact_match(model, tokenizer, prompts, "retention") if prompts else None
     return {
         "test": losses(test, "test"),
         "retention": losses(retention, "retention"),
         "answers": losses(retention, "own answers", answers),
         "accuracy": accuracy,
         "pairs": {
-            name: pair_preferences(model, tokenizer, found, settings.max_tokens, name)
-            for name, found in pairs.items()
+            name: pair_preferences(model, tokenizer, own, settings.max_tokens, name)
+            for name, own in pairs.items()
         },
     }
 
 
 def _held_out(name_or_file: str, role: str) -> list[Sample]:
-    """Return the samples of a file, or those a name holds out for `role`."""
+    """Return a file's samples, or the held-out set `role` of a domain or anchor."""
     path = Path(name_or_file)
     if path.exists() or path.suffix or len(path.parts) > 1:
         return read_samples(path)
@@ -415,13 +413,13 @@ def _held_out(name_or_file: str, role: str) -> list[Sample]:
 
 
 def _load_selection(folder: Path) -> tuple[str, str, list[Sample]]:
-    """Return a selection's name, what chose it, and its samples."""
+    """Return the name, the selector and the samples of a selection."""
     selection = Selection.load(folder)
     file = folder / LINES
     if file.is_file() and b'"prompt"' not in file.read_bytes():
         raise InputError(
-            f"{file}: holds ids without texts; make the selection again with the "
-            "texts the bundle was sketched from"
+            f"{file}: holds ids without texts; run `ogs select` again with the texts "
+            "that the bundle was sketched from"
         )
     samples = read_samples(file)
     if [sample.id for sample in samples] != selection.ids:
@@ -432,11 +430,11 @@ def _load_selection(folder: Path) -> tuple[str, str, list[Sample]]:
     return folder.resolve().name, Path(selection.agent).name, samples
 
 
-def _refuse_twins(names: Sequence[str]) -> None:
-    """Refuse selections of the same name: their results would share a folder."""
+def _check_names(names: Sequence[str]) -> None:
+    """Check that names differ, since each selection's results have a folder."""
     for name in names:
         if names.count(name) > 1:
             raise InputError(
-                f"selection '{name}': two folders have this name, and results are "
-                "filed by it; rename one"
+                f"selection '{name}': two folders have this name, which names the "
+                "folder of the results; rename one"
             )

@@ -1,4 +1,4 @@
-"""Pictures of results."""
+"""Plots of fine-tuning results."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,18 +9,18 @@ from ogs_env.experiments.contrasts import by_selector
 from ogs_env.files import whole_file
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's colours, told apart by the colour-blind too."""
+"""Okabe and Ito's colours, which colour-blind readers can distinguish."""
 RANDOM_COLOUR = "#6e6e6e"
 MARKERS = "sD^vPX"
 
 
 def tradeoff(results: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw what fine-tuning on each selection taught and what it made forget.
+    """Draw learning of the domain against forgetting for each selection.
 
-    One small point is one run, in percent of the loss before fine-tuning; runs of
-    the same selector share a colour, and their mean is the large point that the
-    label names. The untouched model is the origin: left of it the domain was
-    learned, above it the model has forgotten.
+    Each small point is a run, in percent of the loss before fine-tuning. Runs of the
+    same selector share a colour, and a large labelled point is their mean. The
+    untouched model is the origin: points to its left have learned the domain, points
+    above it have forgotten.
 
     Args:
         results: Results of `ogs_env.experiments.finetune.finetune`.
@@ -58,8 +58,8 @@ def tradeoff(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.plot(0, 0, marker="*", markersize=18, color="black", zorder=4)
     _name(axes, "before", 0, 0, "black", above=True)
     colours = iter(COLOURS * len(points))
-    # Labels are above and below by turns, from the highest point on: of two that are
-    # close, each has its own nearest.
+    # Labels alternate between above and below, from the highest point on, so that
+    # labels of close points do not overlap.
     ordered = sorted(points.items(), key=lambda item: -max(y for _, y in item[1]))
     for number, (selector, runs) in enumerate(ordered):
         colour = RANDOM_COLOUR if selector == "random" else next(colours)
@@ -99,14 +99,14 @@ def changes(
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """Return limits that hold the values and zero, with room for labels."""
+    """Return limits that include the values and zero, with room for labels."""
     low, high = min(0.0, *values), max(0.0, *values)
     room = 0.3 * max(high - low, 0.1)
     return low - room, high + room
 
 
 def _corner(axes: Any, x: int, y: int, text: str, colour: str) -> None:
-    """Say in a corner, (0, 0) being the lower left, what it means to lie there."""
+    """Write the meaning of a corner into it; (0, 0) is the lower left."""
     axes.annotate(
         text,
         (x, y),
@@ -124,7 +124,7 @@ def _corner(axes: Any, x: int, y: int, text: str, colour: str) -> None:
 def _name(
     axes: Any, text: str, x: float, y: float, colour: str, *, above: bool
 ) -> None:
-    """Write a label above or below a point, legible on lines too."""
+    """Write a label above or below a point, with a white outline."""
     from matplotlib.patheffects import withStroke
 
     axes.annotate(

@@ -1,7 +1,7 @@
-"""How fast the environments are, against CartPole-v1 in the same run: `ogs speed`.
+"""The command `ogs speed`: measure the environments' speed relative to CartPole-v1.
 
-On a busy machine rates mean little and ratios much: what is compared takes turns, some
-rounds of a fraction of a second each, and a ratio is the median of the rounds'.
+On a busy machine ratios are more reliable than rates: the two sides of a comparison
+alternate in rounds of a fraction of a second, and the ratio is the median over rounds.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from ogs_env.learners.tables import tables_of
 
 RESULT = Path(__file__).parent / "results" / "speed.json"
 REFERENCE = "CartPole-v1"
-# Whose native vectors are measured; those of other ids are the same class.
+# Id whose native vector environment is measured; other ids have the same class.
 VECTOR_ID = "OGS-Medical-v0"
 NUM_ENVS = (1, 16, 256, 1024)
 SYNC_NUM_ENVS = (1, 16, 256)
@@ -34,26 +34,26 @@ STEP_TARGET = 1 / 3
 NATIVE_TARGET_ENVS, NATIVE_TARGET = 256, 1.0
 TRAIN_TARGET = 10.0
 ROUNDS = 7
-# A round of training is a rollout and its update, seconds long.
+# A round of training is a rollout with its update, which takes seconds.
 TRAIN_ROUNDS = 3
-# Of measuring, all ratios together; making environments comes on top. A ratio with a
-# target has so many times the share of one without.
+# Total time of the measurements, without creating environments. A ratio with a target
+# gets `TARGET_SHARES` times the time of one without.
 SECONDS = {"quick": 22.0, "full": 240.0}
 TARGET_SHARES = 4
 
-# From seconds to a rate: how often a second.
+# From seconds of measurement to a rate per second.
 Rate = Callable[[float], float]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two rates to be measured in turns.
+    """Two rates to measure alternately.
 
     Attributes:
-        name: What is compared.
+        name: Name of the comparison.
         ours, theirs: The rates.
-        target: The least ratio that the project wants; None where there is none.
-        rounds: How often they take turns.
+        target: Minimum ratio that the project aims for, or None.
+        rounds: Number of rounds.
     """
 
     name: str
@@ -68,17 +68,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="in less than 45 seconds; prints the ratios and writes no file",
+        help="take less than 45 seconds; print the ratios and write no file",
     )
     parser.add_argument("--result", type=Path, default=RESULT, help="result file")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure, and print one JSON line a ratio: name, ratio, target."""
+    """Measure, and print one JSON line per ratio: name, ratio, target."""
     total = SECONDS["quick" if arguments.quick else "full"]
-    barred = 1 + sum("Mixture" not in name for name in ids())
-    share = total / (count() + (TARGET_SHARES - 1) * barred) / ROUNDS / 2
-    found = []
+    with_target = 1 + sum("Mixture" not in name for name in ids())
+    share = total / (count() + (TARGET_SHARES - 1) * with_target) / ROUNDS / 2
+    results = []
     for comparison in comparisons():
         seconds = share * (TARGET_SHARES if comparison.target else 1)
         rounds = [
@@ -93,20 +93,22 @@ def run(arguments: argparse.Namespace) -> None:
         }
         print(json.dumps(line), flush=True)
         rates = [round(median(rates)) for rates in zip(*rounds, strict=True)]
-        found.append({**line, "rounds": [round(r, 4) for r in ratios], "rates": rates})
+        results.append(
+            {**line, "rounds": [round(r, 4) for r in ratios], "rates": rates}
+        )
         print(
-            f"ogs speed: {len(found)} of {count()}: {rates[0]:,} against {rates[1]:,} "
-            f"a second, rounds from {ratios[0]:.3f} to {ratios[-1]:.3f}",
+            f"ogs speed: {len(results)} of {count()}: {rates[0]:,} against "
+            f"{rates[1]:,} a second, rounds from {ratios[0]:.3f} to {ratios[-1]:.3f}",
             file=sys.stderr,
         )
     if not arguments.quick:
-        result = {"ratios": found, "reference": REFERENCE, "machine": _machine()}
+        result = {"ratios": results, "reference": REFERENCE, "machine": _machine()}
         write_json(arguments.result, result)
         print(f"ogs speed: {arguments.result}", file=sys.stderr)
 
 
 def ids() -> list[str]:
-    """Return the registered ids but those that train a language model."""
+    """Return the registered ids without those that train a language model."""
     return [
         name
         for name, spec in gym.registry.items()
@@ -115,24 +117,24 @@ def ids() -> list[str]:
 
 
 def count() -> int:
-    """Return how many `comparisons` there are."""
+    """Return the number of `comparisons`."""
     return 3 * len(ids()) + len(NUM_ENVS) + len(SYNC_NUM_ENVS) + 2
 
 
 def comparisons() -> Iterator[Comparison]:
-    """Make the environments and yield what is compared, one after the other."""
+    """Create the environments and yield the comparisons one by one."""
 
     def cartpole() -> gym.Env:
         return gym.make(REFERENCE)
 
     for name in ids():
-        # The ids without a bundle of their own play Medical's.
+        # Ids without a bundle use Medical's.
         bundle = gym.spec(name).kwargs["bundle"] or "medical"
 
         def ours(name: str = name, bundle: str = bundle) -> gym.Env:
             return gym.make(name, bundle=bundle)
 
-        # Not measured: reading the bundle, and the tables that the first pick makes.
+        # Not measured: reading the bundle, and the tables that the first pick computes.
         envs = ours(), cartpole()
         for env in envs:
             env.reset(seed=0)
@@ -149,7 +151,9 @@ def comparisons() -> Iterator[Comparison]:
         pair = f"{num_envs} environments of {VECTOR_ID} / {REFERENCE}"
         yield Comparison(f"native step {pair}", native, theirs, target)
         if target:
-            yield Comparison(f"bound of native step {pair}", _least(num_envs), theirs)
+            yield Comparison(
+                f"bound of native step {pair}", _lower_bound(num_envs), theirs
+            )
         if num_envs in SYNC_NUM_ENVS:
             theirs = _vector(VECTOR_ID, num_envs, "sync")
             pair = f"{num_envs} environments of {VECTOR_ID}"
@@ -158,7 +162,7 @@ def comparisons() -> Iterator[Comparison]:
 
 
 def _training() -> Comparison:
-    """Compare `ogs train` with the usual way: SB3's PPO in one environment."""
+    """Compare `ogs train` with the default of SB3: PPO in one environment."""
     import torch
     from stable_baselines3 import PPO
 
@@ -166,18 +170,18 @@ def _training() -> Comparison:
 
     torch.set_num_threads(1)
     settings = TrainSettings(env=VECTOR_ID)
-    usual = PPO("MultiInputPolicy", gym.make(VECTOR_ID), device="cpu", seed=0)
+    default = PPO("MultiInputPolicy", gym.make(VECTOR_ID), device="cpu", seed=0)
     name = f"train steps of {VECTOR_ID}, ogs train / SB3 with one environment"
-    ours, theirs = _learned(new_model(settings)), _learned(usual)
+    ours, theirs = _learned(new_model(settings)), _learned(default)
     return Comparison(name, ours, theirs, TRAIN_TARGET, TRAIN_ROUNDS)
 
 
 def _learned(model: Any) -> Rate:
-    """Return how many environment steps a second a model learns from."""
+    """Return a model's training speed in environment steps per second."""
 
     def rate(seconds: float) -> float:
-        before, began = model.num_timesteps, time.perf_counter()
-        while (spent := time.perf_counter() - began) < seconds or spent < 1e-3:
+        before, start = model.num_timesteps, time.perf_counter()
+        while (spent := time.perf_counter() - start) < seconds or spent < 1e-3:
             model.learn(1, reset_num_timesteps=False)  # a whole rollout
         return (model.num_timesteps - before) / spent
 
@@ -185,16 +189,16 @@ def _learned(model: Any) -> Rate:
 
 
 def _makes(make: Callable[[], gym.Env]) -> Rate:
-    """Return how often a second an environment is made and reset."""
-    benchmark: Any = performance.benchmark_init  # typed as if seconds were whole
+    """Return the rate of creating and resetting an environment."""
+    benchmark: Any = performance.benchmark_init  # annotated with integer seconds
     return lambda seconds: benchmark(make, seconds, seed=0)
 
 
 def _resets(env: gym.Env) -> Rate:
     def rate(seconds: float) -> float:
         env.reset(seed=0)
-        resets, began = 0, time.perf_counter()
-        while (spent := time.perf_counter() - began) < seconds:
+        resets, start = 0, time.perf_counter()
+        while (spent := time.perf_counter() - start) < seconds:
             env.reset()
             resets += 1
         return resets / spent
@@ -213,12 +217,12 @@ def _vector(name: str, num_envs: int, mode: str) -> Rate:
     return lambda seconds: benchmark(envs, seconds, seed=0)
 
 
-def _least(num_envs: int) -> Rate:
-    """Return how often a second a step is made of what none can do without.
+def _lower_bound(num_envs: int) -> Rate:
+    """Return the rate of steps that do only the indispensable work.
 
-    That is to read what the learner adds for the samples picked, a row of products
-    with every dev and anchor sample, and to hand out observations that are not
-    overwritten later: two calls of NumPy, without deals, rewards or infos.
+    This reads the learner's update for the picked samples, a row of products with every
+    dev and anchor sample, and copies the observations: two NumPy calls, without new
+    slates, rewards or infos.
     """
     envs: Any = gym.make_vec(VECTOR_ID, num_envs)
     observations, _ = envs.reset(seed=0)
@@ -229,8 +233,8 @@ def _least(num_envs: int) -> Rate:
     picks = np.random.default_rng(0).integers(pool, size=(64, num_envs))
 
     def rate(seconds: float) -> float:
-        steps, began = 0, time.perf_counter()
-        while (spent := time.perf_counter() - began) < seconds:
+        steps, start = 0, time.perf_counter()
+        while (spent := time.perf_counter() - start) < seconds:
             effects.rows(picks[steps % len(picks)])
             for values in observations.values():
                 values.copy()
@@ -242,18 +246,18 @@ def _least(num_envs: int) -> Rate:
 
 def _machine() -> dict[str, str]:
     names = ("gymnasium", "numpy")
-    found = {name: importlib.metadata.version(name) for name in names}
+    versions = {name: importlib.metadata.version(name) for name in names}
     return {
         "processor": _processor(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        **found,
+        **versions,
     }
 
 
 def _processor() -> str:
-    """Return the processor's name, where the system tells it."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.is_file() else []
+    """Return the processor's name, as far as the system provides it."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if "model name" in line]
     return names[0] if names else platform.processor()

@@ -1,4 +1,4 @@
-"""The stages of a long command."""
+"""Progress and durations of the stages of a long command."""
 
 import sys
 import time
@@ -10,11 +10,11 @@ from ogs_env.files import read_json, write_json
 
 
 class Stages:
-    """Announces each stage and remembers what it took, over several runs too.
+    """Print the start of each stage and record its duration, across several runs.
 
     Args:
-        folder: Where the seconds are noted.
-        count: How many stages there are.
+        folder: Folder of `seconds.json`, the durations by stage.
+        count: Number of stages.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
@@ -26,13 +26,13 @@ class Stages:
         self._number, self._count = 0, count
 
     def do(self, name: str, what: str, work: Callable[[], Any]) -> Any:
-        """Do one stage and return what it makes."""
+        """Run one stage and return the result of `work`."""
         self._number += 1
         print(f"\n[{self._number}/{self._count}] {what}", file=sys.stderr)
-        begin = time.perf_counter()
-        made = work()
-        spent = time.perf_counter() - begin
-        # A stage that was done in an earlier run keeps what it took there.
+        start = time.perf_counter()
+        result = work()
+        spent = time.perf_counter() - start
+        # A stage completed in an earlier run keeps its duration there.
         self.seconds[name] = round(max(spent, self.seconds.get(name, 0.0)), 1)
         write_json(self._file, self.seconds)
-        return made
+        return result

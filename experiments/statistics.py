@@ -3,14 +3,13 @@
 Agarwal, Schwarzer, Castro, Courville, Bellemare 2021, "Deep Reinforcement Learning at
 the Edge of the Statistical Precipice", arXiv 2108.13264: interquartile means instead
 of means or medians, performance profiles, probability of improvement, and intervals
-by a bootstrap that is stratified: scores are drawn anew within each task.
+by a stratified bootstrap: scores are resampled within each task.
 
-The scores of a task are a table (runs, episodes), one row for each training run. A
-luckier training and easier episodes are two sources of chance, so runs and episodes
-are both drawn anew, as in a crossed design (Owen 2007, "The pigeonhole bootstrap",
-Annals of Applied Statistics 1, 386-411). What is not trained has one run; its episodes
-then are what rliable calls runs. A table of one run, or of one episode, is drawn as
-rliable does.
+The scores of a task are a table (runs, episodes), one row for each training run. Runs
+and episodes are two sources of variance, so both are resampled, as in a crossed design
+(Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1, 386-411). A
+policy without training has one run; its episodes are then what rliable calls runs. A
+table of one run, or of one episode, is resampled as in rliable.
 """
 
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ def interquartile_mean(tasks: Sequence[Scores]) -> float:
     """Return the mean of the middle half of all scores: the 25 % trimmed mean.
 
     Args:
-        tasks: Scores (runs, episodes) of each task; all count alike.
+        tasks: Scores (runs, episodes) of each task; all scores have the same weight.
     """
     scores = np.concatenate([table.ravel() for table in tasks])
     return float(stats.trim_mean(scores, 0.25))
@@ -42,7 +41,7 @@ def interval(
 
     Args:
         tasks: Scores (runs, episodes) of each task.
-        resamples: Bootstrap draws.
+        resamples: Number of bootstrap resamples.
 
     Returns:
         Its lower and upper end.
@@ -57,7 +56,7 @@ def performance_profile(
     levels: NDArray[np.floating],
     resamples: int = RESAMPLES,
 ) -> tuple[Scores, Scores, Scores]:
-    """Return how large a share of the scores lies above each level.
+    """Return the share of the scores above each level.
 
     The score distribution of Agarwal et al. 2021: the mean over tasks of the share of
     a task's scores that are greater than the level.
@@ -65,7 +64,7 @@ def performance_profile(
     Args:
         tasks: Scores (runs, episodes) of each task.
         levels: Scores (levels,) to compare with.
-        resamples: Bootstrap draws.
+        resamples: Number of bootstrap resamples.
 
     Returns:
         The profile (levels,), and the lower and upper end of its pointwise 95 % band.
@@ -82,14 +81,14 @@ def performance_profile(
 def probability_of_improvement(
     first: Sequence[Scores], second: Sequence[Scores]
 ) -> float:
-    """Return how likely a score of the first is higher than one of the second.
+    """Return the probability that a score of the first exceeds one of the second.
 
-    As in Agarwal et al. 2021: Mann and Whitney's U over the number of pairs, in which
-    a tie counts half, averaged over tasks.
+    As in Agarwal et al. 2021: Mann and Whitney's U over the number of pairs, where a
+    tie counts as half, averaged over tasks.
 
     Args:
         first: Scores (runs, episodes) of each task.
-        second: The same of whom it is compared with, in the order of the same tasks.
+        second: Scores to compare with, in the same order of tasks.
     """
     shares = [
         stats.mannwhitneyu(x.ravel(), y.ravel(), method="asymptotic").statistic

@@ -1,20 +1,19 @@
-"""Training runs in Weights & Biases: what `ogs train --wandb` logs.
+"""Log training runs to Weights & Biases, for `ogs train --wandb`.
 
-Numbers go through SB3's tensorboard log, which W&B reads as it is written. Their steps
+Numbers go through SB3's tensorboard log, which W&B reads during the run. Their steps
 are environment steps (`global_step` in W&B).
 
 - `rollout/`, `train/`, `time/`: SB3's own.
-- `episode/TERM`, `episode/cost`: mean over the training episodes that ended in the last
-  rollout of an episode's sum; of `orthogonality` of the mean over its steps.
-- `evaluation/return`, `evaluation/cost`: the trainer's curve, the model as it is now in
-  test episodes. With a cost limit also `evaluation/multiplier` and
-  `evaluation/training_cost`.
-- `kept/return`, `kept/cost`: of the best model so far in the same episodes.
+- `episode/TERM`, `episode/cost`: sums over an episode (of `orthogonality` the mean over
+  its steps), averaged over the training episodes that ended in the last rollout.
+- `evaluation/return`, `evaluation/cost`: the current model in test episodes. With a
+  cost limit also `evaluation/multiplier` and `evaluation/training_cost`.
+- `kept/return`, `kept/cost`: the best model so far in the same episodes.
 - `kept/TERM`, `kept/test_change` and others: at the end, see `end_measures`.
-- `report/return`, `report/cost`, `report/minus_BASELINE`: at the end, of the agent in
-  the test episodes that chose nothing, and its margins.
-- `returns`: all policies in those episodes, a table.
-- `selection`, `frames`: the agent's picks in the first of them, a table, and pictures.
+- `report/return`, `report/cost`, `report/minus_BASELINE`: at the end, the agent and its
+  margins in test episodes that were not used to choose the best model.
+- `returns`: a table of all policies in those episodes.
+- `selection`, `frames`: a table of the agent's picks in the first of them, and frames.
 """
 
 import contextlib
@@ -34,6 +33,7 @@ from wandb.integration.sb3 import WandbCallback
 from wandb.integration.tensorboard import unpatch
 
 from ogs_env.agents.episodes import REPORT_SEEDS, make, summarise
+from ogs_env.agents.evaluation import play_episode
 from ogs_env.agents.navigator import Navigator, one_thread
 from ogs_env.agents.training import TrainSettings
 from ogs_env.errors import InputError
@@ -56,13 +56,13 @@ class Tracker:
     """A run in W&B.
 
     Args:
-        run: Just begun.
-        settings: What is trained.
-        folder: Where SB3 is to write its tensorboard log.
+        run: The run, just started.
+        settings: Settings of the training.
+        folder: Folder for SB3's tensorboard log.
 
     Attributes:
-        callbacks: For `train`.
-        tensorboard: For `train`.
+        callbacks: Argument `callbacks` of `train`.
+        tensorboard: Argument `tensorboard` of `train`.
     """
 
     def __init__(self, run: wandb.Run, settings: TrainSettings, folder: Path) -> None:
@@ -78,26 +78,31 @@ class Tracker:
         costs: NDArray[np.float64],
         name: str,
     ) -> None:
-        """Log what the trained agent does.
+        """Log the results of the trained agent.
 
         Args:
-            agent: Just trained with the callbacks.
-            returns: Of every policy, the agent's too, in the same episodes.
-            costs: The agent's, of each episode.
-            name: The agent's in `returns`.
+            agent: The agent, trained with `callbacks`.
+            returns: Returns of every policy in the same episodes, with the agent's.
+            costs: The agent's cost of each episode.
+            name: Key of the agent in `returns`.
         """
         own = returns[name]
-        told = end_measures(self._settings, agent)
-        told |= {"report/return": float(own.mean()), "report/cost": float(costs.mean())}
+        measures = end_measures(self._settings, agent)
+        measures |= {
+            "report/return": float(own.mean()),
+            "report/cost": float(costs.mean()),
+        }
         table = wandb.Table(["policy", "return", "low", "high", "agent minus it"])
         for policy, values in returns.items():
-            found = summarise(values)
+            summary = summarise(values)
             margin = float((own - values).mean())
-            table.add_data(policy, found["mean"], found["low"], found["high"], margin)
+            table.add_data(
+                policy, summary["mean"], summary["low"], summary["high"], margin
+            )
             if policy != name:
-                told[f"report/minus_{policy}"] = margin
+                measures[f"report/minus_{policy}"] = margin
         self._log.catch_up()
-        self._log.end(told, agent.description["training"]["steps"])
+        self._log.end(measures, agent.description["training"]["steps"])
         with one_thread():
             picks, frames = episode(self._settings, agent, REPORT_SEEDS[0])
         pictures = [wandb.Image(frame, caption=text) for text, frame in frames.items()]
@@ -114,27 +119,26 @@ class Tracker:
 def tracked(
     settings: TrainSettings, folder: Path, group: str | None
 ) -> Iterator[Tracker]:
-    """Begin a run in W&B, and finish it whatever happens.
+    """Start a run in W&B, and finish it also after an error.
 
-    It is offline, without a word to any network, where nobody is logged in or
-    `WANDB_MODE` says so; `wandb sync` uploads it later. `WANDB_PROJECT` and
-    `WANDB_ENTITY` count too.
+    The run is offline, without network access, if no user is logged in or `WANDB_MODE`
+    is offline; `wandb sync` uploads it later. `WANDB_PROJECT` and `WANDB_ENTITY` are
+    supported.
 
     Args:
         settings: The run's config.
-        folder: The agent's; the run is logged in its folder `wandb`.
-        group: What it shares with runs of other seeds; None: it is alone.
+        folder: The agent's folder; the log is in its folder `wandb`.
+        group: Group of runs that differ in the seed, or None for a single run.
 
     Raises:
-        InputError: If W&B cannot be reached, or an agent of a sweep, which gives a run
-            its id, has several seeds.
+        InputError: If W&B cannot be reached, or a run of a sweep has several seeds.
     """
     if group is not None and "WANDB_RUN_ID" in os.environ:
         raise InputError(
             "--seeds: a run of a W&B sweep has one seed; sweep over `seed` instead"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    # W&B reports on itself to its makers, offline too, unless it is told not to.
+    # By default W&B sends its error reports over the network, offline too.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     try:
         run = wandb.init(
@@ -153,26 +157,26 @@ def tracked(
         with run:
             yield Tracker(run, settings, folder / "tensorboard" / run.id)
     finally:
-        # The next run's log lies elsewhere, which the patch of this one would tell.
+        # The patch holds this run's log folder; the next run has another one.
         unpatch()
 
 
 def _mode() -> Any:
-    """Return the mode that was asked for, or offline where nobody is logged in."""
+    """Return the requested mode, or offline if no user is logged in."""
     settings = wandb.setup().settings
     known = settings.api_key or settings.identity_token_file
     if settings.mode != "online" or known or get_netrc_auth(settings.base_url):
         return settings.mode
     print(
-        "ogs: note: nobody is logged in to W&B (`wandb login`): the run is logged "
-        "offline, for `wandb sync`",
+        "ogs: note: not logged in to W&B (`wandb login`): the run is logged offline, "
+        "for `wandb sync`",
         file=sys.stderr,
     )
     return "offline"
 
 
 class _Log(Evaluations):
-    """Writes evaluations, reward terms and costs to SB3's log."""
+    """Callback that writes evaluations, reward terms and costs to SB3's log."""
 
     def _on_training_start(self) -> None:
         count = self.training_env.num_envs
@@ -183,7 +187,7 @@ class _Log(Evaluations):
     def _on_step(self) -> bool:
         infos = self.locals["infos"]
         if self._names is None:
-            # SB3's copies of environments without native vectors have the cost alone.
+            # Environments without native vectors have only the cost in their infos.
             self._names = list(infos[0].get("reward_terms", ()))
             self._sums = np.zeros((len(infos), len(self._names) + 1))
         names = self._names
@@ -222,34 +226,39 @@ class _Log(Evaluations):
 def episode(
     settings: TrainSettings, agent: Navigator, seed: int
 ) -> tuple[list[list[Any]], dict[str, NDArray[np.uint8]]]:
-    """Play one test episode.
+    """Play one test episode and record its picks and frames.
 
     Returns:
-        For each pick, what `_COLUMNS` names: cosines are those at the untouched model,
-        the anchor's is the least over its capabilities, and the probability is that of
-        the action; and at most `FRAMES` pictures, uint8 (560, 1000, 3), by step.
+        For each pick the columns `_COLUMNS`: cosines of initial sketches, the anchor's
+        being the least over capabilities, and the probability of the action; and at
+        most `FRAMES` frames, uint8 (560, 1000, 3), by step.
     """
     kwargs = {**settings.env_kwargs, "split": "test", "render_mode": "rgb_array"}
     environment = make(settings.env, kwargs)
     inner: Any = environment.unwrapped
-    picks: list[list[Any]] = []
-    actions = []
-    observation, info = environment.reset(seed=seed)
-    over = False
-    while not over:
+    actions: list[int] = []
+    action_probabilities: list[float] = []
+    picked_before: list[int] = []
+
+    def act(observation: Any, info: dict[str, Any], env: Any) -> int:
+        """Return the agent's action and record its probability."""
         batch = {key: value[None] for key, value in observation.items()}
         mask = np.asarray(info["action_mask"], np.bool_)[None]
         action = int(agent.act(batch, mask)[0])
-        chance = float(np.exp(agent.log_probabilities(batch, mask)[0, action]))
+        probability = np.exp(agent.log_probabilities(batch, mask)[0, action])
         actions.append(action)
-        observation, _, terminated, truncated, info = environment.step(action)
-        over = terminated or truncated
-        rows = inner.picked
-        picks += [[row, chance] for row in rows[len(picks) :]]
+        action_probabilities.append(float(probability))
+        picked_before.append(len(inner.picked))
+        return action
+
+    play_episode(environment, act, seed)
+    # An action of MixtureEnv picks several samples.
+    counts = np.diff([*picked_before, len(inner.picked)])
+    probabilities = np.repeat(action_probabilities, counts).tolist()
+    rows = np.array(inner.picked, np.int64)
     frames = _frames(environment, seed, actions)
     environment.close()
     bundle = inner.bundle
-    rows = np.array([row for row, _ in picks], np.int64)
     domain = bundle.domain_cosines(rows).tolist()
     anchor = bundle.anchor_cosines(rows).min(axis=1, initial=1).tolist()
     ids = bundle.pool.hex_ids()
@@ -260,21 +269,23 @@ def episode(
             bundle.sources[bundle.pool.sources[row]],
             domain[order],
             anchor[order],
-            chance,
+            probabilities[order],
         ]
-        for order, (row, chance) in enumerate(picks)
+        for order, row in enumerate(rows.tolist())
     ], frames
 
 
 def _frames(
     environment: Any, seed: int, actions: list[int]
 ) -> dict[str, NDArray[np.uint8]]:
-    """Play actions again and look at evenly spread steps of them."""
-    wanted = set(np.linspace(0, len(actions), FRAMES).round().astype(int).tolist())
+    """Replay actions and render evenly spaced steps."""
+    rendered_steps = set(
+        np.linspace(0, len(actions), FRAMES).round().astype(int).tolist()
+    )
     frames = {}
     environment.reset(seed=seed)
     for step in range(len(actions) + 1):
-        if step in wanted:
+        if step in rendered_steps:
             frames[f"step {step} of {len(actions)}"] = environment.render()
         if step < len(actions):
             environment.step(actions[step])

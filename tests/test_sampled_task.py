@@ -14,7 +14,8 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 from make_bundle import edit_manifest, make_bundle
 from safetensors.numpy import load_file, save_file
 
-from ogs_env.agents.policies import episode_return, make_policy
+from ogs_env.agents.evaluation import play_episode
+from ogs_env.agents.policies import make_policy
 from ogs_env.bundle import ANSWERS, MEASURED, Bundle, load_bundle
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.errors import InputError
@@ -452,6 +453,8 @@ def test_policies_act_in_a_sampled_task(origin: Bundle) -> None:
     totals: dict[str, float] = {}
     for name in ("oracle", "greedy", "random"):
         policy = make_policy(name, env, np.random.default_rng(0))
-        totals[name] = sum(episode_return(env, policy, seed) for seed in range(3))
+        totals[name] = sum(
+            play_episode(env, policy, seed).total_return for seed in range(3)
+        )
         assert len(env.picked) == env.budget
     assert totals["oracle"] > max(totals["greedy"], totals["random"])

@@ -1,1 +1,1 @@
-"""Selectors without training, one method a file."""
+"""Selectors without training, one method per module."""

@@ -1,8 +1,8 @@
-"""The paper's Conf score, without learning.
+"""Select by the paper's Conf score, without learning.
 
 Conf_i = -cos(g_i, g_ref), g_ref the mean initial gradients of all anchor samples
-(Zhang, Tian, Wang, Song 2026, arXiv 2602.06359). A high Conf undoes general abilities,
-so the *lowest* are selected, the samples most aligned with them; the score is -Conf_i.
+(Zhang, Tian, Wang, Song 2026, arXiv 2602.06359). A sample of high Conf harms general
+abilities, so the samples of *lowest* Conf are selected; the score is -Conf_i.
 """
 
 import numpy as np

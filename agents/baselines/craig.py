@@ -1,23 +1,23 @@
-"""Coresets by facility location over gradients.
+"""Select a coreset by facility location over gradients (CRAIG).
 
-Selects S that greedily maximises
+The selection S greedily maximises
 
     F(S) = sum over candidates i of max over j in S of (d_max - |g_i - g_j|),
 
-g the initial sketches and d_max their largest distance: every sample's gradient shall
-be near that of a selected one (CRAIG: Mirzasoleiman, Bilmes, Leskovec 2020, arXiv
-1906.01827). It knows no domain: it represents the pool. F is submodular, so greed
-reaches at least 1 - 1/e of the best value, and an old gain bounds the new one from
-above: lazy greedy (Minoux 1978) measures few anew.
+g the initial sketches and d_max their largest distance, so that every sample's gradient
+is near that of a selected one (Mirzasoleiman, Bilmes, Leskovec 2020, arXiv 1906.01827).
+It does not use the domain: the selection represents the pool. F is submodular, so the
+greedy selection reaches at least 1 - 1/e of the best value, and an earlier gain is an
+upper bound of the current one: lazy greedy (Minoux 1978) recomputes few gains.
 
-Pairwise distances are held for 2,048 candidates at a time: more are selected from in
-parts of equal budgets (`gradients.in_parts`), as the paper does class by class.
+Pairwise distances are in memory for at most 2,048 candidates. A larger pool is split
+into parts of equal budgets (`gradients.in_parts`), as the paper does by class.
 
-Gains often are equal: of two samples that are each other's nearest, say. So that the
-earlier is picked, and not what rounding likes, similarities are whole numbers, in
-units of 2^-20 d_max; their sums are exact.
+Gains are often equal, for example of two samples that are each other's nearest. So that
+ties go to the earlier sample whatever the rounding, similarities are integers in units
+of 2^-20 d_max, whose sums are exact.
 
-The score is the gain of F when it was picked, in the gradients' unit.
+The score is the gain of F at the time of the pick, in the gradients' unit.
 """
 
 import heapq
@@ -34,7 +34,7 @@ _STEPS = 2**20
 
 
 class CraigSelector:
-    """Selects what is most like the rest."""
+    """Select the samples that represent the pool best."""
 
     def select(
         self,
@@ -43,7 +43,7 @@ class CraigSelector:
         rng: np.random.Generator,
         indices: NDArray[np.integer] | None = None,
     ) -> Order:
-        """Return rows in the order picked; of parts, rank by rank."""
+        """Return rows in the order picked; for several parts, rank by rank."""
 
         def choose(part: NDArray[np.int64], count: int) -> Order:
             near, unit = similarities(bundle.pool.sketches("initial", part))
@@ -55,7 +55,7 @@ class CraigSelector:
 
 
 def similarities(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
-    """Return d_max - |v_i - v_j|, (n, n), in whole units, and the unit."""
+    """Return d_max - |v_i - v_j|, (n, n), as integers, and their unit."""
     wide = vectors.astype(np.float64)
     products = wide @ wide.T
     squares = products.diagonal()
@@ -71,14 +71,14 @@ def lazy_greedy(
     """Maximise facility location greedily.
 
     Args:
-        near: Similarities (n, n), symmetric, whole numbers, none negative.
-        budget: Picks.
+        near: Similarities (n, n), symmetric, integers, none negative.
+        budget: Number of picks.
 
     Returns:
-        Places in the order picked, the earlier of equals; and the gain of each.
+        Places in the order picked, ties to the earlier; and the gain of each.
     """
     covered = np.zeros(len(near))
-    # Upper bounds of the gains; a heap gives the earlier place of equal ones.
+    # Upper bounds of the gains; ties in the heap go to the earlier place.
     bounds = [(-float(row.sum()), place) for place, row in enumerate(near)]
     heapq.heapify(bounds)
     places: list[int] = []

@@ -1,17 +1,17 @@
-"""Importance resampling on n-grams.
+"""Select by importance resampling on n-grams (DSIR).
 
 `budget` samples are drawn without replacement with probabilities proportional to
 w_i = p(z_i) / q(z_i): p and q are bag-of-n-grams models of the target (the dev texts)
 and of the pool, z_i the n-grams of sample i, so log w_i = sum over its n-grams of
-log p_b - log q_b, b an n-gram's bucket (DSIR: Xie, Santurkar, Ma, Liang 2023, arXiv
-2302.03169). Drawn are the highest log w_i plus Gumbel noise, which is the
-score (Gumbel top-k, as there; Kool, van Hoof, Welling 2019, arXiv 1903.06059).
+log p_b - log q_b, b an n-gram's bucket (Xie, Santurkar, Ma, Liang 2023, arXiv
+2302.03169). The score is log w_i plus Gumbel noise, and the samples of highest score
+are selected (Gumbel top-k, as there; Kool, van Hoof, Welling 2019, arXiv 1903.06059).
 
 As in the paper, n-grams are words and pairs of words of prompt and response, in lower
-case, hashed into 10,000 buckets, and q is fitted by counting. p is half the dev
-texts' shares, half q. The paper fits it by counting alone, to larger targets and texts
-of one length; here some dozens of dev texts leave most buckets empty, and the shortest
-texts would win, for having the fewest n-grams that no dev text has.
+case, hashed into 10,000 buckets, and q is fitted by counting. p is the mean of the dev
+texts' shares and q. The paper fits p by counting alone, on larger targets and texts of
+one length. Here a few dozen dev texts leave most buckets empty, and counting alone
+would favour the shortest texts, which have the fewest n-grams that no dev text has.
 """
 
 import itertools
@@ -27,15 +27,15 @@ from ogs_env.data.samples import Sample
 from ogs_env.data.texts import Texts, bundle_texts
 
 BUCKETS = 10_000
-_WORD = re.compile(r"\w+|[^\w\s]+")  # runs of signs are words too
+_WORD = re.compile(r"\w+|[^\w\s]+")  # runs of punctuation count as words
 
 
 class DsirSelector:
-    """Draws by importance weights of n-grams.
+    """Select by importance resampling on n-grams.
 
     Args:
-        texts: Where the bundle's texts are, see `ogs_env.data.texts.bundle_texts`;
-            by default the domain of the bundle's name.
+        texts: Texts of the bundle's samples, see `ogs_env.data.texts.bundle_texts`; by
+            default those of the domain with the bundle's name.
     """
 
     def __init__(self, texts: Texts | None = None) -> None:
@@ -64,7 +64,7 @@ def _log_weights(bundle: Bundle, where: Texts | None) -> NDArray[np.float64]:
     dev = [_buckets(texts[id_]) for id_ in bundle.dev.hex_ids()]
     dev_shares, q = _shares(dev), _shares(pool)
     p = (dev_shares + q) / 2
-    # Buckets without a pool text have no weight, and no one asks for it.
+    # Buckets without a pool text have no weight, and are not used.
     used = q > 0
     ratio = np.zeros(BUCKETS)
     ratio[used] = np.log(p[used] / q[used])

@@ -1,7 +1,7 @@
-"""No selection: everything, in the order given, until the budget is spent.
+"""No selection: all samples in the order given, until the budget is spent.
 
-With a budget of 100 % it is the whole pool, fine-tuning without selection. In the
-environment it takes everything as it comes.
+With a budget of 100 % this is fine-tuning on the whole pool. In an environment it picks
+every candidate in the order of the stream.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from ogs_env.bundle import Bundle
 
 
 class AllSelector:
-    """Takes the first rows."""
+    """Select the first rows."""
 
     def select(
         self,
@@ -21,6 +21,6 @@ class AllSelector:
         rng: np.random.Generator,
         indices: NDArray[np.integer] | None = None,
     ) -> Order:
-        """Return the first `budget` rows as given; every score is 0."""
+        """Return the first `budget` rows in the order given; every score is 0."""
         rows = pool_rows(bundle, budget, indices)
         return rows[:budget], np.zeros(budget, np.float32)

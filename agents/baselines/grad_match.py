@@ -1,24 +1,24 @@
-"""Gradient matching by orthogonal matching pursuit.
+"""Select by gradient matching with orthogonal matching pursuit (GRAD-MATCH).
 
-Selects a set S and weights w >= 0 that minimise
+A set S and weights w >= 0 minimise
 
     |sum over j in S of w_j g_j - g_D|^2 + lambda |w|^2
 
-greedily, by orthogonal matching pursuit (GRAD-MATCH: Killamsetty, Sivasubramanian,
-Ramakrishnan, De, Iyer 2021, arXiv 2103.00123, algorithm 2 with the validation
-gradient): g_j a sample's initial sketch, g_D the mean initial sketch of the dev
-samples. lambda is the paper's 0.5, in units of the pool's mean squared gradient norm,
-as sketches of another proxy have another length. The weights steer the pursuit alone; a
-selection is fine-tuned on as it is.
+greedily, by orthogonal matching pursuit (Killamsetty, Sivasubramanian, Ramakrishnan,
+De, Iyer 2021, arXiv 2103.00123, algorithm 2 with the validation gradient): g_j a
+sample's initial sketch, g_D the mean initial sketch of the dev samples. lambda is the
+paper's 0.5, in units of the pool's mean squared gradient norm, since the scale of
+sketches depends on the proxy. The weights are used in the pursuit only; fine-tuning
+weighs all selected samples equally.
 
-A pursuit stops early when no sample can still get a positive weight, and here also
-after as many samples as a sketch has dimensions. Then a new one starts over the
-samples left, and so on: each adds a set that matches the gradient by itself. Once no
-sample left agrees with g_D, those that oppose it least fill the rest. (The authors'
-code fills with random samples.)
+A pursuit stops when no further sample can get a positive weight, and here also after as
+many samples as a sketch has dimensions. Then a new pursuit starts on the remaining
+samples, and so on: each adds a set that matches the gradient by itself. When no
+remaining sample has a positive inner product with g_D, those of highest inner product
+fill the rest. (The authors' code fills with random samples.)
 
-The score is the inner product with what the pursuit had not matched yet. A pick costs
-one pass over the candidates.
+The score is the inner product with the residual of the pursuit. A pick costs one pass
+over the candidates.
 """
 
 import functools
@@ -34,7 +34,7 @@ _LAMBDA = 0.5
 
 
 class GradMatchSelector:
-    """Selects what together has the domain's gradient."""
+    """Select samples whose weighted sum matches the domain's gradient."""
 
     def select(
         self,
@@ -53,17 +53,17 @@ def match(bundle: Bundle, rows: NDArray[np.int64], budget: int) -> Order:
     sketches = bundle.pool.sketches("initial", rows)
     order = np.empty(budget, np.int64)
     scores = np.empty(budget, np.float32)
-    done = 0
-    while done < budget:
-        most = min(budget - done, bundle.k)
+    count = 0
+    while count < budget:
+        most = min(budget - count, bundle.k)
         places, products = pursue(sketches, target, most, ridge)
         if not places:
             agreement = np.vecdot(sketches, target)
-            order[done:], scores[done:] = highest(rows, agreement, budget - done)
+            order[count:], scores[count:] = highest(rows, agreement, budget - count)
             break
-        here = slice(done, done + len(places))
+        here = slice(count, count + len(places))
         order[here], scores[here] = rows[places], products
-        done += len(places)
+        count += len(places)
         rows, sketches = np.delete(rows, places), np.delete(sketches, places, axis=0)
     return order, scores
 

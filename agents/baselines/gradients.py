@@ -1,4 +1,4 @@
-"""What several methods do with gradient sketches."""
+"""Gradient matching and other functions on sketches that several selectors share."""
 
 import functools
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from ogs_env.agents.selector import Order
 from ogs_env.bundle import Bundle
 
-# Of the largest correlation with the target: less than this is rounding.
-_NOTHING = 1e-6
+# Shares of the largest correlation below this are rounding errors.
+_ROUNDING = 1e-6
 _TINY = np.finfo(np.float64).tiny
 
 
@@ -26,21 +26,22 @@ def in_parts(
     parts: int,
     choose: Callable[[NDArray[np.int64], int], Order],
 ) -> Order:
-    """Let a method choose from parts of the candidates, and unite what it chose.
+    """Select from each of several parts of the candidates, and merge the selections.
 
-    Part p holds rows p, p + parts, p + 2 parts and so on, so every part has its share
-    of each source of a pool that is sorted by source. Parts have equal budgets; what
-    does not divide goes to the first parts, as the rows that do not divide do.
+    Part p has rows p, p + parts, p + 2 parts and so on, hence a proportional share of
+    each source of a pool sorted by source. Parts have equal budgets; the first parts
+    get the remainders of rows and budget.
 
     Args:
         rows: Pool rows (n,) to choose from.
-        budget: How many are chosen in all, at most n.
-        parts: At most n. More than `budget`: only the first parts are chosen from.
-        choose: From a part's rows and its budget, 1 or more, to its order.
+        budget: Total number of picks, at most n.
+        parts: Number of parts, at most n. If it is more than `budget`, only the first
+            `budget` parts are used.
+        choose: Function from a part's rows and its budget, 1 or more, to its order.
 
     Returns:
-        The first picks of all parts, then the second picks, and so on; among these
-        the higher score first.
+        The first picks of all parts, then the second picks, and so on; each group
+        sorted by score, highest first.
     """
     share, extra = divmod(budget, parts)
     budgets = [share + (part < extra) for part in range(min(parts, budget))]
@@ -58,27 +59,27 @@ def pursue(
     most: int,
     ridge: float,
 ) -> tuple[list[int], list[float]]:
-    """Non-negative orthogonal matching pursuit, regularised.
+    """Run a regularised non-negative orthogonal matching pursuit.
 
-    The atom of highest inner product with the residual joins the picked ones; then
-    the weights w >= 0 of all picked atoms are those that minimise
+    Each step adds the atom of highest inner product with the residual; then the weights
+    w >= 0 of all picked atoms are those that minimise
 
         |sum_j w_j a_j - target|^2 + ridge |w|^2,
 
-    which leaves the residual target - sum_j w_j a_j. It goes on until `most` are
-    picked, or no atom has a positive inner product with the residual: none can get a
-    positive weight then (Bruckstein, Elad, Zibulevsky 2008, IEEE Transactions on
+    which leaves the residual target - sum_j w_j a_j. It stops after `most` picks, or
+    when no atom has a positive inner product with the residual: then none can get a
+    positive weight (Bruckstein, Elad, Zibulevsky 2008, IEEE Transactions on
     Information Theory 54, for the non-negative pursuit).
 
     Args:
         atoms: Vectors (n, k).
-        target: What they shall add up to (k,).
-        most: How many are picked at most.
-        ridge: Price of large weights, more than 0, in units of atoms' lengths squared.
+        target: Vector (k,) to approximate by their weighted sum.
+        most: Maximum number of picks.
+        ridge: Regularisation, more than 0, in units of the atoms' squared lengths.
 
     Returns:
-        Places of the picked atoms in the order picked, the earlier of equals; and
-        their inner products with the residual when they were picked, all positive.
+        Places of the picked atoms in the order picked, ties to the earlier; and their
+        inner products with the residual at the time of the pick, all positive.
     """
     most = min(most, len(atoms))
     gram = np.empty((most, most))
@@ -88,14 +89,14 @@ def pursue(
     products: list[float] = []
     residual = target
     for count in range(most):
-        # Atom by atom, whose numbers then are the same in any company.
-        found = np.vecdot(atoms, residual)
-        found[places] = -np.inf
-        best = int(found.argmax())
-        if found[best] <= (_NOTHING * products[0] if products else 0):
+        # `vecdot` gives the same products for a row whatever the other rows are.
+        correlations = np.vecdot(atoms, residual)
+        correlations[places] = -np.inf
+        best = int(correlations.argmax())
+        if correlations[best] <= (_ROUNDING * products[0] if products else 0):
             break
         places.append(best)
-        products.append(float(found[best]))
+        products.append(float(correlations[best]))
         picked = atoms[places].astype(np.float64)
         gram[count, : count + 1] = gram[: count + 1, count] = picked @ picked[-1]
         gram[count, count] += ridge
@@ -113,8 +114,8 @@ def _not_negative(
 ) -> NDArray[np.float64]:
     """Return the w >= 0 that minimise w^T gram w / 2 - aims^T w.
 
-    The active set method of Lawson and Hanson (1974, chapter 23), which starts from
-    weights that are best without the last atom.
+    The active set method of Lawson and Hanson (1974, chapter 23), starting from the
+    optimal weights without the last atom.
     """
     weights = weights.copy()
     positive = weights > 0
@@ -134,14 +135,14 @@ def _not_negative(
         weights = wanted
         gains = np.where(positive, 0, aims - gram @ weights)
         joining = int(gains.argmax())
-        if gains[joining] <= _NOTHING * aims.max():
+        if gains[joining] <= _ROUNDING * aims.max():
             return weights
 
 
 def _solve(
     gram: NDArray[np.float64], aims: NDArray[np.float64], of: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Return the best weights of some atoms, of either sign; the others are 0."""
-    found = np.zeros(len(aims))
-    found[of] = np.linalg.solve(gram[np.ix_(of, of)], aims[of])
-    return found
+    """Return optimal weights for the atoms `of`, of either sign, and 0 for others."""
+    weights = np.zeros(len(aims))
+    weights[of] = np.linalg.solve(gram[np.ix_(of, of)], aims[of])
+    return weights

@@ -1,22 +1,22 @@
-"""Greedy by the validation gain of a set, to second order.
+"""Select greedily by the second-order validation gain of a set (GREATS).
 
 After a step of rate eta on the picked samples S, sample i lowers the validation loss
 by eta times
 
     <g_i, g_D> - eta sum over j in S of <g_i, H g_j>,    H = I,
 
-to second order in eta; the sample of highest gain is picked, again and again (GREATS:
-Wang, Wu, Song, Mittal, Jia 2024, NeurIPS; H, the Hessian of the validation loss, is
-the identity there too). g are initial sketches as they are, not unit ones, g_D the mean
-of the dev samples'. What is like the picked has less to give.
+to second order in eta. Each step picks the sample of highest gain (Wang, Wu, Song,
+Mittal, Jia 2024, NeurIPS; there too, H, the Hessian of the validation loss, is the
+identity). g are initial sketches, not normalised, and g_D is the mean of the dev
+samples'. Samples similar to those picked have a lower gain.
 
-The rate has to fit H = I. It is the exact line search of the same model along what
-first-order selection would take, G = the sum of the `budget` gradients of highest
-<g_i, g_D>: the model's loss -eta <G, g_D> + eta^2 |G|^2 / 2 is least at
+The rate has to fit H = I. It comes from an exact line search of the same model along
+the first-order selection, G = the sum of the `budget` gradients of highest <g_i, g_D>:
+the model's loss -eta <G, g_D> + eta^2 |G|^2 / 2 is least at
 
     eta = max(0, <G, g_D>) / |G|^2.
 
-A much smaller rate selects by inner product alone, a greater one overshoots.
+A much smaller rate selects by inner product only, a larger one overshoots.
 
 The score is the gain over eta. A pick costs one pass over the candidates.
 """
@@ -30,7 +30,7 @@ from ogs_env.bundle import Bundle
 
 
 class GreatsSelector:
-    """Selects by gain for the domain, less what the picked give already."""
+    """Select by gain for the domain minus the overlap with the picks."""
 
     def select(
         self,
@@ -43,7 +43,7 @@ class GreatsSelector:
         rows = pool_rows(bundle, budget, indices)
         sketches = bundle.pool.sketches("initial", rows)
         domain = domain_gradient(bundle)
-        # Row by row, whose numbers then are the same in any company.
+        # `vecdot` gives the same product for a row whatever the other rows are.
         gains = np.vecdot(sketches, domain)
         first, _ = highest(np.arange(len(rows)), gains, budget)
         total = sketches[first].sum(axis=0)

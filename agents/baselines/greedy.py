@@ -1,9 +1,9 @@
-"""Greedy on what is observed.
+"""Select greedily by a reward computed from initial sketches.
 
 Score of sample i: cos(g_i, g_D) - 0.3 max over capabilities c of |cos(g_i, g_c)|, g_D
-the mean gradient of the dev samples and g_c of a capability's anchor samples, all at
-the start. It is the default reward, `domain_gain` and `orthogonality`, read off the
-initial sketches: what teaches the domain most, less what touches general abilities.
+the mean gradient of the dev samples and g_c of a capability's anchor samples, all of
+the initial model. It combines `domain_gain` and `orthogonality`: high for samples that
+teach the domain, low for those that affect general abilities.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ _ORTHOGONALITY = 0.3
 
 
 class GreedySelector:
-    """Selects by domain cosine less the largest anchor cosine, either sign."""
+    """Select by domain cosine minus the largest absolute anchor cosine."""
 
     def select(
         self,
@@ -27,6 +27,6 @@ class GreedySelector:
     ) -> Order:
         """Return the rows of highest score, best first."""
         rows = pool_rows(bundle, budget, indices)
-        touched = np.abs(bundle.anchor_cosines(rows)).max(axis=1)
-        scores = bundle.domain_cosines(rows) - _ORTHOGONALITY * touched
+        anchor = np.abs(bundle.anchor_cosines(rows)).max(axis=1)
+        scores = bundle.domain_cosines(rows) - _ORTHOGONALITY * anchor
         return highest(rows, scores, budget)

@@ -1,16 +1,17 @@
-"""Instruction-following difficulty.
+"""Select by instruction-following difficulty (IFD).
 
 IFD_i = s(response | prompt) / s(response), s the proxy's mean cross-entropy over the
-response's tokens (Li et al. 2024, arXiv 2308.12032). Highest first: the
-prompt helps the model least with these. At 1 or above it does not help at all, which
-the paper takes for a prompt and a response that do not belong together and throws
-out: these come last, the lowest of them first, with -IFD as their score.
+response's tokens (Li et al. 2024, arXiv 2308.12032). The highest are selected: there
+the prompt helps the model least. At 1 or above it does not help at all; the paper drops
+these samples as mismatched prompts and responses. Here they come last, lowest first,
+with the score -IFD.
 
-The paper warms the model up first; here it is the proxy as it comes. s(response |
-prompt) is the bundle's loss, measured when it was sketched. (The shipped ones were in
-bfloat16; on 99 of Medical's samples they are within 0.4 % of float32's in the median,
-and the difficulties rank alike, Spearman 0.999.) For s(response) the sample is encoded
-in the same chat format with an empty prompt, so both are of the same tokens.
+The paper warms the model up first; here it is the untouched proxy. s(response | prompt)
+is the bundle's loss, measured by `ogs sketch`. (The shipped bundles' losses were
+computed in bfloat16; on 99 samples of Medical the median difference from float32 is
+0.4 %, and the ranks of the difficulties agree, Spearman 0.999.) For s(response) the
+sample is encoded in the same chat format with an empty prompt, so that both losses are
+of the same tokens.
 """
 
 from dataclasses import replace
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ogs_env.agents.baselines.reading import Reader, kept
+from ogs_env.agents.baselines.reading import Reader, cached
 from ogs_env.agents.selector import Order, highest, pool_rows
 from ogs_env.bundle import Bundle
 from ogs_env.data.texts import Texts, bundle_texts
@@ -27,14 +28,14 @@ from ogs_env.sketching.losses import response_losses
 
 
 class IfdSelector:
-    """Selects the highest instruction-following difficulty below 1.
+    """Select the samples of highest instruction-following difficulty below 1.
 
-    The first `select` from a bundle reads its pool's responses with its proxy, which
-    takes minutes on a processor; their losses are kept in the user's cache.
+    The first `select` from a bundle runs its proxy on the pool's responses, which takes
+    minutes on a CPU; the losses are stored in the user's cache.
 
     Args:
-        texts: Where the bundle's texts are, see `ogs_env.data.texts.bundle_texts`;
-            by default the domain of the bundle's name.
+        texts: Texts of the bundle's samples, see `ogs_env.data.texts.bundle_texts`; by
+            default those of the domain with the bundle's name.
     """
 
     def __init__(self, texts: Texts | None = None) -> None:
@@ -68,9 +69,9 @@ def _losses_alone(bundle: Bundle, where: Texts | None) -> NDArray[np.float32]:
             replace(texts[id_], prompt="", messages=()) for id_ in bundle.pool.hex_ids()
         ]
         reader = Reader(bundle)
-        found = np.empty(len(alone), np.float32)
+        losses = np.empty(len(alone), np.float32)
         for rows, batch in reader.passes(alone, "responses alone"):
-            found[rows] = response_losses(reader.model, batch).cpu().numpy()
-        return found
+            losses[rows] = response_losses(reader.model, batch).cpu().numpy()
+        return losses
 
-    return kept(bundle, "ifd", ("pool",), compute)
+    return cached(bundle, "ifd", ("pool",), compute)

@@ -1,16 +1,16 @@
-"""What tells most that the picked do not tell yet.
+"""Select greedily by the log-determinant of the sketches' information matrix.
 
-Greedy on log det(I + sum over picks of u u^T), u the unit initial sketches: the sample
-that adds most is picked, again and again. It is the environment's reward term
-`information` (see `ogs_env.rewards`), after Domain Curiosity (Struckmeier, Arndt,
-Kyrki), which rewards data that tell most about a domain.
-The first pick of any candidates is the earliest, as all unit vectors tell as much.
+Each step picks the sample that increases log det(I + sum over picks of u u^T) most, u
+the unit initial sketches. It is the environment's reward term `information` (see
+`ogs_env.rewards`), after Domain Curiosity (Struckmeier, Arndt, Kyrki), which rewards
+data that are informative about a domain. The first pick is the first candidate, since
+all unit vectors have the same gain.
 
-With M = (I + sum u u^T)^-1 the gain of u is log(1 + u^T M u), and a pick takes b b^T
-off M, b = M u / sqrt(1 + u^T M u): so every candidate's u^T M u loses (u^T b)^2, and
-a pick costs one pass over the candidates.
+With M = (I + sum u u^T)^-1 the gain of u is log(1 + u^T M u), and a pick subtracts
+b b^T from M, b = M u / sqrt(1 + u^T M u): every candidate's u^T M u decreases by
+(u^T b)^2, so a pick costs one pass over the candidates.
 
-The score is the gain when it was picked, nats, in (0, log 2].
+The score is the gain at the time of the pick, nats, in (0, log 2].
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ from ogs_env.bundle import Bundle
 
 
 class InformationSelector:
-    """Selects directions that are new."""
+    """Select samples whose directions differ from those of the picks."""
 
     def select(
         self,
@@ -35,7 +35,7 @@ class InformationSelector:
         units = bundle.pool.sketches("initial", rows)
         norms = np.linalg.norm(units, axis=1)
         units /= np.maximum(norms, 1e-12)[:, None]
-        # u^T M u; exactly 1 at first, so that rounding does not choose.
+        # u^T M u; exactly 1 at first, so that rounding does not break ties.
         left = (norms > 0).astype(np.float32)
         removed = np.empty((budget, bundle.k), np.float32)
         order, scores = np.empty(budget, np.int64), np.empty(budget, np.float32)
@@ -47,7 +47,7 @@ class InformationSelector:
             unit, before = units[best], removed[:pick]
             removed[pick] = unit - (before @ unit) @ before
             removed[pick] /= np.sqrt(1 + left[best])
-            # Row by row, whose numbers then are the same in any company.
+            # `vecdot` gives the same product for a row whatever the other rows are.
             left -= np.square(np.vecdot(units, removed[pick]))
             np.maximum(left, 0, out=left)
         return order, scores

@@ -1,16 +1,16 @@
-"""Random selection among responses as long as the domain's.
+"""Select at random, with response lengths distributed as the dev samples'.
 
-A control: what a selector gains over it is not owed to lengths. The rule is nearest
-available matching in random order (Rubin 1973, Biometrics 29, 159-183) to a stratified
-draw of the dev samples' lengths. With b = budget, pi a random permutation of 0..b-1
-and u_i uniform in [0, 1), pick i takes
+This is a control: a selector's advantage over it is not due to response lengths. The
+rule is nearest available matching in random order (Rubin 1973, Biometrics 29, 159-183)
+to a stratified sample of the dev samples' lengths. With b = budget, pi a random
+permutation of 0..b-1 and u_i uniform in [0, 1), pick i is
 
-    the candidate left whose response is nearest, in tokens, to the
+    the remaining candidate whose response is nearest, in tokens, to the
     (pi_i + u_i) / b quantile of the dev samples' response tokens,
 
-at random among equally near ones. Quantiles are lengths that dev has (the inverse of
-its empirical distribution), so b picks have one target in each b-th of dev's lengths,
-and a single pick has any of them with the same chance.
+with random ties. Quantiles are lengths of dev samples (the inverse of the empirical
+distribution), so b picks have one target in each b-th of these lengths, and a single
+pick has each with equal probability.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ from ogs_env.bundle import Bundle
 
 
 class LengthMatchedSelector:
-    """Draws samples whose lengths are distributed as the dev samples' are."""
+    """Select at random with the length distribution of the dev samples."""
 
     def select(
         self,
@@ -31,7 +31,7 @@ class LengthMatchedSelector:
         indices: NDArray[np.integer] | None = None,
     ) -> Order:
         """Return rows in random order; every score is 0."""
-        # Shuffled, so that the first of equally near ones is a random one.
+        # Shuffled, so that ties are random.
         rows = rng.permutation(pool_rows(bundle, budget, indices))
         shares = (rng.permutation(budget) + rng.random(budget)) / budget
         targets = np.quantile(bundle.dev.tokens, shares, method="inverted_cdf")

@@ -1,9 +1,9 @@
-"""Selection by the loss at the start, nats per response token.
+"""Select by the initial loss, nats per response token.
 
-The highest losses are what the model knows least (online batch selection: Loshchilov,
-Hutter 2015, arXiv 1511.06343), and also what is wrong or cannot be learned. The lowest
-are the samples that it finds most plausible (perplexity pruning, of which either end
-has been kept: Marion et al. 2023, arXiv 2309.04564).
+Samples of highest loss are those that the model knows least (online batch selection:
+Loshchilov, Hutter 2015, arXiv 1511.06343), and also wrong or unlearnable ones. Those of
+lowest loss are the most plausible to the model (perplexity pruning, which selects
+either end: Marion et al. 2023, arXiv 2309.04564).
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from ogs_env.bundle import Bundle
 
 
 class HighestLossSelector:
-    """Selects what the model knows least; the score is the loss."""
+    """Select the samples of highest loss; the score is the loss."""
 
     def select(
         self,
@@ -29,7 +29,7 @@ class HighestLossSelector:
 
 
 class LowestLossSelector:
-    """Selects what the model knows best; the score is the loss's negative."""
+    """Select the samples of lowest loss; the score is the negative loss."""
 
     def select(
         self,

@@ -1,10 +1,9 @@
-"""Ranking by a number that comes with each sample.
+"""Select by a number in each sample's metadata.
 
-The journal-impact method: the score of sample i is a field of its record, such as the
-impact factor of the journal it was taken from; the highest are selected. Without a
-field it is the one number that every bundle carries, response tokens: longest first
-(Zhao, Andriushchenko, Croce, Flammarion 2024, "Long Is More for Alignment", arXiv
-2402.04833).
+The score of sample i is a field of its record, such as the impact factor of the journal
+that it comes from; the highest are selected. The default is the number of response
+tokens, which every bundle has: longest first (Zhao, Andriushchenko, Croce, Flammarion
+2024, "Long Is More for Alignment", arXiv 2402.04833).
 """
 
 from collections.abc import Mapping
@@ -18,10 +17,10 @@ from ogs_env.errors import InputError
 
 
 class MetadataSelector:
-    """Selects the highest values.
+    """Select the samples of highest value.
 
     Args:
-        values: By sample id; by default response tokens.
+        values: Value by sample id; by default the number of response tokens.
     """
 
     def __init__(self, values: Mapping[str, float] | None = None) -> None:
@@ -49,12 +48,13 @@ class MetadataSelector:
 
 
 def _by_row(bundle: Bundle, values: Mapping[str, float]) -> NDArray[np.float64]:
+    """Return the value (pool,) of each pool sample."""
     ids = bundle.pool.hex_ids()
-    lacking = [id_ for id_ in ids if not np.isfinite(values.get(id_, np.nan))]
-    if lacking:
+    missing = [id_ for id_ in ids if not np.isfinite(values.get(id_, np.nan))]
+    if missing:
         raise InputError(
-            f"metadata: {len(lacking)} of {len(ids)} pool samples of bundle "
-            f"'{bundle.name}' have no finite value (the first is {lacking[0]}); give "
+            f"metadata: {len(missing)} of {len(ids)} pool samples of bundle "
+            f"'{bundle.name}' have no finite value (the first is {missing[0]}); give "
             "one for each"
         )
     return np.array([values[id_] for id_ in ids], np.float64)

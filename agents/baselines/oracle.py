@@ -1,10 +1,10 @@
-"""Oracle: greedy selection by the learner's true reward, over all candidates at once.
+"""Oracle: select greedily by the learner's true marginal reward.
 
-Each step picks the sample whose reward in `SelectionEnv` would be highest now, and
-updates the learner with it. In an episode the oracle uses trajectory sketches and the
-whole stream, which no agent observes, so its return shows how much an agent could gain.
-It is greedy, not optimal: its return is a reference, not an upper bound. Outside of
-episodes it selects from any pool that is sketched as an environment, as in `ogs adapt`.
+Each step picks the sample of highest marginal reward, as `SelectionEnv` would give it
+now, and updates the learner with it. In episodes it uses trajectory sketches and the
+whole stream, which agents do not see, so its return is a reference for the best
+possible one. It is greedy, not optimal: the reference is not a bound. Outside episodes,
+as in `ogs adapt`, it selects from a bundle's pool like any other selector.
 """
 
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ from ogs_env.rewards import Information, Rewards, checked_weights, weighted_sum
 
 
 class OracleSelector:
-    """Selects greedily by marginal reward.
+    """Select greedily by marginal reward.
 
     Args:
-        weights: Of the reward terms; those not named keep the bundle's default.
+        weights: Weights by reward term; terms not named have the bundle's default.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:

@@ -1,8 +1,8 @@
-"""The paper's Orth score, without learning.
+"""Select by the paper's Orth score, without learning.
 
 Orth_i = 1 - |cos(g_i, g_ref)|, g_ref the mean initial gradients of all anchor samples
 (Zhang, Tian, Wang, Song 2026, arXiv 2602.06359). The highest are selected: samples
-whose update leaves general abilities alone, to first order.
+whose update does not change general abilities, to first order.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from ogs_env.bundle import Bundle
 
 
 class OrthSelector:
-    """Selects the samples most orthogonal to the general gradient."""
+    """Select the samples most orthogonal to the general gradient."""
 
     def select(
         self,
@@ -30,8 +30,8 @@ class OrthSelector:
 def general_cosines(bundle: Bundle, rows: NDArray[np.integer]) -> NDArray[np.float32]:
     """Return cosines (n,) of pool samples with the mean gradient of all anchors.
 
-    The inner products are exact; the length of the mean gradient, one number for all
-    samples, comes from its sketch.
+    The inner products are exact; the norm of the mean gradient, a common factor of all
+    samples, is that of its sketch.
     """
     anchor = bundle.anchor
     counts = np.bincount(anchor.capabilities, minlength=len(bundle.capabilities))

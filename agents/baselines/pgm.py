@@ -1,13 +1,14 @@
-"""Gradient matching in partitions.
+"""Select by gradient matching in partitions (PGM).
 
 PGM (Mittal, Sivasubramanian, Iyer, Jyothi, Ramakrishnan 2022, arXiv 2210.16892): the
 candidates are split into D partitions, the pursuit of `grad-match` picks budget / D
-from each against the same domain gradient, and the picks are united. It was made for
-gradients that do not fit into one memory; it also covers more of the pool, as every
-partition has to match the gradient on its own.
+from each against the same domain gradient, and the picks are merged. It was made for
+gradients that do not fit into memory; it also covers more of the pool, since each
+partition has to match the gradient by itself.
 
-Here D = ceil(candidates / 64), at most the budget; `gradients.in_parts` says who is in
-which. A slate of an environment is one partition, so slate by hand it is `grad-match`.
+Here D = ceil(candidates / 64), at most the budget; see `gradients.in_parts` for the
+partitions. A slate of an environment is one partition, so with one slate at a time it
+equals `grad-match`.
 """
 
 import numpy as np
@@ -22,7 +23,7 @@ _PARTITION = 64
 
 
 class PgmSelector:
-    """Selects what has the domain's gradient, partition by partition."""
+    """Select samples that match the domain's gradient, partition by partition."""
 
     def select(
         self,

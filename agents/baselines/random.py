@@ -1,4 +1,4 @@
-"""Random selection, the baseline that every selector has to beat."""
+"""Select uniformly at random: the basic reference of every comparison."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,7 @@ from ogs_env.bundle import Bundle
 
 
 class RandomSelector:
-    """Draws uniformly without replacement."""
+    """Select uniformly at random without replacement."""
 
     def select(
         self,

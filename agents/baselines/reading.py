@@ -1,4 +1,4 @@
-"""What a bundle's proxy makes of texts: passes over them, and figures that are kept."""
+"""Run a bundle's proxy on texts, and cache the results."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -26,22 +26,22 @@ _CHUNK = 1024
 
 
 class Reader:
-    """A bundle's proxy as it comes, without an adapter, in the bundle's precision.
+    """A bundle's untouched proxy, without an adapter, in the bundle's precision.
 
     Args:
-        bundle: Made by `ogs sketch`; its manifest says which model.
+        bundle: A bundle made by `ogs sketch`; its manifest names the model.
 
     Attributes:
-        model: The causal LM; nothing of it is trainable.
+        model: The causal LM, with all weights frozen.
 
     Raises:
-        InputError: If the model cannot be had.
+        InputError: If the model cannot be loaded.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         proxy = bundle.manifest["proxy"]
         precision = proxy["precision"]
-        if precision == "bfloat16":  # or float32, where the processor is faster at it
+        if precision == "bfloat16":  # or float32 where the CPU is faster in it
             precision = default_precision()
         loaded, self._tokenizer = load_model(proxy["id"], getattr(torch, precision))
         self.model: Any = loaded.requires_grad_(False)
@@ -51,13 +51,13 @@ class Reader:
     def passes(
         self, samples: Sequence[Sample], what: str
     ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-        """Yield (numbers of samples, their padded batch), until each had its turn.
+        """Yield (positions of samples, their padded batch) until all are yielded.
 
-        Samples are encoded as the bundle's were; those of like length go together.
+        Samples are encoded as for the bundle; batches have similar lengths.
 
         Args:
-            samples: Whose texts.
-            what: What the progress bar says.
+            samples: Samples to encode.
+            what: Label of the progress bar.
         """
         with tqdm(total=len(samples), desc=what, unit="sample") as bar:
             for first in range(0, len(samples), _CHUNK):
@@ -77,32 +77,32 @@ class Reader:
                     bar.update(len(rows))
 
 
-def kept(
+def cached(
     bundle: Bundle,
     name: str,
     roles: Sequence[str],
     compute: Callable[[], NDArray[np.float32]],
 ) -> NDArray[np.float32]:
-    """Return what `compute` finds; from the cache where it was found before.
+    """Return the result of `compute`, from the cache if it is there.
 
-    A file in the cache folder (`OGS_CACHE`, or the user's cache) belongs to the
-    proxy's weights, the samples of the roles in their order, and the token limit, so
-    the same pool in another bundle of the same proxy is not read again.
+    The key of a file in the cache folder (`OGS_CACHE`, or the user's cache) consists of
+    the proxy's weights, the samples of the roles in their order, and the token limit,
+    so bundles of the same proxy and pool share a file.
 
     Args:
-        bundle: Made by `ogs sketch`.
-        name: What is kept.
-        roles: Whose samples it depends on, the pool first.
-        compute: Makes one row of figures a pool sample.
+        bundle: A bundle made by `ogs sketch`.
+        name: Name of the result.
+        roles: Roles of the samples that it depends on, the pool first.
+        compute: Returns one row per pool sample.
 
     Raises:
-        InputError: If the bundle is not one of texts, or the cache folder cannot be
+        InputError: If the bundle has no token limit, or the cache folder cannot be
             written.
     """
     if "max_tokens" not in bundle.manifest:
         raise InputError(
             f"{bundle.path}: the manifest lacks 'max_tokens', so its texts cannot be "
-            "encoded as they were; expected a bundle made by `ogs sketch`"
+            "encoded as before; expected a bundle made by `ogs sketch`"
         )
     digest = hashlib.sha256()
     digest.update(bundle.manifest["proxy"]["sha256"].encode())
@@ -112,9 +112,9 @@ def kept(
     file = cache_folder() / f"{name}-{digest.hexdigest()[:16]}.safetensors"
     try:
         return load_file(file)[name]
-    except (OSError, SafetensorError, KeyError):  # not there, or damaged
+    except (OSError, SafetensorError, KeyError):  # missing or damaged
         pass
-    found = compute()
+    result = compute()
     with whole_file(file) as temporary:
-        save_file({name: found}, temporary)
-    return found
+        save_file({name: result}, temporary)
+    return result

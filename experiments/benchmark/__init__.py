@@ -1,1 +1,1 @@
-"""Who picks best? Every selector and agent on the same episodes: `ogs benchmark`."""
+"""Benchmark of selectors and agents on the same episodes: `ogs benchmark`."""

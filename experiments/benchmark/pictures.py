@@ -1,4 +1,4 @@
-"""Pictures of the benchmark."""
+"""Plots of the benchmark."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ogs_env.agents.policies import STREAM
 from ogs_env.experiments.benchmark.play import FROM
-from ogs_env.experiments.benchmark.records import Record
+from ogs_env.experiments.benchmark.records import USER, Record
 from ogs_env.experiments.benchmark.report import (
     GREEDY,
     ORACLE,
@@ -24,12 +24,13 @@ from ogs_env.files import whole_file
 
 RANDOM = "random"
 _BLUE, _RED, _GREEN, _PINK, _ORANGE, _SKY = COLOURS
-# Groups of selectors: what the legend says, colour, marker.
+# Groups of policies: legend text, colour, marker.
 _GROUPS = {
     "oracle": ("oracle", "black", "*"),
-    "agent": ("agent trained here", _RED, "s"),
-    "transfer": ("agent trained elsewhere", _ORANGE, "^"),
-    "slate": ("slate by hand", _BLUE, "o"),
+    "agent": ("agent trained on this domain", _RED, "s"),
+    "transfer": ("agent trained on another domain", _ORANGE, "^"),
+    "user": ("user's policy", _GREEN, "v"),
+    "slate": ("sees one slate at a time", _BLUE, "o"),
     "stream": ("sees the whole stream", _SKY, "D"),
     "random": ("random", RANDOM_COLOUR, "o"),
 }
@@ -37,13 +38,13 @@ _LEVELS = 301
 
 
 def draw(report: Mapping[str, Any], records: Sequence[Record], folder: Path) -> None:
-    """Draw all pictures of a report.
+    """Draw all plots of a report.
 
     Args:
-        report: Of `report.report`.
-        records: What it is about.
-        folder: For `returns-DOMAIN.png`; with an oracle `profiles.png`, and with
-            agents too `agents.png`.
+        report: Result of `report.report`.
+        records: The report's records.
+        folder: Where to write `returns-DOMAIN.png`; with an oracle also
+            `profiles.png`, and with agents or users' policies too `agents.png`.
     """
     for domain in report["domains"]:
         name = domain["domain"]
@@ -53,18 +54,18 @@ def draw(report: Mapping[str, Any], records: Sequence[Record], folder: Path) -> 
     if oracle:
         scores = normalised(records, oracle)
         draw_profiles(scores, _shown(report), folder / "profiles.png")
-    if oracle and any(line["seeds"] for line in report["table"]):
+    if oracle and any(_highlighted(line) for line in report["table"]):
         draw_agents(report, folder / "agents.png")
 
 
 def draw_returns(
     domain: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], path: Path
 ) -> None:
-    """Draw everyone's return in a domain with its interval, the highest on top.
+    """Draw the return of each policy in a domain with its interval, highest on top.
 
     Args:
-        domain: The domain's head in the report.
-        lines: Its lines of the table, the highest first.
+        domain: The domain's entry in the report.
+        lines: The domain's lines of the table, the highest first.
         path: The PNG file to write.
     """
     figure = _figure(9, 1.6 + 0.21 * len(lines))
@@ -76,13 +77,12 @@ def draw_returns(
                 domain[f"{name}_iqm"], color=colour, linewidth=0.9, linestyle=":"
             )
     axes.set_title(
-        f"{domain['domain'].title()}: what each selector earns", weight="bold"
+        f"{domain['domain'].title()}: returns of all policies", weight="bold"
     )
     label = "return of an episode: interquartile mean, 95 % interval"
     if domain["room"] is not None:
-        label += (
-            f"\nbest slate by hand: {domain['best']}, room {100 * domain['room']:.0f} %"
-        )
+        room = f"{100 * domain['room']:.0f} %"
+        label += f"\nbest with one slate at a time: {domain['best']}, room {room}"
     axes.set_xlabel(label)
     axes.legend(handles=_legend(lines), loc="lower right", fontsize=8)
     _save(figure, path)
@@ -91,11 +91,11 @@ def draw_returns(
 def draw_profiles(
     scores: Mapping[str, Sequence[Scores]], shown: Sequence[str], path: Path
 ) -> None:
-    """Draw how large a share of the episodes earns more than each share of the oracle.
+    """Draw performance profiles: share of the episodes above each return.
 
     Args:
-        scores: Returns as shares of the oracle's, by selector and task.
-        shown: Selectors to draw; those without scores are left out.
+        scores: Returns as shares of the oracle's, by policy and task.
+        shown: Policies to draw; those without scores are left out.
         path: The PNG file to write.
     """
     figure = _figure(9, 5)
@@ -115,7 +115,7 @@ def draw_profiles(
         )
     axes.set_title("Performance profiles over all domains", weight="bold")
     axes.set_xlabel("return, % of the oracle's in the same domain")
-    axes.set_ylabel("episodes that earn more, %")
+    axes.set_ylabel("episodes with a higher return, %")
     axes.set_ylim(0, 100)
     axes.margins(x=0)
     axes.grid(alpha=0.25)
@@ -124,21 +124,21 @@ def draw_profiles(
 
 
 def draw_agents(report: Mapping[str, Any], path: Path) -> None:
-    """Draw the agents against random, greedy, the best selector and the oracle.
+    """Draw agents and users' policies beside random, greedy, best and oracle.
 
     Args:
-        report: Of `report.report`, with an oracle in every domain.
+        report: Result of `report.report`, with an oracle in every domain.
         path: The PNG file to write.
     """
     panels = []
     for domain in report["domains"]:
-        kept = {ORACLE, domain["best"], GREEDY, RANDOM}
+        references = {ORACLE, domain["best"], GREEDY, RANDOM}
         panels.append(
             [
                 line
                 for line in report["table"]
                 if line["domain"] == domain["domain"]
-                and (line["seeds"] or line["selector"] in kept)
+                and (_highlighted(line) or line["selector"] in references)
             ]
         )
     rows = [len(lines) for lines in panels]
@@ -161,14 +161,22 @@ def draw_agents(report: Mapping[str, Any], path: Path) -> None:
 
 
 def _shown(report: Mapping[str, Any]) -> list[str]:
-    """Return the selectors worth a profile: agents, oracle, the best ones, random."""
-    agents = [line["selector"] for line in report["table"] if line["seeds"]]
+    """Return the policies to profile: agents, users' policies, oracle, best, random."""
+    agents = [line["selector"] for line in report["table"] if _highlighted(line)]
     best = [domain["best"] for domain in report["domains"]]
     return list(dict.fromkeys([ORACLE, *agents, *best, GREEDY, RANDOM]))
 
 
+def _highlighted(line: Mapping[str, Any]) -> bool:
+    """Return whether a line is of agents or of a user's policy."""
+    return bool(line["seeds"]) or line["selector"].startswith(USER)
+
+
 def _group(line: Mapping[str, Any]) -> str:
+    """Return the name in `_GROUPS` of a line's policy."""
     name = line["selector"]
+    if name.startswith(USER):
+        return "user"
     if line["seeds"]:
         return "transfer" if FROM in name else "agent"
     if name in (ORACLE, RANDOM):
@@ -195,20 +203,20 @@ def _points(axes: Any, lines: Sequence[Mapping[str, Any]], scale: float) -> None
     axes.set_yticks(range(len(names)), names, fontsize=9)
     for label, line in zip(axes.get_yticklabels(), reversed(lines), strict=True):
         label.set_color(_GROUPS[_group(line)][1])
-        label.set_weight("bold" if line["seeds"] else "normal")
+        label.set_weight("bold" if _highlighted(line) else "normal")
     axes.set_ylim(-0.7, len(lines) - 0.3)
     axes.grid(alpha=0.25)
 
 
 def _legend(lines: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Return what the legend shows: the groups that lines are of."""
+    """Return the legend entries of the groups that occur in lines."""
     from matplotlib.lines import Line2D
 
-    there = {_group(line) for line in lines}
+    groups = {_group(line) for line in lines}
     return [
         Line2D([], [], color=colour, marker=marker, label=text)
         for name, (text, colour, marker) in _GROUPS.items()
-        if name in there
+        if name in groups
     ]
 
 

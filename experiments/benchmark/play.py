@@ -1,9 +1,8 @@
-"""Playing: who takes part, and what each picks on the same test episodes."""
+"""Run the benchmark: play the same test episodes with every selector and agent."""
 
 import hashlib
 import json
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,41 +12,39 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
-from ogs_env.agents.policies import (
-    STREAM,
-    THRESHOLD,
-    Policy,
-    make_policy,
-    selection_env,
-)
+from ogs_env.agents import evaluation
+from ogs_env.agents.evaluation import Policy, as_policy, load_policy, play_episode
+from ogs_env.agents.policies import STREAM, THRESHOLD, make_policy, selection_env
 from ogs_env.agents.selector import SELECTORS
 from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.experiments.benchmark.records import (
-    FIGURES,
-    Played,
+    MEASURES,
+    USER,
+    Identity,
     Record,
+    measures_of,
     read_record,
     record_file,
     record_files,
 )
-from ogs_env.files import read_json
+from ogs_env.files import read_json, sha256_of
 
 FROM = "-from-"
-"""What stands in a transferred agent's name between its kind and its domain."""
+"""Separator in the name of an agent group that plays another domain than its own."""
 
-# Of a bundle's manifest.
-_NOT_PLAYED = ("fidelity", "command", "request", "off_domain")
+# Entries of a bundle's manifest that do not change an episode.
+_WITHOUT_EFFECT = ("fidelity", "command", "request", "off_domain")
 
 
 @dataclass(frozen=True)
 class Domain:
-    """Where is played.
+    """A domain of the benchmark.
 
     Attributes:
-        name: Of the domain, and of its bundle.
+        name: Name of the domain and of its bundle.
         env: Id of the environment.
-        env_kwargs: Its arguments.
+        env_kwargs: Arguments of the environment.
     """
 
     name: str
@@ -62,16 +59,16 @@ DOMAINS = {
 
 
 @dataclass(frozen=True)
-class Agents:
-    """Trained agents of one kind and one domain.
+class AgentGroup:
+    """Trained agents of one kind and one domain, which differ in their training seed.
 
     Attributes:
-        kind: The name of their kind.
-        domain: Where they were trained.
-        folders: By training seed, ascending.
-        env_kwargs: The environment's arguments in training that shape the game; what
-            they were rewarded for does not.
-        weights: sha256 of the weights, by the order of the folders.
+        kind: Name of the kind.
+        domain: Domain of the training.
+        folders: Folder of each agent by training seed, ascending.
+        env_kwargs: Arguments of the training environment, without the bundle, the
+            split and the reward weights.
+        weights: sha256 of each agent's weights, in the order of `folders`.
     """
 
     kind: str
@@ -81,15 +78,32 @@ class Agents:
     weights: list[str]
 
     def name_in(self, domain: str) -> str:
-        """Return what they are called where they play."""
+        """Return the group's name in the results of a domain."""
         return self.kind if domain == self.domain else self.kind + FROM + self.domain
 
 
-def selector_names() -> list[str]:
-    """Return the names of all that play without training.
+@dataclass(frozen=True)
+class UserPolicy:
+    """A policy that a user adds to the benchmark.
 
-    Every selector plays slate by hand, and over the whole stream; the oracle over the
-    stream alone. `random` and `all` do not look, so for them both are the same.
+    Attributes:
+        name: Name in the results.
+        policy: What `ogs_env.agents.evaluate` accepts.
+        sha256: Of the model's file; empty for Python code, of which no hash tells
+            whether it has changed, so its episodes are always played again.
+    """
+
+    name: str
+    policy: Any
+    sha256: str
+
+
+def selector_names() -> list[str]:
+    """Return the names of all policies without training.
+
+    Every selector plays slate by slate, and with the whole stream known; the oracle
+    with the stream alone. `random` and `all` ignore the candidates' contents, so both
+    variants are the same and have one name.
     """
     names = []
     for name in SELECTORS:
@@ -100,50 +114,77 @@ def selector_names() -> list[str]:
     return names
 
 
-def find_agents(folder: Path) -> list[Agents]:
+def find_user_policies(sources: Sequence[str]) -> list[UserPolicy]:
+    """Load users' policies.
+
+    Args:
+        sources: `MODULE:NAME` or the zip file of a Stable-Baselines3 model, see
+            `ogs_env.agents.evaluation.load_policy`.
+
+    Raises:
+        InputError: If one cannot be loaded, or two have the same name.
+    """
+    policies: dict[str, UserPolicy] = {}
+    for source in dict.fromkeys(sources):
+        policy = load_policy(source)
+        is_model = source.endswith(".zip")
+        name = USER + (Path(source).stem if is_model else source.replace(":", "."))
+        if name in policies:
+            raise InputError(
+                f"policy {source}: another policy is called '{name}' too; rename one"
+            )
+        digest = sha256_of(Path(source)) if is_model else ""
+        policies[name] = UserPolicy(name, policy, digest)
+    return list(policies.values())
+
+
+def find_agents(folder: Path) -> list[AgentGroup]:
     """Find trained agents, laid out as KIND/DOMAIN/seed-N.
 
     Raises:
-        InputError: If there are none, or one does not belong where it is.
+        InputError: If there are none, or one was trained on another domain than its
+            folder names.
     """
-    found: dict[tuple[str, str], dict[int, Path]] = {}
+    groups: dict[tuple[str, str], dict[int, Path]] = {}
     for file in folder.glob("*/*/seed-*/agent.json"):
         kind, domain, seed = file.parts[-4:-1]
         number = seed.removeprefix("seed-")
         if not number.isdecimal():
             raise InputError(f"{file.parent}: expected a folder such as seed-0")
-        found.setdefault((kind, domain), {})[int(number)] = file.parent
-    if not found:
+        groups.setdefault((kind, domain), {})[int(number)] = file.parent
+    if not groups:
         raise InputError(
             f"{folder}: holds no trained agents; expected KIND/DOMAIN/seed-N/agent.json"
         )
-    return [_agents(*key, dict(sorted(found[key].items()))) for key in sorted(found)]
+    return [_agents(*key, dict(sorted(groups[key].items()))) for key in sorted(groups)]
 
 
-def _agents(kind: str, domain: str, folders: dict[int, Path]) -> Agents:
+def _agents(kind: str, domain: str, folders: dict[int, Path]) -> AgentGroup:
+    """Read the descriptions of a group's agents and check that they belong together."""
     if kind in selector_names():
-        raise InputError(f"{kind}: is a selector's name; call these agents otherwise")
+        raise InputError(f"{kind}: is a selector's name; give the agents another kind")
     weights, settings = [], []
     for folder in folders.values():
         file = folder / "agent.json"
-        told = read_json(file, "trained agent's description")
-        if not isinstance(told, dict) or told.get("bundle") != domain:
-            trained = told.get("bundle") if isinstance(told, dict) else None
+        description = read_json(file, "trained agent's description")
+        if not isinstance(description, dict) or description.get("bundle") != domain:
+            known = isinstance(description, dict)
+            trained = description.get("bundle") if known else None
             raise InputError(
-                f"{file}: was trained on '{trained}', but lies among agents of "
+                f"{file}: was trained on '{trained}', but is in the folder of "
                 f"'{domain}'; expected KIND/DOMAIN/seed-N"
             )
-        weights.append(str(told.get("weights_sha256")))
-        kwargs = dict(told.get("settings", {}).get("env_kwargs", {}))
+        weights.append(str(description.get("weights_sha256")))
+        kwargs = dict(description.get("settings", {}).get("env_kwargs", {}))
         for name in ("bundle", "split", "reward_weights"):
             kwargs.pop(name, None)
         settings.append(kwargs)
     if any(kwargs != settings[0] for kwargs in settings):
         raise InputError(
             f"{next(iter(folders.values())).parent}: its agents were trained in "
-            "environments of different settings; give each a kind of its own"
+            "environments of different settings; use one kind for each setting"
         )
-    return Agents(kind, domain, folders, settings[0], weights)
+    return AgentGroup(kind, domain, folders, settings[0], weights)
 
 
 def make(env: str, env_kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
@@ -152,22 +193,22 @@ def make(env: str, env_kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
     Raises:
         InputError: If the id is unknown or an argument is wrong.
     """
-    # An id of the form `module:id` would import the module.
+    # Gymnasium imports the module of an id of the form `module:id`; records are data
+    # and must not run code.
     if env not in gymnasium.registry or not env.startswith("OGS-"):
         known = [name for name in gymnasium.registry if name.startswith("OGS-")]
         raise unknown_name("environment", env, known)
-    kwargs = {**env_kwargs, "split": "test"}
-    return gymnasium.make(env, disable_env_checker=True, **kwargs)
+    return evaluation.make(env, {**env_kwargs, "split": "test"})
 
 
 def bundle_digest(bundle: Bundle) -> str:
-    """Return what tells a bundle that plays otherwise: sha256 of its manifest.
+    """Return a hash of what determines a bundle's episodes: sha256 of its manifest.
 
-    The manifest has the sha256 of every file. Left out are what a study says about
-    the bundle's fidelity, how it was asked for, and its off-domain trajectory, which is
-    there for domains drawn from it alone.
+    The manifest has the sha256 of every file. Left out are the results of the fidelity
+    study, the command and request that built the bundle, and the off-domain trajectory,
+    which only sampled tasks use.
     """
-    manifest = {n: v for n, v in bundle.manifest.items() if n not in _NOT_PLAYED}
+    manifest = {n: v for n, v in bundle.manifest.items() if n not in _WITHOUT_EFFECT}
     manifest["files"] = {
         name: entry
         for name, entry in manifest["files"].items()
@@ -176,87 +217,57 @@ def bundle_digest(bundle: Bundle) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def play_episode(
-    env: gymnasium.Env[Any, Any], policy: Policy, seed: int
-) -> tuple[list[int], dict[str, float]]:
-    """Play one episode.
-
-    Args:
-        env: A `SelectionEnv`, wrapped or not.
-        policy: Any callable from (observation, info, env) to an action.
-        seed: Seed of the episode's stream.
-
-    Returns:
-        The picked rows in order, and the figures named in `records.FIGURES`.
-    """
-    observation, info = env.reset(seed=seed)
-    figures = dict.fromkeys(FIGURES, 0.0)
-    over = False
-    while not over:
-        started = time.perf_counter()
-        action = policy(observation, info, env)
-        figures["seconds"] += time.perf_counter() - started
-        observation, reward, terminated, truncated, info = env.step(action)
-        terms = info["reward_terms"]
-        figures["return"] += float(reward)
-        figures["domain_gain"] += terms["domain_gain"]
-        figures["anchor_change"] += terms["anchor_gain"]
-        figures["cost"] += info["cost"]
-        over = terminated or truncated
-    figures["test_change"] = info["test_change"]
-    figures["retention_change"] = info["retention_change"]
-    return list(selection_env(env).picked), figures
-
-
 def play(
     domains: Sequence[Domain],
     selectors: Sequence[str],
-    agents: Sequence[Agents],
+    agents: Sequence[AgentGroup],
     episodes: range,
     folder: Path,
+    policies: Sequence[UserPolicy] = (),
 ) -> None:
-    """Let everyone play the same episodes of every domain, and keep the records.
+    """Play the same episodes of every domain with every policy and write the records.
 
-    What is kept already is not played again: a record of the same episodes, settings,
-    bundle and agents. A selector that cannot play, for want of texts, is told on
-    stderr and left out.
+    A record of the same episodes, settings, bundle and agents that exists already is
+    not played again. A selector that cannot run because its texts are missing is
+    skipped with a note on stderr.
 
     Args:
-        domains: Where is played.
-        selectors: Names of those that need no training: see `selector_names`.
-        agents: Trained ones; each plays every domain.
-        episodes: Their seeds, one after the other.
-        folder: Of the results.
+        domains: Domains to play in.
+        selectors: Names of selectors, see `selector_names`.
+        agents: Groups of trained agents; each plays every domain.
+        episodes: Seeds of the episodes, consecutive.
+        folder: Folder of the results.
+        policies: Users' policies; each plays every domain.
 
     Raises:
-        InputError: For an unknown selector, an agent that does not fit, or a folder
-            that holds records of other episodes.
+        InputError: For an unknown selector, an agent or policy that does not fit, or a
+            folder that holds records of other episodes.
     """
     for name in selectors:
         if name not in selector_names():
             raise unknown_name("selector", name, selector_names())
     _check_folder(folder, episodes)
-    waiting = [
-        entrant
+    jobs = [
+        job
         for domain in domains
-        for entrant in _entrants(domain, selectors, agents, episodes)
-        if not _is_kept(entrant.played, folder)
+        for job in _jobs(domain, selectors, agents, episodes, policies)
+        if not _is_recorded(job, folder)
     ]
-    total = sum(one.played.runs * one.played.episodes for one in waiting)
-    left_out: set[tuple[str, str]] = set()
+    total = sum(job.identity.runs * job.identity.episodes for job in jobs)
+    skipped: set[tuple[str, str]] = set()
     with tqdm(total=total, unit="episode", desc="benchmark") as bar:
-        for entrant in waiting:
-            domain_name, name = entrant.played.domain, entrant.played.selector
+        for job in jobs:
+            domain_name, name = job.identity.domain, job.identity.selector
             key = domain_name, name.removesuffix(STREAM)
             bar.set_postfix_str(f"{domain_name} {name}")
-            if key in left_out:
+            if key in skipped:
                 continue
             try:
-                record = _play(entrant, episodes, bar)
+                record = _play(job, episodes, bar)
             except (InputError, ModuleNotFoundError) as error:
-                if entrant.folders:
+                if job.folders or job.user_policy:
                     raise
-                left_out.add(key)
+                skipped.add(key)
                 reason = " ".join(str(error).split())
                 text = f"ogs: note: {' '.join(key)} is left out: {reason}"
                 bar.write(text, file=sys.stderr)
@@ -265,31 +276,44 @@ def play(
 
 
 def _check_folder(folder: Path, episodes: range) -> None:
-    """Check that records of other episodes are neither mixed in nor written over."""
+    """Check that a folder holds no records of other episodes."""
     for file in record_files(folder):
-        played = read_record(file).played
-        if (played.first_seed, played.episodes) != (episodes.start, len(episodes)):
+        identity = read_record(file).identity
+        if (identity.first_seed, identity.episodes) != (episodes.start, len(episodes)):
             raise InputError(
-                f"{file}: is of {played.episodes} episodes from seed "
-                f"{played.first_seed}, not of {len(episodes)} from {episodes.start}; "
-                f"give --episodes {played.episodes}, or another --out"
+                f"{file}: is of {identity.episodes} episodes from seed "
+                f"{identity.first_seed}, not of {len(episodes)} from {episodes.start}; "
+                f"give --episodes {identity.episodes}, or another --out"
             )
 
 
 @dataclass(frozen=True)
-class _Entrant:
-    """Who is to play what, where, and the folders of its agents."""
+class _Job:
+    """Episodes to play for one record.
+
+    Attributes:
+        env: The environment.
+        identity: What the record will be about.
+        folders: Folders of the agents, one for each run; empty for others.
+        user_policy: The user's policy, if the record is about one.
+    """
 
     env: gymnasium.Env[Any, Any]
-    played: Played
-    folders: list[Path]
+    identity: Identity
+    folders: list[Path] = field(default_factory=list)
+    user_policy: UserPolicy | None = None
 
 
-def _entrants(
-    domain: Domain, selectors: Sequence[str], agents: Sequence[Agents], episodes: range
-) -> Iterator[_Entrant]:
+def _jobs(
+    domain: Domain,
+    selectors: Sequence[str],
+    agents: Sequence[AgentGroup],
+    episodes: range,
+    policies: Sequence[UserPolicy],
+) -> Iterator[_Job]:
+    """Yield the jobs of a domain."""
     env = make(domain.env, domain.env_kwargs)
-    usual = Played(
+    common = Identity(
         domain=domain.name,
         selector="",
         env=domain.env,
@@ -299,59 +323,63 @@ def _entrants(
         episodes=len(episodes),
     )
     for name in selectors:
-        yield _Entrant(env, replace(usual, selector=name), [])
-    for one in agents:
-        kwargs = {**domain.env_kwargs, **one.env_kwargs}
-        played = replace(
-            usual,
-            selector=one.name_in(domain.name),
+        yield _Job(env, replace(common, selector=name))
+    for group in agents:
+        kwargs = {**domain.env_kwargs, **group.env_kwargs}
+        identity = replace(
+            common,
+            selector=group.name_in(domain.name),
             env_kwargs=kwargs,
-            seeds=list(one.folders),
-            agents=one.weights,
+            seeds=list(group.folders),
+            agents=group.weights,
         )
-        own = make(domain.env, kwargs) if one.env_kwargs else env
-        yield _Entrant(own, played, list(one.folders.values()))
+        agents_env = make(domain.env, kwargs) if group.env_kwargs else env
+        yield _Job(agents_env, identity, folders=list(group.folders.values()))
+    for policy in policies:
+        hashes = [policy.sha256] if policy.sha256 else []
+        identity = replace(common, selector=policy.name, agents=hashes)
+        yield _Job(env, identity, user_policy=policy)
 
 
-def _is_kept(played: Played, folder: Path) -> bool:
-    file = record_file(folder, played)
-    return file.is_file() and read_record(file).played == played
+def _is_recorded(job: _Job, folder: Path) -> bool:
+    """Return whether the folder holds the job's record already."""
+    if job.user_policy and not job.user_policy.sha256:
+        return False
+    file = record_file(folder, job.identity)
+    return file.is_file() and read_record(file).identity == job.identity
 
 
-def _play(entrant: _Entrant, episodes: range, bar: "tqdm[Any]") -> Record:
+def _play(job: _Job, episodes: range, bar: "tqdm[Any]") -> Record:
     """Play the episodes once for each run."""
-    inner = selection_env(entrant.env)
-    shape = entrant.played.runs, len(episodes)
+    inner = selection_env(job.env)
+    shape = job.identity.runs, len(episodes)
     small = len(inner.bundle.pool) <= np.iinfo(np.int16).max
     rows = np.full((*shape, inner.budget), -1, np.int16 if small else np.int32)
-    figures = {name: np.empty(shape, np.float32) for name in FIGURES}
-    for run, policy in enumerate(_policies(entrant)):
+    measures = {name: np.empty(shape, np.float32) for name in MEASURES}
+    for run, policy in enumerate(_policies(job)):
         for number, seed in enumerate(episodes):
-            picked, found = play_episode(entrant.env, policy, seed)
-            rows[run, number, : len(picked)] = picked
-            for name, value in found.items():
-                figures[name][run, number] = value
+            episode = play_episode(job.env, policy, seed)
+            rows[run, number, : len(inner.picked)] = inner.picked
+            for name, value in measures_of(episode).items():
+                measures[name][run, number] = value
             bar.update()
-    return Record(entrant.played, rows, figures)
+    return Record(job.identity, rows, measures)
 
 
-def _policies(entrant: _Entrant) -> Iterator[Policy]:
-    """Yield who plays each run."""
-    if not entrant.folders:
-        yield make_policy(
-            entrant.played.selector, entrant.env, np.random.default_rng(0)
-        )
+def _policies(job: _Job) -> Iterator[Policy]:
+    """Yield the policy of each run."""
+    rng = np.random.default_rng(0)
+    if job.user_policy:
+        with evaluation.one_thread_for(job.user_policy.policy):
+            yield as_policy(job.user_policy.policy, job.env, rng)
+        return
+    if not job.folders:
+        yield make_policy(job.identity.selector, job.env, rng)
         return
     from ogs_env.agents.navigator import Navigator, one_thread
 
-    bundle = selection_env(entrant.env).bundle
-    for folder in entrant.folders:
+    for folder in job.folders:
         agent = Navigator.load(folder)
-        if not agent.network.skips or agent.description["space"] != bundle.space:
-            raise InputError(
-                f"{folder}: cannot play {entrant.played.env}; expected an agent that "
-                f"was trained in a SelectionEnv and in sketch space '{bundle.space}'"
-            )
-        agent.check_columns(bundle, folder)
-        with one_thread():  # as long as it plays
+        agent.check_env(job.env, folder)
+        with one_thread():  # until the next run
             yield agent

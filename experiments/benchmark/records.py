@@ -1,4 +1,4 @@
-"""The files of the benchmark: what one selector picked in a domain, and what it got."""
+"""Records of the benchmark: the selections and measures of one policy in a domain."""
 
 import json
 from collections.abc import Mapping
@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from ogs_env.agents.evaluation import Episode
 from ogs_env.errors import InputError
 from ogs_env.files import whole_file
 
 FORMAT = "ogs-benchmark"
 FORMAT_VERSION = 1
 SELECTIONS = "selections"
+USER = "policy/"
+"""Prefix of the names of users' policies."""
 
-FIGURES = (
+MEASURES = (
     "return",
     "domain_gain",
     "anchor_change",
@@ -27,24 +30,24 @@ FIGURES = (
     "retention_change",
     "seconds",
 )
-"""What is measured in every episode: sums of the rewards, of the terms `domain_gain`
-and `anchor_gain` and of the cost; the changes of test and retention loss; and the
-seconds that choosing took, the environment's own time not among them."""
+"""Measures of every episode: sums of the rewards, of the terms `domain_gain` and
+`anchor_gain` and of the cost; the changes of test and retention loss; and the seconds
+in the policy, without the environment's steps."""
 
 
 @dataclass(frozen=True)
-class Played:
-    """What a record is about; a record of anything else is not taken for it.
+class Identity:
+    """What a record is about; another policy, bundle or setting has another identity.
 
     Attributes:
         domain: Name of the domain.
-        selector: Name of who played.
+        selector: Name of the policy: of a selector, of agents, or of a user's policy.
         env: Id of the environment.
-        env_kwargs: Its arguments.
-        bundle: Identity of the bundle: `bundle_digest`.
-        first_seed: Seed of the first episode; the others follow.
-        episodes: How many.
-        seeds: Training seeds, one for each run; none where nothing was trained.
+        env_kwargs: Arguments of the environment.
+        bundle: Hash of the bundle, see `bundle_digest`.
+        first_seed: Seed of the first episode; the seeds are consecutive.
+        episodes: Number of episodes.
+        seeds: Training seed of each run; empty for policies without one.
         agents: sha256 of each run's weights.
     """
 
@@ -60,42 +63,59 @@ class Played:
 
     @property
     def runs(self) -> int:
-        """How many times the episodes were played: once for each training seed."""
+        """How often the episodes were played: once for each training seed."""
         return max(1, len(self.seeds))
 
 
 @dataclass(frozen=True)
 class Record:
-    """The episodes of one selector in one domain.
+    """The episodes of one policy in one domain.
 
     Attributes:
-        played: Who, where and on which episodes.
-        rows: Picked pool rows in order (runs, episodes, budget), -1 beyond; int16, or
+        identity: Policy, domain and episodes.
+        rows: Picked pool rows in order (runs, episodes, budget), then -1; int16, or
             int32 for a large pool.
-        figures: float32 (runs, episodes) for each of `FIGURES`.
+        measures: float32 (runs, episodes) for each of `MEASURES`.
     """
 
-    played: Played
+    identity: Identity
     rows: NDArray[np.signedinteger]
-    figures: dict[str, NDArray[np.float32]]
+    measures: dict[str, NDArray[np.float32]]
 
     def write(self, folder: Path) -> None:
-        """Write to its place in a folder of results, whole or not at all."""
-        told = {"format": FORMAT, "format_version": FORMAT_VERSION, **vars(self.played)}
-        tensors = {"rows": self.rows, **self.figures}
-        content = save(tensors, metadata={"played": json.dumps(told)})
-        with whole_file(record_file(folder, self.played)) as temporary:
+        """Write the record to a folder of results, atomically."""
+        header = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            **vars(self.identity),
+        }
+        tensors = {"rows": self.rows, **self.measures}
+        content = save(tensors, metadata={"played": json.dumps(header)})
+        with whole_file(record_file(folder, self.identity)) as temporary:
             temporary.write_bytes(content)
 
 
-def record_file(folder: Path, played: Played) -> Path:
-    """Return where the record of a selector in a domain is."""
-    name = played.selector.replace("/", "--")
-    return folder / SELECTIONS / played.domain / f"{name}.safetensors"
+def measures_of(episode: Episode) -> dict[str, float]:
+    """Return the measures of an episode, named in `MEASURES`."""
+    return {
+        "return": episode.total_return,
+        "domain_gain": episode.terms["domain_gain"],
+        "anchor_change": episode.terms["anchor_gain"],
+        "cost": episode.cost,
+        "test_change": episode.test_change,
+        "retention_change": episode.retention_change,
+        "seconds": episode.policy_seconds,
+    }
+
+
+def record_file(folder: Path, identity: Identity) -> Path:
+    """Return the file of the record of a policy in a domain."""
+    name = identity.selector.replace("/", "--")
+    return folder / SELECTIONS / identity.domain / f"{name}.safetensors"
 
 
 def record_files(folder: Path) -> list[Path]:
-    """Return all records of a folder of results, by domain and selector."""
+    """Return the files of all records in a folder, sorted by domain and policy."""
     return sorted((folder / SELECTIONS).glob("*/*.safetensors"))
 
 
@@ -107,22 +127,22 @@ def read_record(file: Path) -> Record:
     """
     try:
         with safe_open(file, "numpy") as opened:
-            told = json.loads((opened.metadata() or {}).get("played", "{}"))
+            header = json.loads((opened.metadata() or {}).get("played", "{}"))
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(
             f"{file}: cannot be read ({error}); delete it and run `ogs benchmark` again"
         ) from None
-    wrong = _fault(told, tensors)
-    if wrong:
-        raise InputError(f"{file}: {wrong}; delete it and run `ogs benchmark` again")
-    del told["format"], told["format_version"]
-    played, rows = Played(**told), tensors.pop("rows")
-    return Record(played, rows, tensors)
+    fault = _fault(header, tensors)
+    if fault:
+        raise InputError(f"{file}: {fault}; delete it and run `ogs benchmark` again")
+    del header["format"], header["format_version"]
+    identity, rows = Identity(**header), tensors.pop("rows")
+    return Record(identity, rows, tensors)
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Read all records of a folder of results, by domain and selector.
+    """Read all records of a folder of results, sorted by domain and policy.
 
     Raises:
         InputError: If there are none, or one is damaged.
@@ -135,28 +155,28 @@ def read_records(folder: Path) -> list[Record]:
     return [read_record(file) for file in files]
 
 
-def _fault(told: Any, tensors: Mapping[str, NDArray[Any]]) -> str:
-    """Return what is wrong with a record's content; empty if nothing is."""
-    if not isinstance(told, dict) or told.get("format") != FORMAT:
+def _fault(header: Any, tensors: Mapping[str, NDArray[Any]]) -> str:
+    """Return what is wrong with a record's content; an empty string if it is valid."""
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
         return "is no record of the benchmark"
-    if told.get("format_version") != FORMAT_VERSION:
+    if header.get("format_version") != FORMAT_VERSION:
         return (
-            f"format version {told.get('format_version')}, this ogs_env reads version "
-            f"{FORMAT_VERSION}"
+            f"format version {header.get('format_version')}, this ogs_env reads "
+            f"version {FORMAT_VERSION}"
         )
-    known = {"format", "format_version", *Played.__dataclass_fields__}
-    if known != set(told):
-        return f"'played' should have {', '.join(sorted(known))} alone"
-    if set(tensors) != {"rows", *FIGURES}:
-        return f"should have the tensors rows, {', '.join(FIGURES)} alone"
-    shape = (max(1, len(told["seeds"])), told["episodes"])
+    fields = {"format", "format_version", *Identity.__dataclass_fields__}
+    if fields != set(header):
+        return f"'played' must have exactly the keys {', '.join(sorted(fields))}"
+    if set(tensors) != {"rows", *MEASURES}:
+        return f"must have exactly the tensors rows, {', '.join(MEASURES)}"
+    shape = (max(1, len(header["seeds"])), header["episodes"])
     rows = tensors["rows"]
     if rows.ndim != 3 or rows.shape[:2] != shape or rows.dtype.kind != "i":
         return (
-            f"tensor 'rows' is {rows.dtype} {rows.shape}, expected whole numbers "
+            f"tensor 'rows' is {rows.dtype} {rows.shape}, expected integers "
             f"({shape[0]}, {shape[1]}, budget)"
         )
-    for name in FIGURES:
+    for name in MEASURES:
         values = tensors[name]
         if values.shape != shape or values.dtype != np.float32:
             return (

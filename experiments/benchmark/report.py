@@ -1,4 +1,4 @@
-"""The benchmark's tables: from records to figures, and from figures to Markdown."""
+"""Tables of the benchmark: from records to statistics, and on to Markdown."""
 
 import contextlib
 import importlib.metadata
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ogs_env.agents.policies import STREAM
 from ogs_env.errors import InputError
-from ogs_env.experiments.benchmark.records import Record
+from ogs_env.experiments.benchmark.records import USER, Record
 from ogs_env.experiments.statistics import (
     RESAMPLES,
     interquartile_mean,
@@ -29,28 +29,28 @@ Scores = NDArray[np.float64]
 
 
 def returns(record: Record) -> Scores:
-    """Return the returns (runs, episodes)."""
-    return record.figures["return"].astype(np.float64)
+    """Return the returns of a record, float64 (runs, episodes)."""
+    return record.measures["return"].astype(np.float64)
 
 
 def report(records: Sequence[Record]) -> dict[str, Any]:
-    """Return all figures of the benchmark, JSON-able.
+    """Return all statistics of the benchmark, JSON-able.
 
     `return_iqm` is the interquartile mean of the returns of all runs and episodes,
-    `interval` its 95 % interval (`ogs_env.experiments.statistics.interval`). Of a
+    `interval` its 95 % interval (`ogs_env.experiments.statistics.interval`). In each
     domain, `best` is the selector of highest `return_iqm` among those that see one
-    slate at a time and are not trained, and
+    slate at a time; trained agents and users' policies are excluded. Then
 
         share_of_oracle = return_iqm / oracle's
         gap_closed      = (return_iqm - best's) / (oracle's - best's)
         room            = (oracle's - best's) / oracle's.
 
-    `improvement_over_greedy` is the probability of improvement. What a missing oracle
-    or greedy selector leaves unknown is None. `aggregate` is about those who played
-    every domain, their returns divided by the oracle's `return_iqm` there.
+    `improvement_over_greedy` is the probability of improvement. Statistics that need
+    the oracle or greedy are None without it. `aggregate` has the policies that played
+    every domain, with returns divided by the oracle's `return_iqm` there.
 
     Args:
-        records: Of the same episodes.
+        records: Records of the same episodes.
 
     Raises:
         InputError: If the records are of different episodes.
@@ -58,14 +58,14 @@ def report(records: Sequence[Record]) -> dict[str, Any]:
     _check_alike(records)
     domains, table = [], []
     for name in _names(records, "domain"):
-        head, lines = _domain([one for one in records if one.played.domain == name])
+        head, lines = _domain([one for one in records if one.identity.domain == name])
         domains.append({"domain": name, **head})
         table += lines
-    played = records[0].played
-    last_seed = played.first_seed + played.episodes - 1
+    identity = records[0].identity
+    last_seed = identity.first_seed + identity.episodes - 1
     return {
-        "episodes": played.episodes,
-        "episode_seeds": [played.first_seed, last_seed],
+        "episodes": identity.episodes,
+        "episode_seeds": [identity.first_seed, last_seed],
         "split": "test",
         "resamples": RESAMPLES,
         "domains": domains,
@@ -78,40 +78,39 @@ def report(records: Sequence[Record]) -> dict[str, Any]:
 def normalised(
     records: Iterable[Record], oracle: Mapping[str, float]
 ) -> dict[str, list[Scores]]:
-    """Return returns as shares of the oracle's, of those who played every domain.
+    """Return returns as shares of the oracle's, for policies that played every domain.
 
     Args:
-        records: Of any selectors and domains.
+        records: Records of any policies and domains.
         oracle: `return_iqm` of the oracle by domain.
 
     Returns:
-        By selector: a table (runs, episodes) for each domain, in the order of
-        `oracle`.
+        By policy: a table (runs, episodes) for each domain, in the order of `oracle`.
     """
-    found: dict[str, dict[str, Scores]] = {}
+    shares: dict[str, dict[str, Scores]] = {}
     for one in records:
-        domain = one.played.domain
+        domain = one.identity.domain
         if domain in oracle:
             scores = returns(one) / oracle[domain]
-            found.setdefault(one.played.selector, {})[domain] = scores
+            shares.setdefault(one.identity.selector, {})[domain] = scores
     return {
         selector: [tables[domain] for domain in oracle]
-        for selector, tables in found.items()
+        for selector, tables in shares.items()
         if len(tables) == len(oracle)
     }
 
 
 def oracle_returns(report: Mapping[str, Any]) -> dict[str, float]:
-    """Return the oracle's `return_iqm` by domain; empty unless it played them all."""
-    found = {one["domain"]: one["oracle_iqm"] for one in report["domains"]}
-    return {} if None in found.values() else found
+    """Return the oracle's `return_iqm` by domain; empty if one has none."""
+    iqms = {one["domain"]: one["oracle_iqm"] for one in report["domains"]}
+    return {} if None in iqms.values() else iqms
 
 
 def _check_alike(records: Sequence[Record]) -> None:
     """Check that all records are of the same episodes."""
-    first = records[0].played
+    first = records[0].identity
     for record in records:
-        one = record.played
+        one = record.identity
         if (one.first_seed, one.episodes) != (first.first_seed, first.episodes):
             raise InputError(
                 f"{one.domain} {one.selector}: was played on {one.episodes} episodes "
@@ -122,7 +121,7 @@ def _check_alike(records: Sequence[Record]) -> None:
 
 
 def _names(records: Iterable[Record], of: str) -> list[str]:
-    return list(dict.fromkeys(getattr(one.played, of) for one in records))
+    return list(dict.fromkeys(getattr(one.identity, of) for one in records))
 
 
 def _domain(records: Sequence[Record]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -140,7 +139,7 @@ def _domain(records: Sequence[Record]) -> tuple[dict[str, Any], list[dict[str, A
             line["gap_closed"] = _ratio(line["return_iqm"] - base, top - base)
     room = None if top is None or base is None else _ratio(top - base, top)
     head = {
-        "env": records[0].played.env,
+        "env": records[0].identity.env,
         "best": best["selector"] if best else None,
         "best_iqm": base,
         "oracle_iqm": top,
@@ -150,50 +149,51 @@ def _domain(records: Sequence[Record]) -> tuple[dict[str, Any], list[dict[str, A
 
 
 def _comparable(line: Mapping[str, Any]) -> bool:
-    """Tell whether a selector sees one slate at a time, untrained."""
+    """Return whether a policy is a selector that sees one slate at a time."""
     name = line["selector"]
-    return not (line["seeds"] or name == ORACLE or name.endswith(STREAM))
+    is_selector = not (line["seeds"] or name.startswith(USER))
+    return is_selector and name != ORACLE and not name.endswith(STREAM)
 
 
 def _line(record: Record, records: Sequence[Record]) -> dict[str, Any]:
-    scores, figures = returns(record), record.figures
+    scores, measures = returns(record), record.measures
     low, high = interval([scores])
     means = {
         name: round(float(values.mean(dtype=np.float64)), _DIGITS)
-        for name, values in figures.items()
+        for name, values in measures.items()
         if name not in ("return", "seconds")
     }
-    greedy = [returns(one) for one in records if one.played.selector == GREEDY]
+    greedy = [returns(one) for one in records if one.identity.selector == GREEDY]
     improvement = None
     if greedy:
         improvement = round(probability_of_improvement([scores], greedy), _DIGITS)
     return {
-        "domain": record.played.domain,
-        "selector": record.played.selector,
+        "domain": record.identity.domain,
+        "selector": record.identity.selector,
         "return_iqm": round(interquartile_mean([scores]), _DIGITS),
         "interval": [round(low, _DIGITS), round(high, _DIGITS)],
         **means,
         "picks": round(float((record.rows >= 0).sum(axis=-1).mean()), _DIGITS),
         "improvement_over_greedy": improvement,
-        # The median: a first episode also prepares what all others use.
-        "milliseconds": round(1e3 * float(np.median(figures["seconds"])), _DIGITS),
-        "seeds": record.played.seeds,
-        "env_kwargs": record.played.env_kwargs,
+        # The median, since the first episode also fills caches.
+        "milliseconds": round(1e3 * float(np.median(measures["seconds"])), _DIGITS),
+        "seeds": record.identity.seeds,
+        "env_kwargs": record.identity.env_kwargs,
     }
 
 
 def _aggregate(
     records: Sequence[Record], domains: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return a line for each selector that played every domain, the highest first."""
+    """Return a line for each policy that played every domain, the highest first."""
     scores = normalised(records, oracle_returns({"domains": domains}))
     lines = []
     for selector, tasks in scores.items():
         low, high = interval(tasks)
         improvement = None
         if GREEDY in scores:
-            found = probability_of_improvement(tasks, scores[GREEDY])
-            improvement = round(found, _DIGITS)
+            probability = probability_of_improvement(tasks, scores[GREEDY])
+            improvement = round(probability, _DIGITS)
         lines.append(
             {
                 "selector": selector,
@@ -210,24 +210,24 @@ def _ratio(part: float, whole: float | None) -> float | None:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in _VERSIONS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """Return the report as Markdown: what there is to win, each domain, and all."""
+    """Return the report as Markdown: an overview, each domain, and all domains."""
     first, last = report["episode_seeds"]
     parts = [
         "# Benchmark",
         f"{report['episodes']} episodes of the test split (seeds {first} to {last}), "
-        "the same for everyone. Made by `ogs benchmark`; `ogs benchmark --verify "
-        "FOLDER` plays every selection again.",
+        "the same for every policy. Written by `ogs benchmark`; `ogs benchmark "
+        "--verify FOLDER` replays every selection.",
         "Best is the selector of highest return among those that see one slate at a "
-        "time, as an agent does, and are not trained. Room is what the oracle has "
-        "over it, as a share of the oracle's return.",
+        "time, as an agent does, without training. Room is the oracle's return minus "
+        "the best one's, as a share of the oracle's.",
         _rows(
             ("domain", "best", "return", "oracle", "room"),
             [
@@ -242,18 +242,19 @@ def markdown(report: Mapping[str, Any]) -> str:
             ],
         ),
         "Return: interquartile mean over episodes (and training seeds), in points of "
-        "percent, with its 95 % bootstrap interval. Its parts are the domain gain and, "
-        "by whose answers a bundle's reward is about, the cost, which is taken off "
-        "(the model's own), the anchor change (reference answers), or both. Cost is "
-        "the selection's forgetting, the largest rise of a capability's loss on the "
-        "model's own answers, or without those on reference answers; anchor change is "
-        "the least fall of a capability's loss on reference answers. Test and "
-        "retention are changes of losses that no reward sees (negative is better). "
-        "These are means. Gap closed: 0 % is the best, 100 % the oracle. P(> greedy): "
-        "probability of improvement over greedy. Time: choosing, an episode's median. "
+        "percent, with its 95 % bootstrap interval. It is the domain gain, minus the "
+        "cost where a bundle has the model's own answers, plus the anchor change where "
+        "its reward is about reference answers. Cost is the selection's forgetting: "
+        "the largest rise of a capability's loss on the model's own answers, or on "
+        "reference answers where there are no others; anchor change is the least fall "
+        "of a capability's loss on reference answers. Test and retention are changes "
+        "of losses that are not part of any reward (negative is better). All columns "
+        "from domain gain to picks are means. Gap closed: 0 % is the best, 100 % the "
+        "oracle. P(> greedy): probability of improvement over greedy. Time: median "
+        "time in the policy per episode. "
         f"`NAME{STREAM}` sees the whole stream before its first pick; `KIND-from-"
-        "DOMAIN` was trained there and plays here without training. All returns are "
-        "by the environment's own reward, whatever an agent was trained for.",
+        "DOMAIN` was trained in DOMAIN alone. All returns use the environment's "
+        "default reward, also those of agents trained with another reward.",
     ]
     for domain in report["domains"]:
         name = domain["domain"]
@@ -313,7 +314,7 @@ def _domain_table(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _rows(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table; all columns but the first are numbers or short."""
+    """Return a Markdown table; all columns but the first are right-aligned."""
     lines = [names, ["---", *["---:"] * (len(names) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -1,4 +1,4 @@
-"""The report as it was written: what `ogs benchmark --summary` tells."""
+"""Read the report of a benchmark, for `ogs benchmark --summary`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,17 +24,17 @@ def read_report(folder: Path) -> dict[str, Any]:
     """Read the report of a folder of results.
 
     Raises:
-        InputError: If it is missing or holds something else.
+        InputError: If it is missing or is another file.
     """
-    found = read_json(folder / REPORT, "report of `ogs benchmark`")
-    if not isinstance(found, dict) or not isinstance(found.get("table"), list):
+    report = read_json(folder / REPORT, "report of `ogs benchmark`")
+    if not isinstance(report, dict) or not isinstance(report.get("table"), list):
         raise InputError(f"{folder / REPORT}: is no report of `ogs benchmark`")
-    return found
+    return report
 
 
 def summary(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what is told of each domain and selector.
+    """Return the main statistics of each domain and policy, named in `KEYS`.
 
-    `seeds` are those of the training; there are none where nothing was trained.
+    `seeds` are the training seeds; empty for policies without training.
     """
     return [{name: line[name] for name in KEYS} for line in report["table"]]

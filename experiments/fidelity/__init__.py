@@ -1,1 +1,1 @@
-"""Does the environment tell the truth about real fine-tuning? `ogs fidelity`."""
+"""Study of how well the environments predict real fine-tuning: `ogs fidelity`."""

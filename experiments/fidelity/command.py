@@ -1,4 +1,4 @@
-"""`ogs fidelity`: does the environment tell the truth about real fine-tuning?"""
+"""The command `ogs fidelity`: compare predictions with real fine-tuning."""
 
 import argparse
 import itertools
@@ -14,32 +14,32 @@ DEVELOPMENT, TENTH = "development", "tenth"
 LISTS = (DEVELOPMENT, "held-out", TENTH)
 FITTED_POOL = "medical"
 FEWEST = 3
-"""Subsets of a list that is judged: two always agree or disagree fully."""
+"""Minimum number of subsets of a list, since two have a correlation of 1 or -1."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `ogs fidelity`."""
     add = parser.add_argument
     add("--summary", action="store_true",
-        help="read the results and print one JSON line a pool and recipe")  # fmt: skip
+        help="read the results, print one JSON line per pool and recipe")  # fmt: skip
     add("--quick", action="store_true",
-        help="a small version on texts of packages: subsets of 16 samples")  # fmt: skip
+        help="small version on texts of packages: subsets of 16 samples")  # fmt: skip
     add("--terms", action="store_true",
-        help="compute anew what the learner makes of all subsets, and draw the plots; "
-        "needs the bundles; figures of the repository's results go into the shipped "
-        "ones' manifests")  # fmt: skip
+        help="recompute the learner's terms of all subsets, and draw the plots; needs "
+        "the bundles; summaries of the repository's results go into the manifests of "
+        "the shipped bundles")  # fmt: skip
     add("--fit", action="store_true",
-        help="fit the learner to the development list; print its constants and what "
-        "each part of the forgetting term predicts")  # fmt: skip
+        help="fit the learner to the development list; print its constants and an "
+        "ablation of its predictions")  # fmt: skip
     add("--pool", default=FITTED_POOL,
         help="medical, legal, financial or icd10 (%(default)s)")  # fmt: skip
     add("--list", dest="list_", choices=LISTS, default="held-out",
-        help="the subsets to fine-tune on: of 48 samples for one epoch, or, tenth, of "
-        "a tenth of the pool for three epochs (%(default)s)")  # fmt: skip
+        help="subsets to fine-tune on: 48 samples for one epoch, or, with tenth, a "
+        "tenth of the pool for three epochs (%(default)s)")  # fmt: skip
     add("--seeds", type=int, nargs="+", default=[0],
         help="seeds of each run (%(default)s)")  # fmt: skip
     add("--results", type=Path, default=RESULTS, metavar="FOLDER",
-        help="one file a run is read from and written to here")  # fmt: skip
+        help="folder of the results, one file per run")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -73,12 +73,12 @@ def _study(pool: str, results: Path, name: str, seeds: list[int]) -> None:
 
     torch.set_num_threads(1)
     bundle, folder = pool_bundle(pool, results), results / pool
-    makers = (subsets.development, subsets.held_out, subsets.tenth)
-    chosen = dict(zip(LISTS, makers, strict=True))[name](bundle)
-    # What was run once stays in the list, though a learner fitted anew, or another
-    # agent, would pick other samples by now.
-    fixed = subsets.of_results(bundle, folder / name)
-    chosen = [fixed.get(subset.name, subset) for subset in chosen]
+    functions = (subsets.development, subsets.held_out, subsets.tenth)
+    chosen = dict(zip(LISTS, functions, strict=True))[name](bundle)
+    # Subsets with results stay as they are, even if a refitted learner or another agent
+    # would pick other samples now.
+    existing = subsets.of_results(bundle, folder / name)
+    chosen = [existing.get(subset.name, subset) for subset in chosen]
     study = Study(bundle, pool_data(pool), Recipe(epochs=3 if name == TENTH else 1))
     study.base(folder)
     jobs = [(subset, seed) for seed in seeds for subset in chosen]
@@ -127,17 +127,17 @@ def _terms(results: Path) -> None:
     from ogs_env.files import write_text
 
     for place, folders in itertools.groupby(_lists(results), lambda f: f.parent):
-        bundle, judged = pool_bundle(place.name, results), {}
+        bundle, summaries = pool_bundle(place.name, results), {}
         for folder in folders:
             write_terms(compute_terms(bundle, folder), folder)
-            found, summary = table(folder), summarise(folder)
-            write_text(place / f"{folder.name}.md", markdown(found) + "\n")
-            plot(found, summary, place / f"{folder.name}.png")
+            changes, summary = table(folder), summarise(folder)
+            write_text(place / f"{folder.name}.md", markdown(changes) + "\n")
+            plot(changes, summary, place / f"{folder.name}.png")
             if folder.name != DEVELOPMENT:  # which the learner was fitted to
-                judged[folder.name] = summary
-        # A bundle is shipped with the figures of the results that are shipped.
-        if judged and place.name != ICD10 and results.resolve() == RESULTS.resolve():
-            write_fidelity(bundle, judged)
+                summaries[folder.name] = summary
+        # Shipped bundles have the summaries of the repository's results.
+        if summaries and place.name != ICD10 and results.resolve() == RESULTS.resolve():
+            write_fidelity(bundle, summaries)
 
 
 def _fit(results: Path) -> None:
@@ -158,46 +158,46 @@ def _fit(results: Path) -> None:
         for folder in _with_terms(results)
         if folder != development
     }
-    # The recipe that users run: the development list's one epoch does not tell what
-    # grows with the distance from what grows with its square.
+    # The recipe that users run: with the development list's single epoch, terms linear
+    # and quadratic in the distance cannot be distinguished.
     further = [name for name in (f"{FITTED_POOL}, {TENTH}",) if name in others]
     lists = [(read_terms(others[name]), table(others[name])) for name in further]
-    whole, untouched = {}, {}
+    trajectory, untouched = {}, {}
     for kind in ("own", "reference"):
-        whole[kind] = fitted_constants(fitted_learner(terms, real, kind))
+        trajectory[kind] = fitted_constants(fitted_learner(terms, real, kind))
         untouched[kind] = fitted_constants(fitted_untouched(terms, real, kind, lists))
     known = {"steps": terms.steps, "norms": terms.norms}
-    print(json.dumps({**known, **whole, "untouched": untouched}, indent=2))
-    found = ablation(development, others, further)
-    write_text(results / "ablation.md", found + "\n")
-    print(found)
+    print(json.dumps({**known, **trajectory, "untouched": untouched}, indent=2))
+    text = ablation(development, others, further)
+    write_text(results / "ablation.md", text + "\n")
+    print(text)
 
 
 def _lists(results: Path) -> list[Path]:
-    """Return the folders of lists that can be judged; say which have too few runs."""
+    """Return the folders of lists with enough runs; print a note for the others."""
     folders = sorted({file.parent for file in results.glob("*/*/*--s*.json")})
     if not folders:
         raise InputError(f"{results}: holds no results; run `ogs fidelity`")
-    found = []
+    complete = []
     for folder in folders:
         names = {file.name.rpartition("--s")[0] for file in folder.glob("*--s*.json")}
         if len(names) < FEWEST:
             _note(f"{folder}: left out: has runs of {len(names)} subsets of {FEWEST}")
         else:
-            found.append(folder)
-    return found
+            complete.append(folder)
+    return complete
 
 
 def _with_terms(results: Path) -> list[Path]:
-    """Return the folders of lists whose terms are there; say which lack them."""
+    """Return the folders of lists with terms; print a note for the others."""
     from ogs_env.experiments.fidelity.terms import TERMS
 
     folders = _lists(results)
-    found = [folder for folder in folders if (folder / TERMS).exists()]
+    complete = [folder for folder in folders if (folder / TERMS).exists()]
     for folder in folders:
-        if folder not in found:
+        if folder not in complete:
             _note(f"{folder}: left out: no {TERMS} yet; run `ogs fidelity --terms`")
-    return found
+    return complete
 
 
 def _note(text: str) -> None:

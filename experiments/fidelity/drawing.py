@@ -1,4 +1,4 @@
-"""The study as a table and as a picture."""
+"""Tables and plots of the fidelity study."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,32 +10,32 @@ _MARKERS = "os^Dv*P<>X"
 _TITLES = {"domain": "domain test loss", "forgetting": "loss on own answers"}
 
 
-def markdown(found: Table) -> str:
-    """Return a Markdown table of the kinds of subset: means of real and predicted."""
+def markdown(data: Table) -> str:
+    """Return a Markdown table of mean real and predicted changes by kind of subset."""
     columns = [
-        ("domain test", found.real["test"]),
-        ("predicted", found.predicted["domain"]),
-        ("own answers", found.real["forgetting"]),
-        ("predicted", found.predicted["forgetting"]),
-        ("references", found.real["reference"]),
-        ("predicted", found.predicted["reference"]),
-        ("prose", found.real["prose"]),
-        *[item for item in found.real.items() if item[0].startswith("pairs/")],
+        ("domain test", data.real["test"]),
+        ("predicted", data.predicted["domain"]),
+        ("own answers", data.real["forgetting"]),
+        ("predicted", data.predicted["forgetting"]),
+        ("references", data.real["reference"]),
+        ("predicted", data.predicted["reference"]),
+        ("prose", data.real["prose"]),
+        *[item for item in data.real.items() if item[0].startswith("pairs/")],
     ]
     rows = [["subsets", "number", *(title for title, _ in columns)]]
     rows.append(["---"] * len(rows[0]))
-    for kind, places in _places_by(kind_of, found).items():
+    for kind, places in _places_by(kind_of, data).items():
         means = [f"{values[places].mean():+.2f}" for _, values in columns]
         rows.append([kind, str(len(places)), *means])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def plot(found: Table, summary: Mapping[str, Any], file: Path) -> None:
+def plot(data: Table, summary: Mapping[str, Any], file: Path) -> None:
     """Draw predicted against real changes, for the domain and for forgetting.
 
     Args:
-        found: What is drawn, one point a subset.
-        summary: What `summarise` says about it.
+        data: Changes to draw, one point per subset.
+        summary: Result of `summarise` for them.
         file: The PNG file to write.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -46,11 +46,11 @@ def plot(found: Table, summary: Mapping[str, Any], file: Path) -> None:
 
     figure = Figure(figsize=(10, 4.8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    families = _places_by(_family, found)
+    families = _places_by(_family, data)
     colours = [*COLOURS, RANDOM_COLOUR]
     panels: Any = figure.subplots(1, 2)
     for axes, (name, title) in zip(panels, _TITLES.items(), strict=True):
-        x, y = found.predicted[name], found.real[MEASURES[name]]
+        x, y = data.predicted[name], data.real[MEASURES[name]]
         for number, (family, places) in enumerate(families.items()):
             axes.scatter(
                 x[places],
@@ -73,16 +73,16 @@ def plot(found: Table, summary: Mapping[str, Any], file: Path) -> None:
         figure.savefig(temporary, format="png")
 
 
-def _places_by(group: Callable[[str], str], found: Table) -> dict[str, list[int]]:
+def _places_by(group: Callable[[str], str], data: Table) -> dict[str, list[int]]:
     """Return the places of the subsets of each group, by its name."""
     places: dict[str, list[int]] = {}
-    for place, name in enumerate(found.names):
+    for place, name in enumerate(data.names):
         places.setdefault(group(name), []).append(place)
     return places
 
 
 def _family(name: str) -> str:
-    """Return a subset's kind; one for all scores, and one for all sources."""
+    """Return a subset's kind, without the name of a score or of a source."""
     kind = kind_of(name)
     first = kind.partition("-")[0]
     return first if first in ("best", "worst", "source") else kind

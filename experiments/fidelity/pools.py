@@ -1,4 +1,4 @@
-"""The pools of the study: the shipped domains, and one that nothing was chosen by."""
+"""Pools of the study: the shipped domains, and one that no setting was chosen on."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +12,10 @@ from ogs_env.sketching.command import TRAJECTORY_CHECKPOINTS
 from ogs_env.sketching.settings import SketchSettings
 
 ICD10 = "icd10"
-"""A pool of packages' texts: questions about ICD-10-CM, one-word answers, puzzles."""
+"""A pool of texts of packages: questions about ICD-10-CM, short answers, puzzles."""
 DATA_SEED = 2026
 POOL, DEV, TEST, ANCHOR = 384, 32, 48, 48
-"""Samples of that pool, by role."""
+"""Number of samples of that pool by role."""
 QUICK_SAMPLES = 96
 QUICK_HELD_OUT = 16
 
@@ -31,7 +31,7 @@ def pool_data(name: str) -> DomainData:
     """Return a pool's samples by role.
 
     Raises:
-        InputError: If its texts cannot be had.
+        InputError: If its texts are not available.
     """
     if name == ICD10:
         return medical_packages(
@@ -42,21 +42,21 @@ def pool_data(name: str) -> DomainData:
 
 
 def pool_bundle(name: str, results: Path) -> Bundle:
-    """Return a pool's bundle; that of ICD-10 is sketched first where it is missing.
+    """Return a pool's bundle; that of ICD-10 is sketched if it does not exist.
 
     Args:
-        name: Of the pool.
-        results: Where the study's results lie, and the bundle of ICD-10.
+        name: Name of the pool.
+        results: Folder of the study's results and of the bundle of ICD-10.
 
     Raises:
-        InputError: If it has no answers of the model's own.
+        InputError: If it lacks the model's own answers.
     """
     if name != ICD10:
         bundle = load_bundle(name)
         if not bundle.has_answers:
             raise InputError(
-                f"{bundle.path}: has no answers of the model's own, which forgetting "
-                f"is measured on; build it again: {bundle.manifest['command']}"
+                f"{bundle.path}: lacks the model's own answers, which forgetting is "
+                f"measured on; build it again: {bundle.manifest['command']}"
             )
         return bundle
     from ogs_env.sketching.sketcher import sketch
@@ -66,10 +66,10 @@ def pool_bundle(name: str, results: Path) -> Bundle:
 
 
 def quick_pool(folder: Path) -> tuple[DomainData, Bundle]:
-    """Make a small pool of package texts and sketch it.
+    """Create a small pool of package texts and sketch it.
 
     Args:
-        folder: Where its bundle goes.
+        folder: Folder of its bundle.
     """
     from ogs_env.sketching.sketcher import sketch
 
@@ -83,11 +83,11 @@ def quick_pool(folder: Path) -> tuple[DomainData, Bundle]:
 
 
 def write_fidelity(bundle: Bundle, summaries: Mapping[str, Any]) -> None:
-    """Write into a bundle's manifest how well its learner predicts real fine-tuning.
+    """Write summaries of the study into a bundle's manifest.
 
     Args:
-        bundle: Whose manifest is changed.
-        summaries: What `summarise` says, by the names of the recipes.
+        bundle: The bundle; its manifest is changed.
+        summaries: Result of `summarise` by the name of the recipe.
     """
     manifest = bundle.manifest | {"fidelity": dict(summaries)}
     write_json(bundle.path / MANIFEST, manifest)

@@ -1,4 +1,4 @@
-"""General text that comes with every Python: prose of the language reference."""
+"""General text: paragraphs of Python's own documentation."""
 
 import re
 
@@ -11,17 +11,16 @@ _SIGNS = ("::=", "---", "***", "===")  # grammar, headings
 def prose(count: int, seed: int = 0) -> list[Sample]:
     """Return paragraphs of 40 to 120 words from Python's own documentation.
 
-    They stand for general text of no domain: what fine-tuning does to the model's
-    loss on them is a second measure of what it forgets. Their wording depends on the
-    release of Python.
+    They represent general text outside the domain: the change of the model's loss on
+    them is a second measure of forgetting. Their wording depends on the Python release.
 
     Args:
-        count: How many.
-        seed: Chooses them.
+        count: Number of paragraphs.
+        seed: Seed of the choice.
     """
     from pydoc_data.topics import topics
 
-    found = []
+    paragraphs = []
     for topic, text in sorted(topics.items()):
         for paragraph in re.split(r"\n\s*\n", text):
             words = " ".join(paragraph.split())
@@ -32,8 +31,9 @@ def prose(count: int, seed: int = 0) -> list[Sample]:
                 and words.endswith(".")
             ):
                 prompt = f'From the Python documentation, "{topic}":'
-                found.append(Sample(prompt, words, "prose"))
-    distinct: dict[str, Sample] = {}  # some paragraphs stand under several topics
-    for number in named_rng(seed, "prose").permutation(len(found)):
-        distinct.setdefault(found[number].response, found[number])
+                paragraphs.append(Sample(prompt, words, "prose"))
+    distinct: dict[str, Sample] = {}  # some paragraphs are in several topics
+    for number in named_rng(seed, "prose").permutation(len(paragraphs)):
+        sample = paragraphs[number]
+        distinct.setdefault(sample.response, sample)
     return list(distinct.values())[:count]

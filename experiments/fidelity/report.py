@@ -1,4 +1,4 @@
-"""How well the environment's predictions agree with real fine-tuning."""
+"""Agreement of the environment's predictions with real fine-tuning."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,15 +18,15 @@ _RESAMPLES = 2000
 def correlation(predicted: Array, real: Array) -> dict[str, Any]:
     """Return Spearman and Pearson correlations and Spearman's 95 % interval.
 
-    The interval is the bootstrap's over subsets (percentiles, 2,000 resamples).
+    The interval is a percentile bootstrap over subsets (2,000 resamples).
 
     Args:
-        predicted: Of each subset (subsets,).
-        real: The same.
+        predicted: Predicted change of each subset (subsets,).
+        real: Real change of each subset (subsets,).
     """
     rng = np.random.default_rng(0)
     chosen = rng.integers(len(real), size=(_RESAMPLES, len(real)))
-    # A resample of one subset alone has no correlation.
+    # A resample of a single subset has no correlation.
     low, high = np.nanpercentile(spearman(predicted[chosen], real[chosen]), [2.5, 97.5])
     return {
         "spearman": round(float(spearman(predicted, real)), 3),
@@ -38,12 +38,15 @@ def correlation(predicted: Array, real: Array) -> dict[str, Any]:
 def ceiling(repeats: Sequence[Array]) -> float:
     """Return the highest correlation that seed noise allows any predictor.
 
-    The square root of the reliability: of the variance of the subsets' means, the
-    part that is not noise (Spearman 1904). The noise of one run comes from the
-    subsets that were trained with several seeds.
+    The square root of the reliability, the share of the variance of the subsets' means
+    that is not noise (Spearman 1904). The noise of a run is estimated from subsets
+    trained with several seeds.
+
+    Args:
+        repeats: Changes of each subset's runs.
 
     Raises:
-        InputError: If none was.
+        InputError: If no subset was trained with several seeds.
     """
     several = [one for one in repeats if len(one) > 1]
     if not several:
@@ -55,25 +58,25 @@ def ceiling(repeats: Sequence[Array]) -> float:
     return round(float(np.sqrt(max(0.0, 1 - in_means / spread))), 3)
 
 
-def paired(found: Table, first: str, second: str) -> dict[str, Any]:
-    """Compare two kinds of subset that were picked from the same candidates.
+def paired(data: Table, first: str, second: str) -> dict[str, Any]:
+    """Compare two kinds of subsets picked from the same candidates.
 
     Returns:
-        For each set the mean difference first - second, in points of percent, and
-        its 95 % interval by Student's t over the pairs, if there are two or more;
-        `pairs`, how many.
+        For each measure the mean difference first - second, in points of percent, and
+        its 95 % interval by Student's t over the pairs, if there are two or more; and
+        `pairs`, the number of pairs.
     """
-    places = {name: place for place, name in enumerate(found.names)}
+    places = {name: place for place, name in enumerate(data.names)}
     numbers = [
         name.removeprefix(f"{first}-")
-        for name in found.names
+        for name in data.names
         if name.startswith(f"{first}-")
         and f"{second}-{name.removeprefix(f'{first}-')}" in places
     ]
     result: dict[str, Any] = {"pairs": len(numbers)}
     if len(numbers) < 2:
         return result
-    for name, real in found.real.items():
+    for name, real in data.real.items():
         gaps = np.array(
             [
                 real[places[f"{first}-{n}"]] - real[places[f"{second}-{n}"]]
@@ -90,31 +93,31 @@ def paired(found: Table, first: str, second: str) -> dict[str, Any]:
 
 
 def summarise(folder: Path) -> dict[str, Any]:
-    """Return what one line of `ogs fidelity --summary` says about a pool and recipe.
+    """Return the line of `ogs fidelity --summary` for a pool and recipe.
 
     Args:
-        folder: Of a pool's list; its name tells the list.
+        folder: Folder of a pool's list; its name is that of the list.
     """
-    found = table(folder)
+    data = table(folder)
     summary: dict[str, Any] = {
         "pool": folder.parent.name,
         "recipe": folder.name,
-        "subsets": len(found.names),
+        "subsets": len(data.names),
         "refitted": False,
     }
     for name, measured in MEASURES.items():
-        result = correlation(found.predicted[name], found.real[measured])
+        result = correlation(data.predicted[name], data.real[measured])
         summary[f"{name}_spearman"] = result["spearman"]
         summary[f"{name}_interval"] = result["interval"]
         summary[f"{name}_pearson"] = result["pearson"]
-        if any(len(one) > 1 for one in found.repeats[measured]):
-            summary[f"{name}_ceiling"] = ceiling(found.repeats[measured])
+        if any(len(one) > 1 for one in data.repeats[measured]):
+            summary[f"{name}_ceiling"] = ceiling(data.repeats[measured])
     for name, measured in MEASURES.items():
         summary[f"{name}_naive"] = {
-            naive: round(float(spearman(values, found.real[measured])), 3)
-            for naive, values in found.naive.items()
+            naive: round(float(spearman(values, data.real[measured])), 3)
+            for naive, values in data.naive.items()
         }
-    pairs = paired(found, "reward", "random")
+    pairs = paired(data, "reward", "random")
     if pairs["pairs"] > 1:
         summary["reward_less_random"] = pairs
     return summary
@@ -123,10 +126,12 @@ def summarise(folder: Path) -> dict[str, Any]:
 def spearman(first: Array, second: Array) -> Array:
     """Return Spearman's rank correlations along the last axis, (..., n) to (...).
 
-    NaN where one of the two is the same everywhere.
+    NaN if one of the two is constant.
     """
     ranks = [stats.rankdata(values, axis=-1) for values in (first, second)]
     x, y = (one - one.mean(axis=-1, keepdims=True) for one in ranks)
     with np.errstate(invalid="ignore"):
-        found: Array = np.vecdot(x, y) / np.sqrt(np.vecdot(x, x) * np.vecdot(y, y))
-    return found
+        correlations: Array = np.vecdot(x, y) / np.sqrt(
+            np.vecdot(x, x) * np.vecdot(y, y)
+        )
+    return correlations

@@ -1,4 +1,4 @@
-"""The files of the study: one for the untouched model, one for each run."""
+"""Result files of the study: one for the untouched model, one for each run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ BASE = "base.json"
 
 
 def result_file(folder: Path, name: str, seed: int) -> Path:
-    """Return where the result of a run is."""
+    """Return the file of a run's result."""
     return folder / f"{name}--s{seed}.json"
 
 
@@ -22,22 +22,22 @@ def read_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
     Raises:
         InputError: If there are none.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
+    results: dict[str, list[dict[str, Any]]] = {}
     for file in sorted(folder.glob("*--s*.json")):
         result = read_json(file, "result of a run")
-        found.setdefault(result["subset"], []).append(result)
-    for runs in found.values():
+        results.setdefault(result["subset"], []).append(result)
+    for runs in results.values():
         runs.sort(key=lambda run: run["seed"])
-    if not found:
+    if not results:
         raise InputError(f"{folder}: holds no results; run `ogs fidelity` first")
-    return found
+    return results
 
 
 def rows_of(bundle: Bundle, ids: Sequence[str]) -> list[int]:
-    """Return the pool rows of samples.
+    """Return the pool rows of samples by their ids.
 
     Raises:
-        InputError: If one is not in the pool.
+        InputError: If a sample is not in the pool.
     """
     known = {name: row for row, name in enumerate(bundle.pool.hex_ids())}
     for name in ids:

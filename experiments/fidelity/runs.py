@@ -1,4 +1,4 @@
-"""Fine-tune the real model on each subset of a list: one result file a run."""
+"""Fine-tune the real model on each subset of a list, one result file per run."""
 
 import dataclasses
 import itertools
@@ -37,15 +37,19 @@ MAX_TOKENS = 256
 
 
 class Study:
-    """The real model, and the texts that it is trained and measured on.
+    """The real model with the texts of its training and evaluation.
 
     Args:
-        bundle: With the model's own answers.
-        data: The texts that it is of.
-        recipe: How the model is fine-tuned.
-        retention: How many samples of each capability are measured at most.
-        paragraphs: How many paragraphs of general text are measured.
-        grammar: Whether BLiMP's pairs are measured, which packages do not have.
+        bundle: A bundle with the model's own answers.
+        data: Texts of the bundle.
+        recipe: Recipe of the fine-tuning.
+        retention: Maximum number of retention samples of each capability.
+        paragraphs: Number of paragraphs of general text.
+        grammar: Whether to measure BLiMP's pairs, which no package contains.
+
+    Raises:
+        InputError: If the texts are not the bundle's, or the model or the grammar
+            pairs are not available.
     """
 
     def __init__(
@@ -59,25 +63,25 @@ class Study:
     ) -> None:
         if [sample.id for sample in data.pool] != bundle.pool.hex_ids():
             raise InputError(
-                f"{bundle.path}: was made of other texts than the pool has here; build "
-                "it again"
+                f"{bundle.path}: was built from other texts than the pool's; build it "
+                "again"
             )
-        kept = {name: own[:retention] for name, own in data.retention.items()}
-        # Before the model is loaded: who has no grammar pairs should hear of it now.
-        pairs = {"solutions": solution_pairs(kept[MATHS])}
+        measured = {name: own[:retention] for name, own in data.retention.items()}
+        # Before the model is loaded, so that missing grammar pairs raise early.
+        pairs = {"solutions": solution_pairs(measured[MATHS])}
         if grammar:
             pairs["grammar"] = grammar_pairs()
         self.bundle, self.recipe = bundle, recipe
         self.proxy = _proxy(bundle, recipe.layers)
         tokenizer = self.proxy.tokenizer
         samples = {"pool": data.pool, "test": data.test, "prose": prose(paragraphs)}
-        samples |= {f"reference/{name}": own for name, own in kept.items()}
+        samples |= {f"reference/{name}": own for name, own in measured.items()}
         sets = {
             name: [encode(tokenizer, s.turns, s.response, MAX_TOKENS) for s in own]
             for name, own in samples.items()
         }
         answers = _own_answers(bundle)
-        for name, own in kept.items():
+        for name, own in measured.items():
             sets[f"own/{name}"] = [
                 encode_answer(tokenizer, s.turns, answers[s.id], MAX_TOKENS)
                 for s in own
@@ -98,24 +102,24 @@ class Study:
         self._tokens = np.array([encoded.response_tokens for encoded in every])
 
     def measure(self) -> dict[str, Any]:
-        """Measure the model as it is.
+        """Measure the model with its current weights.
 
         Returns:
             `losses`, the mean loss of each set, nats per response token; and `pairs`,
-            for each ability the share of pairs whose right text has the higher
-            probability, `accuracy`, and the mean of log P(right) - log P(wrong),
-            `margin`, nats.
+            for each ability `accuracy`, the share of pairs whose right text has the
+            higher probability, and `margin`, the mean of log P(right) - log P(wrong),
+            nats.
         """
         return {
             "losses": {
                 name: float(np.mean(measure(self.texts, self.rows[name])))
                 for name in self._with_loss
             },
-            "pairs": {name: self._compared(name) for name in self._abilities},
+            "pairs": {name: self._preferences(name) for name in self._abilities},
         }
 
-    def _compared(self, ability: str) -> dict[str, float]:
-        """Return how the model tells the right texts of pairs from the wrong ones."""
+    def _preferences(self, ability: str) -> dict[str, float]:
+        """Return accuracy and margin on the pairs of an ability."""
         right, wrong = (
             np.array(measure(self.texts, rows)) * self._tokens[rows]  # -log P, nats
             for rows in (self.rows[f"{side}/{ability}"] for side in ("right", "wrong"))
@@ -123,13 +127,16 @@ class Study:
         return preferences(right, wrong)
 
     def run(self, subset: Subset, seed: int, folder: Path) -> None:
-        """Fine-tune on a subset and write the result, unless it is there.
+        """Fine-tune on a subset and write the result, unless it exists.
 
         Args:
             subset: Pool rows in the order of training.
-            seed: Of the adapter's first weights and the order of later epochs.
-            folder: Where `NAME--sSEED.json` goes. Processes that run at the same
-                time share the work: what one has begun, another leaves alone.
+            seed: Seed of the adapter's initial weights and of the epochs' orders.
+            folder: Folder of `NAME--sSEED.json`. Concurrent processes share the work:
+                each run is done by the process that starts it first.
+
+        Raises:
+            InputError: If an existing result is of other samples.
         """
         file = result_file(folder, subset.name, seed)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -143,12 +150,12 @@ class Study:
         rows = rows_of(self.bundle, read_json(file, "result of a run")["ids"])
         if rows != subset.rows:
             raise InputError(
-                f"{file}: was trained on other samples than {subset.name} now has; "
+                f"{file}: was trained on other samples than {subset.name} has now; "
                 "delete it, or write to another --results"
             )
 
     def _run(self, subset: Subset, seed: int, file: Path) -> None:
-        began = time.perf_counter()
+        start = time.perf_counter()
         fine_tune(self.proxy, self.texts, subset.rows, self.recipe, seed)
         trained = time.perf_counter()
         measured = self.measure()
@@ -159,7 +166,7 @@ class Study:
             "recipe": dataclasses.asdict(self.recipe),
             **measured,
             "seconds": {
-                "training": round(trained - began, 1),
+                "training": round(trained - start, 1),
                 "measuring": round(time.perf_counter() - trained, 1),
             },
             "ids": [ids[row] for row in subset.rows],
@@ -167,7 +174,7 @@ class Study:
         write_json(file, result)
 
     def base(self, folder: Path) -> None:
-        """Measure the untouched model, unless that is done."""
+        """Measure the untouched model and write the result, unless it exists."""
         file = folder / BASE
         if file.exists():
             return
@@ -185,18 +192,18 @@ class Study:
 
 
 def _proxy(bundle: Bundle, layers: int) -> Proxy:
-    """Load the bundle's model, with an adapter on its last layers."""
+    """Load the bundle's model with an adapter on its last layers."""
     known = bundle.manifest["proxy"]
     model, tokenizer = load_model(known["id"], getattr(torch, known["precision"]))
     if content_hash(known["id"], model) != known["sha256"]:
         raise InputError(
-            f"{known['id']}: is another model than the bundle's; install the version "
-            "that the bundle was made with, or build the bundle again"
+            f"{known['id']}: is not the bundle's model; install the version that the "
+            "bundle was built with, or build the bundle again"
         )
     return attach_adapter(model, tokenizer, rank=16, alpha=32, layers=layers, seed=0)
 
 
 def _own_answers(bundle: Bundle) -> dict[str, list[int]]:
-    """Return the tokens of the model's own answers by the ids of the samples asked."""
+    """Return the tokens of the model's own answers by the id of the prompt's sample."""
     ids = bundle.retention_answers.hex_ids()
     return dict(zip(ids, bundle.answer_tokens("retention_answers"), strict=True))

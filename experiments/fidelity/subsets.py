@@ -1,4 +1,4 @@
-"""Subsets of a pool that differ: what the real model is fine-tuned on."""
+"""Subsets of a pool to fine-tune the real model on."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from ogs_env.rewards import Rewards
 from ogs_env.seeding import named_rng
 
 STREAM = 384
-"""Candidates from which the best and the worst are taken."""
+"""Number of candidates from which the best and the worst are picked."""
 AT_THE_START = ("start_domain_cosine", "start_anchor_cosine")
 _CONCENTRATION = 0.4  # of the Dirichlet distribution of a mixture's shares
 
@@ -37,32 +37,29 @@ class Subset:
 
 
 def development(bundle: Bundle, size: int = 48) -> list[Subset]:
-    """Return the subsets on which settings are chosen.
-
-    None depends on the settings.
-    """
-    make = _Maker(bundle, size, seed=1)
+    """Return the subsets for choosing settings; none depends on the settings."""
+    draw = _Sampler(bundle, size, seed=1)
     return [
-        *make.random(6),
-        *make.sources(2),
-        *make.mixtures(10),
-        *make.extremes(AT_THE_START),
+        *draw.random(6),
+        *draw.sources(2),
+        *draw.mixtures(10),
+        *draw.extremes(AT_THE_START),
     ]
 
 
 def held_out(bundle: Bundle, size: int = 48) -> list[Subset]:
-    """Return the subsets on which the chosen settings are judged."""
-    make = _Maker(bundle, size, seed=2)
+    """Return the subsets for evaluating the chosen settings."""
+    draw = _Sampler(bundle, size, seed=2)
     return [
-        *make.random(8),
-        *make.sources(1),
-        *make.mixtures(12),
-        *make.extremes(("domain_gain", "anchor_gain", "orthogonality", *AT_THE_START)),
+        *draw.random(8),
+        *draw.sources(1),
+        *draw.mixtures(12),
+        *draw.extremes(("domain_gain", "anchor_gain", "orthogonality", *AT_THE_START)),
     ]
 
 
 def of_results(bundle: Bundle, folder: Path) -> dict[str, Subset]:
-    """Return the subsets by name that a folder holds results of; none without one."""
+    """Return the subsets with results in a folder, by name."""
     if not any(folder.glob("*--s*.json")):
         return {}
     return {
@@ -72,34 +69,34 @@ def of_results(bundle: Bundle, folder: Path) -> dict[str, Subset]:
 
 
 def tenth(bundle: Bundle) -> list[Subset]:
-    """Return subsets of a tenth of the pool, as users select: by rules and at random.
+    """Return subsets of a tenth of the pool, the recipe of users.
 
-    `reward-i` is what the default reward picks greedily from half of the pool, and
-    `random-i` are as many of the same candidates. The Navigator is the shipped one of
-    the bundle's domain, or of Medical for a pool that none was trained on.
+    `reward-i` is picked greedily by the default reward from half of the pool, and
+    `random-i` is a random subset of the same candidates. The Navigator is the shipped
+    one of the bundle's domain, or Medical's if there is none.
     """
-    make = _Maker(bundle, len(bundle.pool) // 10, seed=4)
-    native = AGENTS / "navigator" / bundle.name / "seed-0"
-    foreign = AGENTS / "navigator-transfer" / "medical" / "seed-0"
+    draw = _Sampler(bundle, len(bundle.pool) // 10, seed=4)
+    trained = AGENTS / "navigator" / bundle.name / "seed-0"
+    transferred = AGENTS / "navigator-transfer" / "medical" / "seed-0"
     rules = {name: name for name in ("less", "greedy", "grad-match", "oracle")}
-    rules["navigator"] = str(native if native.is_dir() else foreign)
+    rules["navigator"] = str(trained if trained.is_dir() else transferred)
     return [
-        *make.random(5),
-        *make.selected(rules),
-        *make.sources(1),
-        *make.mixtures(4),
-        *make.rewarded(5),
+        *draw.random(5),
+        *draw.selected(rules),
+        *draw.sources(1),
+        *draw.mixtures(4),
+        *draw.rewarded(5),
     ]
 
 
 def quick(bundle: Bundle, size: int = 16) -> list[Subset]:
-    """Return a few small subsets, for a look at the study in minutes."""
-    make = _Maker(bundle, size, seed=3)
-    return [*make.random(2), *make.sources(1)]
+    """Return a few small subsets, for a version of the study that takes minutes."""
+    draw = _Sampler(bundle, size, seed=3)
+    return [*draw.random(2), *draw.sources(1)]
 
 
-class _Maker:
-    """Draws subsets; each kind has randomness of its own, by number."""
+class _Sampler:
+    """Draws subsets; each kind and number has its own random generator."""
 
     def __init__(self, bundle: Bundle, size: int, seed: int) -> None:
         self.bundle = bundle
@@ -110,7 +107,7 @@ class _Maker:
         return named_rng(self.seed, "subsets", kind, number)
 
     def _shuffled(self, number: int) -> NDArray[np.int64]:
-        """Return the pool's rows in random order; candidates are the first of them."""
+        """Return the pool's rows in random order; the first ones are the candidates."""
         return self._rng(0, number).permutation(len(self.bundle.pool))
 
     def random(self, count: int) -> Iterator[Subset]:
@@ -140,17 +137,17 @@ class _Maker:
             shares = rng.dirichlet([_CONCENTRATION] * len(present))
             weight = np.zeros(len(self.bundle.sources))
             weight[present] = shares / np.bincount(of)[present]
-            chances = weight[of] / weight[of].sum()
-            # A small source may have less than its share: take all it has.
-            enough = np.count_nonzero(chances) >= self.size
-            chances = chances if enough else chances + 1e-9
+            probabilities = weight[of] / weight[of].sum()
+            # A small source may have fewer samples than its share: all are drawn.
+            enough = np.count_nonzero(probabilities) >= self.size
+            probabilities = probabilities if enough else probabilities + 1e-9
             rows = rng.choice(
-                len(of), self.size, replace=False, p=chances / chances.sum()
+                len(of), self.size, replace=False, p=probabilities / probabilities.sum()
             )
             yield Subset(f"mixture-{number}", rows.tolist())
 
     def extremes(self, names: Sequence[str]) -> Iterator[Subset]:
-        """Take the best and the worst candidates by each score."""
+        """Pick the best and the worst candidates by each score."""
         scores, rows = self._scores(), self._shuffled(1000)[:STREAM]
         for name in names:
             order = rows[np.argsort(-scores[name](rows), kind="stable")]
@@ -159,13 +156,13 @@ class _Maker:
             yield Subset(f"worst-{name}-0", worst.tolist())
 
     def _scores(self) -> dict[str, Callable[[NDArray[np.int64]], NDArray[np.float32]]]:
-        """Reward terms at the untouched learner, and cosines at the untouched model."""
+        """Return reward terms of the untouched learner, and initial cosines."""
         bundle = self.bundle
         rewards = Rewards(SurrogateLearner(bundle), information=None)
-        seen = candidates(bundle, "initial")
+        initial = candidates(bundle, "initial")
 
         def term(name: str) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
-            return lambda rows: rewards.preview(rows, seen.rows(rows)[1])[name]
+            return lambda rows: rewards.preview(rows, initial.rows(rows)[1])[name]
 
         return {
             "domain_gain": term("domain_gain"),
@@ -176,18 +173,19 @@ class _Maker:
         }
 
     def selected(self, selectors: Mapping[str, str]) -> Iterator[Subset]:
-        """Select from the whole pool, by selectors' names or agents' folders."""
-        everything = np.arange(len(self.bundle.pool))
+        """Select from the whole pool with selectors, by name or agent folder."""
+        all_rows = np.arange(len(self.bundle.pool))
         for name, selector in selectors.items():
             rng = named_rng(self.seed, "selectors")
             chosen = load_selector(selector)
-            rows, _ = chosen.select(self.bundle, self.size, rng, everything)
+            rows, _ = chosen.select(self.bundle, self.size, rng, all_rows)
             yield Subset(f"{name}-0", rows.tolist())
 
     def rewarded(self, count: int) -> Iterator[Subset]:
-        """Pick what raises the default reward most, one after the other.
+        """Pick greedily by the default reward.
 
-        From half of the pool, of which the random subset of the number has the first.
+        The candidates are half of the pool; their first rows are the random subset of
+        the same number.
         """
         half = len(self.bundle.pool) // 2
         for number in range(count):

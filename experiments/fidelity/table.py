@@ -15,26 +15,25 @@ from ogs_env.learners.fitted import default_learner
 
 Array = NDArray[np.float64]
 MEASURES = {"domain": "test", "forgetting": "forgetting", "reference": "reference"}
-"""What was measured, by the name of what is predicted."""
+"""Name of the real measure by the name of the prediction."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Real and predicted changes, one row a subset; percent of the first loss.
+    """Real and predicted changes of subsets, percent of the initial loss.
 
     Attributes:
-        names: Of the subsets.
-        epochs: That each was trained for.
-        real: By what was measured, means over seeds (subsets,): `test`, `prose`,
-            `own/NAME` and `reference/NAME` of each capability; `forgetting`, the
-            largest of own answers' rises; `reference`, the largest of references'
-            rises; `pairs/NAME`, the change of the share of pairs that are right,
-            points of percent, and `margin/NAME`, that of the mean log-probability
-            ratio, nats.
-        repeats: The same with the changes of each subset's seeds.
+        names: Names of the subsets.
+        epochs: Training epochs.
+        real: Means over seeds (subsets,) by measure: `test`, `prose`, `own/NAME` and
+            `reference/NAME` of each capability; `forgetting`, the largest rise on own
+            answers; `reference`, the largest rise on references; `pairs/NAME`, the
+            change of the share of right pairs, points of percent, and `margin/NAME`,
+            that of the mean log-probability ratio, nats.
+        repeats: As `real`, with the changes of each seed.
         predicted: `domain`, `forgetting`, `reference`, and each `own/NAME` and
-            `reference/NAME`.
-        naive: Predictors that have no fitted constant.
+            `reference/NAME`, (subsets,).
+        naive: Predictors without fitted constants, (subsets,).
     """
 
     names: list[str]
@@ -46,16 +45,19 @@ class Table:
 
 
 def table(folder: Path) -> Table:
-    """Read the results in a folder, and the learner's terms beside them.
+    """Read the results in a folder, and the learner's terms.
 
     Args:
-        folder: With one file a run, and the terms; the untouched model's losses lie
-            above it.
+        folder: Folder with one file per run, and the terms; the untouched model's
+            losses are in its parent folder.
+
+    Raises:
+        InputError: If the terms are of other subsets than the runs.
     """
     results, terms = read_results(folder), read_terms(folder)
     if list(results) != terms.subsets:
         raise InputError(
-            f"{folder}: its terms are about other subsets than its runs; run "
+            f"{folder}: its terms are of other subsets than its runs; run "
             "`ogs fidelity --terms`"
         )
     epochs = next(iter(results.values()))[0]["recipe"]["epochs"]
@@ -79,13 +81,12 @@ def table(folder: Path) -> Table:
 def predict(
     terms: Terms, learner: dict[str, Any], kind: str = "own"
 ) -> dict[str, Array]:
-    """Return what a learner predicts for each subset, in percent.
+    """Return a learner's predictions for each subset, in percent.
 
     Args:
-        terms: Of the subsets.
+        terms: Terms of the subsets.
         learner: A manifest's `learner` entry.
-        kind: Whose gradients tell what is forgotten: those of `own` answers or of the
-            `reference`.
+        kind: Answers whose gradients predict forgetting: `own` or `reference`.
     """
     epochs, names = learner["epochs"], terms.capabilities
     scale = learner["forgetting"]["curvature"] * epochs**2
@@ -104,24 +105,25 @@ def predict(
         response = learner[role]
         own = terms.change(group, response["slope"], epochs)
         changes[group] = own + response["share"] * lost
-    found = {name: 100 * change / terms.start(name) for name, change in changes.items()}
-    return found | _worst(found)
+    relative = {name: 100 * one / terms.start(name) for name, one in changes.items()}
+    return relative | _worst(relative)
 
 
 def _changes(run: dict[str, Any], base: dict[str, Any]) -> dict[str, float]:
-    found = {
+    """Return the changes of a run by measure."""
+    changes = {
         name: 100 * (loss / base["losses"][name] - 1)
         for name, loss in run["losses"].items()
     }
     for name, pairs in run["pairs"].items():
         before = base["pairs"][name]
-        found[f"pairs/{name}"] = 100 * (pairs["accuracy"] - before["accuracy"])
-        found[f"margin/{name}"] = pairs["margin"] - before["margin"]
-    return found | _worst(found)
+        changes[f"pairs/{name}"] = 100 * (pairs["accuracy"] - before["accuracy"])
+        changes[f"margin/{name}"] = pairs["margin"] - before["margin"]
+    return changes | _worst(changes)
 
 
 def _worst(changes: dict[str, Any]) -> dict[str, Any]:
-    """Return how the capability stands that is worst, for both kinds of answers."""
+    """Return the largest change over capabilities, for both kinds of answers."""
     kinds = {"forgetting": "own/", "reference": "reference/"}
     return {
         name: np.max([v for key, v in changes.items() if key.startswith(kind)], axis=0)
@@ -130,5 +132,5 @@ def _worst(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def kind_of(name: str) -> str:
-    """Return the kind of a subset: what its name says before its number."""
+    """Return the kind of a subset: its name without the number."""
     return name.rsplit("-", 1)[0]

@@ -1,7 +1,6 @@
-"""What the learner makes of each subset, before its fitted response.
+"""Terms of the learner for each subset, before its fitted response.
 
-Kept beside the real runs, so that figures can be made without the bundles that they
-are from.
+They are stored with the real runs, so that tables and plots do not need the bundles.
 """
 
 import json
@@ -30,23 +29,23 @@ _LISTS = ("capabilities", "steps", "norms", "subsets")
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms of the subsets of one list, trained on for one epoch.
+    """The terms of the subsets of one list, for one training epoch.
 
     Groups are the `domain`, and for each capability `reference/NAME` and `own/NAME`.
 
     Attributes:
-        capabilities: Their names.
+        capabilities: Names of the capabilities.
         steps: Warm-up steps of the checkpoints.
         norms: Root mean square norm of the dev samples' sketches at each checkpoint,
             the unit of slopes and curvatures.
         subsets: Names of the subsets.
-        losses: By group (samples,), those of the untouched model, nats per token.
+        losses: By group (samples,), losses of the untouched model, nats per token.
         tokens: By group (samples,), response tokens.
-        shifts: By group (subsets, checkpoints, samples), x = <g, d>; of own answers
-            those of the untouched model, the first checkpoint, alone.
-        naive: By name (subsets,): predictors that have no fitted constant. All grow
-            with the loss that they foretell: the cosines' sign is turned. `distance` is
-            |d| at the untouched model.
+        shifts: By group (subsets, checkpoints, samples), x = <g, d>; for own answers at
+            the first checkpoint only, the untouched model.
+        naive: By name (subsets,): predictors without fitted constants. All increase
+            with the predicted loss, so cosines are negated. `distance` is |d| at the
+            untouched model.
     """
 
     capabilities: list[str]
@@ -59,7 +58,7 @@ class Terms:
     naive: dict[str, Array]
 
     def untouched(self) -> "Terms":
-        """Return what the untouched model's gradients alone tell."""
+        """Return the terms of the untouched model's gradients only."""
         return replace(
             self,
             steps=self.steps[:1],
@@ -72,7 +71,7 @@ class Terms:
         return float(self.losses[group].mean())
 
     def moved(self, group: str) -> Array:
-        """Return what the curvature is multiplied by: mean T x^2 / 2 (subsets,)."""
+        """Return the factor of the curvature: mean T x^2 / 2 (subsets,)."""
         x = self.shifts[group][:, 0]
         mean: Array = (self.tokens[group] * np.square(x)).mean(axis=1) / 2
         return mean
@@ -84,12 +83,12 @@ class Terms:
         return mean
 
     def change(self, group: str, slopes: Any, epochs: int) -> Array:
-        """Return a group's predicted change without what is forgotten, nats (subsets,).
+        """Return a group's predicted change without forgetting, nats (subsets,).
 
         Args:
             group: The domain or references.
-            slopes: (checkpoints,).
-            epochs: Of training.
+            slopes: Slopes (checkpoints,).
+            epochs: Training epochs.
         """
         x = epochs * np.einsum("scj,c->sj", self.shifts[group], np.array(slopes))
         mean: Array = change(x, self.losses[group]).mean(axis=1)
@@ -97,11 +96,11 @@ class Terms:
 
 
 def compute_terms(bundle: Bundle, folder: Path) -> Terms:
-    """Compute the terms of the subsets that a folder holds real runs of.
+    """Compute the terms of the subsets with real runs in a folder.
 
     Args:
-        bundle: With trajectory sketches and own answers.
-        folder: Of the list.
+        bundle: A bundle with trajectory sketches and own answers.
+        folder: Folder of the list.
     """
     learner = SurrogateLearner(bundle)
     groups = {"domain": ("dev", np.arange(len(bundle.dev)))}
@@ -110,16 +109,20 @@ def compute_terms(bundle: Bundle, folder: Path) -> Terms:
         groups[f"own/{name}"] = "anchor_answers", bundle.answer_rows(number)
     epochs = bundle.manifest["learner"]["epochs"]
     results = read_results(folder)
-    found: list[dict[str, Array]] = []
+    group_shifts: list[dict[str, Array]] = []
     naive: list[dict[str, float]] = []
     for runs in results.values():
         rows = np.array(rows_of(bundle, runs[0]["ids"]))
         learner.reset()
         learner.update_many(rows)
         shifts = learner.shifts()
-        found.append({name: shifts[of][:, own] for name, (of, own) in groups.items()})
+        group_shifts.append(
+            {name: shifts[of][:, own] for name, (of, own) in groups.items()}
+        )
         naive.append({**_naive(bundle, rows), "distance": learner.distance() / epochs})
-    shifts = {name: np.stack([one[name] for one in found]) / epochs for name in groups}
+    shifts = {
+        name: np.stack([one[name] for one in group_shifts]) / epochs for name in groups
+    }
     checkpoints = bundle.manifest["checkpoints"]
 
     def of_samples(attribute: str) -> dict[str, Array]:
@@ -141,7 +144,7 @@ def compute_terms(bundle: Bundle, folder: Path) -> Terms:
 
 
 def write_terms(terms: Terms, folder: Path) -> None:
-    """Write terms beside the runs that they are about."""
+    """Write terms to the folder of their runs."""
     arrays = {
         f"{kind}:{name}": np.ascontiguousarray(values, np.float32)
         for kind in _ARRAYS
@@ -153,10 +156,10 @@ def write_terms(terms: Terms, folder: Path) -> None:
 
 
 def read_terms(folder: Path) -> Terms:
-    """Read what `write_terms` wrote.
+    """Read terms written by `write_terms`.
 
     Raises:
-        InputError: If there are none.
+        InputError: If the file does not exist.
     """
     file = folder / TERMS
     if not file.exists():
@@ -164,7 +167,7 @@ def read_terms(folder: Path) -> Terms:
     arrays: dict[str, dict[str, Array]] = {kind: {} for kind in _ARRAYS}
     with safe_open(file, "np") as tensors:
         known: Mapping[str, str] = tensors.metadata()
-        for key in tensors.keys():  # noqa: SIM118 (it is no mapping)
+        for key in tensors.keys():  # noqa: SIM118 (not a mapping)
             kind, name = key.split(":")
             arrays[kind][name] = tensors.get_tensor(key).astype(float)
     lists = {name: json.loads(known[name]) for name in _LISTS}
@@ -173,7 +176,7 @@ def read_terms(folder: Path) -> Terms:
 
 
 def _naive(bundle: Bundle, rows: NDArray[np.int64]) -> dict[str, float]:
-    """Return what could be said of a subset without a learner."""
+    """Return predictors of a subset that need no learner."""
     pool = bundle.pool
     return {
         "domain_cosine": -float(bundle.domain_cosines(rows).mean()),

@@ -1,7 +1,7 @@
-"""Real fine-tuning of a causal LM on many subsets, at the least honest cost.
+"""Fast fine-tuning of a causal LM on many subsets.
 
-One model stays in memory, its adapter is drawn anew for every run, and what the
-frozen layers below the adapter make of a sample is computed once for all runs.
+The model stays in memory, each run draws a new adapter, and the outputs of the frozen
+layers below the adapter are computed once per sample for all runs.
 """
 
 import math
@@ -17,22 +17,23 @@ from ogs_env.sketching.steps import train_step
 from ogs_env.sketching.trunk import TrunkStates
 
 WARMUP = 0.15
-"""Part of the steps over which the learning rate rises to its peak."""
+"""Share of the steps in which the learning rate rises to its peak."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the target is fine-tuned.
+    """Recipe of the fine-tuning.
 
     LoRA of rank 16 and alpha 32 on all linear layers of the last decoder layers,
-    AdamW without weight decay, gradients clipped at norm 1, a learning rate that
-    rises over 15 % of the steps and falls as a cosine, the batch's token mean as loss.
+    AdamW without weight decay, gradients clipped at norm 1, a learning rate that rises
+    over 15 % of the steps and then follows a cosine, and the token mean of a batch as
+    loss.
 
     Attributes:
-        epochs: How often each sample is seen, each time in an order of its own that
-            is drawn from the run's seed.
-        learning_rate: Its peak.
-        batch: Samples of an optimizer step.
+        epochs: Number of passes over the samples; the order of each is drawn from the
+            run's seed.
+        learning_rate: Peak learning rate.
+        batch: Number of samples per optimizer step.
         layers: Decoder layers, counted from the last, that carry the adapter.
     """
 
@@ -58,14 +59,14 @@ def learning_rates(recipe: Recipe, steps: int) -> list[float]:
 def fine_tune(
     proxy: Proxy, texts: TrunkStates, picks: Sequence[int], recipe: Recipe, seed: int
 ) -> None:
-    """Train a freshly drawn adapter on samples; it stays in the model.
+    """Train a newly drawn adapter on samples; it stays in the model.
 
     Args:
         proxy: The model.
-        texts: Holds the samples.
-        picks: Which.
-        recipe: How.
-        seed: Draws the adapter and the order of each epoch.
+        texts: Samples with the frozen layers' outputs.
+        picks: Positions of the training samples in `texts`.
+        recipe: Recipe of the fine-tuning.
+        seed: Seed of the adapter and of the order of each epoch.
     """
     draw_adapter(proxy, seed)
     rng = named_rng(seed, "fine-tuning")

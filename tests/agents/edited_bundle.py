@@ -1,4 +1,4 @@
-"""A made bundle with another pool."""
+"""A test bundle with an edited pool."""
 
 from collections.abc import Callable
 from pathlib import Path

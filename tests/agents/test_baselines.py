@@ -1,4 +1,4 @@
-"""Every selector that sees sketches alone, and those that score sample by sample."""
+"""Selectors that use sketches only, and selectors that score each sample by itself."""
 
 from pathlib import Path
 
@@ -29,9 +29,7 @@ def select(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_selection_is_ordered_different_and_repeatable(
-    bundle: Bundle, name: str
-) -> None:
+def test_selections_are_distinct_and_reproducible(bundle: Bundle, name: str) -> None:
     part = bundle.split("test")
     order, scores = select(bundle, name, 10, part)
     again, _ = select(bundle, name, 10, part)
@@ -44,7 +42,7 @@ def test_a_selection_is_ordered_different_and_repeatable(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_whole_of_the_candidates_can_be_selected(bundle: Bundle, name: str) -> None:
+def test_all_candidates_can_be_selected(bundle: Bundle, name: str) -> None:
     rows = np.arange(5, 480, 6)
     order, scores = select(bundle, name, len(rows), rows)
     np.testing.assert_array_equal(np.sort(order), rows)
@@ -52,23 +50,21 @@ def test_the_whole_of_the_candidates_can_be_selected(bundle: Bundle, name: str) 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_budgets_that_do_not_fit_are_refused(bundle: Bundle, name: str) -> None:
+def test_wrong_budgets_raise(bundle: Bundle, name: str) -> None:
     for budget in (0, 5):
         with pytest.raises(InputError, match=f"budget: {budget}; expected 1 to the 4"):
             select(bundle, name, budget, np.arange(4))
 
 
 @pytest.mark.parametrize("name", CHOSEN)
-def test_hands_do_not_depend_on_what_was_asked_before(
-    bundle: Bundle, name: str
-) -> None:
+def test_selections_do_not_depend_on_earlier_calls(bundle: Bundle, name: str) -> None:
     rng = np.random.default_rng(0)
     slates = [rng.choice(480, 16, replace=False) for _ in range(5)]
     expected = [select(bundle, name, 3, slate) for slate in slates]
     selector, rng = make_selector(name), np.random.default_rng(99)
     for number in (3, 1, 4, 0, 2, 3):
-        found = selector.select(bundle, 3, rng, slates[number])
-        for one, other in zip(found, expected[number], strict=True):
+        selected = selector.select(bundle, 3, rng, slates[number])
+        for one, other in zip(selected, expected[number], strict=True):
             np.testing.assert_array_equal(one, other)
         selector.select(bundle, 20, rng, np.arange(40))
 
@@ -78,13 +74,13 @@ def test_hands_do_not_depend_on_what_was_asked_before(
 @pytest.mark.parametrize("name", sorted(set(CHOSEN) - {"all", "information", "pgm"}))
 def test_the_order_of_the_candidates_does_not_matter(bundle: Bundle, name: str) -> None:
     rows = np.random.default_rng(3).choice(480, 90, replace=False)
-    found = select(bundle, name, 20, rows)[0]
-    np.testing.assert_array_equal(select(bundle, name, 20, rows[::-1])[0], found)
+    selected = select(bundle, name, 20, rows)[0]
+    np.testing.assert_array_equal(select(bundle, name, 20, rows[::-1])[0], selected)
 
 
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle where row i + 240 is row i once more."""
+    """A bundle where row i + 240 equals row i."""
 
     def repeat(columns: Columns) -> None:
         for name, values in columns.items():
@@ -94,7 +90,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.mark.parametrize("name", CHOSEN)
-def test_of_equal_samples_the_earlier_comes_first(twins: Bundle, name: str) -> None:
+def test_ties_go_to_the_earlier_sample(twins: Bundle, name: str) -> None:
     rng = np.random.default_rng(1)
     rows = rng.permutation(np.concatenate([np.arange(30), np.arange(240, 270)]))
     order, _ = select(twins, name, 60, rows)
@@ -131,7 +127,7 @@ def formulas(bundle: Bundle) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     "name", ["loss", "loss-low", "less", "orth", "conflict", "greedy"]
 )
-def test_scores_are_the_formulas_and_the_highest_are_taken(
+def test_scores_follow_the_formulas_and_the_highest_are_selected(
     bundle: Bundle, name: str
 ) -> None:
     order, scores = select(bundle, name, 40)
@@ -153,7 +149,7 @@ def test_less_does_not_depend_on_shards(bundle: Bundle, tmp_path: Path) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_all_takes_everything_as_it_comes(bundle: Bundle) -> None:
+def test_all_selects_the_first_rows(bundle: Bundle) -> None:
     rows = np.array([7, 300, 2, 9, 4])
     assert select(bundle, "all", 3, rows)[0].tolist() == [7, 300, 2]
     assert select(bundle, "all", 5, rows)[0].tolist() == rows.tolist()
@@ -199,8 +195,8 @@ def test_a_single_matched_pick_is_any_of_the_nearest(bundle: Bundle) -> None:
     # Four standard deviations of a binomial either way.
     assert abs(np.isin(rows, short).mean() - expected) < 4 * 0.5 / np.sqrt(600)
     same = np.flatnonzero(tokens == np.bincount(tokens).argmax())
-    found = [selector.select(bundle, 1, rng, same)[0][0] for _ in range(100)]
-    assert set(found) == set(same.tolist())
+    selected = [selector.select(bundle, 1, rng, same)[0][0] for _ in range(100)]
+    assert set(selected) == set(same.tolist())
 
 
 def test_oracle_scores_are_the_rewards_of_its_picks(

@@ -1,4 +1,4 @@
-"""Selectors whose picks depend on each other, against slow and obvious ones."""
+"""Selectors whose picks depend on each other, against slow reference versions."""
 
 import itertools
 from pathlib import Path
@@ -52,21 +52,21 @@ def test_greats_is_greedy_on_the_second_order_gain(bundle: Bundle) -> None:
         }
         picked.append(max(gains, key=gains.__getitem__))
         scores.append(gains[picked[-1]])
-    found, own = select(bundle, "greats", budget, rows)
-    assert found.tolist() == rows[picked].tolist()
+    selected, own = select(bundle, "greats", budget, rows)
+    assert selected.tolist() == rows[picked].tolist()
     np.testing.assert_allclose(own, scores, rtol=1e-3)
     assert set(picked) != set(first)
     assert select(bundle, "greats", 1, rows)[0][0] == rows[first[0]]
 
 
-def test_greats_with_no_gain_at_all_takes_what_harms_least(
+def test_greats_without_gains_picks_the_highest_products(
     opposed: tuple[Bundle, np.ndarray],
 ) -> None:
     bundle, rows = opposed
     start, domain = gradients(bundle, rows)
-    found, scores = select(bundle, "greats", 5, rows)
+    selected, scores = select(bundle, "greats", 5, rows)
     assert scores.max() < 0
-    assert found.tolist() == rows[np.argsort(-(start @ domain))[:5]].tolist()
+    assert selected.tolist() == rows[np.argsort(-(start @ domain))[:5]].tolist()
 
 
 def slow_pursuit(
@@ -78,12 +78,12 @@ def slow_pursuit(
     products: list[float] = []
     residual = target
     while len(picked) < min(most, n):
-        found = {i: atoms[i] @ residual for i in range(n) if i not in picked}
-        best = max(found, key=found.__getitem__)
-        if found[best] <= 1e-6 * (products[0] if products else 0):
+        correlations = {i: atoms[i] @ residual for i in range(n) if i not in picked}
+        best = max(correlations, key=correlations.__getitem__)
+        if correlations[best] <= 1e-6 * (products[0] if products else 0):
             break
         picked.append(best)
-        products.append(found[best])
+        products.append(correlations[best])
         tall = np.vstack([atoms[picked].T, np.sqrt(ridge) * np.eye(len(picked))])
         weights, _ = nnls(tall, np.append(target, np.zeros(len(picked))))
         residual = target - weights @ atoms[picked]
@@ -92,7 +92,7 @@ def slow_pursuit(
 
 @pytest.mark.parametrize("ridge", [1e-3, 0.5, 20.0])
 @pytest.mark.parametrize("seed", range(4))
-def test_pursuit_is_that_of_scipy(ridge: float, seed: int) -> None:
+def test_pursuit_equals_scipys(ridge: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     atoms = rng.normal(size=(40, 12)).astype(np.float32)
     atoms *= np.exp(rng.normal(size=(40, 1))).astype(np.float32)
@@ -103,7 +103,7 @@ def test_pursuit_is_that_of_scipy(ridge: float, seed: int) -> None:
     np.testing.assert_allclose(products, inner, rtol=1e-3, atol=1e-5)
 
 
-def test_a_pursuit_that_stops_early_has_reached_the_best_weights() -> None:
+def test_a_pursuit_that_stops_early_has_optimal_weights() -> None:
     rng = np.random.default_rng(5)
     atoms = rng.normal(size=(8, 30)).astype(np.float32)
     target = atoms[0] + 2 * atoms[1] - atoms[2] + rng.normal(size=30)
@@ -118,12 +118,12 @@ def test_a_pursuit_that_stops_early_has_reached_the_best_weights() -> None:
     assert least(places) == pytest.approx(least(list(range(8))), rel=1e-6)
 
 
-def test_pursuit_of_what_nothing_agrees_with_picks_nothing() -> None:
+def test_pursuit_without_positive_products_picks_nothing() -> None:
     atoms = np.eye(3, dtype=np.float32)
     assert pursue(atoms, np.array([-1, -2, 0], np.float32), 3, 0.1) == ([], [])
 
 
-def test_pursuit_takes_the_earlier_of_equals() -> None:
+def test_pursuit_ties_go_to_the_earlier_atom() -> None:
     atoms = np.array([[0, 1], [2, 0], [2, 0]], np.float32)
     places, products = pursue(atoms, np.array([3, 1], np.float32), 3, 1.0)
     # The weight of the first is 6 / 5; 3 / 5 of the target is then left there.
@@ -132,7 +132,7 @@ def test_pursuit_takes_the_earlier_of_equals() -> None:
 
 
 def slow_match(bundle: Bundle, rows: np.ndarray, budget: int) -> list[int]:
-    """Pursuits, one after the other, over the candidates left; then what is left."""
+    """Repeated pursuits over the remaining candidates; then the rest."""
     ridge = 0.5 * np.square(bundle.pool.norms.astype(float)).mean()
     order: list[int] = []
     left = rows.tolist()
@@ -173,7 +173,7 @@ def test_a_new_pursuit_begins_after_as_many_picks_as_dimensions(
 
 @pytest.fixture(scope="module")
 def opposed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, np.ndarray]:
-    """A bundle, and rows whose gradients all point away from the domain's."""
+    """A bundle, and rows whose gradients oppose the domain's."""
 
     def turn_some(columns: Columns) -> None:
         columns["initial"][100:140] *= -1
@@ -185,7 +185,7 @@ def opposed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, np.ndarra
     return bundle, rows
 
 
-def test_what_opposes_the_domain_least_fills_the_budget(
+def test_highest_products_fill_the_budget(
     opposed: tuple[Bundle, np.ndarray],
 ) -> None:
     bundle, rows = opposed
@@ -239,8 +239,10 @@ def test_pgm_is_gradient_matching_in_each_partition(bundle: Bundle) -> None:
     for rank, wanted in expected.items():
         assert set(order[4 * rank : 4 * rank + len(wanted)].tolist()) == wanted
         assert (np.diff(scores[4 * rank : 4 * rank + len(wanted)]) <= 0).all()
-    found, expected = (select(bundle, n, 3, rows[:16]) for n in ("pgm", "grad-match"))
-    for one, other in zip(found, expected, strict=True):
+    selected, expected = (
+        select(bundle, n, 3, rows[:16]) for n in ("pgm", "grad-match")
+    )
+    for one, other in zip(selected, expected, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -275,19 +277,19 @@ def test_lazy_greedy_is_greedy(seed: int) -> None:
     picked: tuple[int, ...] = ()
     for place, gain in zip(places, gains, strict=True):
         before = facility(near, picked) if picked else 0
-        found = {
+        gains_by_place = {
             i: facility(near, (*picked, i)) - before
             for i in range(30)
             if i not in picked
         }
-        assert place == max(found, key=found.__getitem__)
-        assert gain == found[place]
+        assert place == max(gains_by_place, key=gains_by_place.__getitem__)
+        assert gain == gains_by_place[place]
         picked += (place,)
     assert (np.diff(gains) <= 0).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_greed_reaches_its_share_of_the_best_set(seed: int) -> None:
+def test_greedy_reaches_its_bound(seed: int) -> None:
     near, _ = similarities(np.random.default_rng(seed).normal(size=(11, 3)))
     best = max(facility(near, of) for of in itertools.combinations(range(11), 4))
     places, gains = lazy_greedy(near, 4)
@@ -295,12 +297,12 @@ def test_greed_reaches_its_share_of_the_best_set(seed: int) -> None:
     assert sum(gains) == facility(near, tuple(places))
 
 
-def test_lazy_greedy_takes_the_earlier_of_equals() -> None:
+def test_lazy_greedy_ties_go_to_the_earlier() -> None:
     blocks = np.kron(np.eye(3), np.ones((2, 2)))
     assert lazy_greedy(blocks, 6) == ([0, 2, 4, 1, 3, 5], [2.0, 2.0, 2.0, 0, 0, 0])
 
 
-def test_craig_is_facility_location_over_start_sketches(
+def test_craig_is_facility_location_over_initial_sketches(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = some_rows(120)
@@ -314,8 +316,8 @@ def test_craig_is_facility_location_over_start_sketches(
     order, _ = select(bundle, "craig", 9, rows)
     expected = [by_hand(rows[part::3], 3) for part in range(3)]
     for rank in range(3):
-        found = set(order[3 * rank : 3 * rank + 3].tolist())
-        assert found == {part[rank] for part in expected}
+        selected = set(order[3 * rank : 3 * rank + 3].tolist())
+        assert selected == {part[rank] for part in expected}
 
 
 def test_information_is_the_gain_of_the_log_determinant(bundle: Bundle) -> None:
@@ -323,7 +325,7 @@ def test_information_is_the_gain_of_the_log_determinant(bundle: Bundle) -> None:
     start, _ = gradients(bundle, rows)
     units = start / np.linalg.norm(start, axis=1, keepdims=True)
 
-    def told(of: list[int]) -> float:
+    def log_determinant(of: list[int]) -> float:
         return np.linalg.slogdet(np.eye(64) + units[of].T @ units[of])[1]
 
     order, scores = select(bundle, "information", budget, rows)
@@ -331,7 +333,7 @@ def test_information_is_the_gain_of_the_log_determinant(bundle: Bundle) -> None:
     assert places[0] == 0
     for pick in range(1, budget):
         gains = {
-            i: told([*places[:pick], i]) - told(places[:pick])
+            i: log_determinant([*places[:pick], i]) - log_determinant(places[:pick])
             for i in range(40)
             if i not in places[:pick]
         }

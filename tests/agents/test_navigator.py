@@ -14,7 +14,7 @@ from ogs_env.agents.navigator import Navigator, build_network
 from ogs_env.agents.network import MaskableNavigatorPolicy, NavigatorPolicy
 from ogs_env.errors import InputError
 
-ROW, CONTEXT, HAND = 39, 104, 16
+ROW, CONTEXT, SLATE = 39, 104, 16
 
 
 def make_agent(seed=0, skips=True):
@@ -23,12 +23,12 @@ def make_agent(seed=0, skips=True):
     with torch.no_grad():  # heads start near zero; a trained network's do not
         for tensor in network.parameters():
             tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
-    played = {"slate_size": HAND, "num_slates": 16, "budget": 32}
+    played = {"slate_size": SLATE, "num_slates": 16, "budget": 32}
     description = {"space": "s", "bundle": "b", "environment": played}
     return Navigator(network, description)
 
 
-def make_observations(rng, batch=8, slate_size=HAND):
+def make_observations(rng, batch=8, slate_size=SLATE):
     masks = rng.random((batch, slate_size + 1)) < 0.6
     masks[:, -1] = True
     candidates = rng.normal(size=(batch, slate_size, ROW)).astype(np.float32)
@@ -46,13 +46,13 @@ def values(agent, observation):
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000))
-def test_reordered_hand_reorders_logits_and_keeps_value(seed):
+def test_reordered_slate_reorders_logits_and_keeps_value(seed):
     rng = np.random.default_rng(seed)
     agent = make_agent(seed=seed)
     observation, masks = make_observations(rng)
-    order = rng.permutation(HAND)
+    order = rng.permutation(SLATE)
     moved = {**observation, "candidates": observation["candidates"][:, order]}
-    whole = np.append(order, HAND)
+    whole = np.append(order, SLATE)
     before = agent.log_probabilities(observation, masks)
     after = agent.log_probabilities(moved, masks[:, whole])
     valid = masks[:, whole]
@@ -67,9 +67,9 @@ def test_each_candidate_and_the_context_matter():
     agent = make_agent()
     observation, _ = make_observations(rng, batch=1)
     observation["candidates"][..., -1] = 1.0
-    masks = np.ones((1, HAND + 1), bool)
+    masks = np.ones((1, SLATE + 1), bool)
     before = agent.log_probabilities(observation, masks)
-    for place in (0, HAND - 1):
+    for place in (0, SLATE - 1):
         changed = {key: value.copy() for key, value in observation.items()}
         changed["candidates"][0, place, 3] += 1.0
         assert not np.allclose(agent.log_probabilities(changed, masks), before)
@@ -89,9 +89,9 @@ def test_masked_actions_are_never_taken():
     np.testing.assert_allclose(probabilities.sum(1), 1.0, atol=1e-5)
 
 
-def test_an_agent_that_keeps_step_spends_no_faster_than_hands_are_dealt():
+def test_pacing_margin_limits_the_lead_of_the_spent_budget():
     def spent_ahead(agent):
-        """Play; return the largest lead of the budget's share over the slates'."""
+        """Play; return the largest lead of the spent over the dealt share."""
         env = gymnasium.make("OGS-Medical-v0").unwrapped
         observation, info = env.reset(seed=0)
         lead, over = 0.0, False
@@ -179,26 +179,26 @@ def test_empty_places_change_nothing():
         "context": observation["context"],
     }
     wide_masks = np.concatenate(
-        [masks[:, :HAND], np.zeros((4, 5), bool), masks[:, HAND:]], axis=1
+        [masks[:, :SLATE], np.zeros((4, 5), bool), masks[:, SLATE:]], axis=1
     )
     narrow = make_agent().log_probabilities(observation, masks)
     padded = make_agent().log_probabilities(wide, wide_masks)
     np.testing.assert_allclose(padded[wide_masks], narrow[masks], atol=1e-4)
 
 
-def test_an_empty_hand_gives_finite_numbers():
+def test_an_empty_slate_gives_finite_numbers():
     agent = make_agent()
     observation = {
-        "candidates": np.zeros((1, HAND, ROW), np.float32),
+        "candidates": np.zeros((1, SLATE, ROW), np.float32),
         "context": np.zeros((1, CONTEXT), np.float32),
     }
-    masks = np.zeros((1, HAND + 1), bool)
+    masks = np.zeros((1, SLATE + 1), bool)
     masks[:, -1] = True
-    assert agent.log_probabilities(observation, masks).argmax() == HAND
+    assert agent.log_probabilities(observation, masks).argmax() == SLATE
     assert np.isfinite(values(agent, observation)).all()
 
 
-@pytest.mark.parametrize("slate_size", [1, HAND, 40])
+@pytest.mark.parametrize("slate_size", [1, SLATE, 40])
 def test_save_and_load_give_equal_actions_at_any_slate_size(tmp_path, slate_size):
     make_agent().save(tmp_path / "agent")
     rng = np.random.default_rng(3)
@@ -219,7 +219,7 @@ def test_load_leaves_global_generators_alone(tmp_path):
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_missing_files_are_told(tmp_path):
+def test_missing_files_raise(tmp_path):
     with pytest.raises(InputError, match=r"agent\.json: no such file"):
         Navigator.load(tmp_path / "none")
     make_agent().save(tmp_path)
@@ -249,11 +249,14 @@ def edit(folder, change):
             lambda d: d.update(pacing_margin="far"),
             "'pacing_margin' is 'far', expected a number",
         ),
-        (lambda d: d["network"].pop("skips"), "'network' should have context, row"),
+        (
+            lambda d: d["network"].pop("skips"),
+            "'network' must have exactly the keys",
+        ),
         (lambda d: d.update(weights_sha256="0"), "sha256"),
     ],
 )
-def test_wrong_descriptions_are_told(tmp_path, change, message):
+def test_wrong_descriptions_raise(tmp_path, change, message):
     make_agent().save(tmp_path)
     edit(tmp_path, change)
     with pytest.raises(InputError, match=message) as caught:
@@ -261,7 +264,7 @@ def test_wrong_descriptions_are_told(tmp_path, change, message):
     assert "\n" not in str(caught.value)
 
 
-def test_damaged_weights_are_told(tmp_path):
+def test_damaged_weights_raise(tmp_path):
     import hashlib
 
     make_agent().save(tmp_path)
@@ -285,10 +288,10 @@ def test_a_failed_save_leaves_the_old_agent(tmp_path):
 
 @pytest.mark.parametrize("skips", [True, False])
 def test_folded_agreement_is_the_plain_one(skips):
-    """LearnerTables of one domain are read as they are among tables of others."""
+    """Rows of one domain are encoded alone as in a batch with other domains."""
     agent = make_agent(skips=skips)
     generator = torch.Generator().manual_seed(3)
-    rows = torch.randn(6, HAND, ROW, generator=generator)
+    rows = torch.randn(6, SLATE, ROW, generator=generator)
     context = torch.randn(6, CONTEXT, generator=generator)
     context[:5] = context[:1]
     for trunk in (agent.network.actor, agent.network.critic):

@@ -1,4 +1,4 @@
-"""Selectors that play episodes: by hand, with a threshold, with the stream known."""
+"""Selectors as policies: with quotas, with a threshold, with the stream known."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import gymnasium
 import numpy as np
 import pytest
 
+from ogs_env.agents.evaluation import play_episode
 from ogs_env.agents.policies import (
     STREAM,
     THRESHOLD,
     EqualQuota,
     Planned,
-    episode_return,
     make_policy,
     selection_env,
 )
@@ -35,11 +35,12 @@ def policy_of(name: str, env: gymnasium.Env, seed: int = 0):
 
 def returns(env: gymnasium.Env, name: str, episodes: int = 8) -> np.ndarray:
     policy = policy_of(name, env)
-    return np.array([episode_return(env, policy, seed) for seed in range(episodes)])
+    episodes_played = [play_episode(env, policy, seed) for seed in range(episodes)]
+    return np.array([episode.total_return for episode in episodes_played])
 
 
-def hands_of_picks(env: gymnasium.Env) -> np.ndarray:
-    """How many were picked from each slate of the episode that was played."""
+def picks_per_slate(env: gymnasium.Env) -> np.ndarray:
+    """Return the number of picks from each slate of the last episode."""
     inner = selection_env(env)
     places = {row: place for place, row in enumerate(inner.stream.tolist())}
     slates = [places[row] // inner.slate_size for row in inner.picked]
@@ -51,7 +52,7 @@ def hands_of_picks(env: gymnasium.Env) -> np.ndarray:
 def test_every_policy_spends_the_budget(
     env: gymnasium.Env, name: str, ending: str
 ) -> None:
-    episode_return(env, policy_of(name + ending, env), seed=0)
+    play_episode(env, policy_of(name + ending, env), seed=0)
     inner = selection_env(env)
     assert len(inner.picked) == inner.budget == 48
 
@@ -60,14 +61,14 @@ def test_quotas_are_equal(bundle_folder: Path) -> None:
     env = gymnasium.make(
         "OGS-Custom-v0", bundle=str(bundle_folder), num_slates=16, budget=40
     )
-    episode_return(env, policy_of("greedy", env), seed=0)
-    counts = hands_of_picks(env)
+    play_episode(env, policy_of("greedy", env), seed=0)
+    counts = picks_per_slate(env)
     assert set(counts.tolist()) == {2, 3}
     np.testing.assert_array_equal(counts.cumsum(), 40 * np.arange(1, 17) // 16)
 
 
 @pytest.mark.parametrize("budget", [1, 7, 18, 20])
-def test_a_short_last_hand_has_a_smaller_quota(
+def test_a_short_last_slate_has_a_smaller_quota(
     bundle_folder: Path, budget: int
 ) -> None:
     env = gymnasium.make(
@@ -81,62 +82,62 @@ def test_a_short_last_hand_has_a_smaller_quota(
         observation, _, over, _, info = env.step(action)
         assert not info["invalid_action"]
     first = budget * 16 // 20
-    assert hands_of_picks(env).tolist() == [first, budget - first]
+    assert picks_per_slate(env).tolist() == [first, budget - first]
 
 
-class Watched:
-    """A selector that keeps what it was asked and what it chose."""
+class RecordingSelector:
+    """A selector that records the candidates and the choices of each call."""
 
     def __init__(self, name: str) -> None:
         self.selector = make_selector(name)
-        self.asked: list[list[int]] = []
+        self.candidates: list[list[int]] = []
         self.chosen: list[int] = []
 
     def select(self, bundle, budget, rng, indices=None):
         order, scores = self.selector.select(bundle, budget, rng, indices)
-        self.asked.append(indices.tolist())
+        self.candidates.append(indices.tolist())
         self.chosen += order.tolist()
         return order, scores
 
 
 @pytest.mark.parametrize("name", ["greats", "random"])
-def test_a_hand_is_planned_at_once(env: gymnasium.Env, name: str) -> None:
-    watched = Watched(name)
-    episode_return(env, EqualQuota(watched, np.random.default_rng(0)), seed=3)
+def test_each_slate_is_chosen_from_once(env: gymnasium.Env, name: str) -> None:
+    selector = RecordingSelector(name)
+    play_episode(env, EqualQuota(selector, np.random.default_rng(0)), seed=3)
     inner = selection_env(env)
-    assert watched.asked == inner.stream.reshape(16, 16).tolist()
-    assert inner.picked == watched.chosen
+    assert selector.candidates == inner.stream.reshape(16, 16).tolist()
+    assert inner.picked == selector.chosen
 
 
-def test_the_stream_is_planned_at_once(env: gymnasium.Env) -> None:
-    watched = Watched("craig")
-    policy = Planned(watched, np.random.default_rng(0))
+def test_the_stream_is_chosen_from_once(env: gymnasium.Env) -> None:
+    selector = RecordingSelector("craig")
+    policy = Planned(selector, np.random.default_rng(0))
     for seed in (3, 4):
-        episode_return(env, policy, seed)
+        play_episode(env, policy, seed)
         inner = selection_env(env)
-        assert watched.asked.pop() == inner.stream.tolist()
-        assert not watched.asked
-        assert set(inner.picked) == set(watched.chosen[-48:])
+        assert selector.candidates.pop() == inner.stream.tolist()
+        assert not selector.candidates
+        assert set(inner.picked) == set(selector.chosen[-48:])
 
 
-def test_less_with_foresight_picks_what_less_selects(
+def test_less_over_the_stream_picks_what_less_selects(
     env: gymnasium.Env, bundle: Bundle
 ) -> None:
-    episode_return(env, policy_of("less/stream", env), seed=5)
+    play_episode(env, policy_of("less/stream", env), seed=5)
     inner = selection_env(env)
     rng = np.random.default_rng(1)
     best, _ = make_selector("less").select(bundle, 48, rng, inner.stream)
     assert set(inner.picked) == set(best.tolist())
 
 
-def test_policies_of_one_episode_know_nothing_of_the_others(
+def test_episodes_do_not_affect_each_other(
     env: gymnasium.Env,
 ) -> None:
     for name in ("grad-match", "less/stream", THRESHOLD):
         policy = policy_of(name, env)
-        first = episode_return(env, policy, 1)
-        episode_return(env, policy, 2)
-        assert episode_return(env, policy, 1) == first
+        first = play_episode(env, policy, 1).total_return
+        play_episode(env, policy, 2)
+        assert play_episode(env, policy, 1).total_return == first
         # The stream of the same candidates is a new one.
         rows = selection_env(env).stream
         picked = []
@@ -152,7 +153,7 @@ def test_policies_of_one_episode_know_nothing_of_the_others(
 
 def test_all_takes_everything_until_the_budget_is_spent(env: gymnasium.Env) -> None:
     for name in ("all", "all/stream"):
-        episode_return(env, policy_of(name, env), seed=0)
+        play_episode(env, policy_of(name, env), seed=0)
         inner = selection_env(env)
         assert inner.picked == inner.stream[:48].tolist()
 
@@ -161,8 +162,8 @@ def test_random_policy_draws_uniformly_over_the_stream(env: gymnasium.Env) -> No
     policy = policy_of("random", env)
     counts = np.zeros(16)
     for _ in range(60):
-        episode_return(env, policy, seed=0)
-        counts += hands_of_picks(env)
+        play_episode(env, policy, seed=0)
+        counts += picks_per_slate(env)
     # 180 a slate expected; five standard deviations of a binomial either way.
     assert np.abs(counts - 180).max() < 5 * np.sqrt(180)
 
@@ -174,11 +175,11 @@ def test_threshold_spends_the_budget(bundle_folder: Path, budget: int) -> None:
     )
     policy = policy_of(THRESHOLD, env)
     for seed in range(8):
-        episode_return(env, policy, seed)
+        play_episode(env, policy, seed)
         assert len(selection_env(env).picked) >= 0.95 * budget
 
 
-def test_threshold_picks_more_from_rich_hands(
+def test_threshold_picks_more_from_rich_slates(
     env: gymnasium.Env, bundle: Bundle
 ) -> None:
     order, scores = make_selector("greedy").select(
@@ -188,9 +189,9 @@ def test_threshold_picks_more_from_rich_hands(
     threshold, equal = policy_of(THRESHOLD, env), policy_of("greedy", env)
     better = []
     for seed in range(8):
-        episode_return(env, threshold, seed)
+        play_episode(env, threshold, seed)
         # What is left over for the last slate says nothing about it.
-        counts = hands_of_picks(env)[:-1]
+        counts = picks_per_slate(env)[:-1]
         inner = selection_env(env)
         slates = inner.stream.reshape(16, 16)[:-1]
         rich = np.argsort(
@@ -199,7 +200,7 @@ def test_threshold_picks_more_from_rich_hands(
         assert counts[rich[8:]].sum() > 2 * counts[rich[:7]].sum()
         assert counts.max() > 3
         chosen = np.mean([score[row] for row in inner.picked])
-        episode_return(env, equal, seed)
+        play_episode(env, equal, seed)
         better.append(chosen > np.mean([score[row] for row in inner.picked]))
     assert np.mean(better) > 0.7
 
@@ -212,7 +213,7 @@ def test_threshold_is_the_share_that_the_budget_is_of_the_candidates_left(
     )
     score = np.empty(480)
     score[order] = scores
-    usual = score[bundle.split("train")]
+    reference = score[bundle.split("train")]
     env = gymnasium.make(
         "OGS-Custom-v0", bundle=str(bundle_folder), num_slates=3, budget=9
     )
@@ -222,26 +223,26 @@ def test_threshold_is_the_share_that_the_budget_is_of_the_candidates_left(
     observation, info = env.reset(options={"indices": rows})
     left, budget, over = 40, 9, False
     while not over:
-        table = selection_env(env).slate.copy()
+        slate = selection_env(env).slate.copy()
         action = policy(observation, info, env)
-        best = max(score[table[table >= 0]])
+        best = max(score[slate[slate >= 0]])
         last = selection_env(env).slate_number == 2
-        if last or best >= np.quantile(usual, 1 - min(1, budget / left)):
-            assert score[table[action]] == best
+        if last or best >= np.quantile(reference, 1 - min(1, budget / left)):
+            assert score[slate[action]] == best
             left, budget = left - 1, budget - 1
         else:
             assert action == 16
-            left -= (table >= 0).sum()
+            left -= (slate >= 0).sum()
         observation, _, over, _, info = env.step(action)
     assert budget == 0 < left
 
 
-def test_hindsight_beats_what_is_observed_beats_chance(bundle_folder: Path) -> None:
+def test_oracle_beats_less_beats_random(bundle_folder: Path) -> None:
     env = gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder), **LONG)
-    found = {name: returns(env, name) for name in ("random", "less", "oracle")}
-    assert (found["oracle"] > found["less"]).all()
-    assert found["less"].mean() > found["random"].mean() + 1
-    np.testing.assert_array_equal(returns(env, "oracle"), found["oracle"])
+    by_name = {name: returns(env, name) for name in ("random", "less", "oracle")}
+    assert (by_name["oracle"] > by_name["less"]).all()
+    assert by_name["less"].mean() > by_name["random"].mean() + 1
+    np.testing.assert_array_equal(returns(env, "oracle"), by_name["oracle"])
 
 
 def test_the_oracle_knows_the_weights_of_the_environment(bundle_folder: Path) -> None:
@@ -249,7 +250,7 @@ def test_the_oracle_knows_the_weights_of_the_environment(bundle_folder: Path) ->
         env = gymnasium.make(
             "OGS-Custom-v0", bundle=str(bundle_folder), reward_weights=weights
         )
-        episode_return(env, policy_of(name, env), seed=0)
+        play_episode(env, policy_of(name, env), seed=0)
         return selection_env(env).picked
 
     assert picks("oracle", domain_gain=-1.0) == picks("oracle/stream", domain_gain=-1.0)

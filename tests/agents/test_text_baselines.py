@@ -74,13 +74,13 @@ def ngrams(sample: Sample) -> Counter[int]:
 
     text = f"{sample.prompt}\n{sample.response}".lower()
     words = ["".join(run) for which, run in groupby(text, kind) if which]
-    found: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     for place, word in enumerate(words):
-        found[zlib.crc32(word.encode()) % 10_000] += 1
+        counts[zlib.crc32(word.encode()) % 10_000] += 1
         if place:
             pair = f"{words[place - 1]} {word}"
-            found[zlib.crc32(pair.encode()) % 10_000] += 1
-    return found
+            counts[zlib.crc32(pair.encode()) % 10_000] += 1
+    return counts
 
 
 def log_weights(bundle: Bundle, texts: dict[str, Sample]) -> np.ndarray:
@@ -89,14 +89,14 @@ def log_weights(bundle: Bundle, texts: dict[str, Sample]) -> np.ndarray:
         for role in ("pool", "dev")
     )
     counts = [sum(group, Counter()) for group in (pool, dev)]
-    found = []
+    values = []
     for own in pool:
         total = 0.0
         for bucket, times in own.items():
             q, p = (each[bucket] / sum(each.values()) for each in counts)
             total += times * (math.log((p + q) / 2) - math.log(q))
-        found.append(total)
-    return np.array(found)
+        values.append(total)
+    return np.array(values)
 
 
 def test_dsir_scores_are_log_weights_plus_gumbel_noise(
@@ -159,7 +159,7 @@ def cosines(
 
 
 def turns(cosines: np.ndarray) -> tuple[list[int], list[float]]:
-    """Dev samples take in rounds; of a round, the highest cosine comes first."""
+    """Round-robin over dev samples; in a round, the highest cosine is first."""
     wishes = [np.argsort(-column, kind="stable").tolist() for column in cosines.T]
     order: list[int] = []
     scores: list[float] = []
@@ -175,7 +175,7 @@ def turns(cosines: np.ndarray) -> tuple[list[int], list[float]]:
     return order, scores
 
 
-def test_rds_lets_dev_samples_take_turns(
+def test_rds_selects_round_robin(
     tiny: Bundle, texts: dict[str, Sample], cosines: np.ndarray
 ) -> None:
     selector = RdsSelector(texts)
@@ -205,27 +205,27 @@ def difficulty(
             logits = model(ids).logits[0]
         return float(cross_entropy(logits[start - 1 : -1], ids[0, start:]))
 
-    found = []
+    values = []
     for row, sample in enumerate(samples(tiny, texts, "pool")):
         given = loss(sample.prompt, sample.response)
         assert given == pytest.approx(tiny.pool.losses[row], rel=1e-4)
-        found.append(given / loss("", sample.response))
-    return np.array(found)
+        values.append(given / loss("", sample.response))
+    return np.array(values)
 
 
-def test_ifd_takes_the_highest_below_one_first(
+def test_ifd_selects_the_highest_below_one_first(
     tiny: Bundle, texts: dict[str, Sample], difficulty: np.ndarray
 ) -> None:
     selector = IfdSelector(texts)
     order, scores = select(selector, tiny, 48)
     helped = int((difficulty < 1).sum())
     assert 5 < helped < 43
-    found = difficulty[order]
-    assert (found[:helped] < 1).all()
-    assert (np.diff(found[:helped]) <= 1e-4).all()
-    assert (np.diff(found[helped:]) >= -1e-4).all()
-    np.testing.assert_allclose(scores[:helped], found[:helped], rtol=1e-4)
-    np.testing.assert_allclose(scores[helped:], -found[helped:], rtol=1e-4)
+    ranked = difficulty[order]
+    assert (ranked[:helped] < 1).all()
+    assert (np.diff(ranked[:helped]) <= 1e-4).all()
+    assert (np.diff(ranked[helped:]) >= -1e-4).all()
+    np.testing.assert_allclose(scores[:helped], ranked[:helped], rtol=1e-4)
+    np.testing.assert_allclose(scores[helped:], -ranked[helped:], rtol=1e-4)
     some, _ = select(selector, tiny, 4, SOME)
     np.testing.assert_array_equal(some, [row for row in order if row in SOME][:4])
 
@@ -260,7 +260,7 @@ def test_metadata_needs_a_number_for_each_pool_sample(tiny: Bundle) -> None:
 
 
 @pytest.mark.parametrize("kind", [RdsSelector, IfdSelector])
-def test_figures_are_kept_in_the_cache(
+def test_results_are_cached(
     kind: type[RdsSelector] | type[IfdSelector],
     tiny: Bundle,
     texts: dict[str, Sample],
@@ -298,7 +298,7 @@ def test_texts_reach_the_selector(
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_missing_texts_are_told(
+def test_missing_texts_raise(
     name: str,
     tiny: Bundle,
     bundle: Bundle,
@@ -318,7 +318,7 @@ def test_missing_texts_are_told(
         select(make_selector(name), bundle, 6)
 
 
-def test_a_bundle_of_no_texts_is_told(bundle: Bundle) -> None:
+def test_a_bundle_without_texts_raises(bundle: Bundle) -> None:
     with pytest.raises(InputError, match=r"lacks 'max_tokens', .*ogs sketch"):
         select(RdsSelector({}), bundle, 6)
 
@@ -345,15 +345,15 @@ def test_the_command_reads_one_or_several_files(
 ) -> None:
     words = ["--agent", name, "--bundle", live_files.bundle, "--budget", "6"]
     words += ["--out", str(tmp_path / "out")]
-    status, told = ogs(capsys, *words, "--texts", *live_files.texts)
-    assert status == 0, told
-    found = lines(tmp_path / "out")
+    status, output = ogs(capsys, *words, "--texts", *live_files.texts)
+    assert status == 0, output
+    selected = lines(tmp_path / "out")
     order, _ = select(make_selector(name, texts), tiny, 6)
-    assert [line["row"] for line in found] == order.tolist()
-    assert found[0]["prompt"] == texts[str(found[0]["id"])].prompt
-    status, [told] = ogs(capsys, *words, "--texts", live_files.texts[1])
+    assert [line["row"] for line in selected] == order.tolist()
+    assert selected[0]["prompt"] == texts[str(selected[0]["id"])].prompt
+    status, [output] = ogs(capsys, *words, "--texts", live_files.texts[1])
     assert status == 2
-    assert f"{live_files.texts[1]}: 48 of 48 pool samples of bundle 'tiny'" in told
+    assert f"{live_files.texts[1]}: 48 of 48 pool samples of bundle 'tiny'" in output
 
 
 def test_the_command_ranks_by_a_field(
@@ -367,20 +367,20 @@ def test_the_command_ranks_by_a_field(
     pool.write_text("".join(f"{json.dumps(record)}\n" for record in records))
     words = ["--agent", "metadata", "--bundle", live_files.bundle, "--budget", "5"]
     words += ["--out", tmp_path / "out", "--rank-by", "impact"]
-    status, told = ogs(capsys, *words, "--texts", pool)
-    assert (status, told) == (0, [])
+    status, output = ogs(capsys, *words, "--texts", pool)
+    assert (status, output) == (0, [])
     assert [line["row"] for line in lines(tmp_path / "out")] == [9, 19, 29, 39, 8]
     summary = json.loads((tmp_path / "out" / "selection.json").read_text())
     assert summary["agent"] == "metadata by impact"
 
-    status, [told] = ogs(capsys, *words)
+    status, [output] = ogs(capsys, *words)
     assert status == 2
-    assert "--rank-by: no texts to read the field 'impact' from" in told
-    status, [told] = ogs(capsys, *words, "--texts", pool, "--agent", "orth")
+    assert "--rank-by: no texts to read the field 'impact' from" in output
+    status, [output] = ogs(capsys, *words, "--texts", pool, "--agent", "orth")
     assert status == 2
-    assert "--rank-by: agent 'orth' ranks by no field" in told
+    assert "--rank-by: agent 'orth' ranks by no field" in output
     records[3]["impact"] = "high"
     pool.write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    status, [told] = ogs(capsys, *words, "--texts", pool)
+    status, [output] = ogs(capsys, *words, "--texts", pool)
     assert status == 2
-    assert f"{pool}:4: field 'impact' is 'high'; expected a finite number" in told
+    assert f"{pool}:4: field 'impact' is 'high'; expected a finite number" in output

@@ -42,7 +42,7 @@ def dummy(bundle_folder: Path, num_envs: int) -> DummyVecEnv:
 
 
 def untimed(infos: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Take the one thing away that depends on the clock."""
+    """Remove the entry that depends on the clock."""
     for info in infos:
         if "episode" in info:
             assert info["episode"].pop("t") > 0
@@ -79,7 +79,7 @@ def test_episodes_are_those_of_dummy_vec_env(
     assert truncated
 
 
-def test_infos_tell_what_was_asked_for(bundle_folder: Path) -> None:
+def test_infos_have_the_info_keywords(bundle_folder: Path) -> None:
     every = native(bundle_folder, 3)
     some = SelectionVecEnv(native(bundle_folder, 3).envs, info_keywords=("cost",))
     for env in (every, some):
@@ -96,7 +96,7 @@ def test_infos_tell_what_was_asked_for(bundle_folder: Path) -> None:
         assert [info for info in some.reset_infos if info] == lasts
 
 
-def test_options_and_seeds_are_each_copys_and_used_once(
+def test_options_and_seeds_are_per_environment_and_used_once(
     bundle_folder: Path, bundle: Any
 ) -> None:
     ours, theirs = native(bundle_folder, 3), dummy(bundle_folder, 3)
@@ -142,7 +142,7 @@ def test_algorithms_learn_on_it(bundle_folder: Path, algorithm: type) -> None:
     assert len(returns) == len(lengths) == 8
 
 
-def test_it_says_what_copies_have(bundle_folder: Path) -> None:
+def test_attributes_and_methods(bundle_folder: Path) -> None:
     ours = native(bundle_folder, 2)
     assert ours.get_attr("budget") == [7, 7]
     assert ours.get_attr("slate_size", indices=0) == [4]
@@ -156,7 +156,7 @@ def test_it_says_what_copies_have(bundle_folder: Path) -> None:
     with pytest.raises(AttributeError, match="no attributes of their own"):
         ours.set_attr("budget", 3)
     with pytest.raises(
-        AttributeError, match="render: sub-environments have action_masks alone"
+        AttributeError, match="render: sub-environments have the method action_masks"
     ):
         ours.env_method("render")
 
@@ -171,7 +171,7 @@ def test_images_are_tiled(bundle_folder: Path) -> None:
     assert ours.render().size >= 2 * frames[0].size
 
 
-def test_a_pickled_one_goes_on_alike(bundle_folder: Path) -> None:
+def test_a_pickled_environment_continues_equally(bundle_folder: Path) -> None:
     ours = native(bundle_folder, 2)
     ours.seed(0)
     ours.reset()
@@ -185,7 +185,7 @@ def test_a_pickled_one_goes_on_alike(bundle_folder: Path) -> None:
         assert data_equivalence(found, expected, exact=True)
 
 
-def test_other_environments_are_refused(bundle_folder: Path) -> None:
+def test_other_environments_raise(bundle_folder: Path) -> None:
     for envs in (
         gymnasium.make_vec("OGS-Custom-v0", 2, bundle=str(bundle_folder)),
         gymnasium.make_vec("CartPole-v1", 2),

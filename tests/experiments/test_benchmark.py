@@ -15,9 +15,11 @@ from make_bundle import edit_manifest, make_bundle
 from matplotlib import image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from stable_baselines3 import PPO
 
+from ogs_env.agents.evaluation import evaluate, play_episode
 from ogs_env.agents.navigator import Navigator, build_network
-from ogs_env.agents.policies import episode_return, make_policy, selection_env
+from ogs_env.agents.policies import make_policy, selection_env
 from ogs_env.bundle import load_bundle
 from ogs_env.cli import main
 from ogs_env.errors import InputError
@@ -27,13 +29,14 @@ from ogs_env.experiments.benchmark.play import (
     Domain,
     bundle_digest,
     find_agents,
+    find_user_policies,
     make,
     play,
     selector_names,
 )
 from ogs_env.experiments.benchmark.records import (
-    FIGURES,
-    Played,
+    MEASURES,
+    Identity,
     Record,
     read_record,
     read_records,
@@ -48,8 +51,8 @@ from ogs_env.experiments.statistics import (
 )
 
 EPISODES = range(2_000_000, 2_000_005)
-PLAYERS = ["random", "less", "less/stream", "greedy", "greedy-threshold", "oracle"]
-GAME = {"slate_size": 8, "num_slates": 5, "budget": 10}
+POLICIES = ["random", "less", "less/stream", "greedy", "greedy-threshold", "oracle"]
+SIZES = {"slate_size": 8, "num_slates": 5, "budget": 10}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,7 @@ def domains(
     other = make_bundle(tmp_path_factory.mktemp("bundles") / "other", seed=1)
     edit_manifest(other, name="other")
     return [
-        Domain(name, "OGS-Custom-v0", {"bundle": str(folder), **GAME})
+        Domain(name, "OGS-Custom-v0", {"bundle": str(folder), **SIZES})
         for name, folder in (("made", bundle_folder), ("other", other))
     ]
 
@@ -72,7 +75,7 @@ def save_agent(folder: Path, domain: str, seed: int, **env_kwargs: object) -> No
     description = {
         "bundle": domain,
         "space": "made-64",
-        "environment": {"id": "OGS-Custom-v0", **GAME},
+        "environment": {"id": "OGS-Custom-v0", **SIZES},
         "settings": {"env_kwargs": {"bundle": "elsewhere", **env_kwargs}},
     }
     Navigator(network, description).save(folder / domain / f"seed-{seed}")
@@ -96,7 +99,7 @@ def made(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    benchmark(domains, PLAYERS, find_agents(agents_folder), EPISODES, folder)
+    benchmark(domains, POLICIES, find_agents(agents_folder), EPISODES, folder)
     return folder
 
 
@@ -119,15 +122,15 @@ def files_of(folder: Path) -> dict[Path, int]:
 # Playing
 
 
-def test_everyone_plays_every_domain_and_agents_elsewhere_too(made: Path) -> None:
+def test_all_policies_play_every_domain(made: Path) -> None:
     found: dict[str, dict[str, list[int]]] = {}
     for record in read_records(made):
-        played = record.played
+        played = record.identity
         found.setdefault(played.domain, {})[played.selector] = played.seeds
         assert record.rows.shape[:2] == (max(1, len(played.seeds)), len(EPISODES))
         assert record.rows.dtype == np.int16
-        assert set(record.figures) == set(FIGURES)
-    untrained = {name: [] for name in PLAYERS}
+        assert set(record.measures) == set(MEASURES)
+    untrained = {name: [] for name in POLICIES}
     assert found == {
         "made": untrained
         | {"navigator": [3, 10], "navigator-from-other": [0], "modest": [5]},
@@ -136,8 +139,8 @@ def test_everyone_plays_every_domain_and_agents_elsewhere_too(made: Path) -> Non
     }
 
 
-@pytest.mark.parametrize("name", PLAYERS)
-def test_selections_and_returns_are_those_of_playing_alone(
+@pytest.mark.parametrize("name", POLICIES)
+def test_selections_and_returns_equal_separate_episodes(
     made: Path, domains: list[Domain], name: str
 ) -> None:
     kwargs = {**domains[1].env_kwargs, "split": "test"}
@@ -145,37 +148,35 @@ def test_selections_and_returns_are_those_of_playing_alone(
     policy = make_policy(name, env, np.random.default_rng(0))
     record = record_of(made, "other", name)
     for number, seed in enumerate(EPISODES):
-        total = episode_return(env, policy, seed)
-        assert record.figures["return"][0, number] == pytest.approx(total, rel=1e-6)
+        total = play_episode(env, policy, seed).total_return
+        assert record.measures["return"][0, number] == pytest.approx(total, rel=1e-6)
         rows = record.rows[0, number].tolist()
         assert [row for row in rows if row >= 0] == selection_env(env).picked
 
 
-def test_agents_play_as_they_do_alone_in_their_own_environment(
+def test_agents_play_in_their_own_environment(
     made: Path, domains: list[Domain], agents_folder: Path
 ) -> None:
     agent = Navigator.load(agents_folder / "navigator" / "made" / "seed-10")
     env = make("OGS-Custom-v0", domains[0].env_kwargs)
     record = record_of(made, "made", "navigator")
     for number, seed in enumerate(EPISODES):
-        total = episode_return(env, agent, seed)
-        assert record.figures["return"][1, number] == pytest.approx(total, rel=1e-6)
+        total = play_episode(env, agent, seed).total_return
+        assert record.measures["return"][1, number] == pytest.approx(total, rel=1e-6)
         rows = record.rows[1, number].tolist()
         assert [row for row in rows if row >= 0] == selection_env(env).picked
     modest = record_of(made, "made", "modest")
     assert modest.rows.shape == (1, len(EPISODES), 6)
     # Its own reward was the domain's alone, but it is judged as everyone is.
-    parts = modest.figures["domain_gain"] - modest.figures["cost"]
-    assert modest.played.env_kwargs == {**domains[0].env_kwargs, "budget": 6}
-    np.testing.assert_allclose(modest.figures["return"], parts, rtol=1e-5)
+    parts = modest.measures["domain_gain"] - modest.measures["cost"]
+    assert modest.identity.env_kwargs == {**domains[0].env_kwargs, "budget": 6}
+    np.testing.assert_allclose(modest.measures["return"], parts, rtol=1e-5)
 
 
-def test_figures_are_sums_of_what_the_environment_says(
-    made: Path, domains: list[Domain]
-) -> None:
+def test_measures_are_sums_over_the_episode(made: Path, domains: list[Domain]) -> None:
     env = make("OGS-Custom-v0", domains[0].env_kwargs)
     policy = make_policy("greedy", env, np.random.default_rng(0))
-    figures = record_of(made, "made", "greedy").figures
+    figures = record_of(made, "made", "greedy").measures
     observation, info = env.reset(seed=EPISODES[2])
     steps, over = [], False
     while not over:
@@ -190,41 +191,41 @@ def test_figures_are_sums_of_what_the_environment_says(
     assert (figures["seconds"] > 0).all()
 
 
-def test_what_is_there_is_not_played_again(
+def test_existing_records_are_not_played_again(
     results: Path, domains: list[Domain], agents_folder: Path
 ) -> None:
     before = files_of(results)
     lost = results / "selections" / "other" / "random.safetensors"
     kept = read_record(lost)
     lost.unlink()
-    play(domains, PLAYERS, find_agents(agents_folder), EPISODES, results)
+    play(domains, POLICIES, find_agents(agents_folder), EPISODES, results)
     after = files_of(results)
     assert {file for file in before if before[file] != after[file]} == {lost}
     again = read_record(lost)
     np.testing.assert_array_equal(again.rows, kept.rows)
-    for name in set(FIGURES) - {"seconds"}:
-        np.testing.assert_array_equal(again.figures[name], kept.figures[name])
+    for name in set(MEASURES) - {"seconds"}:
+        np.testing.assert_array_equal(again.measures[name], kept.measures[name])
 
 
-def test_agents_trained_anew_are_played_anew(
+def test_retrained_agents_are_played_again(
     results: Path, domains: list[Domain], agents_folder: Path, tmp_path: Path
 ) -> None:
     before = files_of(results)
     folder = shutil.copytree(agents_folder, tmp_path / "agents")
     shutil.rmtree(folder / "navigator" / "other")
     save_agent(folder / "navigator", "other", 1)
-    play(domains, PLAYERS, find_agents(folder), EPISODES, results)
+    play(domains, POLICIES, find_agents(folder), EPISODES, results)
     after = files_of(results)
     changed = {file.stem for file in before if before[file] != after[file]}
     assert changed == {"navigator", "navigator-from-other"}
-    assert record_of(results, "other", "navigator").played.seeds == [1]
+    assert record_of(results, "other", "navigator").identity.seeds == [1]
     assert (
         before[results / "selections" / "made" / "navigator.safetensors"]
         == (after[results / "selections" / "made" / "navigator.safetensors"])
     )
 
 
-def test_a_selector_without_texts_is_told_and_left_out(
+def test_a_selector_without_texts_is_skipped_with_a_note(
     domains: list[Domain], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ["dsir", "dsir/stream", "greedy", "oracle"]
@@ -235,7 +236,7 @@ def test_a_selector_without_texts_is_told_and_left_out(
     assert {file.stem for file in files_of(tmp_path)} == {"greedy", "oracle"}
 
 
-def test_a_folder_that_cannot_be_written_is_told(
+def test_a_folder_that_cannot_be_written_raises(
     domains: list[Domain], tmp_path: Path
 ) -> None:
     (tmp_path / "out").write_text("mine")
@@ -243,7 +244,7 @@ def test_a_folder_that_cannot_be_written_is_told(
         play(domains, ["greedy"], [], EPISODES[:2], tmp_path / "out")
 
 
-def test_the_names_are_every_selector_both_ways() -> None:
+def test_selector_names_have_both_variants() -> None:
     names = selector_names()
     assert len(set(names)) == len(names)
     assert {"greedy", "greedy/stream", "greedy-threshold", "oracle"} <= set(names)
@@ -253,7 +254,7 @@ def test_the_names_are_every_selector_both_ways() -> None:
 # Verifying
 
 
-def test_verify_finds_everything_right(made: Path) -> None:
+def test_verify_passes(made: Path) -> None:
     lines = list(verify(made))
     assert len(lines) == len(files_of(made)) + 1
     assert all(line.startswith("OK ") for line in lines)
@@ -279,7 +280,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 def test_verify_finds_a_changed_figure(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cost = record_of(results, "made", "navigator").figures["cost"]
+    cost = record_of(results, "made", "navigator").measures["cost"]
     found = cost[1, 3]
     cost[1, 3] += 0.01
     change(results, "made/navigator", "cost", cost)
@@ -301,7 +302,7 @@ def test_verify_finds_a_changed_selection(
     change(results, "other/less", "rows", rows)
     told = refused(capsys, "--verify", results)
     assert told.startswith("other less, episode 4 (seed 2000004): return: stored ")
-    stored = f"{record.figures['return'][0, 4]:.6g}"
+    stored = f"{record.measures['return'][0, 4]:.6g}"
     assert f"stored {stored}, found " in told
     assert not told.endswith(stored)
 
@@ -316,7 +317,7 @@ def test_verify_finds_a_row_that_is_never_dealt(
     change(results, "made/oracle", "rows", rows)
     assert refused(capsys, "--verify", results) == (
         f"made oracle, episode 0 (seed 2000000): rows: stored {rows[0, 0, 2]} as pick "
-        "3 of 10, found on no later table"
+        "3 of 10, found on no later slate"
     )
 
 
@@ -373,11 +374,11 @@ def test_verify_finds_a_lost_record(
             lambda file: change(
                 file.parents[2], "made/less", "rows", np.zeros((2, 5, 10), np.int16)
             ),
-            "tensor 'rows' is int16 (2, 5, 10), expected whole numbers (1, 5, budget)",
+            "tensor 'rows' is int16 (2, 5, 10), expected integers (1, 5, budget)",
         ),
     ],
 )
-def test_a_damaged_record_is_told(
+def test_a_damaged_record_raises(
     results: Path, capsys: pytest.CaptureFixture[str], damage, message: str
 ) -> None:
     file = results / "selections" / "made" / "less.safetensors"
@@ -390,10 +391,52 @@ def test_a_damaged_record_is_told(
 
 def test_a_record_opens_registered_environments_alone(results: Path) -> None:
     record = record_of(results, "made", "less")
-    played = replace(record.played, env="antigravity:OGS-Medical-v0")
-    Record(played, record.rows, record.figures).write(results)
+    played = replace(record.identity, env="antigravity:OGS-Medical-v0")
+    Record(played, record.rows, record.measures).write(results)
     with pytest.raises(InputError, match="unknown environment 'antigravity:OGS"):
         list(verify(results))
+
+
+# Users' policies
+
+
+def first_valid(observation: dict, info: dict, env: gymnasium.Env) -> int:
+    """A user's policy: pick the first candidate that is left."""
+    return int(np.flatnonzero(info["action_mask"])[0])
+
+
+def always_first(observation: dict, info: dict, env: gymnasium.Env) -> int:
+    """A user's policy that knows no masks."""
+    return 0
+
+
+def test_users_policies_enter_the_benchmark(
+    domains: list[Domain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = PPO("MultiInputPolicy", make("OGS-Custom-v0", domains[0].env_kwargs))
+    model.save(tmp_path / "my_model.zip")
+    monkeypatch.chdir(Path(__file__).parent)
+    module = Path(__file__).stem
+    sources = [f"{module}:first_valid", f"{module}:always_first"]
+    policies = find_user_policies([*sources, str(tmp_path / "my_model.zip")])
+    names = [policy.name for policy in policies]
+    assert names == [
+        f"policy/{module}.first_valid",
+        f"policy/{module}.always_first",
+        "policy/my_model",
+    ]
+    folder = tmp_path / "results"
+    for _ in range(2):
+        benchmark(domains[:1], POLICIES, [], EPISODES, folder, policies)
+    kwargs = {**domains[0].env_kwargs, "split": "test"}
+    for name, policy in zip(names, (first_valid, always_first, model), strict=True):
+        record = record_of(folder, "made", name)
+        alone = evaluate(policy, "OGS-Custom-v0", EPISODES, **kwargs)
+        np.testing.assert_allclose(record.measures["return"][0], alone.returns, 1e-5)
+    lines = read_report(folder)["table"]
+    assert set(names) < {line["selector"] for line in lines}
+    assert read_report(folder)["domains"][0]["best"] in POLICIES
+    assert len(list(verify(folder))) == len(POLICIES) + len(names) + 1
 
 
 # The report
@@ -401,7 +444,7 @@ def test_a_record_opens_registered_environments_alone(results: Path) -> None:
 
 def by_hand(selector: str, values: list[float], seeds: list[int] | None = None):
     seeds = seeds or []
-    played = Played(
+    played = Identity(
         domain="here",
         selector=selector,
         env="OGS-Custom-v0",
@@ -413,7 +456,7 @@ def by_hand(selector: str, values: list[float], seeds: list[int] | None = None):
         agents=["" for _ in seeds],
     )
     runs = len(values)
-    figures = {name: np.zeros((runs, 4), np.float32) for name in FIGURES}
+    figures = {name: np.zeros((runs, 4), np.float32) for name in MEASURES}
     figures["return"] += np.array(values, np.float32)[:, None]
     return Record(played, np.zeros((runs, 4, 3), np.int16), figures)
 
@@ -473,7 +516,7 @@ def test_without_oracle_and_greedy_their_figures_are_unknown() -> None:
     assert "| less | 4.00 | 4.00 to 4.00 |  |  |" in markdown(found)
 
 
-def test_where_the_oracle_is_not_above_there_is_no_gap() -> None:
+def test_without_room_there_is_no_gap() -> None:
     found = report([by_hand("less", [4.0]), by_hand("oracle", [4.0])])
     assert found["domains"][0]["room"] == 0.0
     assert {line["gap_closed"] for line in found["table"]} == {None}
@@ -481,31 +524,31 @@ def test_where_the_oracle_is_not_above_there_is_no_gap() -> None:
 
 def test_the_table_is_made_of_the_records(made: Path) -> None:
     told = read_report(made)
-    greedy = record_of(made, "made", "greedy").figures["return"].astype(float)
+    greedy = record_of(made, "made", "greedy").measures["return"].astype(float)
     [line] = [
         one
         for one in told["table"]
         if (one["domain"], one["selector"]) == ("made", "navigator")
     ]
     record = record_of(made, "made", "navigator")
-    scores = record.figures["return"].astype(float)
+    scores = record.measures["return"].astype(float)
     assert line["return_iqm"] == pytest.approx(interquartile_mean([scores]), abs=1e-4)
     assert line["interval"] == pytest.approx(interval([scores]), abs=1e-4)
     better = probability_of_improvement([scores], [greedy])
     assert line["improvement_over_greedy"] == pytest.approx(better, abs=1e-4)
     for name in ("domain_gain", "anchor_change", "cost", "test_change"):
-        assert line[name] == pytest.approx(record.figures[name].mean(), abs=1e-4)
+        assert line[name] == pytest.approx(record.measures[name].mean(), abs=1e-4)
     assert line["milliseconds"] > 0
 
 
-def test_the_aggregate_is_of_those_who_played_everywhere(made: Path) -> None:
+def test_the_aggregate_has_policies_of_all_domains(made: Path) -> None:
     told = read_report(made)
     found = {line["selector"]: line for line in told["aggregate"]}
-    assert set(found) == {*PLAYERS, "navigator"}
+    assert set(found) == {*POLICIES, "navigator"}
     scores = []
     for head in told["domains"]:
         record = record_of(made, head["domain"], "navigator")
-        scores.append(record.figures["return"].astype(float) / head["oracle_iqm"])
+        scores.append(record.measures["return"].astype(float) / head["oracle_iqm"])
     line = found["navigator"]
     assert line["iqm"] == pytest.approx(interquartile_mean(scores), abs=1e-4)
     assert line["interval"] == pytest.approx(interval(scores), abs=1e-4)
@@ -563,6 +606,9 @@ def test_the_summary_needs_no_torch_and_no_environment(made: Path) -> None:
         (["--selectors", "gredy"], "unknown selector 'gredy'; did you mean greedy"),
         (["--selectors", "oracle/stream"], "unknown selector 'oracle/stream'"),
         (["--episodes", "1"], "--episodes 1: expected 2 to 10000"),
+        (["--policy", "first_valid"], "policy first_valid: expected MODULE:NAME"),
+        (["--policy", "no_such:first"], "policy no_such:first: cannot be imported"),
+        (["--policy", "nowhere.zip"], "policy nowhere.zip: cannot be loaded"),
         (["--agents", "nowhere"], "nowhere: holds no trained agents; expected KIND/"),
         (["--verify", "nowhere"], "nowhere/benchmark.json: no such file"),
         (["--summary", "--out", "nowhere"], "nowhere/benchmark.json: no such file"),
@@ -587,19 +633,17 @@ def test_records_of_other_episodes_are_not_mixed(
         play(domains, ["greedy"], [], EPISODES[:3], results)
     assert files_of(results) == before
     record = record_of(results, "made", "less")
-    Record(replace(record.played, first_seed=7), record.rows, record.figures).write(
+    Record(replace(record.identity, first_seed=7), record.rows, record.measures).write(
         results
     )
     with pytest.raises(InputError, match=r"made less: was played on 5 .* from seed 7"):
         report(read_records(results))
 
 
-def test_agents_that_are_not_what_they_seem_are_told(
-    domains: list[Domain], tmp_path: Path
-) -> None:
+def test_agents_that_do_not_fit_raise(domains: list[Domain], tmp_path: Path) -> None:
     save_agent(tmp_path / "a" / "navigator", "made", 0)
     shutil.copytree(tmp_path / "a" / "navigator" / "made", tmp_path / "a" / "n" / "you")
-    with pytest.raises(InputError, match="was trained on 'made', but lies among"):
+    with pytest.raises(InputError, match="was trained on 'made', but is in the"):
         find_agents(tmp_path / "a")
     save_agent(tmp_path / "b" / "greedy", "made", 0)
     with pytest.raises(InputError, match="greedy: is a selector's name"):
@@ -612,13 +656,13 @@ def test_agents_that_are_not_what_they_seem_are_told(
     agents = find_agents(tmp_path / "d")
     elsewhere = make_bundle(tmp_path / "wide", d=6)
     edit_manifest(elsewhere, name="wide")
-    wide = Domain("wide", "OGS-Custom-v0", {"bundle": str(elsewhere), **GAME})
+    wide = Domain("wide", "OGS-Custom-v0", {"bundle": str(elsewhere), **SIZES})
     with pytest.raises(InputError, match=r"reads 15 columns .* shows 13"):
         play([wide], [], agents, EPISODES, tmp_path / "out")
     edit_manifest(elsewhere, space="another")
     other = make_bundle(tmp_path / "other")
     edit_manifest(other, name="far", space="another")
-    far = Domain("far", "OGS-Custom-v0", {"bundle": str(other), **GAME})
+    far = Domain("far", "OGS-Custom-v0", {"bundle": str(other), **SIZES})
     with pytest.raises(InputError, match="in sketch space 'another'"):
         play([far], [], agents, EPISODES, tmp_path / "out")
 
@@ -645,8 +689,8 @@ def test_the_committed_results_are_of_these_bundles_and_of_a_piece() -> None:
     assert {head["domain"] for head in told["domains"]} == set(DOMAINS)
     digests = {name: bundle_digest(load_bundle(name)) for name in DOMAINS}
     for record in records:
-        assert record.played.bundle == digests[record.played.domain]
-    names = [(one.played.domain, one.played.selector) for one in records]
+        assert record.identity.bundle == digests[record.identity.domain]
+    names = [(one.identity.domain, one.identity.selector) for one in records]
     lines = [(line["domain"], line["selector"]) for line in told["table"]]
     assert sorted(names) == sorted(lines)
     for head in told["domains"]:

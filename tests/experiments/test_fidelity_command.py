@@ -134,7 +134,7 @@ def test_a_bundle_without_own_answers_is_told(capsys, results):
     edit_manifest(folder, name="legal", command="ogs sketch legal")
     assert main(["fidelity", "--terms", "--results", str(results)]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert "legal: has no answers of the model's own" in line
+    assert "legal: lacks the model's own answers" in line
     assert line.endswith("build it again: ogs sketch legal")
 
 

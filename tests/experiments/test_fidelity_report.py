@@ -205,7 +205,7 @@ def test_terms_of_other_subsets_are_refused(bundle, tmp_path):
     assert table(folder).names == sorted(NAMES[:5])
     result_file(folder, NAMES[0], 0).rename(tmp_path / "elsewhere.json")
     result_file(folder, NAMES[0], 1).unlink()
-    with pytest.raises(InputError, match="about other subsets than its runs"):
+    with pytest.raises(InputError, match="of other subsets than its runs"):
         table(folder)
 
 

@@ -254,7 +254,7 @@ def test_what_another_process_has_begun_is_left_alone(study, tmp_path):
 
 def test_texts_that_the_bundle_is_not_made_of_are_refused(medical):
     other = replace(medical.data, pool=medical.data.pool[::-1])
-    with pytest.raises(InputError, match="was made of other texts than the pool has"):
+    with pytest.raises(InputError, match="was built from other texts than"):
         Study(medical.bundle, other, RECIPE)
 
 
@@ -262,7 +262,7 @@ def test_another_model_than_the_bundles_is_refused(medical, tmp_path):
     folder = shutil.copytree(medical.bundle.path, tmp_path / "bundle")
     proxy = medical.bundle.manifest["proxy"] | {"sha256": "0" * 64}
     edit_manifest(folder, proxy=proxy)
-    with pytest.raises(InputError, match="is another model than the bundle's"):
+    with pytest.raises(InputError, match="is not the bundle's model"):
         Study(load_bundle(folder), medical.data, RECIPE)
 
 

@@ -422,7 +422,7 @@ def test_bad_selections(files, tmp_path):
         command(tmp_path / "leak", *files)
     (tmp_path / "out" / "drawn").mkdir(parents=True)
     (tmp_path / "out" / "drawn" / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="of no fine-tuning run"):
+    with pytest.raises(InputError, match="but no fine-tuning run"):
         command(tmp_path / "drawn", *files)
     assert (tmp_path / "out" / "drawn" / "thesis.txt").read_text() == "mine"
 

@@ -83,7 +83,7 @@ class Logged:
 
 @pytest.fixture(scope="module")
 def run(folder, tmp_path_factory):
-    """What `ogs train --wandb` logs where nobody is logged in."""
+    """The folder of a run of `ogs train --wandb` without a login."""
     home = tmp_path_factory.mktemp("home")
     out = tmp_path_factory.mktemp("runs") / "limited"
     plain = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
@@ -119,7 +119,7 @@ def rows(run):
 
 def test_nobody_logged_in_is_offline_without_a_word_to_any_host(run):
     assert run.place.name.startswith("offline-run-")
-    assert "nobody is logged in to W&B" in run.stderr
+    assert "not logged in to W&B" in run.stderr
     assert "looked up" not in run.stderr
     assert [r.exit.exit_code for r in run.records if r.HasField("exit")] == [0]
 
