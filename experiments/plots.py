@@ -56,10 +56,8 @@ def tradeoff(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     _corner(axes, 1, 1, "forgets", "#a04000")
     _corner(axes, 1, 0, "learns nothing", "#606060")
     axes.plot(0, 0, marker="*", markersize=18, color="black", zorder=4)
-    _name(axes, "before", 0, 0, "black", above=True)
+    _name(axes, "before", 0, 0, "black")
     colours = iter(COLOURS * len(points))
-    # Labels alternate between above and below, from the highest point on, so that
-    # labels of close points do not overlap.
     ordered = sorted(points.items(), key=lambda item: -max(y for _, y in item[1]))
     for number, (selector, runs) in enumerate(ordered):
         colour = RANDOM_COLOUR if selector == "random" else next(colours)
@@ -72,10 +70,10 @@ def tradeoff(results: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.plot(x, y, marker=marker, markersize=12, color=colour,
                   markeredgecolor="white", zorder=3)  # fmt: skip
         count = f" ({len(runs)} runs)" if len(runs) > 1 else ""
-        _name(axes, selector + count, x, y, colour, above=number % 2 == 0)
+        _name(axes, selector + count, x, y, colour)
     axes.set_title("What each selection teaches, and what it costs", weight="bold")
     axes.set_xlabel("← learned more      change of the domain's test loss, %")
-    axes.set_ylabel("← kept more      change of the loss on its own answers, %")
+    axes.set_ylabel("← retained more      change of the loss on its own answers, %")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda x, _: f"{x:+.3g}" if abs(x) > 1e-9 else "0")
     axes.grid(alpha=0.25)
@@ -121,19 +119,17 @@ def _corner(axes: Any, x: int, y: int, text: str, colour: str) -> None:
     )
 
 
-def _name(
-    axes: Any, text: str, x: float, y: float, colour: str, *, above: bool
-) -> None:
-    """Write a label above or below a point, with a white outline."""
+def _name(axes: Any, text: str, x: float, y: float, colour: str) -> None:
+    """Write a label to the right of a point, with a white outline."""
     from matplotlib.patheffects import withStroke
 
     axes.annotate(
         text,
         (x, y),
-        xytext=(0, 11 if above else -11),
+        xytext=(11, 0),
         textcoords="offset points",
-        ha="center",
-        va="bottom" if above else "top",
+        ha="left",
+        va="center",
         color=colour,
         weight="bold",
         zorder=5,

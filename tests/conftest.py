@@ -13,12 +13,12 @@ for _name in [*os.environ]:
 
 import pytest
 import torch
-from make_bundle import make_bundle
+from helpers.make_bundle import make_bundle
 
 from ogs_env.bundle import Bundle, load_bundle
 
 if TYPE_CHECKING:
-    from live_bundle import LiveFiles
+    from helpers.live_bundle import LiveFiles
 
 # Two threads on small tensors are many times slower than one.
 torch.set_num_threads(1)
@@ -42,6 +42,6 @@ def folder_without_answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def live_files(tmp_path_factory: pytest.TempPathFactory) -> "LiveFiles":
-    from live_bundle import make_live_bundle  # loads transformers
+    from helpers.live_bundle import make_live_bundle  # loads transformers
 
     return make_live_bundle(tmp_path_factory.mktemp("live"))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_bundle import edit_manifest, make_bundle
+from helpers.make_bundle import edit_manifest, make_bundle
+from helpers.tiny_model import make_tiny_model
 from safetensors.numpy import load_file, save_file
-from tiny_model import make_tiny_model
 
 from ogs_env.cli import COMMANDS, main
 from ogs_env.files import sha256_of

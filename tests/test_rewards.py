@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_bundle import edit_manifest, make_bundle
+from helpers.make_bundle import edit_manifest, make_bundle
 
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.envs.mixture import MixtureEnv

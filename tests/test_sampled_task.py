@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env, data_equivalence
-from make_bundle import edit_manifest, make_bundle
+from helpers.make_bundle import edit_manifest, make_bundle
 from safetensors.numpy import load_file, save_file
 
 from ogs_env.agents.evaluation import play_episode

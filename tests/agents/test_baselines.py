@@ -5,8 +5,8 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-from edited_bundle import Columns, edited
-from make_bundle import make_bundle
+from helpers.edited_bundle import Columns, edited
+from helpers.make_bundle import make_bundle
 from scipy.stats import ks_2samp
 
 from ogs_env.agents.baselines.oracle import OracleSelector

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edited_bundle import Columns, edited
-from make_bundle import make_bundle
+from helpers.edited_bundle import Columns, edited
+from helpers.make_bundle import make_bundle
 from scipy.optimize import minimize_scalar, nnls
 
 from ogs_env.agents.baselines import craig

@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from make_bundle import make_bundle
+from helpers.make_bundle import make_bundle
 from stable_baselines3.common.callbacks import ConvertCallback
 
 from ogs_env.agents.episodes import REPORT_SEEDS, make, play, play_together

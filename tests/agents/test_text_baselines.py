@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from live_bundle import MAX_TOKENS, LiveFiles
+from helpers.live_bundle import MAX_TOKENS, LiveFiles
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from ogs_env.agents.baselines import reading

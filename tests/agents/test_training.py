@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from make_bundle import edit_manifest, make_bundle
+from helpers.make_bundle import edit_manifest, make_bundle
 
 from ogs_env.agents import deployment
 from ogs_env.agents.callback import Clock

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_sources import write, write_sources
+from helpers.small_sources import write, write_sources
 
 from ogs_env.data.domains import (
     PLANS,

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_sources import WORDS, write_licences
+from helpers.small_sources import WORDS, write_licences
 
 from ogs_env.data.licences import licence_clauses
 from ogs_env.errors import InputError

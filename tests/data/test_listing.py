@@ -2,7 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from make_bundle import edit_manifest
+from helpers.make_bundle import edit_manifest
 
 from ogs_env.bundle import load_bundle, shipped_bundles
 from ogs_env.cli import main

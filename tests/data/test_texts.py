@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from live_bundle import LiveFiles
-from make_bundle import edit_manifest, make_bundle
-from small_sources import write, write_sources
+from helpers.live_bundle import LiveFiles
+from helpers.make_bundle import edit_manifest, make_bundle
+from helpers.small_sources import write, write_sources
 
 from ogs_env.bundle import ROLES, Bundle, load_bundle
 from ogs_env.data.domains import DomainData, real_domain

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from small_sources import write_wordnet
+from helpers.small_sources import write_wordnet
 
 from ogs_env.data import wordnet as module
 from ogs_env.data.wordnet import wordnet

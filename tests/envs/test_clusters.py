@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.make_bundle import make_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_bundle import make_bundle
 
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.envs import clusters as module

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import data_equivalence
-from live_bundle import LiveFiles
+from helpers.live_bundle import LiveFiles
 
 from ogs_env.envs.selection import STALL_LIMIT, SelectionEnv
 from ogs_env.errors import InputError

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env, data_equivalence
+from helpers.make_bundle import make_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_bundle import make_bundle
 
 from ogs_env.bundle import Bundle
 from ogs_env.envs.mixture import MixtureEnv

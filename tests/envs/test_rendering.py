@@ -10,9 +10,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from helpers.make_bundle import edit_manifest, make_bundle
 from hypothesis import given
 from hypothesis import strategies as st
-from make_bundle import edit_manifest, make_bundle
 
 from ogs_env.envs import figures
 from ogs_env.envs.mixture import MixtureEnv

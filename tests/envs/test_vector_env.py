@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from helpers.make_bundle import make_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_bundle import make_bundle
 
 import ogs_env
 from ogs_env import gram

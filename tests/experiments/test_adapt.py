@@ -10,8 +10,8 @@ import subprocess
 import itables
 import numpy as np
 import pytest
-from easy_samples import colours, sums
-from tiny_model import make_tiny_model
+from helpers.easy_samples import colours, sums
+from helpers.tiny_model import make_tiny_model
 
 from ogs_env.bundle import load_bundle
 from ogs_env.data.samples import Sample, write_samples

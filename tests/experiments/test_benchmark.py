@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from make_bundle import edit_manifest, make_bundle
+from helpers.make_bundle import edit_manifest, make_bundle
 from matplotlib import image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file

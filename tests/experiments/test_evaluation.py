@@ -2,8 +2,8 @@ import random
 
 import pytest
 import torch
-from easy_samples import colours, sums
-from tiny_model import make_tiny_model
+from helpers.easy_samples import colours, sums
+from helpers.tiny_model import make_tiny_model
 
 from ogs_env.data.pairs import Pair, solution_pairs
 from ogs_env.data.samples import Sample

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_study import NAMES, made_list
-from make_bundle import edit_manifest, make_bundle
+from helpers.made_study import NAMES, made_list
+from helpers.make_bundle import edit_manifest, make_bundle
 
 from ogs_env import bundle as bundles
 from ogs_env.bundle import load_bundle

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_study import made_list, write_list
-from make_bundle import edit_manifest, make_bundle
+from helpers.made_study import made_list, write_list
+from helpers.make_bundle import edit_manifest, make_bundle
 from scipy import stats
 
 from ogs_env.bundle import Bundle, load_bundle

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.made_study import BEFORE, KINDS, NAMES, PAIRS, made_list
+from helpers.make_bundle import edit_manifest, make_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from made_study import BEFORE, KINDS, NAMES, PAIRS, made_list
-from make_bundle import edit_manifest, make_bundle
 from matplotlib import image
 from scipy import stats
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_bundle import edit_manifest
-from plain_training import mean_loss, plain_training, token_losses
-from small_sources import write_sources
-from tiny_model import make_tiny_model
+from helpers.make_bundle import edit_manifest
+from helpers.plain_training import mean_loss, plain_training, token_losses
+from helpers.small_sources import write_sources
+from helpers.tiny_model import make_tiny_model
 
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.data.domains import DomainData, real_domain

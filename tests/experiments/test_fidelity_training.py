@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from helpers.plain_training import plain_training, rate_of
+from helpers.tiny_model import make_tiny_model
+from helpers.words import TEXTS
 from hypothesis import given
 from hypothesis import strategies as st
-from plain_training import plain_training, rate_of
-from tiny_model import make_tiny_model
-from words import TEXTS
 
 from ogs_env.experiments.fidelity.training import Recipe, fine_tune, learning_rates
 from ogs_env.sketching.encoding import encode

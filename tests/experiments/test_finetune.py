@@ -15,10 +15,10 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from easy_samples import colours, sums
+from helpers.easy_samples import colours, sums
+from helpers.tiny_model import make_tiny_model
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_model import make_tiny_model
 
 from ogs_env.data.pairs import Pair, solution_pairs
 from ogs_env.data.samples import write_samples

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from make_bundle import make_bundle
+from helpers.make_bundle import make_bundle
 from matplotlib.image import imread
 
 from ogs_env.agents.training import TrainSettings, train

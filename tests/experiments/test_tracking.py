@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from make_bundle import make_bundle
+from helpers.make_bundle import make_bundle
 
 from ogs_env.agents.training import TrainSettings
 from ogs_env.cli import main

@@ -2,7 +2,7 @@ import argparse
 import json
 
 import pytest
-from make_bundle import make_bundle
+from helpers.make_bundle import make_bundle
 
 from ogs_env.agents.deployment import AgentSelector
 from ogs_env.errors import InputError

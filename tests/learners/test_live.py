@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from live_bundle import MAX_TOKENS, LiveFiles
+from helpers.live_bundle import MAX_TOKENS, LiveFiles
 from safetensors.numpy import load_file, save_file
 from torch.nn.functional import cross_entropy
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.make_bundle import edit_manifest, make_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_bundle import edit_manifest, make_bundle
 from safetensors.numpy import load_file, save_file
 
 from ogs_env import gram

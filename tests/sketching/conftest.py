@@ -1,5 +1,5 @@
 import pytest
-from tiny_model import make_tiny_model
+from helpers.tiny_model import make_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_model import make_tiny_model
+from helpers.tiny_model import make_tiny_model
 
 from ogs_env.data.records import Turn
 from ogs_env.data.samples import Sample

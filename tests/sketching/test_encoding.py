@@ -4,9 +4,9 @@ import datetime
 
 import pytest
 import torch
+from helpers.tiny_model import make_tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_model import make_tiny_model
 from tokenizers import Tokenizer, models
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.words import TEXTS
 from transformers import (
     AutoModelForCausalLM,
     JambaConfig,
@@ -9,7 +10,6 @@ from transformers import (
     PreTrainedConfig,
     RwkvConfig,
 )
-from words import TEXTS
 
 from ogs_env.errors import InputError
 from ogs_env.sketching.encoding import Encoded, collate, encode

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from tiny_model import make_tiny_model
+from helpers.tiny_model import make_tiny_model
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from words import WORDS
+from helpers.words import WORDS
 
 from ogs_env.cli import main
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_model import make_tiny_model
+from helpers.words import WORDS
 from safetensors.numpy import load_file
-from tiny_model import make_tiny_model
 from torch.nn.functional import cross_entropy
-from words import WORDS
 
 from ogs_env.bundle import ANSWERS, MEASURED, OFF_DOMAIN, ROLES
 from ogs_env.data.domains import DomainData

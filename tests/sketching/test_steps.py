@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from helpers.words import TEXTS as SAMPLES
 from torch.nn.functional import cross_entropy
-from words import TEXTS as SAMPLES
 
 from ogs_env.sketching import steps
 from ogs_env.sketching.encoding import Encoded, encode

@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
+from helpers.words import TEXTS
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
-from words import TEXTS
 
 from ogs_env.sketching.encoding import Encoded, encode
 from ogs_env.sketching.gradients import per_sample_gradients

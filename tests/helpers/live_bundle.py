@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tiny_model import make_tiny_model
-from words import WORDS
 
+from helpers.tiny_model import make_tiny_model
+from helpers.words import WORDS
 from ogs_env.data.domains import DomainData
 from ogs_env.data.samples import Sample, write_samples
 from ogs_env.sketching.settings import SketchSettings

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from make_bundle import edit_manifest, make_bundle
 from safetensors.numpy import load_file, save_file
 
+from helpers.make_bundle import edit_manifest, make_bundle
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.files import read_json, sha256_of
 
