@@ -237,11 +237,11 @@ class _Job:
             write_json(file, dataclasses.asdict(found))
             return found
 
-        what = f"weigh forgetting: to forget {MARGIN:.0%} of what random picks do"
+        what = f"weigh forgetting: at most {MARGIN:.0%} of that of random picks"
         limit: ForgettingLimit = self.stages.do("weigh", what, work)
         print(
-            f"weight {limit.weight:.3g}: greedy selection is foretold to forget "
-            f"{limit.foretold:.1f} %, the limit is {limit.limit:.1f} %",
+            f"weight {limit.weight:.3g}: greedy selection is predicted to forget "
+            f"{limit.predicted:.1f} %, the limit is {limit.limit:.1f} %",
             file=sys.stderr,
         )
         return limit
@@ -274,10 +274,10 @@ class _Job:
         self.stages.do("train", what, work)
 
     def choose(self, environment: Bundle, limit: ForgettingLimit) -> str:
-        """Compare the selectors in the environment; return what deploys.
+        """Compare the selectors in the environment; return the one to deploy.
 
-        By default that is the one whose selections are worth most, of those foretold to
-        forget no more than random picks do.
+        By default, the one of highest value among those whose selections are predicted
+        to forget no more than random picks.
         """
         names = [*_COMPARED, NAVIGATOR]
         selectors = {name: self._selector(name, limit) for name in names}

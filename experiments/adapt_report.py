@@ -91,7 +91,7 @@ def write_report(
             "Selectors in the environment",
             "Value of what each selects from ten random parts of the pool: the fall of "
             "the domain loss less what is forgotten by its weight, points of percent, "
-            "as the environment foretells it, with a 95 % interval (bootstrap over "
+            "as the environment predicts it, with a 95 % interval (bootstrap over "
             "parts).",
             _comparison(comparison, chosen),
         ),

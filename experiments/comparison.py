@@ -1,4 +1,4 @@
-"""Selectors compared by what an environment pays for whole selections."""
+"""Compare selectors by the return of their whole selections in an environment."""
 
 from collections.abc import Mapping
 
@@ -17,10 +17,10 @@ DRAWS = 10
 _PART = 3 / 4
 
 
-def foretold(bundle: Bundle, rows: NDArray[np.integer]) -> dict[str, float]:
-    """Return the reward terms of an episode that makes a selection, added up.
+def predicted_terms(bundle: Bundle, rows: NDArray[np.integer]) -> dict[str, float]:
+    """Return the sums of the reward terms over an episode that makes a selection.
 
-    Without those that are about single samples.
+    Terms of single samples (`orthogonality`, `information`) are those of a skip.
 
     Args:
         bundle: Of an environment.
@@ -62,7 +62,7 @@ def compare(
     for draw, name in tqdm(rounds, desc="selections", leave=False):
         own = np.random.default_rng([seed, draw])
         rows, _ = selectors[name].select(bundle, picks, own, parts[draw])
-        terms = foretold(bundle, rows)
+        terms = predicted_terms(bundle, rows)
         found[name].append((weighted_sum(terms, checked), terms["forgetting"]))
     return {
         name: dict(zip(("value", "forgetting"), np.array(own).T, strict=True))

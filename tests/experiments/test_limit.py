@@ -8,7 +8,7 @@ from helpers.make_bundle import edit_manifest, make_bundle
 
 from ogs_env.agents.baselines.oracle import OracleSelector
 from ogs_env.bundle import Bundle, load_bundle
-from ogs_env.experiments.comparison import compare, foretold
+from ogs_env.experiments.comparison import compare, predicted_terms
 from ogs_env.experiments.limit import MARGIN, forgetting_limit
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import Rewards
@@ -38,7 +38,9 @@ def test_a_selection_is_worth_what_its_episode_pays(environment: Bundle) -> None
     terms = [rewards.pick(int(row)) for row in rows]
     for name in ("domain_gain", "forgetting", "anchor_gain", "conflict"):
         total = sum(term[name] for term in terms)
-        assert foretold(environment, rows)[name] == pytest.approx(total, rel=1e-4)
+        assert predicted_terms(environment, rows)[name] == pytest.approx(
+            total, rel=1e-4
+        )
 
 
 def test_the_least_weight_that_keeps_to_the_limit_is_found(
@@ -49,12 +51,12 @@ def test_the_least_weight_that_keeps_to_the_limit_is_found(
     drawn = [
         rng.choice(len(environment.pool), BUDGET, replace=False) for _ in range(400)
     ]
-    mean = np.mean([foretold(environment, rows)["forgetting"] for rows in drawn])
+    mean = np.mean([predicted_terms(environment, rows)["forgetting"] for rows in drawn])
     assert found.limit == pytest.approx(MARGIN * mean, rel=0.05)
 
-    chosen = foretold(environment, greedy(environment, found.weight))
-    assert chosen["forgetting"] == found.foretold <= found.limit
-    less = foretold(environment, greedy(environment, 0.9 * found.weight))
+    chosen = predicted_terms(environment, greedy(environment, found.weight))
+    assert chosen["forgetting"] == found.predicted <= found.limit
+    less = predicted_terms(environment, greedy(environment, 0.9 * found.weight))
     assert less["forgetting"] > found.limit
     assert less["domain_gain"] > chosen["domain_gain"]
     assert forgetting_limit(environment, BUDGET, seed=0) == found

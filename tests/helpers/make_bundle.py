@@ -3,7 +3,7 @@
 Every sample is a mixture of a few hidden abilities plus noise; a source, the domain
 and each capability have their own mean mixture. Gradients of an ability point in one
 direction at the start and in others at each checkpoint, where the shared "format"
-ability has been learned: so the start foretells the path, but not by its cosines.
+ability has been learned: initial gradients predict later ones, but not by cosines.
 """
 
 import json
