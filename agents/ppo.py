@@ -90,14 +90,18 @@ def _environments(
         The wrapper that charges costs, or None, and the outermost wrapper.
     """
     kwargs = {**settings.env_kwargs, "split": "train"}
-    copies = _copies(settings.env, kwargs, settings.n_envs, info_keywords)
+    environments = _environments_together(
+        settings.env, kwargs, settings.n_envs, info_keywords
+    )
     limit = None
     if settings.cost_limit is not None:
-        limit = CostLimit(copies, settings.cost_limit, settings.multiplier_rate)
-    return limit, VecNormalize(limit or copies, norm_obs=False, gamma=settings.gamma)
+        limit = CostLimit(environments, settings.cost_limit, settings.multiplier_rate)
+    return limit, VecNormalize(
+        limit or environments, norm_obs=False, gamma=settings.gamma
+    )
 
 
-def _copies(
+def _environments_together(
     env: str, kwargs: dict[str, Any], count: int, info_keywords: Sequence[str] | None
 ) -> VecEnv:
     """Make sub-environments, with the native vector environment if there is one."""
