@@ -1,8 +1,8 @@
-"""The main job, from files to a fine-tuned model: the command `ogs adapt`.
+"""From a user's files to a fine-tuned model: the command `ogs adapt`.
 
-The pool becomes an environment. A Navigator is trained there, and what it selects from
-the whole pool is compared with what selectors that read no texts do. The target is
-fine-tuned on the best selection.
+It makes an environment of the pool, trains a Navigator in it, compares the Navigator
+with all selectors that need no texts, and fine-tunes the target on the selection of the
+best one.
 """
 
 import argparse
@@ -39,13 +39,13 @@ AUTO, NAVIGATOR, ORACLE = "auto", "navigator", "oracle"
 FEWEST = 64
 """Samples that make an environment, with a train and a test split."""
 SHOWN = 8
-"""Retention samples of a capability in the environment's infos."""
+"""Retention samples per capability that the environment's infos are measured on."""
 FEWEST_OF_DOMAIN = 8
 """Samples of the domain in dev and in test."""
 ENVIRONMENT = "environment"
 NOTE, COMPARISON, RESULT = "adapt.json", "comparison.json", "result.json"
 LIMIT = "limit.json"
-# The others choose nothing, or need a field or texts.
+# `all` does not select; the others left out need texts or a field of the records.
 _COMPARED = [name for name in SELECTORS if name not in {"all", "metadata", *READERS}]
 
 
@@ -122,7 +122,7 @@ class _Job:
         )
         self.budget = parse_budget(arguments.budget, len(self.data.pool))
         self.compared = self._compared()
-        # Wrong settings are told before hours of work.
+        # Check the settings before hours of work.
         self.tuning = FinetuneSettings(
             model=arguments.model,
             epochs=arguments.epochs,
@@ -194,7 +194,7 @@ class _Job:
                     f"({', '.join(other)}); choose another --out or delete it"
                 )
         else:
-            # A model that cannot be had is told now, not after hours.
+            # A model that cannot be loaded is an error now, not after hours of work.
             if self.arguments.proxy != self.arguments.model:
                 load_model(self.arguments.proxy)
             self._announce()
@@ -213,7 +213,7 @@ class _Job:
 
     def sketch(self) -> Bundle:
         """Make the environment: sketch the pool."""
-        # Retention samples are for infos alone, which choose nothing: a few will do.
+        # Retention samples only serve the environment's infos, so a few are enough.
         few = {name: own[:SHOWN] for name, own in self.data.retention.items()}
         return self.stages.do(
             "sketch",
@@ -227,7 +227,7 @@ class _Job:
         )
 
     def weigh(self, environment: Bundle) -> ForgettingLimit:
-        """Find how much forgetting has to weigh."""
+        """Find the reward weight of `forgetting` that keeps to the limit."""
         file, seed = self.out / LIMIT, self.arguments.seed
 
         def work() -> ForgettingLimit:

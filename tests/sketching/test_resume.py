@@ -36,7 +36,7 @@ def words(tmp_path_factory, tiny_model_folder) -> list[str]:
     folder = tmp_path_factory.mktemp("texts")
     return [
         "sketch",
-        write_lines(folder / "pool.jsonl", 330, 1),
+        write_lines(folder / "pool.jsonl", 270, 1),
         "--domain",
         write_lines(folder / "domain.jsonl", 16, 2),
         "--anchor",
