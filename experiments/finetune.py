@@ -335,7 +335,15 @@ def _resume(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:
         if read_json(started, "note of a fine-tuning run") == run:
             finished = folder / "result.json"
             what = "result; delete it to fine-tune again"
-            return read_object(finished, what) if finished.exists() else None
+            if not finished.exists():
+                return None
+            result = read_object(finished, what)
+            missing = {"selector", "samples", "before", "after"} - set(result)
+            if missing:
+                raise InputError(
+                    f"{finished}: lacks {', '.join(sorted(missing))}; expected a {what}"
+                )
+            return result
         print(
             f"{folder}: other settings, samples or pairs; starting from scratch",
             file=sys.stderr,
