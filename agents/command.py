@@ -85,8 +85,6 @@ def run(arguments: argparse.Namespace) -> None:
             numbers(texts, arguments.rank_by, ids, arguments.texts, **fields)
         )
         agent = f"metadata by {arguments.rank_by}"
-    if (arguments.out / SUMMARY).exists():
-        print(f"{arguments.out}: its selection is replaced", file=sys.stderr)
     selection = select(
         selector,
         bundle,
@@ -95,6 +93,8 @@ def run(arguments: argparse.Namespace) -> None:
         split=arguments.split,
         agent=agent,
     )
+    if (arguments.out / SUMMARY).exists():
+        print(f"{arguments.out}: its selection is replaced", file=sys.stderr)
     selection.save(arguments.out, texts)
     counts = {name: selection.sources.count(name) for name in bundle.sources}
     sources = ", ".join(f"{count} {name}" for name, count in counts.items() if count)

@@ -169,6 +169,14 @@ def make(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     except gymnasium.error.UnregisteredEnv:
         known = [name for name in gymnasium.registry if name.startswith("OGS-")]
         raise unknown_name("environment", env_id, known) from None
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        # Gymnasium appends the call to the constructor's message.
+        [_, name, *_] = str(error).split("'")
+        raise InputError(
+            f"env_kwargs: {env_id} has no argument '{name}'; see its class docstring"
+        ) from None
 
 
 def as_policy(

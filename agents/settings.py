@@ -3,6 +3,7 @@
 `TrainSettings` configures PPO, `ImitationSettings` imitation of the oracle.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -76,6 +77,19 @@ class TrainSettings:
             raise InputError("training needs a limit: give seconds, steps or both")
         if self.seconds is not None and not self.seconds > 0:
             raise InputError(f"seconds is {self.seconds}, expected a positive number")
+        _check_counts(
+            self,
+            {
+                "seed": 0,
+                "n_envs": 1,
+                "n_steps": 1,
+                # PPO normalises the advantages of a minibatch.
+                "batch_size": 2,
+                "n_epochs": 1,
+                "width": 1,
+                "evaluation_episodes": 1,
+            },
+        )
         if self.steps is not None and self.steps < 1:
             raise InputError(f"steps is {self.steps}, expected at least 1")
         if self.algorithm == IMITATION:
@@ -123,10 +137,16 @@ class ImitationSettings:
                 f"algorithm is '{self.algorithm}', ImitationSettings expects "
                 f"'{IMITATION}'; use TrainSettings for PPO"
             )
-        if self.oracle_episodes < 1:
-            raise InputError(
-                f"oracle_episodes is {self.oracle_episodes}, expected at least 1"
-            )
+        least = {"seed": 0, "width": 1, "oracle_episodes": 1, "evaluation_episodes": 1}
+        _check_counts(self, least)
+
+
+def _check_counts(settings: "Settings", least: Mapping[str, int]) -> None:
+    """Check that settings, by name, are not below their least values."""
+    for name, bound in least.items():
+        value = getattr(settings, name)
+        if value < bound:
+            raise InputError(f"{name} is {value}, expected at least {bound}")
 
 
 Settings = TrainSettings | ImitationSettings

@@ -26,9 +26,14 @@ from ogs_env.experiments.comparison import compare
 from ogs_env.experiments.contrasts import contrasts, lines
 from ogs_env.experiments.estimate import estimate
 from ogs_env.experiments.finetune import FinetuneSettings, finetune, table
-from ogs_env.experiments.limit import MARGIN, ForgettingLimit, forgetting_limit
+from ogs_env.experiments.limit import (
+    MARGIN,
+    ForgettingLimit,
+    forgetting_limit,
+    read_limit,
+)
 from ogs_env.experiments.stages import Stages
-from ogs_env.files import read_json, write_json
+from ogs_env.files import read_json, read_object, write_json
 from ogs_env.selection import Selection, parse_budget, select
 from ogs_env.sketching.command import add_data_arguments, own_data
 from ogs_env.sketching.proxy import load_model
@@ -133,6 +138,10 @@ class _Job:
         )
         if arguments.agent not in (AUTO, NAVIGATOR):
             load_selector(arguments.agent)
+        if arguments.train_steps < 1:
+            raise InputError(
+                f"--train-steps: {arguments.train_steps}; expected 1 or more"
+            )
         self._check_sizes()
         # Gradients of the untouched model tell what a selection does about as well as
         # those of a trajectory do (`ogs fidelity`), at a third of the time. They must
@@ -186,7 +195,7 @@ class _Job:
         }
         file = self.out / NOTE
         if file.exists():
-            known = read_json(file, "note of a run of `ogs adapt`")
+            known = read_object(file, "note of a run of `ogs adapt`")
             other = [key for key in given if known.get(key) != given[key]]
             if other:
                 raise InputError(
@@ -232,7 +241,7 @@ class _Job:
 
         def work() -> ForgettingLimit:
             if file.exists():
-                return ForgettingLimit(**read_json(file, "limit on what is forgotten"))
+                return read_limit(file)
             found = forgetting_limit(environment, self.budget, seed)
             write_json(file, dataclasses.asdict(found))
             return found
@@ -284,7 +293,7 @@ class _Job:
         asked = self.budget, self.arguments.seed, limit.weights
         found = self.stages.do(
             "compare",
-            f"compare {len(selectors)} selectors by what the environment pays",
+            f"compare {len(selectors)} selectors by the predicted value of selections",
             lambda: compare(environment, selectors, *asked),
         )
         summary = {

@@ -49,7 +49,7 @@ def compare(
         weights: Of the reward terms; those not named keep the bundle's default.
 
     Returns:
-        By name `value`, what an episode that makes the selection pays in each draw
+        By name `value`, the return of an episode with that selection, by draw
         (`DRAWS`,), and `forgetting`, the term of that name; points of percent.
     """
     size = max(1, round(_PART * len(bundle.pool)))

@@ -22,7 +22,7 @@ from ogs_env.data.domains import ANCHORS, domains, load_anchor
 from ogs_env.data.pairs import Pair, grammar_file, grammar_pairs, solution_pairs
 from ogs_env.data.samples import Sample, check_disjoint, read_samples
 from ogs_env.errors import InputError, unknown_name
-from ogs_env.files import read_json, write_json, written_by_library
+from ogs_env.files import read_json, read_object, write_json, written_by_library
 from ogs_env.learners.fitted import LAYERS
 from ogs_env.selection import LINES, SUMMARY, Selection
 
@@ -334,7 +334,16 @@ def _resume(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:
     if started.exists():
         if read_json(started, "note of a fine-tuning run") == run:
             finished = folder / "result.json"
-            return read_json(finished, "result") if finished.exists() else None
+            what = "result; delete it to fine-tune again"
+            if not finished.exists():
+                return None
+            result = read_object(finished, what)
+            missing = {"selector", "samples", "before", "after"} - set(result)
+            if missing:
+                raise InputError(
+                    f"{finished}: lacks {', '.join(sorted(missing))}; expected a {what}"
+                )
+            return result
         print(
             f"{folder}: other settings, samples or pairs; starting from scratch",
             file=sys.stderr,

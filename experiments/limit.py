@@ -6,13 +6,16 @@ greedy selection forgets; bisection finds the least weight that keeps to the lim
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 
 from ogs_env.agents.baselines.oracle import OracleSelector
 from ogs_env.bundle import Bundle
+from ogs_env.errors import InputError
 from ogs_env.experiments.comparison import predicted_terms
+from ogs_env.files import read_object
 from ogs_env.seeding import named_rng
 
 MARGIN = 0.85
@@ -48,6 +51,21 @@ class ForgettingLimit:
     def weights(self) -> Mapping[str, float]:
         """The weights of reward terms that are not the bundle's default."""
         return {"forgetting": self.weight}
+
+
+def read_limit(file: Path) -> ForgettingLimit:
+    """Read a limit from JSON.
+
+    Raises:
+        InputError: If the file is missing or damaged.
+    """
+    remedy = "delete it and run the command again"
+    values = read_object(file, f"limit on forgetting; {remedy}")
+    names = [field.name for field in fields(ForgettingLimit)]
+    numbers = all(isinstance(value, int | float) for value in values.values())
+    if set(values) != set(names) or not numbers:
+        raise InputError(f"{file}: expected the numbers {', '.join(names)}; {remedy}")
+    return ForgettingLimit(**values)
 
 
 def forgetting_limit(bundle: Bundle, budget: int, seed: int) -> ForgettingLimit:

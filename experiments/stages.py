@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ogs_env.files import read_json, write_json
+from ogs_env.errors import InputError
+from ogs_env.files import read_object, write_json
 
 
 class Stages:
@@ -15,14 +16,22 @@ class Stages:
     Args:
         folder: Folder of `seconds.json`, the durations by stage.
         count: Number of stages.
+
+    Raises:
+        InputError: If the durations there are damaged.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
         self._file = folder / "seconds.json"
-        known = self._file.exists()
-        self.seconds: dict[str, float] = (
-            read_json(self._file, "note of the stages") if known else {}
-        )
+        self.seconds: dict[str, float] = {}
+        if self._file.exists():
+            what = "note of durations; delete it to measure them again"
+            self.seconds = read_object(self._file, what)
+            if not all(isinstance(own, int | float) for own in self.seconds.values()):
+                raise InputError(
+                    f"{self._file}: expected seconds by stage; delete it to measure "
+                    "them again"
+                )
         self._number, self._count = 0, count
 
     def do(self, name: str, what: str, work: Callable[[], Any]) -> Any:

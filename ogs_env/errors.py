@@ -21,7 +21,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
         known: All valid names.
     """
     choices = sorted(known)
-    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), choices, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else ""
     return InputError(
         f"unknown {kind} '{name}'; {hint or 'known: ' + ', '.join(choices)}"

@@ -113,6 +113,19 @@ def read_json(path: Path, what: str) -> Any:
         raise InputError(f"{path}: is no JSON ({error}); expected a {what}") from None
 
 
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON file that holds an object; arguments and errors are `read_json`'s.
+
+    Raises:
+        InputError: If it is missing, no JSON, or another JSON value than an object.
+    """
+    value = read_json(path, what)
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        raise InputError(f"{path}: holds a JSON {kind}; expected a {what}")
+    return value
+
+
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file's bytes as 64 hex digits."""
     with path.open("rb") as file:

@@ -248,6 +248,8 @@ def checked_weights(
     Raises:
         InputError: For a name that is no term, or a weight that is no finite number.
     """
+    if not isinstance(given, Mapping | None):
+        raise InputError(f"reward_weights: {given!r}; expected a weight for each name")
     answers = bundle.manifest.get("answers") or {"kind": REFERENCE}
     weights = dict(DEFAULT_WEIGHTS[answers["kind"]])
     for name, weight in (given or {}).items():

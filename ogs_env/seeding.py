@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ogs_env.errors import InputError
+
 # Published results depend on these numbers. A new purpose takes a new one; two that
 # share a number draw the same numbers from the same seed.
 STREAMS = {
@@ -32,8 +34,13 @@ def named_rng(seed: int, name: str, *keys: int) -> np.random.Generator:
     """Return the generator of a seed for one purpose.
 
     Args:
-        seed: The user's seed.
+        seed: The user's seed, 0 or more.
         name: The purpose, a key of `STREAMS`.
         keys: Further numbers, such as a sample's id, for generators within a purpose.
+
+    Raises:
+        InputError: If the seed is negative.
     """
+    if seed < 0:
+        raise InputError(f"seed: {seed}; expected a whole number, 0 or more")
     return np.random.default_rng([seed, STREAMS[name], *keys])

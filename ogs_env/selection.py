@@ -172,6 +172,8 @@ def select(
         bundle = load_bundle(bundle)
     part = bundle.split(split)
     count = parse_budget(str(budget), len(part))
+    if seed < 0:
+        raise InputError(f"seed: {seed}; expected a whole number, 0 or more")
     order, scores = selector.select(bundle, count, np.random.default_rng(seed), part)
     pool = bundle.pool
     names = bundle.sources

@@ -24,7 +24,7 @@ from ogs_env.bundle import (
 from ogs_env.data.domains import DomainData
 from ogs_env.data.samples import Sample, check_disjoint
 from ogs_env.errors import InputError, unknown_name
-from ogs_env.files import read_json, write_json
+from ogs_env.files import read_json, read_object, write_json
 from ogs_env.sketching.answers import encode_answer, own_answers, padded
 from ogs_env.sketching.chat import TEMPLATE_DATE, reads_clock
 from ogs_env.sketching.encoding import encode
@@ -82,7 +82,7 @@ def sketch(
     check(data, settings)
     request = _request(data, settings)
     if (folder / MANIFEST).exists():
-        if read_json(folder / MANIFEST, "bundle manifest").get("request") == request:
+        if read_object(folder / MANIFEST, "bundle manifest").get("request") == request:
             # A run killed after its last file may leave this folder.
             shutil.rmtree(folder / _BUILD, ignore_errors=True)
             print(f"{folder}: is complete already", file=sys.stderr)

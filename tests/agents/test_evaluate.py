@@ -158,6 +158,8 @@ def test_wrong_input(env: gymnasium.Env, kwargs: dict[str, Any]) -> None:
         evaluate("greedy", "OGS-Custm-v0", SEEDS, **kwargs)
     with pytest.raises(InputError, match="expected a callable"):
         as_policy(7, env, np.random.default_rng(0))
+    with pytest.raises(InputError, match="env_kwargs: OGS-Medical-v0 has no argument"):
+        evaluate("greedy", "OGS-Medical-v0", range(1), hands=3)
 
 
 def test_importing_the_package_imports_no_torch() -> None:

@@ -18,6 +18,8 @@ from ogs_env.errors import InputError
         ),
         ({"render_mode": "rgb"}, "unknown render mode 'rgb'; did you mean rgb_array"),
         ({"reward_weights": {"gain": 1}}, "unknown reward term 'gain'"),
+        ({"reward_weights": 3}, "reward_weights: 3; expected a weight for each name"),
+        ({"split": 3}, "unknown split '3'; known: all, test, train"),
         ({"budget": 0}, "budget: 0; expected at least 1"),
         ({"num_slates": 2.0}, r"num_slates: 2\.0; expected a whole number"),
         ({"slate_size": True}, "slate_size: True; expected a whole number"),

@@ -191,6 +191,8 @@ def test_the_report_opens_offline_and_its_table_sorts(chromium, finished, tmp_pa
         (("--compare", "all"), "unknown selector to compare with 'all'"),
         (("--draws", "0"), "--draws: 0; expected at least 1"),
         (("--epochs", "0"), "epochs: 0 is too small"),
+        (("--train-steps", "0"), "--train-steps: 0; expected 1 or more"),
+        (("--seed", "-1"), "seed: -1; expected a whole number, 0 or more"),
         (("--proxy", "nomodel"), "unknown model 'nomodel'; known: smollm2"),
         (("--model", "nomodel"), "unknown model 'nomodel'; known: smollm2"),
     ],
@@ -206,6 +208,13 @@ def test_bad_options_are_told_before_anything_is_written(
 def test_a_folder_of_other_settings_is_refused(files, finished):
     with pytest.raises(InputError, match=r"other settings \(.*budget.*\); choose"):
         run(arguments(files, finished, "--budget", "13"))
+
+
+def test_a_damaged_note_of_a_run_is_told(files, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "adapt.json").write_text("[]")
+    with pytest.raises(InputError, match=r"adapt.json: holds a JSON list; expected a"):
+        run(arguments(files, tmp_path / "run"))
 
 
 def test_a_pool_too_small_is_told(files, tmp_path):

@@ -448,3 +448,12 @@ def test_real_model_learns(tmp_path):
     assert result["training_loss"][-1] < result["training_loss"][0] - 0.5
     # A trained model finds plain English likely, an untrained one (10.8) does not.
     assert result["before"]["retention"]["per_sample"] < 5
+
+
+@pytest.mark.parametrize("text", ["[]", "{}"])
+def test_a_damaged_result_is_one_clear_error(settings, tmp_path, text):
+    few = TRAINED[:4], TEST[:2], RETENTION[:2], replace(settings, epochs=1)
+    finetune(*few, tmp_path / "run")
+    (tmp_path / "run" / "result.json").write_text(text)
+    with pytest.raises(InputError, match=r"result.json: .*; delete it to fine-tune"):
+        finetune(*few, tmp_path / "run")

@@ -8,8 +8,9 @@ from helpers.make_bundle import edit_manifest, make_bundle
 
 from ogs_env.agents.baselines.oracle import OracleSelector
 from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.errors import InputError
 from ogs_env.experiments.comparison import compare, predicted_terms
-from ogs_env.experiments.limit import MARGIN, forgetting_limit
+from ogs_env.experiments.limit import MARGIN, forgetting_limit, read_limit
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import Rewards
 
@@ -80,3 +81,19 @@ def test_selectors_are_compared_with_the_given_weights(environment: Bundle) -> N
     np.testing.assert_allclose(
         plain["value"] - found["value"], 2 * found["forgetting"], atol=1e-9
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1]",
+        '{"weight": 1,',
+        '{"weight": 1, "limit": 1}',
+        '{"weight": "a", "limit": 1, "predicted": 1}',
+        '{"weight": 1, "limit": 1, "forecast": 1}',
+    ],
+)
+def test_a_damaged_limit_is_one_clear_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "limit.json").write_text(text)
+    with pytest.raises(InputError, match=r"limit.json: .*expected .*; delete it"):
+        read_limit(tmp_path / "limit.json")

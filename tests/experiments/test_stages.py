@@ -20,3 +20,10 @@ def test_a_stage_that_fails_is_not_noted(tmp_path):
     with pytest.raises(InputError):
         stages.do("train", "train", lambda: (_ for _ in ()).throw(InputError("no")))
     assert not (tmp_path / "seconds.json").exists()
+
+
+@pytest.mark.parametrize("text", ["[]", '{"sketch": "long"}'])
+def test_damaged_durations_are_one_clear_error(tmp_path, text):
+    (tmp_path / "seconds.json").write_text(text)
+    with pytest.raises(InputError, match=r"seconds.json: .*; delete it to measure"):
+        Stages(tmp_path, 5)
