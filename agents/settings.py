@@ -3,6 +3,7 @@
 `TrainSettings` configures PPO, `ImitationSettings` imitation of the oracle.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -87,9 +88,22 @@ class TrainSettings:
                 "batch_size": 2,
                 "n_epochs": 1,
                 "width": 1,
+                "evaluations": 1,
                 "evaluation_episodes": 1,
             },
         )
+        for name, least, most in (
+            ("learning_rate", 0, math.inf),
+            ("gamma", 0, 1),
+            ("gae_lambda", 0, 1),
+            ("clip_range", 0, math.inf),
+            ("ent_coef", 0, math.inf),
+            ("multiplier_rate", 0, math.inf),
+        ):
+            value = getattr(self, name)
+            if not least <= value <= most or value == math.inf:
+                span = f"from 0 to {most}" if most == 1 else "of 0 or more"
+                raise InputError(f"{name} is {value}, expected a number {span}")
         if self.steps is not None and self.steps < 1:
             raise InputError(f"steps is {self.steps}, expected at least 1")
         if self.algorithm == IMITATION:

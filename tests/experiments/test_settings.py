@@ -64,6 +64,10 @@ def test_steps_alone_have_no_limit_of_time():
         (("--env-kwargs=[1]",), r"--env-kwargs: \[1\], expected JSON"),
         (("--seed=-1",), "seed is -1, expected at least 0"),
         (("--batch-size=0",), "batch_size is 0, expected at least 2"),
+        (("--evaluations=0",), "evaluations is 0, expected at least 1"),
+        (("--learning-rate=-1",), "learning_rate is -1, expected a number of 0 or"),
+        (("--gamma=1.5",), "gamma is 1.5, expected a number from 0 to 1"),
+        (("--clip-range=-1",), "clip_range is -1, expected a number of 0 or more"),
         (("--algorithm=pro",), "unknown algorithm 'pro'; did you mean ppo"),
         (
             ("--algorithm=imitation", "--cost-limit=1"),
