@@ -68,8 +68,8 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     if arguments.config is not None:
-        path = _config_path(arguments.config)
-        values = _read(path)
+        path, values = read_yaml("config", arguments.config, CONFIGS)
+        _check_values(path, values)
         places = {name: f"{path}: {name}" for name in values}
     for name in _FIELDS:
         option = getattr(arguments, name)
@@ -116,27 +116,40 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _config_path(name: str) -> Path:
-    """Return the path of a config: a file, or the name of a shipped one."""
-    shipped = CONFIGS / f"{name}.yaml"
-    return shipped if not Path(name).exists() and shipped.exists() else Path(name)
+def read_yaml(kind: str, name: str, shipped: Path) -> tuple[Path, Any]:
+    """Read a YAML file, by its path or the name of a shipped one.
 
+    Args:
+        kind: What the file is, for the error of an unknown name.
+        name: Path of a file, or the stem of one in `shipped`.
+        shipped: Folder of the shipped files.
 
-def _read(path: Path) -> dict[str, Any]:
+    Returns:
+        The file that was read, and its content.
+
+    Raises:
+        InputError: If there is no such file or it is no YAML.
+    """
+    path = Path(name)
+    if not path.exists() and (shipped / f"{name}.yaml").exists():
+        path = shipped / f"{name}.yaml"
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return path, yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
-        known = [file.stem for file in CONFIGS.glob("*.yaml")]
-        raise unknown_name("config", str(path), known) from None
+        known = [file.stem for file in shipped.glob("*.yaml")]
+        raise unknown_name(kind, name, known) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is no YAML file ({error})") from None
+
+
+def _check_values(path: Path, values: Any) -> None:
+    """Check names and types of a config's settings."""
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected settings, as in `learning_rate: 0.001`")
     for name, value in values.items():
         if name not in _FIELDS:
             raise unknown_name(f"setting (in {path})", str(name), _FIELDS)
         _check(name, value, f"{path}: {name}")
-    return values
 
 
 def _parsed(name: str, option: Any) -> Any:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import optuna
-import yaml
 from optuna import distributions
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 from optuna.samplers import RandomSampler, TPESampler
@@ -26,7 +25,7 @@ from ogs_env.agents.training import TrainSettings, train
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.experiments import measures
 from ogs_env.experiments import train as train_command
-from ogs_env.experiments.settings import read_settings
+from ogs_env.experiments.settings import read_settings, read_yaml
 from ogs_env.files import read_json, whole_file, write_json, write_text
 
 SWEEPS = Path(__file__).parent / "configs" / "sweeps"
@@ -120,16 +119,7 @@ def read_sweep(name: str) -> Sweep:
     Raises:
         InputError: If the file is missing or wrong.
     """
-    path = Path(name)
-    if not path.exists() and (SWEEPS / f"{name}.yaml").exists():
-        path = SWEEPS / f"{name}.yaml"
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError:
-        known = [file.stem for file in SWEEPS.glob("*.yaml")]
-        raise unknown_name("sweep", name, known) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is no YAML file ({error})") from None
+    path, config = read_yaml("sweep", name, SWEEPS)
     match config:
         case {
             "method": "bayes" | "grid" | "random",
