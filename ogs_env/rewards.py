@@ -241,9 +241,16 @@ def answers_of(bundle: Bundle) -> str:
 
 
 def checked_weights(
-    given: Mapping[str, float] | None, bundle: Bundle
+    given: Mapping[str, float] | None,
+    bundle: Bundle,
+    defaults: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
-    """Return the weight of every term: the given ones, the bundle's for the others.
+    """Return the weight of every term.
+
+    Args:
+        given: Weights by term; the others are the defaults.
+        bundle: Bundle whose anchor decides the defaults.
+        defaults: Weights of all terms to use instead of those.
 
     Raises:
         InputError: For a name that is no term, or a weight that is no finite number.
@@ -251,7 +258,7 @@ def checked_weights(
     if not isinstance(given, Mapping | None):
         raise InputError(f"reward_weights: {given!r}; expected a weight for each name")
     answers = bundle.manifest.get("answers") or {"kind": REFERENCE}
-    weights = dict(DEFAULT_WEIGHTS[answers["kind"]])
+    weights = dict(defaults or DEFAULT_WEIGHTS[answers["kind"]])
     for name, weight in (given or {}).items():
         if name not in weights:
             raise unknown_name("reward term", name, weights)

@@ -11,7 +11,7 @@ from ogs_env.errors import InputError
 from ogs_env.experiments.fidelity.results import BASE, read_results
 from ogs_env.experiments.fidelity.terms import Terms, read_terms
 from ogs_env.files import read_json
-from ogs_env.learners.fitted import default_learner
+from ogs_env.learners.fitted import FORGETTING_DEFAULTS, default_learner
 
 Array = NDArray[np.float64]
 MEASURES = {"domain": "test", "forgetting": "forgetting", "reference": "reference"}
@@ -91,7 +91,7 @@ def predict(
     epochs, names = learner["epochs"], terms.capabilities
     scale = learner["forgetting"]["curvature"] * epochs**2
     forgotten = {name: scale * terms.moved(f"{kind}/{name}") for name in names}
-    response = {"share": 1, "distance": 0, **learner["forgetting"]}
+    response = {**FORGETTING_DEFAULTS, **learner["forgetting"]}
     moved = response["distance"] * epochs * terms.naive["distance"]
     changes = {
         f"own/{name}": response["share"] * rise + moved

@@ -241,9 +241,9 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         clusters, batch = _episode_counts(self.bundle, split, clusters, batch, steps)
         check_render_mode(render_mode, self.metadata["render_modes"])
         self.batch, self.steps, self.render_mode = batch, steps, render_mode
-        given = checked_weights(reward_weights, self.bundle)
-        given = {name: given[name] for name in reward_weights or ()}
-        self.reward_weights = checked_weights({**DEFAULT_WEIGHTS, **given}, self.bundle)
+        self.reward_weights = checked_weights(
+            reward_weights, self.bundle, DEFAULT_WEIGHTS
+        )
         self._answers = answers_of(self.bundle)
 
         self._clusters = clusters_of(self.bundle, clusters)

@@ -39,6 +39,8 @@ FITTED_UNTOUCHED: dict[str, dict[str, Any]] = {
         "forgetting": {"curvature": 0.0085, "share": 0.06428, "distance": 0.00387},
     },
 }
+FORGETTING_DEFAULTS = {"share": 1, "distance": 0}
+"""Response of own answers where a `learner` entry has a curvature alone."""
 INITIAL_NORM = 0.7799
 FITTED_INITIAL: dict[str, dict[str, Any]] = {
     # Not fitted: environments for training need a trajectory.

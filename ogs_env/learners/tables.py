@@ -12,6 +12,7 @@ from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError
 from ogs_env.gram import Floats, Gram
 from ogs_env.learners.effects import LossEffects, LossGroup, OwnAnswers
+from ogs_env.learners.fitted import FORGETTING_DEFAULTS
 from ogs_env.rows import Rows
 
 _LEAST_LOSS = 1e-4  # nats; lower bound of losses, by which slopes are divided
@@ -293,12 +294,12 @@ def _response(
 
 
 def _forgetting(bundle: Bundle) -> tuple[float, np.float32, np.float32]:
-    """Return the manifest's curvature, share and distance of the forgetting.
-
-    The defaults are 1 for the share and 0 for the distance.
-    """
+    """Return the manifest's curvature, share and distance of the forgetting."""
     entry = bundle.manifest["learner"].get("forgetting", {})
-    values = [entry.get("curvature"), entry.get("share", 1), entry.get("distance", 0)]
+    response = {**FORGETTING_DEFAULTS, **entry}
+    values: list[Any] = [
+        response.get(name) for name in ("curvature", "share", "distance")
+    ]
     if not all(map(_is_finite_and_not_negative, values)):
         raise InputError(
             f"{bundle.path}: the manifest's learner has {entry} for forgetting; "
