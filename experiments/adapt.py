@@ -34,9 +34,9 @@ from ogs_env.experiments.limit import (
 )
 from ogs_env.experiments.stages import Stages
 from ogs_env.files import read_json, read_object, write_json
+from ogs_env.lm.loading import load_model
 from ogs_env.selection import Selection, parse_budget, select
 from ogs_env.sketching.command import add_data_arguments, own_data
-from ogs_env.sketching.proxy import load_model
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.sketcher import check, sketch
 

@@ -22,8 +22,8 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ogs_env.data.samples import Sample
 from ogs_env.files import written_by_library
-from ogs_env.sketching.encoding import IGNORED, Encoded, collate, encode
-from ogs_env.sketching.proxy import adapted_layers
+from ogs_env.lm.adapter import adapted_layers
+from ogs_env.lm.encoding import IGNORED, Encoded, collate, encode
 
 if TYPE_CHECKING:
     from ogs_env.experiments.finetune import FinetuneSettings

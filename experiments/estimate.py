@@ -10,9 +10,9 @@ from ogs_env.data.domains import DomainData
 from ogs_env.data.samples import Sample
 from ogs_env.experiments.evaluation import mean_losses
 from ogs_env.experiments.finetune import FinetuneSettings
+from ogs_env.lm.encoding import encode
+from ogs_env.lm.loading import load_model
 from ogs_env.sketching.answers import longest_answer
-from ogs_env.sketching.encoding import encode
-from ogs_env.sketching.proxy import load_model
 
 _MEASURED = 16  # samples to measure the model's speed on
 _COUNTED = 64  # samples of each role to count tokens of

@@ -15,8 +15,7 @@ from tqdm.auto import tqdm
 from ogs_env.data.pairs import Pair
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
-from ogs_env.sketching.answers import encode_answer
-from ogs_env.sketching.encoding import (
+from ogs_env.lm.encoding import (
     Encoded,
     collate,
     encode,
@@ -24,8 +23,9 @@ from ogs_env.sketching.encoding import (
     encode_prompt,
     end_of_turn,
 )
-from ogs_env.sketching.losses import response_losses
-from ogs_env.sketching.trunk import length_batches
+from ogs_env.lm.losses import response_losses
+from ogs_env.lm.trunk import length_batches
+from ogs_env.sketching.answers import encode_answer
 
 BATCH_TOKENS = 2048
 """Tokens of an evaluation batch with padding, which bounds the memory of logits."""

@@ -135,8 +135,8 @@ def finetune(
 
     # Slow imports that reading results and the command's help do not need.
     from ogs_env.experiments.adapter_training import train
+    from ogs_env.lm.loading import check_length, content_hash, load_model
     from ogs_env.sketching.answers import own_answers
-    from ogs_env.sketching.proxy import check_length, content_hash, load_model
 
     model, tokenizer = load_model(settings.model)
     check_length(model, settings.max_tokens)

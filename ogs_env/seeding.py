@@ -1,8 +1,14 @@
 """Named random generators: one seed gives independent draws for each purpose."""
 
+import hashlib
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ogs_env.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 # Published results depend on these numbers. A new purpose takes a new one; two that
 # share a number draw the same numbers from the same seed.
@@ -44,3 +50,11 @@ def named_rng(seed: int, name: str, *keys: int) -> np.random.Generator:
     if seed < 0:
         raise InputError(f"seed: {seed}; expected a whole number, 0 or more")
     return np.random.default_rng([seed, STREAMS[name], *keys])
+
+
+def named_generator(seed: int, name: str) -> "torch.Generator":
+    """Return a torch generator that depends only on a seed and a name."""
+    import torch
+
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -45,3 +45,10 @@ def live_files(tmp_path_factory: pytest.TempPathFactory) -> "LiveFiles":
     from helpers.live_bundle import make_live_bundle  # loads transformers
 
     return make_live_bundle(tmp_path_factory.mktemp("live"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from helpers.tiny_model import make_tiny_model  # loads transformers
+
+    return make_tiny_model(tmp_path_factory.mktemp("tiny_model"))

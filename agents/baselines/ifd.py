@@ -24,7 +24,7 @@ from ogs_env.agents.baselines.reading import Reader, cached
 from ogs_env.agents.selector import Order, highest, pool_rows
 from ogs_env.bundle import Bundle
 from ogs_env.data.texts import Texts, bundle_texts
-from ogs_env.sketching.losses import response_losses
+from ogs_env.lm.losses import response_losses
 
 
 class IfdSelector:

@@ -15,11 +15,11 @@ from ogs_env.bundle import Bundle
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.files import whole_file
-from ogs_env.sketching.encoding import collate, encode
-from ogs_env.sketching.precision import default_precision
-from ogs_env.sketching.proxy import cache_folder, check_length, load_model
-from ogs_env.sketching.steps import PASS_TOKENS
-from ogs_env.sketching.trunk import length_batches
+from ogs_env.lm.encoding import collate, encode
+from ogs_env.lm.loading import cache_folder, check_length, load_model
+from ogs_env.lm.passes import PASS_TOKENS
+from ogs_env.lm.precision import default_precision
+from ogs_env.lm.trunk import length_batches
 
 # Texts whose tokens are in memory at a time, and are sorted by length.
 _CHUNK = 1024

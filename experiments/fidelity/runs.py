@@ -21,17 +21,12 @@ from ogs_env.experiments.fidelity.results import BASE, result_file, rows_of
 from ogs_env.experiments.fidelity.subsets import Subset
 from ogs_env.experiments.fidelity.training import Recipe, fine_tune
 from ogs_env.files import read_json, write_json
+from ogs_env.lm.adapter import Proxy, attach_adapter, draw_adapter
+from ogs_env.lm.encoding import encode, encode_pair
+from ogs_env.lm.loading import content_hash, load_model
+from ogs_env.lm.passes import measure
+from ogs_env.lm.trunk import TrunkStates
 from ogs_env.sketching.answers import encode_answer
-from ogs_env.sketching.encoding import encode, encode_pair
-from ogs_env.sketching.proxy import (
-    Proxy,
-    attach_adapter,
-    content_hash,
-    draw_adapter,
-    load_model,
-)
-from ogs_env.sketching.steps import measure
-from ogs_env.sketching.trunk import TrunkStates
 
 MAX_TOKENS = 256
 

@@ -8,13 +8,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from ogs_env.learners.fitted import LAYERS
+from ogs_env.lm.adapter import Proxy, draw_adapter
+from ogs_env.lm.training import AdapterTraining
+from ogs_env.lm.trunk import TrunkStates
 from ogs_env.seeding import named_rng
-from ogs_env.sketching.proxy import Proxy, draw_adapter
-from ogs_env.sketching.steps import train_step
-from ogs_env.sketching.trunk import TrunkStates
 
 WARMUP = 0.15
 """Share of the steps in which the learning rate rises to its peak."""
@@ -73,11 +71,8 @@ def fine_tune(
     order: list[int] = []
     for _ in range(recipe.epochs):
         order += rng.permutation(list(picks)).tolist()
-    weights = [layer.weight for layer in [*proxy.a.values(), *proxy.b.values()]]
-    optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
+    training = AdapterTraining(proxy)
     rates = learning_rates(recipe, math.ceil(len(order) / recipe.batch))
     for step, rate in enumerate(rates):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         batch = order[step * recipe.batch : (step + 1) * recipe.batch]
-        train_step(texts, batch, optimizer, weights)
+        training.step(texts, batch, rate)

@@ -27,21 +27,17 @@ from ogs_env.data.samples import Sample
 from ogs_env.data.texts import bundle_texts
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import Floats
+from ogs_env.lm.adapter import Proxy, attach_adapter, draw_adapter
+from ogs_env.lm.encoding import Encoded, encode
+from ogs_env.lm.loading import check_length, load_model
+from ogs_env.lm.losses import has_plain_head
+from ogs_env.lm.passes import add_gradients, measure, passes
+from ogs_env.lm.precision import default_precision
+from ogs_env.lm.training import AdapterTraining
+from ogs_env.lm.trunk import TrunkStates
 from ogs_env.sketching.answers import encode_answer
-from ogs_env.sketching.encoding import Encoded, encode
-from ogs_env.sketching.losses import has_plain_head
-from ogs_env.sketching.precision import default_precision
 from ogs_env.sketching.projection import CountSketch
-from ogs_env.sketching.proxy import (
-    Proxy,
-    attach_adapter,
-    check_length,
-    draw_adapter,
-    load_model,
-)
 from ogs_env.sketching.shards import MeanGradients
-from ogs_env.sketching.steps import add_gradients, measure, passes, train_step
-from ogs_env.sketching.trunk import TrunkStates
 from ogs_env.sketching.warmup import RISE
 
 
@@ -189,9 +185,6 @@ class LiveLearner:
                 )
         texts = bundle_texts(bundle, self.settings.texts)
         self.proxy = _proxy(bundle, self.settings)
-        self._weights = [
-            layer.weight for layer in [*self.proxy.a.values(), *self.proxy.b.values()]
-        ]
         self._projection = CountSketch(bundle.k, manifest["projection"]["seed"])
         self._encoded = self._encode(texts, bundle.pool.hex_ids())
 
@@ -230,10 +223,9 @@ class LiveLearner:
     def reset(self, rng: np.random.Generator | None = None) -> None:
         """Return to the bundle's fresh adapter; `rng` is ignored."""
         draw_adapter(self.proxy, self.bundle.manifest["adapter"]["seed"])
-        self._optimizer = torch.optim.AdamW(self._weights, weight_decay=0.0)
+        self._training = AdapterTraining(self.proxy)
         self._pool = TrunkStates(self.proxy, self._encoded)
         self._batch: list[int] = []
-        self._steps = 0
         self._picks = 0
         self._needs_evaluation = False
         self._gradients: dict[int, Floats] = {}
@@ -334,11 +326,8 @@ class LiveLearner:
         has_plain_head(self.proxy.model.get_base_model())
 
     def _train(self) -> None:
-        self._steps += 1
-        rate = self.settings.learning_rate * min(1.0, self._steps / RISE)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        train_step(self._pool, self._batch, self._optimizer, self._weights)
+        rise = min(1.0, (self._training.steps + 1) / RISE)
+        self._training.step(self._pool, self._batch, self.settings.learning_rate * rise)
         self._batch.clear()
         self._needs_evaluation = True
         self._gradients.clear()
@@ -365,7 +354,7 @@ class LiveLearner:
             losses[number] = np.mean(add_gradients(self._measured, rows, shares))
             for name, layer in layers.items():
                 means[name][number] = layer.weight.grad.flatten()
-            self._optimizer.zero_grad()
+            self.proxy.model.zero_grad()
         sketches = torch.zeros(self.bundle.k, groups, device=self.proxy.device)
         for name, mean in means.items():
             self._projection.add(sketches, name, mean)

@@ -13,8 +13,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ogs_env.data.records import Turn
 from ogs_env.data.samples import Sample
+from ogs_env.lm.encoding import Encoded, encode_prompt, end_of_turn
 from ogs_env.seeding import named_rng
-from ogs_env.sketching.encoding import Encoded, encode_prompt, end_of_turn
 from ogs_env.sketching.shards import save_tensors
 
 if TYPE_CHECKING:

@@ -1,14 +1,8 @@
 """CountSketch: a random projection that preserves inner products."""
 
-import hashlib
-
 import torch
 
-
-def named_generator(seed: int, name: str) -> torch.Generator:
-    """Return a torch generator that depends only on a seed and a name."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+from ogs_env.seeding import named_generator
 
 
 class CountSketch:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ogs_env.learners.fitted import EPOCHS, LAYERS
-from ogs_env.sketching.proxy import DEFAULT_MODEL
+from ogs_env.lm.loading import DEFAULT_MODEL
 
 ANCHOR_ANSWERS = ("own", "reference", "both")
 

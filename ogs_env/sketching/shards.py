@@ -13,10 +13,10 @@ from tqdm import tqdm
 from ogs_env.bundle import ANSWERS, MEASURED, OFF_DOMAIN
 from ogs_env.errors import InputError
 from ogs_env.files import whole_file
-from ogs_env.sketching.encoding import Encoded
-from ogs_env.sketching.gradients import per_sample_gradients, shared_trunk
+from ogs_env.lm.adapter import Proxy
+from ogs_env.lm.encoding import Encoded
+from ogs_env.lm.gradients import per_sample_gradients, shared_trunk
 from ogs_env.sketching.projection import CountSketch
-from ogs_env.sketching.proxy import Proxy
 from ogs_env.sketching.warmup import Checkpoint
 
 SHARD_ROWS = 256

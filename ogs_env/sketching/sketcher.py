@@ -25,20 +25,15 @@ from ogs_env.data.domains import DomainData
 from ogs_env.data.samples import Sample, check_disjoint
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import read_json, read_object, write_json
+from ogs_env.lm.adapter import Proxy, attach_adapter
+from ogs_env.lm.chat import TEMPLATE_DATE, reads_clock
+from ogs_env.lm.encoding import encode
+from ogs_env.lm.gradients import per_sample_gradients
+from ogs_env.lm.loading import check_length, content_hash, load_model
+from ogs_env.lm.precision import default_precision
 from ogs_env.sketching.answers import encode_answer, own_answers, padded
-from ogs_env.sketching.chat import TEMPLATE_DATE, reads_clock
-from ogs_env.sketching.encoding import encode
-from ogs_env.sketching.gradients import per_sample_gradients
 from ogs_env.sketching.manifest import write_manifest
-from ogs_env.sketching.precision import default_precision
 from ogs_env.sketching.projection import CountSketch
-from ogs_env.sketching.proxy import (
-    Proxy,
-    attach_adapter,
-    check_length,
-    content_hash,
-    load_model,
-)
 from ogs_env.sketching.settings import ANCHOR_ANSWERS, SketchSettings
 from ogs_env.sketching.shards import (
     BATCH_ROWS,

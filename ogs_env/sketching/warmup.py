@@ -8,14 +8,14 @@ import torch
 from tqdm import tqdm
 
 from ogs_env.errors import InputError
+from ogs_env.lm.adapter import Proxy
+from ogs_env.lm.encoding import Encoded
+from ogs_env.lm.training import AdapterTraining
+from ogs_env.lm.trunk import TrunkStates
 from ogs_env.seeding import named_rng
-from ogs_env.sketching.encoding import IGNORED, Encoded
-from ogs_env.sketching.losses import response_losses
-from ogs_env.sketching.proxy import Proxy
 
 BATCH = 8
 RISE = 3  # steps of the linear rise of the learning rate
-BETA = 0.999  # decay of the second moment, AdamW's default
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,8 @@ def warm_up(
 ) -> list[Checkpoint]:
     """Train the adapter on samples in order and return its checkpoints.
 
-    AdamW without weight decay, batches of 8 samples in order, gradients clipped to
-    norm 1; the learning rate rises over the first three steps and is then constant.
-    The loss is the batch's mean over tokens, as in the target's fine-tuning: with
-    equal weights per sample, one-word answers, whose gradients are ten times as long,
-    would determine the trajectory. The proxy ends with its fresh adapter.
+    Batches of 8 samples in order; the learning rate rises over the first three steps
+    and is then constant. The proxy ends with its fresh adapter.
 
     Args:
         proxy: A proxy with a fresh adapter.
@@ -86,30 +83,16 @@ def warm_up(
         learning_rate: Peak learning rate.
         name: Label of the progress bar.
     """
-    layers = {**proxy.a, **proxy.b}
-    weights = [layer.weight for layer in layers.values()]
-    optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
+    texts = TrunkStates(proxy, samples)
+    training = AdapterTraining(proxy)
     states, scales = {0: proxy.state()}, {}
     bar = tqdm(range(1, warm_up_steps(checkpoints) + 1), desc=name, unit="step")
     for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min(1.0, step / RISE)
-        batch = proxy.batch(samples[(step - 1) * BATCH : step * BATCH])
-        tokens = (batch["labels"] != IGNORED).sum(1)
-        losses = response_losses(proxy.model, batch)
-        loss = (losses * tokens).sum() / tokens.sum()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        bar.set_postfix(loss=f"{loss.item():.3f}")
+        batch = range((step - 1) * BATCH, step * BATCH)
+        loss = training.step(texts, batch, learning_rate * min(1.0, step / RISE))
+        bar.set_postfix(loss=f"{loss:.3f}")
         states[step] = proxy.state()
-        scales[step] = {
-            name: (optimizer.state[layer.weight]["exp_avg_sq"] / (1 - BETA**step))
-            .sqrt()
-            .flatten()
-            for name, layer in layers.items()
-        }
+        scales[step] = training.scales()
     proxy.load_state(states[0])
     return [
         Checkpoint(step, states[step], scales[max(step, RISE)]) for step in checkpoints

@@ -25,8 +25,8 @@ from ogs_env.cli import main
 from ogs_env.data.samples import Sample
 from ogs_env.data.texts import bundle_texts
 from ogs_env.errors import InputError
-from ogs_env.sketching.encoding import encode
-from ogs_env.sketching.proxy import load_model
+from ogs_env.lm.encoding import encode
+from ogs_env.lm.loading import load_model
 
 SOME = np.array([3, 40, 17, 0, 29, 8, 33, 21])
 

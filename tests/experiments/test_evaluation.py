@@ -16,8 +16,8 @@ from ogs_env.experiments.evaluation import (
     pair_preferences,
     preferences,
 )
-from ogs_env.sketching.encoding import encode, encode_prompt
-from ogs_env.sketching.proxy import load_model
+from ogs_env.lm.encoding import encode, encode_prompt
+from ogs_env.lm.loading import load_model
 
 
 @pytest.fixture(scope="module")

@@ -29,8 +29,9 @@ from ogs_env.experiments.fidelity.runs import Study
 from ogs_env.experiments.fidelity.subsets import Subset
 from ogs_env.experiments.fidelity.training import Recipe
 from ogs_env.files import read_json
-from ogs_env.sketching.encoding import Encoded, encode
-from ogs_env.sketching.proxy import Proxy, attach_adapter, load_model
+from ogs_env.lm.adapter import Proxy, attach_adapter
+from ogs_env.lm.encoding import Encoded, encode
+from ogs_env.lm.loading import load_model
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.sketcher import sketch
 

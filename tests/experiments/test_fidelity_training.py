@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ogs_env.experiments.fidelity.training import Recipe, fine_tune, learning_rates
-from ogs_env.sketching.encoding import encode
-from ogs_env.sketching.proxy import Proxy, attach_adapter, draw_adapter, load_model
-from ogs_env.sketching.trunk import TrunkStates
+from ogs_env.lm.adapter import Proxy, attach_adapter, draw_adapter
+from ogs_env.lm.encoding import encode
+from ogs_env.lm.loading import load_model
+from ogs_env.lm.trunk import TrunkStates
 
 RATE = 1e-2
 

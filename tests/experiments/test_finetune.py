@@ -34,10 +34,10 @@ from ogs_env.experiments.finetune import (
     run,
     table,
 )
+from ogs_env.lm.encoding import encode
+from ogs_env.lm.loading import load_model
 from ogs_env.selection import Selection
 from ogs_env.sketching.answers import own_answers
-from ogs_env.sketching.encoding import encode
-from ogs_env.sketching.proxy import load_model
 
 TRAINED, TEST, RETENTION = colours(0, 16), colours(100, 6), sums(5)
 GRAMMAR = [

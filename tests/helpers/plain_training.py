@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from ogs_env.sketching.encoding import Encoded
-from ogs_env.sketching.proxy import Proxy
+from ogs_env.lm.adapter import Proxy
+from ogs_env.lm.encoding import Encoded
 
 
 def token_losses(model, sample: Encoded) -> torch.Tensor:

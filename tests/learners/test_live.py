@@ -20,9 +20,10 @@ from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.files import sha256_of, write_json
 from ogs_env.learners.live import LiveLearner, LiveSettings
-from ogs_env.sketching.encoding import encode, encode_prompt
+from ogs_env.lm.adapter import attach_adapter
+from ogs_env.lm.encoding import encode, encode_prompt
+from ogs_env.lm.loading import load_model
 from ogs_env.sketching.projection import CountSketch
-from ogs_env.sketching.proxy import attach_adapter, load_model
 
 PICKS = [3, 40, 17, 0, 29, 8, 33]
 RATE = 2e-2
@@ -218,7 +219,7 @@ def test_training_equals_a_plain_loop(
 
 def fresh_weights(plain: PlainTraining) -> dict[str, torch.Tensor]:
     trained = plain.proxy.state()
-    from ogs_env.sketching.proxy import draw_adapter
+    from ogs_env.lm.adapter import draw_adapter
 
     draw_adapter(plain.proxy, plain.bundle.manifest["adapter"]["seed"])
     fresh = plain.proxy.state()

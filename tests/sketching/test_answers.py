@@ -9,6 +9,10 @@ from helpers.tiny_model import make_tiny_model
 
 from ogs_env.data.records import Turn
 from ogs_env.data.samples import Sample
+from ogs_env.lm.adapter import Proxy, attach_adapter
+from ogs_env.lm.encoding import encode_prompt
+from ogs_env.lm.gradients import per_sample_gradients
+from ogs_env.lm.loading import load_model
 from ogs_env.sketching.answers import (
     LONGEST_ANSWER,
     encode_answer,
@@ -16,9 +20,6 @@ from ogs_env.sketching.answers import (
     padded,
 )
 from ogs_env.sketching.answers import own_answers as answers_of
-from ogs_env.sketching.encoding import encode_prompt
-from ogs_env.sketching.gradients import per_sample_gradients
-from ogs_env.sketching.proxy import Proxy, attach_adapter, load_model
 from ogs_env.sketching.settings import SketchSettings
 
 SETTINGS = SketchSettings(max_tokens=48, seed=3)

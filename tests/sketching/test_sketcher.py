@@ -19,12 +19,13 @@ from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.learners.fitted import default_learner
 from ogs_env.learners.surrogate import SurrogateLearner
+from ogs_env.lm.adapter import Proxy, attach_adapter
+from ogs_env.lm.encoding import Encoded, encode, encode_prompt
+from ogs_env.lm.loading import load_model
 from ogs_env.rows import COLUMNS
 from ogs_env.sketching import shards
 from ogs_env.sketching.answers import own_answers
-from ogs_env.sketching.encoding import Encoded, encode, encode_prompt
 from ogs_env.sketching.projection import CountSketch
-from ogs_env.sketching.proxy import Proxy, attach_adapter, load_model
 from ogs_env.sketching.settings import ANCHOR_ANSWERS, SketchSettings
 from ogs_env.sketching.sketcher import sketch
 from ogs_env.sketching.warmup import (

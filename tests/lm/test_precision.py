@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from ogs_env.sketching import precision
-from ogs_env.sketching.precision import default_precision, measure_rates
+from ogs_env.lm import precision
+from ogs_env.lm.precision import default_precision, measure_rates
 
 FAST_BF16 = {"float32": 100.0, "bfloat16": 900.0}
 FAST_FLOAT = {"float32": 91.0, "bfloat16": 57.0}

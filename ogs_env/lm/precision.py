@@ -11,7 +11,7 @@ import torch
 
 from ogs_env.errors import InputError
 from ogs_env.files import read_json, write_json
-from ogs_env.sketching.proxy import cache_folder
+from ogs_env.lm.loading import cache_folder
 
 Rates = dict[str, float]
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ogs_env.errors import InputError
-from ogs_env.sketching.losses import response_losses
+from ogs_env.lm.losses import response_losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,7 +30,7 @@ def per_sample_gradients(
     Args:
         model: A causal LM whose only trainable weights are those of `modules`.
         modules: Linear layers without bias, by name.
-        batch: As made by `ogs_env.sketching.encoding.collate`.
+        batch: As made by `ogs_env.lm.encoding.collate`.
         consume: Called once per layer with its name and float32 (n, out, in), in
             the order of the backward pass.
 

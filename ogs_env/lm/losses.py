@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, linear
 
-from ogs_env.sketching.encoding import IGNORED
+from ogs_env.lm.encoding import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,7 +27,7 @@ def response_losses(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
     Args:
         model: A causal LM, wrapped by PEFT or not.
-        batch: As made by `ogs_env.sketching.encoding.collate`.
+        batch: As made by `ogs_env.lm.encoding.collate`.
 
     Returns:
         float32 (n,), nats per token.

@@ -15,15 +15,15 @@ from transformers import (
     Qwen2MoeConfig,
 )
 
-from ogs_env.sketching.encoding import Encoded, collate
-from ogs_env.sketching.gradients import per_sample_gradients
-from ogs_env.sketching.losses import (
+from ogs_env.lm.adapter import attach_adapter
+from ogs_env.lm.encoding import Encoded, collate
+from ogs_env.lm.gradients import per_sample_gradients
+from ogs_env.lm.losses import (
     _CHUNK,
     _LinearCrossEntropy,
     has_plain_head,
     response_losses,
 )
-from ogs_env.sketching.proxy import attach_adapter
 
 SIZES = {
     "vocab_size": 40,

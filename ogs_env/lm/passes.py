@@ -1,28 +1,13 @@
-"""Losses, gradients and optimizer steps over many samples, in bounded memory."""
+"""Losses and gradients of many samples, in passes of bounded memory."""
 
 from collections.abc import Mapping, Sequence
 
 import torch
 
-from ogs_env.sketching.trunk import TrunkStates, length_batches
+from ogs_env.lm.trunk import TrunkStates, length_batches
 
 PASS_TOKENS = 768
 """Maximum number of tokens of one pass, including padding; bounds the memory."""
-
-
-def train_step(
-    texts: TrunkStates,
-    batch: Sequence[int],
-    optimizer: torch.optim.Optimizer,
-    weights: Sequence[torch.Tensor],
-) -> None:
-    """Make one optimizer step on the mean loss over a batch's response tokens."""
-    counts = {row: texts.samples[row].response_tokens for row in batch}
-    total = sum(counts[row] for row in batch)
-    add_gradients(texts, batch, {row: counts[row] / total for row in batch})
-    torch.nn.utils.clip_grad_norm_(weights, 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
 
 
 def add_gradients(

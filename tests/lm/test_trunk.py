@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from ogs_env.sketching.encoding import Encoded, encode
-from ogs_env.sketching.gradients import per_sample_gradients
-from ogs_env.sketching.losses import response_losses
-from ogs_env.sketching.proxy import Proxy, attach_adapter, load_model
-from ogs_env.sketching.trunk import TrunkStates, length_batches
+from ogs_env.lm.adapter import Proxy, attach_adapter
+from ogs_env.lm.encoding import Encoded, encode
+from ogs_env.lm.gradients import per_sample_gradients
+from ogs_env.lm.loading import load_model
+from ogs_env.lm.losses import response_losses
+from ogs_env.lm.trunk import TrunkStates, length_batches
 
 # Rows recur in batches with other padding than in their first pass; some batches mix
 # cached and new rows.

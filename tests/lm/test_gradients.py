@@ -12,10 +12,11 @@ from transformers import (
 )
 
 from ogs_env.errors import InputError
-from ogs_env.sketching.encoding import Encoded, collate, encode
-from ogs_env.sketching.gradients import per_sample_gradients, shared_trunk
-from ogs_env.sketching.losses import response_losses
-from ogs_env.sketching.proxy import Proxy, attach_adapter, load_model
+from ogs_env.lm.adapter import Proxy, attach_adapter
+from ogs_env.lm.encoding import Encoded, collate, encode
+from ogs_env.lm.gradients import per_sample_gradients, shared_trunk
+from ogs_env.lm.loading import load_model
+from ogs_env.lm.losses import response_losses
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,12 @@ import torch
 from helpers.words import TEXTS as SAMPLES
 from torch.nn.functional import cross_entropy
 
-from ogs_env.sketching import steps
-from ogs_env.sketching.encoding import Encoded, encode
-from ogs_env.sketching.proxy import Proxy, attach_adapter, draw_adapter, load_model
-from ogs_env.sketching.trunk import TrunkStates
+from ogs_env.lm import passes
+from ogs_env.lm.adapter import Proxy, attach_adapter, draw_adapter
+from ogs_env.lm.encoding import Encoded, encode
+from ogs_env.lm.loading import load_model
+from ogs_env.lm.training import AdapterTraining
+from ogs_env.lm.trunk import TrunkStates
 
 TEXTS = [*SAMPLES, ("red or blue?", "blue, or rather green")]
 RATE = 2e-2
@@ -58,27 +60,32 @@ def plain_step(proxy: Proxy, batch: list[Encoded], optimizer) -> float:
 def test_a_step_equals_that_of_a_single_pass(
     tiny_model_folder, monkeypatch, layers, pass_tokens
 ):
-    monkeypatch.setattr(steps, "PASS_TOKENS", pass_tokens)
+    monkeypatch.setattr(passes, "PASS_TOKENS", pass_tokens)
     ours, plain = (make_proxy(tiny_model_folder, layers) for _ in range(2))
     before = plain.state()
     samples = encode_all(ours)
     texts = TrunkStates(ours, samples)
-    optimizers = [
-        torch.optim.AdamW(weights_of(proxy), RATE, weight_decay=0.0)
-        for proxy in (ours, plain)
-    ]
+    training = AdapterTraining(ours)
+    optimizer = torch.optim.AdamW(weights_of(plain), RATE, weight_decay=0.0)
     norms = []
     # A row may be twice in a batch that spans two epochs.
     for rows in ([0, 1, 2, 3], [5, 4], [1, 3, 1], [2]):
-        steps.train_step(texts, rows, optimizers[0], weights_of(ours))
-        norms.append(plain_step(plain, [samples[row] for row in rows], optimizers[1]))
+        loss = training.step(texts, rows, RATE)
+        batch = [samples[row] for row in rows]
+        with torch.no_grad():
+            expected_loss = torch.cat([token_losses(plain, s) for s in batch]).mean()
+        assert loss == pytest.approx(expected_loss.item(), rel=1e-4)
+        norms.append(plain_step(plain, batch, optimizer))
     assert max(norms) > 1  # some were clipped
     states, expected = ours.state(), plain.state()
-    moments = [
-        torch.cat([o.state[w]["exp_avg"].flatten() for w in weights_of(proxy)])
-        for o, proxy in zip(optimizers, (ours, plain), strict=True)
-    ]
-    torch.testing.assert_close(moments[0], moments[1], rtol=1e-3, atol=1e-6)
+    for name, layer in {**plain.a, **plain.b}.items():
+        second_moment = optimizer.state[layer.weight]["exp_avg_sq"] / (1 - 0.999**4)
+        torch.testing.assert_close(
+            training.scales()[name],
+            second_moment.sqrt().flatten(),
+            rtol=1e-3,
+            atol=1e-6,
+        )
     for name, weight in expected.items():
         torch.testing.assert_close(states[name], weight, rtol=1e-3, atol=1e-3 * RATE)
         assert (weight - before[name]).abs().max() > RATE / 2
@@ -89,21 +96,21 @@ def test_a_step_equals_that_of_a_single_pass(
 def test_losses_are_in_the_order_of_the_rows(
     tiny_model_folder, monkeypatch, pass_tokens
 ):
-    monkeypatch.setattr(steps, "PASS_TOKENS", pass_tokens)
+    monkeypatch.setattr(passes, "PASS_TOKENS", pass_tokens)
     proxy = make_proxy(tiny_model_folder, 2)
     samples = encode_all(proxy)
     with torch.no_grad():
         expected = [float(token_losses(proxy, s).mean()) for s in samples]
     texts = TrunkStates(proxy, samples)
     for rows in ([3, 1, 4, 0], [5, 0, 1, 2, 3, 4], [2, 2]):
-        found = steps.measure(texts, rows)
-        assert found == pytest.approx([expected[row] for row in rows], rel=1e-5)
+        losses = passes.measure(texts, rows)
+        assert losses == pytest.approx([expected[row] for row in rows], rel=1e-5)
     assert all(weight.grad is None for weight in weights_of(proxy))
 
 
 @pytest.mark.parametrize("pass_tokens", [1, 150, 10_000])
 def test_gradients_are_added_by_share(tiny_model_folder, monkeypatch, pass_tokens):
-    monkeypatch.setattr(steps, "PASS_TOKENS", pass_tokens)
+    monkeypatch.setattr(passes, "PASS_TOKENS", pass_tokens)
     proxy = make_proxy(tiny_model_folder, 2)
     samples = encode_all(proxy)
     shares = {3: 0.5, 1: -2.0, 4: 0.25}
@@ -112,7 +119,7 @@ def test_gradients_are_added_by_share(tiny_model_folder, monkeypatch, pass_token
     expected = torch.autograd.grad(whole, weights_of(proxy))
     for weight in weights_of(proxy):
         weight.grad = torch.ones_like(weight)
-    losses = steps.add_gradients(TrunkStates(proxy, samples), list(shares), shares)
+    losses = passes.add_gradients(TrunkStates(proxy, samples), list(shares), shares)
     assert losses == pytest.approx([m.item() for m in means.values()], rel=1e-5)
     for weight, gradient in zip(weights_of(proxy), expected, strict=True):
         torch.testing.assert_close(weight.grad, gradient + 1, rtol=1e-4, atol=1e-5)

@@ -8,7 +8,7 @@ import torch
 
 from ogs_env.data.pairs import Pair
 from ogs_env.data.records import Turn, joined
-from ogs_env.sketching.chat import chat_format
+from ogs_env.lm.chat import chat_format
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

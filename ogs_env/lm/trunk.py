@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ogs_env.sketching.encoding import Encoded
-from ogs_env.sketching.gradients import per_sample_gradients
-from ogs_env.sketching.losses import response_losses
-from ogs_env.sketching.proxy import Proxy
+from ogs_env.lm.adapter import Proxy
+from ogs_env.lm.encoding import Encoded
+from ogs_env.lm.gradients import per_sample_gradients
+from ogs_env.lm.losses import response_losses
 
 
 class TrunkStates:

@@ -15,8 +15,8 @@ from transformers.utils import chat_template_utils
 from ogs_env.data.pairs import Pair
 from ogs_env.data.records import Turn
 from ogs_env.errors import InputError
-from ogs_env.sketching.chat import reads_clock
-from ogs_env.sketching.encoding import (
+from ogs_env.lm.chat import reads_clock
+from ogs_env.lm.encoding import (
     IGNORED,
     Encoded,
     collate,
@@ -25,7 +25,7 @@ from ogs_env.sketching.encoding import (
     encode_prompt,
     end_of_turn,
 )
-from ogs_env.sketching.proxy import load_model
+from ogs_env.lm.loading import load_model
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Causal language models: loading, encoding, adapters, losses and training."""
