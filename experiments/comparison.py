@@ -68,3 +68,14 @@ def compare(
         name: dict(zip(("value", "forgetting"), np.array(own).T, strict=True))
         for name, own in found.items()
     }
+
+
+def best_selector(values: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> str:
+    """Return the selector of highest mean value that forgets no more than random picks.
+
+    Args:
+        values: Result of `compare`, with `random` among the selectors.
+    """
+    forgetting = {name: own["forgetting"].mean() for name, own in values.items()}
+    ranked = sorted(values, key=lambda name: -values[name]["value"].mean())
+    return next(name for name in ranked if forgetting[name] <= forgetting["random"])

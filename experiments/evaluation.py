@@ -193,21 +193,44 @@ def exact_match(
                 f"{name}: the response of sample {sample.id} has no '#### N'; "
                 "generate answers only to samples that have one"
             )
-    # Similar lengths are batched together, to reduce padding.
-    ordered = sorted(samples, key=lambda sample: len(sample.prompt))
-    right = 0
-    bar = tqdm(
-        total=len(ordered), desc=f"answers to {name}", unit="answer", leave=False
+    answers = generate_answers(model, tokenizer, samples, name)
+    right = sum(
+        extract_answer(text) == extract_answer(sample.response)
+        for text, sample in zip(answers, samples, strict=True)
     )
-    with _evaluating(model), bar:
-        for start in range(0, len(ordered), GENERATION_BATCH):
-            batch = ordered[start : start + GENERATION_BATCH]
-            for sample, text in zip(
-                batch, _answers(model, tokenizer, batch), strict=True
-            ):
-                right += extract_answer(text) == extract_answer(sample.response)
-            bar.update(len(batch))
     return right / len(samples)
+
+
+def generate_answers(
+    model: Any,
+    tokenizer: Any,
+    samples: Sequence[Sample],
+    name: str = "answers",
+    new_tokens: int = NEW_TOKENS,
+) -> list[str]:
+    """Return greedily generated responses to the samples' prompts, in order.
+
+    Args:
+        model: A causal LM of `transformers`, with or without an adapter.
+        tokenizer: Its tokenizer.
+        samples: Samples with the prompts.
+        name: Name of the samples, for the progress bar.
+        new_tokens: Maximum number of tokens of an answer.
+    """
+    # Similar lengths are batched together, to reduce padding.
+    order = sorted(range(len(samples)), key=lambda row: len(samples[row].prompt))
+    answers = [""] * len(samples)
+    bar = tqdm(total=len(order), desc=f"answers to {name}", unit="answer", leave=False)
+    with _evaluating(model), bar:
+        for start in range(0, len(order), GENERATION_BATCH):
+            rows = order[start : start + GENERATION_BATCH]
+            batch = [samples[row] for row in rows]
+            for row, text in zip(
+                rows, _answers(model, tokenizer, batch, new_tokens), strict=True
+            ):
+                answers[row] = text
+            bar.update(len(rows))
+    return answers
 
 
 def extract_answer(text: str) -> str | None:
@@ -227,8 +250,10 @@ def extract_answer(text: str) -> str | None:
     return format(number.normalize() + 0, "f")
 
 
-def _answers(model: Any, tokenizer: Any, samples: Sequence[Sample]) -> list[str]:
-    """Return greedily generated responses to the samples' prompts."""
+def _answers(
+    model: Any, tokenizer: Any, samples: Sequence[Sample], new_tokens: int
+) -> list[str]:
+    """Return generated responses of a batch."""
     prompts = [encode_prompt(tokenizer, sample.turns) for sample in samples]
     # Without responses, `collate` only adds padding.
     inputs = collate(
@@ -240,7 +265,7 @@ def _answers(model: Any, tokenizer: Any, samples: Sequence[Sample]) -> list[str]
     generated = model.generate(
         input_ids=inputs["input_ids"].to(model.device),
         attention_mask=inputs["attention_mask"].to(model.device),
-        max_new_tokens=NEW_TOKENS,
+        max_new_tokens=new_tokens,
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=sorted(ends - {None}) or None,

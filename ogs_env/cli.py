@@ -21,6 +21,7 @@ COMMANDS = {
     "sweep": ("ogs_env.experiments.sweep", "train with many settings, and compare"),
     "select": ("ogs_env.agents.command", "let an agent choose samples from a bundle"),
     "finetune": ("ogs_env.experiments.finetune", "fine-tune a model on selections"),
+    "study": ("ogs_env.experiments.study.command", "fine-tune by many methods"),
     "fidelity": (
         "ogs_env.experiments.fidelity.command",
         "compare what the environment predicts with real fine-tuning",

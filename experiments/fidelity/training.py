@@ -5,7 +5,7 @@ layers below the adapter are computed once per sample for all runs.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ogs_env.learners.fitted import LAYERS
@@ -55,7 +55,12 @@ def learning_rates(recipe: Recipe, steps: int) -> list[float]:
 
 
 def fine_tune(
-    proxy: Proxy, texts: TrunkStates, picks: Sequence[int], recipe: Recipe, seed: int
+    proxy: Proxy,
+    texts: TrunkStates,
+    picks: Sequence[int],
+    recipe: Recipe,
+    seed: int,
+    change_gradient: Callable[[], None] | None = None,
 ) -> None:
     """Train a newly drawn adapter on samples; it stays in the model.
 
@@ -65,6 +70,7 @@ def fine_tune(
         picks: Positions of the training samples in `texts`.
         recipe: Recipe of the fine-tuning.
         seed: Seed of the adapter and of the order of each epoch.
+        change_gradient: As for `AdapterTraining.step`.
     """
     draw_adapter(proxy, seed)
     rng = named_rng(seed, "fine-tuning")
@@ -75,4 +81,4 @@ def fine_tune(
     rates = learning_rates(recipe, math.ceil(len(order) / recipe.batch))
     for step, rate in enumerate(rates):
         batch = order[step * recipe.batch : (step + 1) * recipe.batch]
-        training.step(texts, batch, rate)
+        training.step(texts, batch, rate, change_gradient)

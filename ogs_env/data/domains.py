@@ -109,7 +109,9 @@ class DomainData:
     sources: list[dict[str, Any]]
 
 
-def real_domain(name: str, seed: int = 0, pool_size: int = 1280) -> DomainData:
+def real_domain(
+    name: str, seed: int = 0, pool_size: int = 1280, *, test_size: int = TEST_SIZE
+) -> DomainData:
     """Build a domain of real texts.
 
     The pool mixes the domain's sources with others (`PLANS`); dev and test have half
@@ -123,6 +125,7 @@ def real_domain(name: str, seed: int = 0, pool_size: int = 1280) -> DomainData:
         name: `"medical"`, `"legal"` or `"financial"`.
         seed: Chooses the samples.
         pool_size: Samples in the pool.
+        test_size: Samples in test.
 
     Raises:
         InputError: If a source is not available or is smaller than its share.
@@ -131,7 +134,7 @@ def real_domain(name: str, seed: int = 0, pool_size: int = 1280) -> DomainData:
     rng = named_rng(seed, f"domain {name}")
     by_source = {source: _load_source(source) for source in plan.shares}
     held_out, taken = {}, set[str]()
-    for role, size in (("dev", DEV_SIZE), ("test", TEST_SIZE)):
+    for role, size in (("dev", DEV_SIZE), ("test", test_size)):
         held_out[role] = [
             sample
             for source in plan.own
@@ -289,7 +292,7 @@ def _decisions(samples: Sequence[Sample]) -> list[Sample]:
     ]
 
 
-def _question(sample: Sample) -> str:
+def question_key(sample: Sample) -> str:
     """Return the question's key; samples with equal keys would leak between roles.
 
     It is the code for ICD-10-CM, the paragraph and table for TAT-QA, the clause for
@@ -328,7 +331,7 @@ def _draw(
     for number in rng.permutation(len(samples)):
         if len(drawn) == count:
             break
-        question = _question(samples[number])
+        question = question_key(samples[number])
         if question not in taken:
             drawn.append(samples[number])
             if distinct:

@@ -1,6 +1,6 @@
 """LoRA training, one optimizer step at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -35,9 +35,20 @@ class AdapterTraining:
         self.steps = 0
 
     def step(
-        self, texts: TrunkStates, batch: Sequence[int], learning_rate: float
+        self,
+        texts: TrunkStates,
+        batch: Sequence[int],
+        learning_rate: float,
+        change_gradient: Callable[[], None] | None = None,
     ) -> float:
         """Make an optimizer step on some rows of `texts`.
+
+        Args:
+            texts: The samples.
+            batch: Their rows.
+            learning_rate: Learning rate of this step.
+            change_gradient: Called before the gradient is clipped, to change the `grad`
+                of the adapter's weights in place.
 
         Returns:
             The loss before the step, nats per response token.
@@ -50,6 +61,8 @@ class AdapterTraining:
             row: count / sum(counts) for row, count in zip(batch, counts, strict=True)
         }
         losses = add_gradients(texts, batch, shares)
+        if change_gradient is not None:
+            change_gradient()
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad()

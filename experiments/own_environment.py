@@ -1,0 +1,57 @@
+"""Settings for training a Navigator in the environment of a pool of one's own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ogs_env.agents.episodes import make
+from ogs_env.agents.settings import TrainSettings
+from ogs_env.agents.training import described
+from ogs_env.bundle import Bundle
+
+ENVIRONMENT = "OGS-Custom-v0"
+
+
+def environment_kwargs(
+    bundle: Bundle, share: float, weights: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return keyword arguments of the environment of a bundle.
+
+    Args:
+        bundle: The pool's bundle.
+        share: Share of the candidates that is selected.
+        weights: Weights of reward terms that are not the bundle's default.
+    """
+    kwargs: dict[str, Any] = {"bundle": str(bundle.path)}
+    counts = described(make(ENVIRONMENT, kwargs))["environment"]
+    stream = counts["num_slates"] * counts["slate_size"]
+    kwargs["budget"] = max(1, round(share * stream))
+    kwargs["reward_weights"] = dict(weights)
+    return kwargs
+
+
+def navigator_settings(
+    bundle: Bundle,
+    share: float,
+    weights: Mapping[str, float],
+    steps: int,
+    seed: int,
+    cost_limit: float | None = None,
+) -> TrainSettings:
+    """Return settings of PPO in the environment of a bundle; a repeatable run.
+
+    Args:
+        bundle: The pool's bundle.
+        share: Share of the candidates that is selected.
+        weights: Weights of reward terms that are not the bundle's default.
+        steps: Environment steps of the training.
+        seed: Seed of the training.
+        cost_limit: Limit of an episode's mean cost; None for no limit.
+    """
+    return TrainSettings(
+        env=ENVIRONMENT,
+        env_kwargs=environment_kwargs(bundle, share, weights),
+        seed=seed,
+        seconds=None,
+        steps=steps,
+        cost_limit=cost_limit,
+    )

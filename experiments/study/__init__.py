@@ -1,0 +1,1 @@
+"""The study of real fine-tuning: selectors and gradient surgery on new pools."""

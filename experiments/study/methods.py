@@ -1,0 +1,71 @@
+"""Methods of the study: how to select data, or how to change gradients."""
+
+import re
+from dataclasses import dataclass
+
+from ogs_env.agents.selector import SELECTORS
+from ogs_env.data.domains import PLANS
+from ogs_env.errors import unknown_name
+
+BASELINES = (
+    "less",
+    "greedy",
+    "grad-match",
+    "pgm",
+    "rds",
+    "dsir",
+    "length-matched",
+    "information",
+)
+SURGERY = ("agem", "pcgrad", "ogd", "upgrad")
+NAVIGATORS = ("navigator", "imitation")
+RANDOM, LARGER, ALL = "random", "random30", "all"
+LESS_TRAJECTORY, ORACLE, AUTO = "less-trajectory", "oracle", "auto"
+TRANSFER = "transfer"
+LARGER_FACTOR = 3
+"""`random30` selects so many times the share of the other methods."""
+
+_SEEDED = re.compile(r"(?P<kind>[a-z0-9]+)-(?P<seed>[0-9]+)")
+_SINGLE = (*BASELINES, *SURGERY, ALL, LESS_TRAJECTORY, ORACLE, AUTO)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the study.
+
+    Attributes:
+        name: Its name in the settings, such as `navigator-1`.
+        kind: What it is, such as `navigator`.
+        seed: Number of the draw or of the training; 0 for methods without one.
+        domain: For `transfer`, the domain whose Navigator selects.
+    """
+
+    name: str
+    kind: str
+    seed: int = 0
+    domain: str = ""
+
+    @property
+    def is_surgery(self) -> bool:
+        """Whether it trains on random data and changes the gradients."""
+        return self.kind in SURGERY
+
+
+def check_method(name: str) -> Method:
+    """Return the method of a name.
+
+    Raises:
+        InputError: If there is no such method.
+    """
+    assert set(BASELINES) <= set(SELECTORS)
+    if name in _SINGLE:
+        return Method(name, name)
+    kind, _, domain = name.partition("-")
+    if kind == TRANSFER and domain in PLANS:
+        return Method(name, kind, domain=domain)
+    match = _SEEDED.fullmatch(name)
+    if match and match["kind"] in (RANDOM, LARGER, *NAVIGATORS):
+        return Method(name, match["kind"], int(match["seed"]))
+    seeded = [f"{kind}-0" for kind in (RANDOM, LARGER, *NAVIGATORS)]
+    transfers = [f"{TRANSFER}-{domain}" for domain in PLANS]
+    raise unknown_name("method", name, [*_SINGLE, *seeded, *transfers])

@@ -1,0 +1,33 @@
+"""Result files of the study: one for each untouched target and for each run."""
+
+from pathlib import Path
+from typing import Any
+
+from ogs_env.errors import InputError
+from ogs_env.experiments.study.settings import StudySettings
+from ogs_env.files import read_object
+
+RUNS, BASE = "runs", "base.json"
+
+
+def result_file(
+    folder: Path, settings: StudySettings, domain: str, draw: int, method: str
+) -> Path:
+    """Return the file of a run's result."""
+    return folder / RUNS / settings.target_name / f"{domain}-{draw}" / f"{method}.json"
+
+
+def read_runs(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return every run of a study's folder with its untouched model's measures.
+
+    Raises:
+        InputError: If there are none, or a file is damaged.
+    """
+    runs = []
+    for file in sorted((folder / RUNS).glob("*/*/*.json")):
+        if file.name != BASE:
+            base = read_object(file.with_name(BASE), "measures of an untouched target")
+            runs.append((read_object(file, "result of a run"), base))
+    if not runs:
+        raise InputError(f"{folder}: holds no runs; run `ogs study` first")
+    return runs

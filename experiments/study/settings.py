@@ -1,0 +1,129 @@
+"""Settings of `ogs study`: pools, targets, methods and recipe, from a YAML file."""
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ogs_env.data.domains import PLANS
+from ogs_env.errors import InputError, unknown_name
+from ogs_env.experiments.settings import read_yaml
+from ogs_env.experiments.study.methods import check_method
+from ogs_env.learners.fitted import EPOCHS, LAYERS
+from ogs_env.lm.loading import DEFAULT_MODEL
+
+PACKAGES = "medical-packages"
+"""A domain of texts of installed packages, for machines without other texts."""
+SHIPPED = Path(__file__).parent.parent / "configs" / "study"
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """Settings of the study.
+
+    Attributes:
+        domains: Domains of real texts, or `medical-packages`.
+        draws: Numbers of the pools of a domain; each is a pool of other samples, with
+            selections and training seeds of its own.
+        methods: Names of methods, most important first.
+        proxy: Model that is sketched: a name, a folder or a Hugging Face id.
+        target: Model to fine-tune: a name, a folder or a Hugging Face id.
+        target_name: Name of the target in tables and of its folder of results.
+        pool_size: Samples in a pool.
+        share: Share of the pool that a method selects.
+        test_size: Test samples of the domain.
+        retention_size: Retention prompts of each capability.
+        questions: Questions of the domain that have a checkable answer.
+        generated: GSM8K answers that are generated before and after.
+        layers: Decoder layers, from the last, that carry the adapter.
+        epochs: Epochs of fine-tuning.
+        batch: Samples per step.
+        learning_rate: Peak learning rate.
+        train_steps: Steps of the environment in which a Navigator is trained.
+    """
+
+    domains: tuple[str, ...] = tuple(PLANS)
+    draws: tuple[int, ...] = (1,)
+    methods: tuple[str, ...] = ("random-0", "oracle")
+    proxy: str = DEFAULT_MODEL
+    target: str = DEFAULT_MODEL
+    target_name: str = "SmolLM2-135M"
+    pool_size: int = 640
+    share: float = 0.1
+    test_size: int = 128
+    retention_size: int = 64
+    questions: int = 96
+    generated: int = 0
+    layers: int = LAYERS
+    epochs: int = EPOCHS
+    batch: int = 8
+    learning_rate: float = 1e-3
+    train_steps: int = 600_000
+
+    def __post_init__(self) -> None:
+        for domain in self.domains:
+            if domain not in (*PLANS, PACKAGES):
+                raise unknown_name("domain", domain, [*PLANS, PACKAGES])
+        for method in self.methods:
+            check_method(method)
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise InputError(
+                    f"{name}: is {getattr(self, name)}; expected {least} or more"
+                )
+        if min(self.draws) < 0:
+            raise InputError(f"draws: has {min(self.draws)}; expected 0 or more")
+        if not 0 < self.share < 1:
+            raise InputError(f"share: is {self.share}; expected a number from 0 to 1")
+
+    @property
+    def budget(self) -> int:
+        """Number of samples that a method selects."""
+        return round(self.share * self.pool_size)
+
+
+_LEAST = {
+    "pool_size": 64,
+    "test_size": 2,
+    "retention_size": 1,
+    "questions": 1,
+    "generated": 0,
+    "layers": 1,
+    "epochs": 1,
+    "batch": 1,
+    "train_steps": 1,
+}
+
+
+def read_settings(name: str) -> StudySettings:
+    """Return the settings of a YAML file, or of a shipped one by its name.
+
+    Raises:
+        InputError: If the file is missing or wrong.
+    """
+    path, values = read_yaml("study", name, SHIPPED)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected settings, as in `draws: [1, 2]`")
+    fields = typing.get_type_hints(StudySettings)
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise unknown_name(f"setting (in {path})", str(key), fields)
+        checked[key] = _checked(value, fields[key], f"{path}: {key}")
+    return dataclasses.replace(StudySettings(), **checked)
+
+
+def _checked(value: Any, annotation: Any, place: str) -> Any:
+    """Return a value of the annotated type, with lists as tuples."""
+    if typing.get_origin(annotation) is tuple:
+        member = typing.get_args(annotation)[0]
+        if not isinstance(value, list) or not value:
+            raise InputError(f"{place}: is {value!r}; expected a list")
+        return tuple(_checked(item, member, place) for item in value)
+    if annotation is float and type(value) is int:
+        return float(value)
+    if type(value) is not annotation:
+        names = {int: "a whole number", float: "a number", str: "a text"}
+        raise InputError(f"{place}: is {value!r}; expected {names[annotation]}")
+    return value

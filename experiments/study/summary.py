@@ -1,0 +1,169 @@
+"""Summaries of the study's runs: means over pools with 95 % intervals."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from ogs_env.experiments.study.methods import RANDOM, check_method
+from ogs_env.experiments.study.results import read_runs
+
+RESAMPLES = 4000
+
+
+def summaries(folder: Path) -> list[dict[str, Any]]:
+    """Summarise a study: one entry for each domain, target and method.
+
+    Args:
+        folder: Folder of the study's results.
+
+    Returns:
+        By domain, target and method, JSON-able: `share` of the pool that is trained on;
+        `pools` and `runs`; `domain_change`, the change of the loss on the domain's test
+        samples, percent, with `domain_interval`; `forgetting`, the rise of the loss on
+        own answers, percent, of the capability where it rose most, with
+        `forgetting_interval`; for both, with `_less_random`, the difference to random
+        selections of the same pools; `accuracy_change` and `pairs_change`, percentage
+        points; `gsm8k_before` and `gsm8k_after`; `select_seconds`, CPU seconds with
+        sketching; and `train_seconds_ratio`, CPU seconds of training over those of
+        random selections of the same pools. Means are over pools of the mean over runs.
+        Intervals are Student's t over pools; of a single pool a bootstrap over its
+        measured texts.
+
+    Raises:
+        InputError: If there are no runs.
+    """
+    runs: dict[tuple[str, str, str], list[_Run]] = {}
+    for result, base in read_runs(folder):
+        run = _Run(result, base)
+        runs.setdefault((run.domain, run.target, run.kind), []).append(run)
+    return [
+        _summary(own, runs.get((domain, target, RANDOM), []))
+        for (domain, target, _), own in runs.items()
+    ]
+
+
+class _Run:
+    """A run with its changes against the untouched target.
+
+    Args:
+        result: Content of its result file.
+        base: Measures of the untouched target.
+    """
+
+    def __init__(self, result: Mapping[str, Any], base: Mapping[str, Any]) -> None:
+        self.result = result
+        self.domain, self.draw = result["domain"], result["draw"]
+        self.target = result["target"]
+        self.kind = check_method(result["method"]).kind
+        before = {name: np.array(own) for name, own in base["losses"].items()}
+        after = {name: np.array(own) for name, own in result["losses"].items()}
+        self.domain_losses = before["test"], after["test"]
+        own = {name: (before[name], after[name]) for name in before if "own/" in name}
+        worst = max(own, key=lambda name: _percent(*own[name]))
+        self.answer_losses = own[worst]
+        self.accuracy_change = _points(base["accuracy"], result["accuracy"])
+        pairs = [
+            _points(base["pairs"][name]["accuracy"], measured["accuracy"])
+            for name, measured in result["pairs"].items()
+        ]
+        self.pairs_change = float(
+            np.mean([change for change in pairs if change is not None])
+        )
+        self.gsm8k = base["gsm8k"], result["gsm8k"]
+
+
+def _percent(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
+    return float(100 * (after.mean() / before.mean() - 1))
+
+
+def _points(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else 100 * (after - before)
+
+
+def _summary(runs: Sequence[_Run], random: Sequence[_Run]) -> dict[str, Any]:
+    """Summarise the runs of a method with those of random selections."""
+    first = runs[0]
+    pools = sorted({run.draw for run in runs})
+    entry: dict[str, Any] = {
+        "domain": first.domain,
+        "target": first.target,
+        "method": first.kind,
+        "share": round(
+            first.result["samples"] / first.result["recipe"]["pool_size"], 4
+        ),
+        "pools": len(pools),
+        "runs": len(runs),
+    }
+    for name, losses in (
+        ("domain_change", "domain_losses"),
+        ("forgetting", "answer_losses"),
+    ):
+        values = [
+            [getattr(run, losses) for run in runs if run.draw == d] for d in pools
+        ]
+        others = [
+            [getattr(run, losses) for run in random if run.draw == d] for d in pools
+        ]
+        entry |= _with_interval(name, values, None)
+        if first.kind != RANDOM and all(others):
+            entry |= _with_interval(f"{name}_less_random", values, others)
+    for name in ("accuracy_change", "pairs_change"):
+        changes = [getattr(run, name) for run in runs]
+        entry[name] = None if None in changes else round(float(np.mean(changes)), 3)
+    for place, name in enumerate(("gsm8k_before", "gsm8k_after")):
+        shares = [run.gsm8k[place] for run in runs]
+        entry[name] = None if None in shares else round(float(np.mean(shares)), 4)
+    entry["select_seconds"] = round(
+        float(np.mean([run.result["select_seconds"] for run in runs])), 1
+    )
+    plain = [run.result["train_seconds"] for run in random if run.draw in pools]
+    own = [run.result["train_seconds"] for run in runs]
+    entry["train_seconds_ratio"] = (
+        round(float(np.mean(own) / np.mean(plain)), 3) if plain else None
+    )
+    return entry
+
+
+Losses = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def _with_interval(
+    name: str,
+    values: Sequence[Sequence[Losses]],
+    others: Sequence[Sequence[Losses]] | None,
+) -> dict[str, Any]:
+    """Return a mean change and its interval, by pool the losses before and after."""
+
+    def change(runs: Sequence[Losses], weights: NDArray[np.float64] | None) -> Any:
+        changes = []
+        for before, after in runs:
+            each = np.full(len(before), 1 / len(before)) if weights is None else weights
+            changes.append(100 * ((each @ after) / (each @ before) - 1))
+        return np.mean(changes, axis=0)
+
+    def difference(pool: int, weights: NDArray[np.float64] | None = None) -> Any:
+        own = change(values[pool], weights)
+        return own if others is None else own - change(others[pool], weights)
+
+    means = np.array([difference(pool) for pool in range(len(values))])
+    mean = float(means.mean())
+    if len(means) > 1:
+        error = stats.sem(means) * stats.t.ppf(0.975, len(means) - 1)
+        low, high = mean - error, mean + error
+    else:
+        texts = len(values[0][0][0])
+        draws = np.random.default_rng(0).multinomial(
+            texts, np.full(texts, 1 / texts), size=RESAMPLES
+        )
+        low, high = np.quantile(difference(0, draws / texts), [0.025, 0.975])
+    return {
+        name: round(mean, 3),
+        f"{name.replace('_change', '')}_interval": [
+            round(float(low), 3),
+            round(float(high), 3),
+        ],
+    }
