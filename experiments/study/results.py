@@ -7,13 +7,13 @@ from ogs_env.errors import InputError
 from ogs_env.experiments.study.settings import StudySettings
 from ogs_env.files import read_object
 
-RUNS, BASE = "runs", "base.json"
+RUNS, BASE, COSINES = "runs", "base", "cosines"
 
 
 def result_file(
     folder: Path, settings: StudySettings, domain: str, draw: int, method: str
 ) -> Path:
-    """Return the file of a run's result."""
+    """Return the file of a run's result, or of another measure of a pool."""
     return folder / RUNS / settings.target_name / f"{domain}-{draw}" / f"{method}.json"
 
 
@@ -25,8 +25,10 @@ def read_runs(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """
     runs = []
     for file in sorted((folder / RUNS).glob("*/*/*.json")):
-        if file.name != BASE:
-            base = read_object(file.with_name(BASE), "measures of an untouched target")
+        if file.stem not in (BASE, COSINES):
+            base = read_object(
+                file.with_name(f"{BASE}.json"), "measures of an untouched target"
+            )
             runs.append((read_object(file, "result of a run"), base))
     if not runs:
         raise InputError(f"{folder}: holds no runs; run `ogs study` first")

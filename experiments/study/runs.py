@@ -11,15 +11,17 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ogs_env.errors import InputError
+from ogs_env.experiments.study.cosines import cosine_agreement
 from ogs_env.experiments.study.locks import locked
 from ogs_env.experiments.study.methods import Method, check_method
-from ogs_env.experiments.study.results import BASE, result_file
+from ogs_env.experiments.study.results import BASE, COSINES, result_file
 from ogs_env.experiments.study.selections import Pool
 from ogs_env.experiments.study.settings import StudySettings
 from ogs_env.experiments.study.target import Target
-from ogs_env.files import write_json
+from ogs_env.files import read_object, write_json
 
-POOLS, ANSWERS = "pools", "answers"
+POOLS, ANSWERS, NOTE = "pools", "answers", "settings.json"
 
 
 def run_study(settings: StudySettings, folder: Path) -> None:
@@ -33,12 +35,28 @@ def run_study(settings: StudySettings, folder: Path) -> None:
         folder: Folder of pools, agents and results.
 
     Raises:
-        InputError: If texts or the target are not available, or a result is of other
-            samples or another recipe.
+        InputError: If texts or the target are not available, or the folder has runs of
+            another recipe.
     """
+    _note(settings, folder)
     for draw in settings.draws:
         for domain in settings.domains:
             _run_pool(settings, folder, domain, draw)
+
+
+def _note(settings: StudySettings, folder: Path) -> None:
+    """Write the recipe of a folder's runs, or refuse a folder of another recipe."""
+    file, given = folder / NOTE, recipe(settings)
+    with locked(file):
+        if not file.exists():
+            write_json(file, given)
+        known = read_object(file, "recipe of a study")
+    other = [name for name in given if known.get(name) != given[name]]
+    if other:
+        raise InputError(
+            f"{file}: has other values of {', '.join(other)}; give these or choose "
+            "another --out"
+        )
 
 
 def _run_pool(settings: StudySettings, folder: Path, domain: str, draw: int) -> None:
@@ -50,6 +68,7 @@ def _run_pool(settings: StudySettings, folder: Path, domain: str, draw: int) -> 
     if not open_methods:
         return
     pool = Pool(domain, draw, settings, folder / POOLS)
+    _compare_cosines(pool, folder)
     target: Target | None = None
     for method in open_methods:
         file = result_file(folder, settings, domain, draw, method.name)
@@ -61,7 +80,7 @@ def _run_pool(settings: StudySettings, folder: Path, domain: str, draw: int) -> 
                 answers = folder / ANSWERS / settings.target_name
                 with locked(answers):
                     target = Target(settings, pool.data, answers)
-                _measure_untouched(target, file.with_name(BASE))
+                _measure_untouched(target, file.with_name(f"{BASE}.json"))
             print(
                 f"{domain} {draw}: {method.name}, {len(rows)} samples", file=sys.stderr
             )
@@ -83,6 +102,18 @@ def _only_process(file: Path) -> Iterator[bool]:
     finally:
         lock.release()
         Path(f"{file}.lock").unlink(missing_ok=True)
+
+
+def _compare_cosines(pool: Pool, folder: Path) -> None:
+    """Write how well the proxy's cosines rank the target's, if they differ."""
+    settings = pool.settings
+    if settings.target == settings.proxy:
+        return
+    file = result_file(folder, settings, pool.domain, pool.draw, COSINES)
+    with _only_process(file) as is_only:
+        if is_only and not file.exists():
+            bundle = pool.folder / settings.target_name
+            write_json(file, cosine_agreement(pool, settings.cosines, bundle))
 
 
 def _measure_untouched(target: Target, file: Path) -> None:
@@ -116,7 +147,8 @@ def _result(
 
 
 def recipe(settings: StudySettings) -> dict[str, Any]:
-    """Return the settings that a run's result depends on."""
-    names = ("pool_size", "share", "layers", "epochs", "batch", "learning_rate")
+    """Return the settings that the results of a folder share."""
+    # Others choose what is run, or the target, which has a folder of its own.
+    left_out = {"domains", "draws", "methods", "target", "target_name", "cosines"}
     values = dataclasses.asdict(settings)
-    return {name: values[name] for name in names}
+    return {name: value for name, value in values.items() if name not in left_out}

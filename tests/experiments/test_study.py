@@ -1,0 +1,191 @@
+"""The study on a tiny model: runs, sharing and resuming, summary, wrong settings."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ogs_env.data.domains import question_key
+from ogs_env.errors import InputError
+from ogs_env.experiments.study.methods import check_method
+from ogs_env.experiments.study.pools import pool_data
+from ogs_env.experiments.study.questions import Question, right_number
+from ogs_env.experiments.study.report import write_report
+from ogs_env.experiments.study.runs import run_study
+from ogs_env.experiments.study.selections import Pool
+from ogs_env.experiments.study.settings import StudySettings, read_settings
+from ogs_env.experiments.study.summary import summaries
+from ogs_env.experiments.study.target import choice_accuracy
+
+METHODS = ("random-0", "oracle", "random-1", "random30-0", "less-trajectory", "pcgrad")
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_model_folder):
+    return StudySettings(
+        domains=("medical-packages",),
+        draws=(1, 2),
+        methods=METHODS,
+        proxy=str(tiny_model_folder),
+        target=str(tiny_model_folder),
+        target_name="tiny",
+        pool_size=200,
+        test_size=6,
+        retention_size=4,
+        layers=2,
+        epochs=1,
+        learning_rate=1e-2,
+        train_steps=1000,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(settings, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    run_study(settings, folder)
+    return folder
+
+
+def results(folder, draw):
+    files = sorted((folder / "runs" / "tiny" / f"medical-packages-{draw}").iterdir())
+    return {file.stem: json.loads(file.read_text()) for file in files}
+
+
+def test_every_method_has_a_run_in_every_pool(finished):
+    for draw in (1, 2):
+        assert results(finished, draw).keys() == {*METHODS, "base"}
+
+
+def test_runs_train_on_what_their_method_selects(finished, settings):
+    by_method = results(finished, 1)
+    budget = settings.budget
+    assert by_method["random-0"]["samples"] == by_method["oracle"]["samples"] == budget
+    assert by_method["random30-0"]["samples"] == 3 * budget
+    ids = {name: run["ids_sha256"] for name, run in by_method.items() if name != "base"}
+    # Surgery trains on the first random selection.
+    assert ids["pcgrad"] == ids["random-0"]
+    assert len(set(ids.values())) == len(METHODS) - 1
+    assert by_method["pcgrad"]["losses"] != by_method["random-0"]["losses"]
+
+
+def test_a_finished_study_is_not_repeated(finished, settings):
+    files = {f: f.stat().st_mtime_ns for f in finished.rglob("*.json")}
+    run_study(settings, finished)
+    assert {f: f.stat().st_mtime_ns for f in finished.rglob("*.json")} == files
+
+
+def test_a_missing_run_is_made_again_with_the_same_numbers(finished, settings):
+    file = finished / "runs" / "tiny" / "medical-packages-2" / "oracle.json"
+    before = json.loads(file.read_text())
+    file.unlink()
+    run_study(settings, finished)
+    after = json.loads(file.read_text())
+    assert after["losses"] == before["losses"]
+    assert not list((finished / "runs").rglob("*.lock"))
+
+
+def test_another_recipe_in_the_same_folder_is_refused(finished, settings):
+    other = dataclasses.replace(settings, methods=("random-0", "greedy"), epochs=2)
+    with pytest.raises(InputError, match=r"settings.json.*epochs.*another --out"):
+        run_study(other, finished)
+
+
+def test_the_summary_has_means_over_pools_with_intervals(finished):
+    by_method = {entry["method"]: entry for entry in summaries(finished)}
+    assert by_method.keys() == {check_method(name).kind for name in METHODS}
+
+    def change(draw, name):
+        runs = results(finished, draw)
+        before, after = (np.mean(runs[n]["losses"]["test"]) for n in ("base", name))
+        return 100 * (after / before - 1)
+
+    random = by_method["random"]
+    assert (random["runs"], random["pools"]) == (4, 2)
+    pools = [(change(d, "random-0") + change(d, "random-1")) / 2 for d in (1, 2)]
+    assert random["domain_change"] == pytest.approx(np.mean(pools), abs=2e-3)
+    assert "domain_change_less_random" not in random
+
+    oracle = by_method["oracle"]
+    differences = [change(d, "oracle") - pools[d - 1] for d in (1, 2)]
+    interval = stats.t.interval(0.95, 1, np.mean(differences), stats.sem(differences))
+    assert oracle["domain_change_less_random"] == pytest.approx(
+        np.mean(differences), abs=2e-3
+    )
+    assert oracle["domain_less_random_interval"] == pytest.approx(interval, abs=2e-3)
+    assert oracle["share"] == pytest.approx(0.1, abs=0.01)
+    assert by_method["random30"]["share"] == pytest.approx(0.3, abs=0.01)
+    assert by_method["random"]["select_seconds"] == 0
+    assert by_method["oracle"]["select_seconds"] > 0
+
+
+def test_the_report_has_a_row_per_method(finished):
+    text = write_report(finished).read_text()
+    assert text.count("\n| ") == 1 + len({check_method(m).kind for m in METHODS})
+    assert (finished / "trade-off.png").stat().st_size > 10_000
+
+
+def test_pools_of_a_domain_differ_and_share_no_question_with_test(settings):
+    first, second = (pool_data("medical-packages", d, settings) for d in (1, 2))
+    assert {s.id for s in first.pool} != {s.id for s in second.pool}
+    asked = {question_key(sample) for sample in first.pool}
+    assert asked.isdisjoint(question_key(sample) for sample in first.test)
+
+
+def test_a_selection_is_computed_once(finished, settings):
+    pool = Pool("medical-packages", 1, settings, finished / "pools")
+    method = check_method("oracle")
+    file = pool.folder / "selections" / "oracle.json"
+    content = json.loads(file.read_text())
+    content["ids"] = content["ids"][:3]
+    assert len(pool.rows(method)) == settings.budget
+    file.write_text(json.dumps(content))
+    assert len(pool.rows(method)) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "response", "is_right"),
+    [
+        ("44.1 - 56.7 = -12.6 million", "44.1-56.7 = -12.6 million", True),
+        ("It is 1,200.", "600+600 = 1200", True),
+        ("12.6", "44.1-56.7 = -12.6 million", False),
+        ("no idea", "1", False),
+    ],
+)
+def test_numbers_are_compared_by_value(answer, response, is_right):
+    assert right_number(answer, response) == is_right
+
+
+def test_the_likeliest_option_is_the_answer(settings):
+    sample = pool_data("medical-packages", 1, settings).pool[0]
+    questions = [
+        Question(dataclasses.replace(sample, response=right), ("no", "yes"))
+        for right in ("no", "yes", "yes")
+    ]
+    assert choice_accuracy(questions, [-1, -2, -3, -1, -1, -5]) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("methods: [randm-0]", "unknown method 'randm-0'; did you mean random-0"),
+        ("methods: random-0", "methods: is 'random-0'; expected a list"),
+        ("domains: [medicine]", "unknown domain 'medicine'; did you mean medical"),
+        ("pool: 100", "unknown setting .*did you mean pool_size"),
+        ("share: 2", "share: is 2.0; expected a number"),
+        ("epochs: 1.5", "epochs: is 1.5; expected a whole number"),
+        ("draws: [-1]", "draws: has -1; expected 0 or more"),
+        ("layers: 0", "layers: is 0; expected 1 or more"),
+    ],
+)
+def test_wrong_settings_are_one_clear_line(tmp_path, line, message):
+    file = tmp_path / "study.yaml"
+    file.write_text(line)
+    with pytest.raises(InputError, match=message):
+        read_settings(str(file))
+
+
+def test_shipped_settings_are_read():
+    assert read_settings("study").domains == ("legal", "medical", "financial")
+    assert read_settings("quick").domains == ("medical-packages",)
