@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ogs_env.agents.episodes import summarise
 from ogs_env.agents.selector import Selector
 from ogs_env.bundle import Bundle
 from ogs_env.learners.surrogate import SurrogateLearner
@@ -38,7 +39,7 @@ def compare(
     budget: int,
     seed: int,
     weights: Mapping[str, float],
-) -> dict[str, dict[str, NDArray[np.float64]]]:
+) -> dict[str, dict[str, float]]:
     """Let selectors select from the same random parts of a pool.
 
     Args:
@@ -49,22 +50,40 @@ def compare(
         weights: Of the reward terms; those not named keep the bundle's default.
 
     Returns:
-        By name `value`, the return of an episode with that selection, by draw
-        (`DRAWS`,), and `forgetting`, the term of that name; points of percent.
+        By name, over `DRAWS` draws: the result of `summarise` for the return of an
+        episode with that selection, and `forgetting`, the mean of the term of that
+        name; points of percent.
     """
     size = max(1, round(_PART * len(bundle.pool)))
     picks = max(1, round(_PART * budget))
     rng = named_rng(seed, "selection parts")
     parts = [rng.choice(len(bundle.pool), size, replace=False) for _ in range(DRAWS)]
     checked = checked_weights(weights, bundle)
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in selectors}
+    terms_of: dict[str, list[tuple[float, float]]] = {name: [] for name in selectors}
     rounds = [(draw, name) for draw in range(DRAWS) for name in selectors]
     for draw, name in tqdm(rounds, desc="selections", leave=False):
         own = np.random.default_rng([seed, draw])
         rows, _ = selectors[name].select(bundle, picks, own, parts[draw])
         terms = predicted_terms(bundle, rows)
-        found[name].append((weighted_sum(terms, checked), terms["forgetting"]))
-    return {
-        name: dict(zip(("value", "forgetting"), np.array(own).T, strict=True))
-        for name, own in found.items()
-    }
+        terms_of[name].append((weighted_sum(terms, checked), terms["forgetting"]))
+    summary = {}
+    for name, pairs in terms_of.items():
+        values, forgetting = np.array(pairs).T
+        summary[name] = {
+            **summarise(values),
+            "forgetting": round(float(forgetting.mean()), 4),
+        }
+    return summary
+
+
+def comparison_table(summary: Mapping[str, Mapping[str, float]]) -> str:
+    """Return a result of `compare` as a text table, highest mean value first."""
+    lines = [f"{'selector':<16}{'value':>8}  {'95 % interval':<18}forgetting, %"]
+    for name in sorted(summary, key=lambda name: -summary[name]["mean"]):
+        of_name = summary[name]
+        span = f"[{of_name['low']:.2f}, {of_name['high']:.2f}]"
+        lines.append(
+            f"{name:<16}{of_name['mean']:>8.2f}  {span:<18}"
+            f"{of_name['forgetting']:>13.1f}"
+        )
+    return "\n".join(lines)

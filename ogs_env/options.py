@@ -1,0 +1,236 @@
+"""Command-line options made from the fields of a dataclass.
+
+A field's name, type and default are those of its option, and the section `Attributes`
+of the docstring is its help. Types are `bool` (a flag), `str`, `int`, `float`,
+`pathlib.Path`, `dict` (JSON), tuples of one of these, and unions with None. A field's
+metadata can have:
+
+- `positional`: True if the option is a word without a name.
+- `metavar`: Name of the value in the help.
+- `choices`: The valid values.
+- `known`: Names that end the help text, such as those of shipped files.
+- `options_of`: Classes whose fields are options too. The value has those that are
+  given, by name. Fields of the same name are one option, described by the first class.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from ogs_env.errors import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
+
+
+def parse(
+    options_class: type[Options],
+    words: Sequence[str],
+    prog: str = "ogs",
+    description: str | None = None,
+) -> Options:
+    """Parse a command line; print the help and exit if it has `--help`.
+
+    Hyphens and underscores in names of options are the same.
+
+    Args:
+        options_class: Dataclass of the options.
+        words: The command line without the command.
+        prog: The command, for help and errors.
+        description: What the command does, for its help.
+
+    Raises:
+        InputError: For a wrong, missing or unknown option.
+    """
+    parser = _Parser(prog, description=description, argument_default=argparse.SUPPRESS)
+    _add_options(parser, options_class, set())
+    given, unknown = parser.parse_known_args([_hyphenated(word) for word in words])
+    if unknown:
+        known = parser._option_string_actions
+        name = unknown[0].partition("=")[0]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    values: dict[str, Any] = {}
+    fields = {field.name: field for field in dataclasses.fields(options_class)}
+    others = [name for name in fields if "options_of" in fields[name].metadata]
+    for name, value in vars(given).items():
+        place = values if name in fields else values.setdefault(others[0], {})
+        place[name] = tuple(value) if isinstance(value, list) else value
+    return options_class(**values)
+
+
+def settings_of(
+    settings_class: type[Options], options: "DataclassInstance", **changes: Any
+) -> Options:
+    """Return settings with the values of options of the same names.
+
+    Args:
+        settings_class: Dataclass of the settings.
+        options: Options with all of its fields, except for those in `changes`.
+        changes: Other values.
+    """
+    names = [field.name for field in dataclasses.fields(settings_class)]
+    values = {name: getattr(options, name) for name in names if name not in changes}
+    return settings_class(**values, **changes)
+
+
+def option_name(field: str) -> str:
+    """Return the option of a field, such as `--learning-rate`."""
+    return f"--{field.rstrip('_').replace('_', '-')}"
+
+
+def types_of(annotation: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the only type."""
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    members = typing.get_args(annotation) if is_union else (annotation,)
+    return tuple(dict if typing.get_origin(t) is dict else t for t in members)
+
+
+def expected(members: Iterable[Any]) -> str:
+    """Describe values of some types, for errors."""
+    return " or ".join(_NAMES[member] for member in members)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises InputError for a bad option, so that it is reported in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def _add_options(
+    parser: argparse.ArgumentParser,
+    options_class: type["DataclassInstance"],
+    added: set[str],
+) -> None:
+    """Add the options of a class that are not added yet, in a group for each base."""
+    annotations, texts = typing.get_type_hints(options_class), _texts(options_class)
+    fields = {field.name: field for field in dataclasses.fields(options_class)}
+    for base in options_class.__mro__:
+        names = [n for n in inspect.get_annotations(base) if n in fields]
+        if names := [name for name in names if name not in added]:
+            title = inspect.cleandoc(base.__doc__ or "").partition("\n")[0]
+            group = parser.add_argument_group(title.rstrip("."))
+            added.update(names)
+        for name in names:
+            if "options_of" not in fields[name].metadata:
+                text = texts.get(name, "")
+                _add_option(group, fields[name], annotations[name], text)
+    for field in fields.values():
+        for other in field.metadata.get("options_of", ()):
+            _add_options(parser, other, added)
+
+
+def _add_option(
+    group: argparse._ArgumentGroup,
+    field: "dataclasses.Field[Any]",
+    annotation: Any,
+    text: str,
+) -> None:
+    factory = field.default_factory
+    default = field.default if factory is dataclasses.MISSING else factory()
+    details: Mapping[str, Any] = field.metadata
+    if known := details.get("known"):
+        text = f"{text.rstrip('.')}: {', '.join(known)}."
+    hidden = default is False or default is dataclasses.MISSING
+    if not hidden and "by default" not in text.lower():
+        text += f" (default: {_shown(default)})"
+    how: dict[str, Any] = {"help": text.replace("%", "%%")}
+    if annotation is bool:
+        how["action"] = "store_true"
+    else:
+        members = types_of(annotation)
+        for member in members:
+            if typing.get_origin(member) is tuple:
+                how["nargs"] = "*" if default == () else "+"
+                members = typing.get_args(member)[:1]
+        how["type"] = _reader(members)
+        how["choices"] = details.get("choices")
+        if how["choices"] is None:
+            how["metavar"] = details.get("metavar") or _METAVARS[members[0]]
+    if details.get("positional"):
+        group.add_argument(field.name, **how)
+    else:
+        required = default is dataclasses.MISSING
+        group.add_argument(
+            option_name(field.name), dest=field.name, required=required, **how
+        )
+
+
+def _hyphenated(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else word
+
+
+def _texts(options_class: type) -> dict[str, str]:
+    """Return the texts of the docstrings' `Attributes`, by name."""
+    texts = {}
+    for base in reversed(options_class.__mro__):
+        section = inspect.cleandoc(base.__doc__ or "").partition("\nAttributes:\n")[2]
+        section = re.split(r"\n(?=\S)", section)[0]
+        for name, text in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.M):
+            texts[name] = " ".join(text.split())
+    return texts
+
+
+def _shown(default: Any) -> str:
+    """Return a default as a user would write it."""
+    if isinstance(default, tuple):
+        return " ".join(map(str, default)) or "none"
+    return "none" if default is None else str(default)
+
+
+def _reader(members: Sequence[Any]) -> Callable[[str], Any]:
+    """Return the function that reads a word as a value of one of some types."""
+
+    def read(word: str) -> Any:
+        for member in members:
+            try:
+                return _READERS[member](word)
+            except ValueError:
+                pass
+        raise argparse.ArgumentTypeError(f"{word!r}, expected {expected(members)}")
+
+    return read
+
+
+def _read_object(word: str) -> dict[str, Any]:
+    value = json.loads(word)
+    if not isinstance(value, dict):
+        raise ValueError(word)
+    return value
+
+
+def _read_none(word: str) -> None:
+    if word.lower() not in ("none", "null"):
+        raise ValueError(word)
+
+
+_NAMES = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    Path: "a path",
+    dict: "JSON",
+    type(None): "none",
+}
+_METAVARS = {str: "TEXT", int: "N", float: "X", Path: "PATH", dict: "JSON"}
+_READERS: dict[Any, Callable[[str], Any]] = {
+    str: str,
+    int: int,
+    float: float,
+    Path: Path,
+    dict: _read_object,
+    type(None): _read_none,
+}
