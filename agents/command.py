@@ -69,7 +69,7 @@ def run(options: Options) -> None:
         roles = READERS.get(agent, ("pool",))
         texts = bundle_texts(bundle, options.texts, roles, **fields)
     selector = load_selector(agent, texts)
-    if options.rank_by is not None and texts is not None:
+    if options.rank_by is not None and options.texts and texts:
         ids = bundle.pool.hex_ids()
         selector = MetadataSelector(
             numbers(texts, options.rank_by, ids, options.texts, **fields)

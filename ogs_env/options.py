@@ -63,10 +63,12 @@ def parse(
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     values: dict[str, Any] = {}
     fields = {field.name: field for field in dataclasses.fields(options_class)}
-    others = [name for name in fields if "options_of" in fields[name].metadata]
     for name, value in vars(given).items():
-        place = values if name in fields else values.setdefault(others[0], {})
-        place[name] = tuple(value) if isinstance(value, list) else value
+        values[name] = tuple(value) if isinstance(value, list) else value
+    for field in fields.values():
+        if "options_of" in field.metadata:
+            others = [name for name in values if name not in fields]
+            values[field.name] = {name: values.pop(name) for name in others}
     return options_class(**values)
 
 
@@ -99,7 +101,7 @@ def types_of(annotation: Any) -> tuple[Any, ...]:
 
 def expected(members: Iterable[Any]) -> str:
     """Describe values of some types, for errors."""
-    return " or ".join(_NAMES[member] for member in members)
+    return " or ".join(_TYPES[member][2] for member in members)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -118,15 +120,16 @@ def _add_options(
     annotations, texts = typing.get_type_hints(options_class), _texts(options_class)
     fields = {field.name: field for field in dataclasses.fields(options_class)}
     for base in options_class.__mro__:
-        names = [n for n in inspect.get_annotations(base) if n in fields]
-        if names := [name for name in names if name not in added]:
+        names = set(inspect.get_annotations(base)) - added
+        own = [field for name, field in fields.items() if name in names]
+        if own:
             title = inspect.cleandoc(base.__doc__ or "").partition("\n")[0]
             group = parser.add_argument_group(title.rstrip("."))
             added.update(names)
-        for name in names:
-            if "options_of" not in fields[name].metadata:
-                text = texts.get(name, "")
-                _add_option(group, fields[name], annotations[name], text)
+        for field in own:
+            if "options_of" not in field.metadata:
+                text = texts.get(field.name, "")
+                _add_option(group, field, annotations[field.name], text)
     for field in fields.values():
         for other in field.metadata.get("options_of", ()):
             _add_options(parser, other, added)
@@ -143,9 +146,10 @@ def _add_option(
     details: Mapping[str, Any] = field.metadata
     if known := details.get("known"):
         text = f"{text.rstrip('.')}: {', '.join(known)}."
-    hidden = default is False or default is dataclasses.MISSING
-    if not hidden and "by default" not in text.lower():
-        text += f" (default: {_shown(default)})"
+    required = default is dataclasses.MISSING
+    if not (required or default is False or "by default" in text.lower()):
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        text += f" (default: {'none' if shown in (None, '') else shown})"
     how: dict[str, Any] = {"help": text.replace("%", "%%")}
     if annotation is bool:
         how["action"] = "store_true"
@@ -158,14 +162,12 @@ def _add_option(
         how["type"] = _reader(members)
         how["choices"] = details.get("choices")
         if how["choices"] is None:
-            how["metavar"] = details.get("metavar") or _METAVARS[members[0]]
+            how["metavar"] = details.get("metavar") or _TYPES[members[0]][1]
     if details.get("positional"):
         group.add_argument(field.name, **how)
     else:
-        required = default is dataclasses.MISSING
-        group.add_argument(
-            option_name(field.name), dest=field.name, required=required, **how
-        )
+        name = option_name(field.name)
+        group.add_argument(name, dest=field.name, required=required, **how)
 
 
 def _hyphenated(word: str) -> str:
@@ -184,53 +186,27 @@ def _texts(options_class: type) -> dict[str, str]:
     return texts
 
 
-def _shown(default: Any) -> str:
-    """Return a default as a user would write it."""
-    if isinstance(default, tuple):
-        return " ".join(map(str, default)) or "none"
-    return "none" if default is None else str(default)
-
-
 def _reader(members: Sequence[Any]) -> Callable[[str], Any]:
     """Return the function that reads a word as a value of one of some types."""
 
     def read(word: str) -> Any:
         for member in members:
             try:
-                return _READERS[member](word)
-            except ValueError:
+                return _TYPES[member][0](word)
+            except (ValueError, TypeError, KeyError):
                 pass
         raise argparse.ArgumentTypeError(f"{word!r}, expected {expected(members)}")
 
     return read
 
 
-def _read_object(word: str) -> dict[str, Any]:
-    value = json.loads(word)
-    if not isinstance(value, dict):
-        raise ValueError(word)
-    return value
-
-
-def _read_none(word: str) -> None:
-    if word.lower() not in ("none", "null"):
-        raise ValueError(word)
-
-
-_NAMES = {
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    Path: "a path",
-    dict: "JSON",
-    type(None): "none",
-}
-_METAVARS = {str: "TEXT", int: "N", float: "X", Path: "PATH", dict: "JSON"}
-_READERS: dict[Any, Callable[[str], Any]] = {
-    str: str,
-    int: int,
-    float: float,
-    Path: Path,
-    dict: _read_object,
-    type(None): _read_none,
+# Of each type: function that reads a word, name of the value in the help, and what is
+# expected, for errors.
+_TYPES: dict[Any, tuple[Callable[[str], Any], str, str]] = {
+    str: (str, "TEXT", "a text"),
+    int: (int, "N", "a whole number"),
+    float: (float, "X", "a number"),
+    Path: (Path, "PATH", "a path"),
+    dict: (lambda word: dict(json.loads(word)), "JSON", "JSON"),
+    type(None): ({"None": None, "none": None, "null": None}.__getitem__, "", "none"),
 }
