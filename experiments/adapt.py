@@ -23,7 +23,11 @@ from ogs_env.data.pairs import grammar_file, grammar_pairs
 from ogs_env.errors import InputError
 from ogs_env.experiments.adapt_options import AUTO, COMPARED, NAVIGATOR, Options
 from ogs_env.experiments.adapt_report import write_report
-from ogs_env.experiments.comparison import compare, comparison_table
+from ogs_env.experiments.comparison import (
+    compare,
+    comparison_summary,
+    comparison_table,
+)
 from ogs_env.experiments.contrasts import contrasts, lines
 from ogs_env.experiments.estimate import estimate
 from ogs_env.experiments.finetune import FinetuneSettings, finetune, table
@@ -212,11 +216,12 @@ class _Job:
         names = [*COMPARED, NAVIGATOR]
         selectors = {name: self._selector(name, limit) for name in names}
         setting = self.budget, self.options.seed, limit.weights
-        summary = self.stages.do(
+        draws = self.stages.do(
             "compare",
             f"compare {len(selectors)} selectors by the predicted value of selections",
             lambda: compare(environment, selectors, *setting),
         )
+        summary = comparison_summary(draws)
         write_json(self.out / COMPARISON, summary)
         print(f"\n{comparison_table(summary)}", file=sys.stderr)
         ranked = sorted(summary, key=lambda name: -summary[name]["mean"])

@@ -39,7 +39,7 @@ def compare(
     budget: int,
     seed: int,
     weights: Mapping[str, float],
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, NDArray[np.float64]]]:
     """Let selectors select from the same random parts of a pool.
 
     Args:
@@ -50,9 +50,8 @@ def compare(
         weights: Of the reward terms; those not named keep the bundle's default.
 
     Returns:
-        By name, over `DRAWS` draws: the result of `summarise` for the return of an
-        episode with that selection, and `forgetting`, the mean of the term of that
-        name; points of percent.
+        By name `value`, the return of an episode with that selection, by draw
+        (`DRAWS`,), and `forgetting`, the term of that name; points of percent.
     """
     size = max(1, round(_PART * len(bundle.pool)))
     picks = max(1, round(_PART * budget))
@@ -66,18 +65,27 @@ def compare(
         rows, _ = selectors[name].select(bundle, picks, own, parts[draw])
         terms = predicted_terms(bundle, rows)
         terms_of[name].append((weighted_sum(terms, checked), terms["forgetting"]))
-    summary = {}
-    for name, pairs in terms_of.items():
-        values, forgetting = np.array(pairs).T
-        summary[name] = {
-            **summarise(values),
-            "forgetting": round(float(forgetting.mean()), 4),
+    return {
+        name: dict(zip(("value", "forgetting"), np.array(pairs).T, strict=True))
+        for name, pairs in terms_of.items()
+    }
+
+
+def comparison_summary(
+    draws: Mapping[str, Mapping[str, NDArray[np.float64]]],
+) -> dict[str, dict[str, float]]:
+    """Summarise a result of `compare`: `summarise` of values, mean of forgetting."""
+    return {
+        name: {
+            **summarise(terms["value"]),
+            "forgetting": round(float(terms["forgetting"].mean()), 4),
         }
-    return summary
+        for name, terms in draws.items()
+    }
 
 
 def comparison_table(summary: Mapping[str, Mapping[str, float]]) -> str:
-    """Return a result of `compare` as a text table, highest mean value first."""
+    """Return a comparison's summary as a text table, highest mean value first."""
     lines = [f"{'selector':<16}{'value':>8}  {'95 % interval':<18}forgetting, %"]
     for name in sorted(summary, key=lambda name: -summary[name]["mean"]):
         of_name = summary[name]

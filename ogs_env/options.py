@@ -30,15 +30,15 @@ from ogs_env.errors import InputError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-Options = TypeVar("Options", bound="DataclassInstance")
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def parse(
-    options_class: type[Options],
+    options_class: type[T],
     words: Sequence[str],
     prog: str = "ogs",
     description: str | None = None,
-) -> Options:
+) -> T:
     """Parse a command line; print the help and exit if it has `--help`.
 
     Hyphens and underscores in names of options are the same.
@@ -73,8 +73,8 @@ def parse(
 
 
 def settings_of(
-    settings_class: type[Options], options: "DataclassInstance", **changes: Any
-) -> Options:
+    settings_class: type[T], options: "DataclassInstance", **changes: Any
+) -> T:
     """Return settings with the values of options of the same names.
 
     Args:

@@ -1,13 +1,15 @@
 """Options made from the fields of a dataclass."""
 
-from dataclasses import dataclass, field
+import importlib
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ogs_env.cli import COMMANDS
 from ogs_env.errors import InputError
-from ogs_env.options import parse, settings_of
+from ogs_env.options import _texts, parse, settings_of
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,12 @@ class Options(Training):
     given: dict[str, Any] = field(
         default_factory=dict, metadata={"options_of": (Other,)}
     )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_a_command_is_described(command):
+    options = importlib.import_module(COMMANDS[command][0]).Options
+    assert {field.name for field in fields(options)} <= _texts(options).keys()
 
 
 def test_values_have_the_types_of_the_fields():
