@@ -53,12 +53,12 @@ def parse(
         InputError: For a wrong, missing or unknown option.
     """
     parser = _Parser(prog, description=description, argument_default=argparse.SUPPRESS)
-    _add_options(parser, options_class, set())
+    names: set[str] = set()
+    _add_options(parser, options_class, names)
     given, unknown = parser.parse_known_args([_hyphenated(word) for word in words])
     if unknown:
-        known = parser._option_string_actions
-        name = unknown[0].partition("=")[0]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+        known, wrong = map(option_name, names), unknown[0].partition("=")[0]
+        near = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.75)
         hint = f"; did you mean {near[0]}?" if near else ""
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     values: dict[str, Any] = {}
