@@ -23,9 +23,10 @@ class TrainSettings:
     Attributes:
         env: Id of the environment.
         env_kwargs: Arguments of the environment, without `split`.
-        algorithm: `"ppo"` (Stable-Baselines3) or `"maskable-ppo"` (sb3-contrib).
-            MaskablePPO is slower and learns the same: the Navigator reads the empty
-            places of a slate from the observation and never picks one.
+        algorithm: `"ppo"` (Stable-Baselines3) or `"maskable-ppo"` (sb3-contrib);
+            `"imitation"` has `ImitationSettings`. MaskablePPO is slower and learns the
+            same: the Navigator reads the empty places of a slate from the observation
+            and never picks one.
         seed: Seed of weights, exploration and episodes.
         seconds: Limit of wall-clock time, evaluations included; None: no limit.
         steps: Limit of environment steps; None: no limit.

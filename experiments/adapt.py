@@ -5,8 +5,8 @@ with all selectors that need no texts, and fine-tunes the target on the selectio
 best one.
 """
 
-import argparse
 import dataclasses
+import json
 import shlex
 import sys
 from collections import Counter
@@ -15,14 +15,19 @@ from typing import Any
 
 from ogs_env.agents.baselines.oracle import OracleSelector
 from ogs_env.agents.deployment import AgentSelector, load_selector
-from ogs_env.agents.episodes import make, summarise
-from ogs_env.agents.selector import READERS, SELECTORS, Selector
-from ogs_env.agents.training import TrainSettings, described, is_trained, train
+from ogs_env.agents.selector import Selector
+from ogs_env.agents.training import is_trained, train
 from ogs_env.bundle import Bundle
 from ogs_env.data.pairs import grammar_file, grammar_pairs
-from ogs_env.errors import InputError, unknown_name
+from ogs_env.errors import InputError
+from ogs_env.experiments.adapt_options import AUTO, COMPARED, NAVIGATOR, Options
 from ogs_env.experiments.adapt_report import write_report
-from ogs_env.experiments.comparison import compare
+from ogs_env.experiments.comparison import (
+    best_selector,
+    compare,
+    comparison_summary,
+    comparison_table,
+)
 from ogs_env.experiments.contrasts import contrasts, lines
 from ogs_env.experiments.estimate import estimate
 from ogs_env.experiments.finetune import FinetuneSettings, finetune, table
@@ -32,15 +37,17 @@ from ogs_env.experiments.limit import (
     forgetting_limit,
     read_limit,
 )
+from ogs_env.experiments.own_environment import navigator_settings
 from ogs_env.experiments.stages import Stages
 from ogs_env.files import read_json, read_object, write_json
 from ogs_env.lm.loading import load_model
+from ogs_env.options import settings_of
 from ogs_env.selection import Selection, parse_budget, select
-from ogs_env.sketching.command import add_data_arguments, own_data
+from ogs_env.sketching.command import own_data
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.sketcher import check, sketch
 
-AUTO, NAVIGATOR, ORACLE = "auto", "navigator", "oracle"
+ORACLE = "oracle"
 FEWEST = 64
 """Samples that make an environment, with a train and a test split."""
 SHOWN = 8
@@ -50,64 +57,11 @@ FEWEST_OF_DOMAIN = 8
 ENVIRONMENT = "environment"
 NOTE, COMPARISON, RESULT = "adapt.json", "comparison.json", "result.json"
 LIMIT = "limit.json"
-# `all` does not select; the others left out need texts or a field of the records.
-_COMPARED = [name for name in SELECTORS if name not in {"all", "metadata", *READERS}]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `ogs adapt`."""
-    tuning = FinetuneSettings()
-    add = parser.add_argument
-    add("pool", type=Path, metavar="POOL", help="JSON lines of candidates")
-    add("--out", type=Path, required=True, help="folder for all it makes")
-    # A raw % in argparse's help is a format character.
-    add("--budget", default="10%", help="how many to select: 64, or 10%% of the pool")
-    add(
-        "--agent",
-        default=AUTO,
-        help="what selects: auto for what is best in the environment, navigator, a "
-        "selector's name or an agent's folder",
-    )
-    add(
-        "--compare",
-        nargs="*",
-        default=[],
-        metavar="SELECTOR",
-        help="selectors on whose choice the target is fine-tuned as well",
-    )
-    add("--draws", type=int, default=1, help="selections by random, where compared")
-    add("--seed", type=int, default=0)
-    add_data_arguments(parser.add_argument_group("data"))
-    how = parser.add_argument_group("training").add_argument
-    how("--proxy", default=SketchSettings().proxy, help="is sketched: id or folder")
-    how(
-        "--train-steps",
-        type=int,
-        default=600_000,
-        help="steps of the environment that the Navigator learns from",
-    )
-    how("--model", default=tuning.model, help="the target: id or folder")
-    how("--epochs", type=int, default=3, help="of fine-tuning")
-    how(
-        "--layers",
-        type=int,
-        default=tuning.layers,
-        help="decoder layers, from the last, that are sketched and fine-tuned",
-    )
-    how("--learning-rate", type=float, default=tuning.learning_rate, help="peak")
-    how(
-        "--generate",
-        type=int,
-        default=tuning.generate,
-        metavar="N",
-        help="also generate answers to N retention samples that end in '#### number', "
-        "and report how many are right",
-    )
-
-
-def run(arguments: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Run the stages; those that are done already are not repeated."""
-    job = _Job(arguments)
+    job = _Job(options)
     environment = job.sketch()
     limit = job.weigh(environment)
     job.train(environment, limit)
@@ -120,38 +74,27 @@ def run(arguments: argparse.Namespace) -> None:
 class _Job:
     """One run of the command."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments, self.out = arguments, arguments.out
-        self.data = own_data(
-            arguments, arguments.pool, arguments.pool.name.split(".")[0]
-        )
-        self.budget = parse_budget(arguments.budget, len(self.data.pool))
-        self.compared = self._compared()
-        # Check the settings before hours of work.
-        self.tuning = FinetuneSettings(
-            model=arguments.model,
-            epochs=arguments.epochs,
-            learning_rate=arguments.learning_rate,
-            layers=arguments.layers,
-            seed=arguments.seed,
-            generate=arguments.generate,
-        )
-        if arguments.agent not in (AUTO, NAVIGATOR):
-            load_selector(arguments.agent)
-        if arguments.train_steps < 1:
-            raise InputError(
-                f"--train-steps: {arguments.train_steps}; expected 1 or more"
-            )
+    def __init__(self, options: Options) -> None:
+        self.options, self.out = options, options.out
+        name = options.pool.name.split(".")[0]
+        self.data = own_data(options, options.pool, name, options.seed)
+        self.budget = parse_budget(options.budget, len(self.data.pool))
+        self.compared = options.compared()
+        self.tuning = settings_of(FinetuneSettings, options)
+        # Errors are reported before hours of work.
+        if options.agent not in (AUTO, NAVIGATOR):
+            load_selector(options.agent)
         self._check_sizes()
         # Gradients of the untouched model tell what a selection does about as well as
         # those of a trajectory do (`ogs fidelity`), at a third of the time. They must
         # be of the layers that are trained: others change unseen.
         self.settings = SketchSettings(
-            proxy=arguments.proxy,
-            layers=arguments.layers,
+            proxy=options.proxy,
+            layers=options.layers,
             checkpoints=(0,),
-            epochs=arguments.epochs,
-            seed=arguments.seed,
+            epochs=options.epochs,
+            max_tokens=options.max_tokens,
+            seed=options.seed,
         )
         check(self.data, self.settings)
         self._note()
@@ -161,38 +104,21 @@ class _Job:
         pool = len(self.data.pool)
         if pool < FEWEST:
             raise InputError(
-                f"{self.arguments.pool}: has {pool} samples; expected at least "
+                f"{self.options.pool}: has {pool} samples; expected at least "
                 f"{FEWEST}, of which an environment can be made"
             )
         least = min(len(self.data.dev), len(self.data.test))
         if least < FEWEST_OF_DOMAIN:
-            given = self.arguments.test or self.arguments.domain
+            given = self.options.test or self.options.domain
             raise InputError(
                 f"{given}: leaves {least} samples of the domain to select by or to "
                 f"report on; expected at least {FEWEST_OF_DOMAIN} of each"
             )
 
-    def _compared(self) -> dict[str, tuple[str, int]]:
-        """Return selector and seed of the further selections by name."""
-        found: dict[str, tuple[str, int]] = {}
-        if self.arguments.draws < 1:
-            raise InputError(f"--draws: {self.arguments.draws}; expected at least 1")
-        for name in dict.fromkeys(self.arguments.compare):
-            if name not in _COMPARED:
-                raise unknown_name("selector to compare with", name, _COMPARED)
-            draws = self.arguments.draws if name == "random" else 1
-            for draw in range(draws):
-                label = name if draws == 1 else f"{name}-{draw}"
-                found[label] = name, self.arguments.seed + draw
-        return found
-
     def _note(self) -> None:
-        """Write what was asked for, or refuse a folder of another run."""
-        given = {
-            key: str(value) if isinstance(value, Path) else value
-            for key, value in vars(self.arguments).items()
-            if key != "out"
-        }
+        """Write the options, or refuse a folder of another run."""
+        given = json.loads(json.dumps(dataclasses.asdict(self.options), default=str))
+        del given["out"]
         file = self.out / NOTE
         if file.exists():
             known = read_object(file, "note of a run of `ogs adapt`")
@@ -204,8 +130,8 @@ class _Job:
                 )
         else:
             # A model that cannot be loaded is an error now, not after hours of work.
-            if self.arguments.proxy != self.arguments.model:
-                load_model(self.arguments.proxy)
+            if self.options.proxy != self.options.model:
+                load_model(self.options.proxy)
             self._announce()
             write_json(file, given)
 
@@ -237,14 +163,14 @@ class _Job:
 
     def weigh(self, environment: Bundle) -> ForgettingLimit:
         """Find the reward weight of `forgetting` that keeps to the limit."""
-        file, seed = self.out / LIMIT, self.arguments.seed
+        file, seed = self.out / LIMIT, self.options.seed
 
         def work() -> ForgettingLimit:
             if file.exists():
                 return read_limit(file)
-            found = forgetting_limit(environment, self.budget, seed)
-            write_json(file, dataclasses.asdict(found))
-            return found
+            limit = forgetting_limit(environment, self.budget, seed)
+            write_json(file, dataclasses.asdict(limit))
+            return limit
 
         what = f"weigh forgetting: at most {MARGIN:.0%} of that of random picks"
         limit: ForgettingLimit = self.stages.do("weigh", what, work)
@@ -258,17 +184,12 @@ class _Job:
     def train(self, environment: Bundle, limit: ForgettingLimit) -> None:
         """Train a Navigator in the environment."""
         share = self.budget / len(self.data.pool)
-        kwargs: dict[str, Any] = {"bundle": str(environment.path)}
-        counts = described(make("OGS-Custom-v0", kwargs))["environment"]
-        stream = counts["num_slates"] * counts["slate_size"]
-        kwargs["budget"] = max(1, round(share * stream))
-        kwargs["reward_weights"] = limit.weights
-        settings = TrainSettings(
-            env="OGS-Custom-v0",
-            env_kwargs=kwargs,
-            seed=self.arguments.seed,
-            seconds=None,
-            steps=self.arguments.train_steps,
+        settings = navigator_settings(
+            environment,
+            share,
+            limit.weights,
+            self.options.train_steps,
+            self.options.seed,
         )
         folder = self.out / NAVIGATOR
 
@@ -276,10 +197,7 @@ class _Job:
             if not is_trained(settings, folder):
                 train(settings, folder)
 
-        what = (
-            f"train a Navigator there: {kwargs['budget']} picks of "
-            f"{counts['num_slates']} slates of {counts['slate_size']}"
-        )
+        what = f"train a Navigator there: {settings.env_kwargs['budget']} picks"
         self.stages.do("train", what, work)
 
     def choose(self, environment: Bundle, limit: ForgettingLimit) -> str:
@@ -288,37 +206,19 @@ class _Job:
         By default, the one of highest value among those whose selections are predicted
         to forget no more than random picks.
         """
-        names = [*_COMPARED, NAVIGATOR]
+        names = [*COMPARED, NAVIGATOR]
         selectors = {name: self._selector(name, limit) for name in names}
-        asked = self.budget, self.arguments.seed, limit.weights
-        found = self.stages.do(
+        setting = self.budget, self.options.seed, limit.weights
+        draws = self.stages.do(
             "compare",
             f"compare {len(selectors)} selectors by the predicted value of selections",
-            lambda: compare(environment, selectors, *asked),
+            lambda: compare(environment, selectors, *setting),
         )
-        summary = {
-            name: {
-                **summarise(own["value"]),
-                "forgetting": round(float(own["forgetting"].mean()), 4),
-            }
-            for name, own in found.items()
-        }
+        summary = comparison_summary(draws)
         write_json(self.out / COMPARISON, summary)
-        ranked = sorted(summary, key=lambda name: -summary[name]["mean"])
-        print(
-            f"\n{'selector':<16}{'value':>8}  {'95 % interval':<18}forgetting, %",
-            file=sys.stderr,
-        )
-        for name in ranked:
-            own = summary[name]
-            span = f"[{own['low']:.2f}, {own['high']:.2f}]"
-            print(
-                f"{name:<16}{own['mean']:>8.2f}  {span:<18}{own['forgetting']:>13.1f}",
-                file=sys.stderr,
-            )
-        most = summary["random"]["forgetting"]
-        best = next(name for name in ranked if summary[name]["forgetting"] <= most)
-        chosen = best if self.arguments.agent == AUTO else self.arguments.agent
+        print(f"\n{comparison_table(summary)}", file=sys.stderr)
+        best = best_selector(summary)
+        chosen = best if self.options.agent == AUTO else self.options.agent
         print(f"\nwhat selects from the pool: {chosen}", file=sys.stderr)
         return str(chosen)
 
@@ -335,18 +235,18 @@ class _Job:
         self, pool: Bundle, chosen: str, limit: ForgettingLimit
     ) -> dict[str, Selection]:
         """Select from the pool; return selections by name, the chosen one first."""
-        seed = self.arguments.seed
-        asked = {Path(chosen).name: (chosen, seed), **self.compared}
+        seed = self.options.seed
+        selectors = {Path(chosen).name: (chosen, seed), **self.compared}
         texts = {sample.id: sample for sample in self.data.pool}
 
         def work() -> dict[str, Selection]:
-            found = {}
-            for name, (selector, seed) in asked.items():
-                chooser = self._selector(selector, limit)
-                made = select(chooser, pool, self.budget, seed=seed, agent=name)
-                made.save(self.out / "selections" / name, texts)
-                found[name] = made
-            return found
+            selections = {}
+            for name, (source, seed) in selectors.items():
+                selector = self._selector(source, limit)
+                selection = select(selector, pool, self.budget, seed=seed, agent=name)
+                selection.save(self.out / "selections" / name, texts)
+                selections[name] = selection
+            return selections
 
         what = f"select {self.budget} of {len(pool.pool)} samples"
         return dict(self.stages.do("select", what, work))
@@ -390,12 +290,12 @@ class _Job:
             for name, selection in selections.items()
         }
         comparison = read_json(self.out / COMPARISON, "comparison of selectors")
-        seconds, found = self.stages.seconds, contrasts(results)
+        seconds, differences = self.stages.seconds, contrasts(results)
         write_json(
             self.out / RESULT,
             {
                 "results": results,
-                "contrasts": found,
+                "contrasts": differences,
                 "comparison": comparison,
                 "sources": sources,
                 "seconds": seconds,
@@ -413,7 +313,7 @@ class _Job:
             seconds=seconds,
         )
         print("\n" + table(results))
-        for line in lines(found, results[0]["selection"]):
+        for line in lines(differences, results[0]["selection"]):
             print(line)
         for name, counts in sources.items():
             shown = ", ".join(f"{count} {source}" for source, count in counts)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ogs_env.agents.episodes import summarise
 from ogs_env.agents.selector import Selector
 from ogs_env.bundle import Bundle
 from ogs_env.learners.surrogate import SurrogateLearner
@@ -57,25 +58,51 @@ def compare(
     rng = named_rng(seed, "selection parts")
     parts = [rng.choice(len(bundle.pool), size, replace=False) for _ in range(DRAWS)]
     checked = checked_weights(weights, bundle)
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in selectors}
+    terms_of: dict[str, list[tuple[float, float]]] = {name: [] for name in selectors}
     rounds = [(draw, name) for draw in range(DRAWS) for name in selectors]
     for draw, name in tqdm(rounds, desc="selections", leave=False):
         own = np.random.default_rng([seed, draw])
         rows, _ = selectors[name].select(bundle, picks, own, parts[draw])
         terms = predicted_terms(bundle, rows)
-        found[name].append((weighted_sum(terms, checked), terms["forgetting"]))
+        terms_of[name].append((weighted_sum(terms, checked), terms["forgetting"]))
     return {
-        name: dict(zip(("value", "forgetting"), np.array(own).T, strict=True))
-        for name, own in found.items()
+        name: dict(zip(("value", "forgetting"), np.array(pairs).T, strict=True))
+        for name, pairs in terms_of.items()
     }
 
 
-def best_selector(values: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> str:
+def comparison_summary(
+    draws: Mapping[str, Mapping[str, NDArray[np.float64]]],
+) -> dict[str, dict[str, float]]:
+    """Summarise a result of `compare`: `summarise` of values, mean of forgetting."""
+    return {
+        name: {
+            **summarise(terms["value"]),
+            "forgetting": round(float(terms["forgetting"].mean()), 4),
+        }
+        for name, terms in draws.items()
+    }
+
+
+def comparison_table(summary: Mapping[str, Mapping[str, float]]) -> str:
+    """Return a comparison's summary as a text table, highest mean value first."""
+    lines = [f"{'selector':<16}{'value':>8}  {'95 % interval':<18}forgetting, %"]
+    for name in sorted(summary, key=lambda name: -summary[name]["mean"]):
+        of_name = summary[name]
+        span = f"[{of_name['low']:.2f}, {of_name['high']:.2f}]"
+        lines.append(
+            f"{name:<16}{of_name['mean']:>8.2f}  {span:<18}"
+            f"{of_name['forgetting']:>13.1f}"
+        )
+    return "\n".join(lines)
+
+
+def best_selector(summary: Mapping[str, Mapping[str, float]]) -> str:
     """Return the selector of highest mean value that forgets no more than random picks.
 
     Args:
-        values: Result of `compare`, with `random` among the selectors.
+        summary: Result of `comparison_summary`, with `random` among the selectors.
     """
-    forgetting = {name: own["forgetting"].mean() for name, own in values.items()}
-    ranked = sorted(values, key=lambda name: -values[name]["value"].mean())
-    return next(name for name in ranked if forgetting[name] <= forgetting["random"])
+    most = summary["random"]["forgetting"]
+    ranked = sorted(summary, key=lambda name: -summary[name]["mean"])
+    return next(name for name in ranked if summary[name]["forgetting"] <= most)

@@ -6,10 +6,10 @@ medical. A selector that uses only the agreement of gradients with the domain's 
 one-word answers only: their gradients are the longest and the most similar.
 """
 
-import argparse
 import shlex
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from ogs_env.data import generated, icd10
@@ -19,6 +19,7 @@ from ogs_env.errors import InputError
 from ogs_env.experiments import adapt
 from ogs_env.experiments.plots import tradeoff
 from ogs_env.files import read_json
+from ogs_env.options import parse
 
 POOL, BUDGET = 320, 32
 SHARES = {icd10.NAME: 0.25, icd10.SHORT_NAME: 0.25, generated.PUZZLES: 0.5}
@@ -28,22 +29,27 @@ EPOCHS, DRAWS = 3, 3
 DATA_SEED = 271828
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `ogs demo`."""
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo_output"), help="folder of the outputs"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the pool and of all random choices"
-    )
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `ogs demo`.
+
+    Attributes:
+        out: Folder of the outputs.
+        seed: Seed of the pool and of all random choices.
+    """
+
+    out: Path = Path("demo_output")
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"--seed: {self.seed} is negative; give 0 or more")
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Write the texts to files, and run `ogs adapt` on them."""
-    if arguments.seed < 0:
-        raise InputError(f"--seed: {arguments.seed} is negative; give 0 or more")
-    seed = DATA_SEED + arguments.seed
-    out: Path = arguments.out / f"seed-{arguments.seed}"
+    seed = DATA_SEED + options.seed
+    out = options.out / f"seed-{options.seed}"
     data = medical_packages(
         seed, POOL, shares=SHARES, own=(icd10.NAME, icd10.SHORT_NAME),
         dev_size=DEV, test_size=TEST, anchor_size=ANCHOR,
@@ -64,9 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
     ]
     print(f"the pool: {shown}", file=sys.stderr)
     print(shlex.join(["ogs", "adapt", *command]), file=sys.stderr)
-    parser = argparse.ArgumentParser()
-    adapt.add_arguments(parser)
-    adapt.run(parser.parse_args(command))
+    adapt.run(parse(adapt.Options, command))
     plot = out / "tradeoff.png"
     tradeoff(read_json(out / adapt.RESULT, "result of `ogs adapt`")["results"], plot)
     print(f"the trade-off as a picture: {plot}")

@@ -1,10 +1,9 @@
-"""The command `ogs finetune`: fine-tune a target on selections, and evaluate it.
+"""Fine-tune a target on a selection, and evaluate it.
 
 Each run has a folder with its inputs (`run.json`), the trained adapter and its results
 (`result.json`). The training itself is in `adapter_training`.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -18,13 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ogs_env.data.domains import ANCHORS, domains, load_anchor
-from ogs_env.data.pairs import Pair, grammar_file, grammar_pairs, solution_pairs
-from ogs_env.data.samples import Sample, check_disjoint, read_samples
-from ogs_env.errors import InputError, unknown_name
+from ogs_env.data.pairs import Pair, solution_pairs
+from ogs_env.data.samples import Sample, check_disjoint
+from ogs_env.errors import InputError
 from ogs_env.files import read_json, read_object, write_json, written_by_library
 from ogs_env.learners.fitted import LAYERS
-from ogs_env.selection import LINES, SUMMARY, Selection
 
 # Independent of the training seed, so that all runs are measured on the same answers.
 _ANSWERS_SEED = 0
@@ -44,7 +41,8 @@ class FinetuneSettings:
             the model has fewer.
         seed: Seed of the adapter's first weights and of the order of samples.
         max_tokens: Longer samples are truncated at the start of their prompt.
-        generate: Number of answers to generate before and after; 0 for none.
+        generate: Number of retention samples to which answers are generated before and
+            after, to count the right ones. Their responses must end with '#### N'.
     """
 
     model: str = "smollm2-135m-instruct"
@@ -190,77 +188,6 @@ def finetune(
     return result
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `ogs finetune`."""
-    default = FinetuneSettings()
-    add = parser.add_argument
-    add("selections", nargs="+", metavar="SELECTION", type=Path,
-        help="folder written by `ogs select`")  # fmt: skip
-    add("--test", required=True, metavar="FILE_OR_DOMAIN",
-        help="held-out samples of the domain: JSONL, or a domain such as medical for "
-        "its test set")  # fmt: skip
-    add("--retention", required=True, metavar="FILE_OR_NAME",
-        help="samples of general abilities: JSONL, a domain for its retention set, or "
-        f"the retention part of an anchor: {', '.join(ANCHORS)}; if solutions end with "
-        "'#### N', the share of solutions whose right last number is likelier than a "
-        "wrong one is measured too")  # fmt: skip
-    add("--model", default=default.model,
-        help="target: a name, a folder or a Hugging Face id (%(default)s)")  # fmt: skip
-    add("--epochs", type=int, default=default.epochs,
-        help="passes over the samples (%(default)s)")  # fmt: skip
-    add("--learning-rate", type=float, default=default.learning_rate,
-        help="peak learning rate of AdamW (%(default)s)")  # fmt: skip
-    add("--batch", type=int, default=default.batch,
-        help="samples per step (%(default)s)")  # fmt: skip
-    add("--layers", type=int, default=default.layers,
-        help="decoder layers, counted from the last, that carry the adapter "
-        "(%(default)s)")  # fmt: skip
-    add("--seed", type=int, default=default.seed,
-        help="seed of the adapter and of the order (%(default)s)")  # fmt: skip
-    add("--generate", type=int, default=default.generate, metavar="N",
-        help="also generate answers to the first N retention samples, which must "
-        "end with '#### N', and report how many are right (%(default)s)")  # fmt: skip
-    add("--grammar", action="store_true",
-        help="also measure the share of minimal pairs of BLiMP whose grammatical "
-        "sentence is likelier; the default if OGS_DATA has them")  # fmt: skip
-    add("--out", type=Path, default=Path("finetuned"), metavar="FOLDER",
-        help="folder of the outputs, one per selection (%(default)s)")  # fmt: skip
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Fine-tune on each selection in turn and print a table of the results."""
-    settings = FinetuneSettings(
-        model=arguments.model,
-        epochs=arguments.epochs,
-        learning_rate=arguments.learning_rate,
-        batch=arguments.batch,
-        layers=arguments.layers,
-        seed=arguments.seed,
-        generate=arguments.generate,
-    )
-    test = _held_out(arguments.test, "test")
-    retention = _held_out(arguments.retention, "retention")
-    selections = [_load_selection(folder) for folder in arguments.selections]
-    _check_names([name for name, *_ in selections])
-    grammar = grammar_pairs() if arguments.grammar or grammar_file() else []
-    results: list[dict[str, Any]] = []
-    for name, selector, samples in selections:
-        print(f"{name}: {len(samples)} samples", file=sys.stderr)
-        results.append(
-            finetune(
-                samples,
-                test,
-                retention,
-                settings,
-                arguments.out / name,
-                grammar=grammar,
-                selector=selector,
-                before=results[0]["before"] if results else None,
-            )
-        )
-    print(table(results))
-
-
 def table(results: Iterable[Mapping[str, Any]]) -> str:
     """Return results as a Markdown table: losses in nats per token."""
     names = ["selection", "samples", "domain test", "own answers", "retention"]
@@ -403,47 +330,3 @@ def _evaluate(
             for name, own in pairs.items()
         },
     }
-
-
-def _held_out(name_or_file: str, role: str) -> list[Sample]:
-    """Return a file's samples, or the held-out set `role` of a domain or anchor."""
-    path = Path(name_or_file)
-    if path.exists() or path.suffix or len(path.parts) > 1:
-        return read_samples(path)
-    if role == "retention" and name_or_file in ANCHORS:
-        return load_anchor(name_or_file)[1]
-    known = domains()
-    if name_or_file not in known:
-        raise unknown_name("file or domain", name_or_file, known)
-    domain = known[name_or_file]()
-    if role == "test":
-        return domain.test
-    return [sample for samples in domain.retention.values() for sample in samples]
-
-
-def _load_selection(folder: Path) -> tuple[str, str, list[Sample]]:
-    """Return the name, the selector and the samples of a selection."""
-    selection = Selection.load(folder)
-    file = folder / LINES
-    if file.is_file() and b'"prompt"' not in file.read_bytes():
-        raise InputError(
-            f"{file}: holds ids without texts; run `ogs select` again with the texts "
-            "that the bundle was sketched from"
-        )
-    samples = read_samples(file)
-    if [sample.id for sample in samples] != selection.ids:
-        raise InputError(
-            f"{file}: its samples are not those named in {SUMMARY}; run `ogs select` "
-            "again"
-        )
-    return folder.resolve().name, Path(selection.agent).name, samples
-
-
-def _check_names(names: Sequence[str]) -> None:
-    """Check that names differ, since each selection's results have a folder."""
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(
-                f"selection '{name}': two folders have this name, which names the "
-                "folder of the results; rename one"
-            )

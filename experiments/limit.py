@@ -85,7 +85,7 @@ def forgetting_limit(bundle: Bundle, budget: int, seed: int) -> ForgettingLimit:
         for _ in range(RANDOM_DRAWS)
     ]
     limit = MARGIN * float(np.mean([terms["forgetting"] for terms in drawn]))
-    found: ForgettingLimit | None = None
+    within: ForgettingLimit | None = None
     low, weight = 0.0, 1.0
     for _ in range(TRIES):
         greedy = OracleSelector({"forgetting": weight})
@@ -94,13 +94,13 @@ def forgetting_limit(bundle: Bundle, budget: int, seed: int) -> ForgettingLimit:
             weight, limit, predicted_terms(bundle, rows)["forgetting"]
         )
         if tried.predicted <= limit:
-            found = tried
+            within = tried
         else:
             low = weight
-        if found is None:
+        if within is None:
             weight *= _FASTER
-        elif found.weight - low <= _NEAR * found.weight:
+        elif within.weight - low <= _NEAR * within.weight:
             break
         else:
-            weight = (low + found.weight) / 2
-    return found or tried
+            weight = (low + within.weight) / 2
+    return within or tried

@@ -4,7 +4,6 @@ On a busy machine ratios are more reliable than rates: the two sides of a compar
 alternate in rounds of a fraction of a second, and the ratio is the median over rounds.
 """
 
-import argparse
 import importlib.metadata
 import json
 import platform
@@ -63,19 +62,22 @@ class Comparison:
     rounds: int = ROUNDS
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `ogs speed` to a parser."""
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="take less than 45 seconds; print the ratios and write no file",
-    )
-    parser.add_argument("--result", type=Path, default=RESULT, help="result file")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `ogs speed`.
+
+    Attributes:
+        quick: Take less than 45 seconds; print the ratios and write no file.
+        result: Result file; by default the repository's.
+    """
+
+    quick: bool = False
+    result: Path = RESULT
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Measure, and print one JSON line per ratio: name, ratio, target."""
-    total = SECONDS["quick" if arguments.quick else "full"]
+    total = SECONDS["quick" if options.quick else "full"]
     with_target = 1 + sum("Mixture" not in name for name in ids())
     share = total / (count() + (TARGET_SHARES - 1) * with_target) / ROUNDS / 2
     results = []
@@ -101,10 +103,10 @@ def run(arguments: argparse.Namespace) -> None:
             f"{rates[1]:,} a second, rounds from {ratios[0]:.3f} to {ratios[-1]:.3f}",
             file=sys.stderr,
         )
-    if not arguments.quick:
+    if not options.quick:
         result = {"ratios": results, "reference": REFERENCE, "machine": _machine()}
-        write_json(arguments.result, result)
-        print(f"ogs speed: {arguments.result}", file=sys.stderr)
+        write_json(options.result, result)
+        print(f"ogs speed: {options.result}", file=sys.stderr)
 
 
 def ids() -> list[str]:

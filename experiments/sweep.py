@@ -6,12 +6,12 @@ parameters: `method: bayes` is a tree-structured Parzen estimator (Bergstra et a
 2011), and `early_terminate` is Hyperband (Li et al. 2018).
 """
 
-import argparse
 import itertools
 import time
 import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import optuna
 from optuna import distributions
@@ -24,9 +24,10 @@ from optuna.trial import FrozenTrial, TrialState
 from ogs_env.agents.training import TrainSettings, train
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.experiments import measures
-from ogs_env.experiments import train as train_command
-from ogs_env.experiments.settings import read_settings, read_yaml
+from ogs_env.experiments.settings import read_yaml, shipped_names
+from ogs_env.experiments.train import Options as TrainOptions
 from ogs_env.files import read_json, whole_file, write_json, write_text
+from ogs_env.options import parse
 
 SWEEPS = Path(__file__).parent / "configs" / "sweeps"
 TABLE = "trials.md"
@@ -53,9 +54,11 @@ class Sweep(NamedTuple):
         words[place : place + 1] = [
             f"--{name}={value}" for name, value in parameters.items()
         ]
-        parser = _Parser(prog=f"{self.path}: ogs train", add_help=False)
-        train_command.add_arguments(parser)
-        settings = read_settings(parser.parse_args(words[words.index("train") + 1 :]))
+        words = words[words.index("train") + 1 :]
+        try:
+            settings = parse(TrainOptions, words, "ogs train").training_settings()
+        except InputError as error:
+            raise InputError(f"{self.path}: ogs train: {error}") from None
         if not isinstance(settings, TrainSettings):
             raise InputError(
                 f"{self.path}: trains by imitation, which has no evaluations to search "
@@ -64,44 +67,48 @@ class Sweep(NamedTuple):
         return settings
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{self.prog}: {message}")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `ogs sweep`.
+
+    Attributes:
+        file: A sweep file of W&B, or the name of a shipped one.
+        trials: Number of trials; by default the file's `run_cap`, else a whole grid,
+            else a few.
+        out: Folder of the trials, by default sweeps/FILE; a search there goes on.
+        seed: Seed of the sampler.
+    """
+
+    file: str = field(
+        metadata={"positional": True, "metavar": "FILE", "known": shipped_names(SWEEPS)}
+    )
+    trials: int | None = field(default=None, metadata={"known": [str(_TRIALS)]})
+    out: Path | None = None
+    seed: int = 0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `ogs sweep` to a parser."""
-    shipped = ", ".join(sorted(file.stem for file in SWEEPS.glob("*.yaml")))
-    parser.add_argument("file", help=f"a sweep file of W&B, or one of {shipped}")
-    default = f"the file's run_cap, else a whole grid, else {_TRIALS}"
-    parser.add_argument("--trials", type=int, help=f"number, by default {default}")
-    out = "folder of the trials, by default sweeps/FILE; a search there goes on"
-    parser.add_argument("--out", type=Path, help=out)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sampler")
-
-
-def run(arguments: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Run the trials that are missing, and write the table and the plot.
 
     Raises:
         InputError: For a wrong file or option.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sweep = read_sweep(arguments.file)
-    folder = arguments.out or Path("sweeps") / sweep.path.stem
+    sweep = read_sweep(options.file)
+    folder = options.out or Path("sweeps") / sweep.path.stem
     grid = _grid(sweep)
     count = sweep.config.get("run_cap", len(grid) or _TRIALS)
-    count = count if arguments.trials is None else arguments.trials
+    count = count if options.trials is None else options.trials
     if not isinstance(count, int) or count < 1:
         raise InputError(f"{count!r}: expected --trials or run_cap of at least 1")
     count = min(count, len(grid) or count)
-    study = open_study(sweep, folder, arguments.seed)
+    study = open_study(sweep, folder, options.seed)
     for point in grid:  # GridSampler would not repeat a trial that was stopped
         study.enqueue_trial(point, skip_if_exists=True)
     print(f"{sweep.path}: {count} trials -> {folder}")
     while (ended := len(study.get_trials(states=_ENDED))) < count:
         # A sampler's state is not stored; one seed would repeat its draws after a stop.
-        seed = (10_007 * arguments.seed + ended) % 2**32
+        seed = (10_007 * options.seed + ended) % 2**32
         random = sweep.config["method"] == "random"
         study.sampler = RandomSampler(seed) if random else TPESampler(seed=seed)
         trial = run_trial(study, sweep, folder)

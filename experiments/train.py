@@ -1,13 +1,12 @@
 """The command `ogs train`: train agents and compare them with baselines."""
 
-import argparse
 import contextlib
 import importlib.metadata
 import os
 import platform
 import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,12 @@ from numpy.typing import NDArray
 from ogs_env.agents.episodes import REPORT_SEEDS, make, play, play_together, summarise
 from ogs_env.agents.navigator import Navigator, one_thread
 from ogs_env.agents.policies import make_policy
-from ogs_env.agents.settings import ImitationSettings, Settings
+from ogs_env.agents.settings import ImitationSettings, Settings, TrainSettings
 from ogs_env.agents.training import described, is_trained, train
 from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.errors import InputError
 from ogs_env.experiments.curves import plot_training
-from ogs_env.experiments.settings import add_settings, read_settings
+from ogs_env.experiments.settings import CONFIGS, read_settings, shipped_names
 from ogs_env.files import write_json
 
 BASELINES = ("random", "conflict", "orth", "greedy", "less", "oracle")
@@ -32,62 +31,68 @@ RESULT = "train.json"
 CURVES = "curves.png"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `ogs train` to a parser."""
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("trained"),
-        help="folder of the agent (default trained)",
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `ogs train`.
+
+    Attributes:
+        out: Folder of the agent.
+        seeds: Train once per seed, each in a folder of its own, and report the mean;
+            by default only with the seed of the settings.
+        result: Result file; by default `train.json` in the agent's folder.
+        episodes: Number of test episodes of the comparison.
+        wandb: Log to Weights & Biases; offline if you are not logged in.
+        config: YAML file of settings, which options override, or the name of a shipped
+            one.
+        bundle: Name of a shipped bundle, or a folder.
+        settings: Settings of training.
+    """
+
+    out: Path = Path("trained")
+    seeds: tuple[int, ...] | None = None
+    result: Path | None = None
+    episodes: int = 100
+    wandb: bool = False
+    config: str | None = field(default=None, metadata={"known": shipped_names(CONFIGS)})
+    bundle: str | None = None
+    settings: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"options_of": (TrainSettings, ImitationSettings)},
     )
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        nargs="+",
-        help="train once per seed, each in a folder of its own, and report the mean",
-    )
-    parser.add_argument(
-        "--result", type=Path, help=f"result file (default {RESULT} in the folder)"
-    )
-    parser.add_argument(
-        "--episodes",
-        type=int,
-        default=100,
-        help="number of test episodes of the comparison (default 100)",
-    )
-    parser.add_argument(
-        "--wandb",
-        action="store_true",
-        help="log to Weights & Biases; offline if you are not logged in",
-    )
-    add_settings(parser)
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.episodes <= len(REPORT_SEEDS):
+            raise InputError(
+                f"--episodes {self.episodes}: expected 2 to {len(REPORT_SEEDS)}"
+            )
+        if self.seeds and len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"--seeds {self.seeds}: a seed is given twice")
+
+    def training_settings(self) -> Settings:
+        """Return the settings of the config and of the options."""
+        return read_settings(self.config, self.bundle, self.settings)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Train and compare; write agents, curves and result, and print the table.
 
     Raises:
         InputError: For a wrong option, or a folder that cannot be written.
     """
-    if not 2 <= arguments.episodes <= len(REPORT_SEEDS):
-        raise InputError(
-            f"--episodes {arguments.episodes}: expected 2 to {len(REPORT_SEEDS)}"
-        )
-    settings = read_settings(arguments)
-    seeds = arguments.seeds or [settings.seed]
-    if len(set(seeds)) < len(seeds):
-        raise InputError(f"--seeds {seeds}: a seed is given twice")
-    if arguments.wandb and "WANDB_SWEEP_ID" in os.environ:
+    settings = options.training_settings()
+    seeds = list(options.seeds or [settings.seed])
+    out = options.out
+    if options.wandb and "WANDB_SWEEP_ID" in os.environ:
         # A W&B agent runs the same command for every run of a sweep.
-        arguments.out /= os.environ["WANDB_RUN_ID"]
+        out /= os.environ["WANDB_RUN_ID"]
     # Checked before the training, which takes minutes.
-    result_file = arguments.result or arguments.out / RESULT
-    for folder in (arguments.out, result_file.parent):
+    result_file = options.result or out / RESULT
+    for folder in (out, result_file.parent):
         _check_writable(folder)
-    result = study(settings, seeds, arguments.out, arguments.episodes, arguments.wandb)
+    result = study(settings, seeds, out, options.episodes, options.wandb)
     write_json(result_file, result)
     levels = {name: result["returns"][name]["mean"] for name in result["agent_minus"]}
-    plot_training(result["agents"], levels, settings.cost_limit, arguments.out / CURVES)
+    plot_training(result["agents"], levels, settings.cost_limit, out / CURVES)
     print(table(result))
     for agent in result["agents"]:
         print(f"agent: {agent['folder']}")
@@ -235,12 +240,3 @@ def _versions() -> dict[str, str]:
     names = ("gymnasium", "numpy", "sb3-contrib", "stable-baselines3", "torch")
     packages = {name: importlib.metadata.version(name) for name in names}
     return {"python": platform.python_version(), **packages}
-
-
-if __name__ == "__main__":
-    options = argparse.ArgumentParser(description=__doc__)
-    add_arguments(options)
-    try:
-        run(options.parse_args())
-    except InputError as error:
-        sys.exit(f"error: {error}")

@@ -1,18 +1,17 @@
 """The command line `ogs`, which runs the module of the given subcommand."""
 
-import argparse
 import difflib
 import importlib
 import os
 import sys
 import warnings
-from typing import NoReturn
 
 from ogs_env.data.samples import CutResponse
 from ogs_env.errors import InputError
+from ogs_env.options import parse
 
-# Each module has add_arguments(parser) and run(arguments); it is imported only when
-# its command is called, so that `ogs --help` needs no torch.
+# Each module has a dataclass Options and run(options); it is imported only when its
+# command is called, so that `ogs --help` needs no torch.
 COMMANDS = {
     "adapt": ("ogs_env.experiments.adapt", "all steps, from your files to a model"),
     "domains": ("ogs_env.data.listing", "list domains, sources, sizes, licences"),
@@ -20,8 +19,14 @@ COMMANDS = {
     "train": ("ogs_env.experiments.train", "train an agent in an environment"),
     "sweep": ("ogs_env.experiments.sweep", "train with many settings, and compare"),
     "select": ("ogs_env.agents.command", "let an agent choose samples from a bundle"),
-    "finetune": ("ogs_env.experiments.finetune", "fine-tune a model on selections"),
-    "study": ("ogs_env.experiments.study.command", "fine-tune by many methods"),
+    "finetune": (
+        "ogs_env.experiments.finetune_command",
+        "fine-tune a model on selections",
+    ),
+    "study": (
+        "ogs_env.experiments.study.command",
+        "fine-tune by many methods on new pools, and compare",
+    ),
     "fidelity": (
         "ogs_env.experiments.fidelity.command",
         "compare what the environment predicts with real fine-tuning",
@@ -51,13 +56,6 @@ _EXTRAS = {
     "itables": "plots",
     "pandas": "plots",
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises InputError for a bad option, so that it is reported in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see `{self.prog} --help`")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -111,18 +109,13 @@ def _run(command: str, words: list[str]) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     module_name, summary = COMMANDS[command]
     module = importlib.import_module(module_name)
-    parser = _Parser(
-        f"ogs {command}",
-        description=summary,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    module.add_arguments(parser)
+    options = parse(module.Options, words, f"ogs {command}", summary)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         # Such warnings of libraries are for developers, not for users of a command.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("always", CutResponse)
-        module.run(parser.parse_args(words))
+        module.run(options)
     return 0
 
 

@@ -130,7 +130,7 @@ def test_a_domain_of_one_sample_is_refused(refused, texts):
     ("more", "message"),
     [
         (["--k", 0], "k: is 0; expected a number above 0"),
-        (["--k", "many"], "argument --k: invalid int value: 'many'; see `ogs sketch"),
+        (["--k", "many"], "argument --k: 'many', expected a whole number; see `ogs"),
         (["--rank", -4], "rank: is -4"),
         (["--max-tokens", 3], "max-tokens: is 3; expected 16 or more"),
         (["--trajectory", "--checkpoints", 5, 2], "expected ascending steps"),
@@ -145,6 +145,7 @@ def test_a_domain_of_one_sample_is_refused(refused, texts):
         (["--anchor-samples", 0], "ask for at least one"),
         (["--domain-samples", 0], "dev: is empty"),
         (["--nonsense"], "unrecognized arguments: --nonsense; see `ogs sketch --help`"),
+        (["--percision=auto"], "--percision=auto; did you mean --precision?; see"),
     ],
 )
 def test_a_bad_option_is_named(refused, texts, more, message):
@@ -290,7 +291,7 @@ def test_only_all_needs_no_budget(ogs, refused, small_bundle, tmp_path):
         ({"bundle": "/nowhere/bundle"}, "/nowhere/bundle: no such folder"),
         ({"texts": "/nowhere/pool.jsonl"}, "/nowhere/pool.jsonl: no such file"),
         ({"split": "half"}, "argument --split: invalid choice: 'half'"),
-        ({"seed": "x"}, "argument --seed: invalid int value: 'x'"),
+        ({"seed": "x"}, "argument --seed: 'x', expected a whole number"),
         ({"agent": "dsir"}, "texts of bundle 'made' are not known; expected the name"),
         ({"rank-by": "impact"}, "--rank-by: agent 'random' ranks by no field"),
         (

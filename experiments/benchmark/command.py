@@ -1,8 +1,8 @@
 """The command `ogs benchmark`: play the same episodes with all policies."""
 
-import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,45 +19,54 @@ REFERENCES = ("random", "greedy", "greedy-threshold", "oracle")
 """Selectors that users' policies are compared with by default."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `ogs benchmark`."""
-    add = parser.add_argument
-    add("--domains", nargs="+", metavar="NAME",
-        help="domains to play in (all shipped domains)")  # fmt: skip
-    add("--selectors", nargs="+", metavar="NAME",
-        help="NAME, a selector that sees one slate at a time, or NAME/stream, one that "
-        "sees the whole stream (all of both; with --policy "
-        f"{', '.join(REFERENCES)})")  # fmt: skip
-    add("--agents", type=Path, metavar="FOLDER",
-        help="trained agents, KIND/DOMAIN/seed-N; each plays every domain (those of "
-        "the repository, unless --selectors or --policy is given)")  # fmt: skip
-    add("--policy", nargs="+", default=[], metavar="POLICY",
-        help="your own policies: MODULE:NAME of a callable from (observation, info, "
-        "env) to an action, or the zip file of a Stable-Baselines3 model; loading one "
-        "runs its code")  # fmt: skip
-    add("--episodes", type=int, default=100,
-        help="test episodes in each domain")  # fmt: skip
-    add("--out", type=Path, metavar="FOLDER",
-        help="folder of the results; records in it are not played again (the "
-        f"repository's; with --policy {USER_RESULTS})")  # fmt: skip
-    add("--verify", type=Path, metavar="FOLDER",
-        help="replay the selections of these results and compare")  # fmt: skip
-    add("--summary", action="store_true",
-        help="read the results, print one JSON line per domain and policy")  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `ogs benchmark`.
+
+    Attributes:
+        domains: Domains to play in; by default all shipped ones.
+        selectors: NAME, a selector that sees one slate at a time, or NAME/stream, one
+            that sees the whole stream. By default all of both or, with --policy.
+        agents: Folder of trained agents, KIND/DOMAIN/seed-N; each plays every domain.
+            By default those of the repository, unless --selectors or --policy is given.
+        policy: Your own policies: MODULE:NAME of a callable from (observation, info,
+            env) to an action, or the zip file of a Stable-Baselines3 model. Loading one
+            runs its code.
+        episodes: Number of test episodes in each domain.
+        out: Folder of the results; records in it are not played again. By default the
+            repository's or, with --policy.
+        verify: Replay the selections of the results in this folder and compare.
+        summary: Read the results, print one JSON line per domain and policy.
+    """
+
+    domains: tuple[str, ...] | None = field(default=None, metadata={"metavar": "NAME"})
+    selectors: tuple[str, ...] | None = field(
+        default=None, metadata={"metavar": "NAME", "known": REFERENCES}
+    )
+    agents: Path | None = None
+    policy: tuple[str, ...] | None = field(default=None, metadata={"metavar": "POLICY"})
+    episodes: int = 100
+    out: Path | None = field(default=None, metadata={"known": [str(USER_RESULTS)]})
+    verify: Path | None = None
+    summary: bool = False
+
+    def __post_init__(self) -> None:
+        if self.summary and self.verify:
+            raise InputError("--summary, --verify: each excludes the other; give one")
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Run `ogs benchmark`."""
-    if arguments.summary:
+    if options.summary:
         from ogs_env.experiments.benchmark.summary import read_report, summary
 
-        for line in summary(read_report(arguments.out or RESULTS)):
+        for line in summary(read_report(options.out or RESULTS)):
             print(json.dumps(line))
         return
-    if arguments.verify:
+    if options.verify:
         from ogs_env.experiments.benchmark.verify import verify
 
-        for text in verify(arguments.verify):
+        for text in verify(options.verify):
             print(text, flush=True)
         return
     from ogs_env.agents.episodes import REPORT_SEEDS
@@ -68,26 +77,25 @@ def run(arguments: argparse.Namespace) -> None:
         selector_names,
     )
 
-    if not 2 <= arguments.episodes <= len(REPORT_SEEDS):
+    if not 2 <= options.episodes <= len(REPORT_SEEDS):
         raise InputError(
-            f"--episodes {arguments.episodes}: expected 2 to {len(REPORT_SEEDS)}"
+            f"--episodes {options.episodes}: expected 2 to {len(REPORT_SEEDS)}"
         )
-    for name in arguments.domains or []:
+    for name in options.domains or []:
         if name not in DOMAINS:
             raise unknown_name("domain", name, DOMAINS)
-    agents = arguments.agents
-    selectors = arguments.selectors
-    if selectors is None and arguments.policy:
+    agents, selectors = options.agents, options.selectors
+    if selectors is None and options.policy:
         selectors = REFERENCES
     if agents is None and selectors is None and AGENTS.is_dir():
         agents = AGENTS
     benchmark(
-        [DOMAINS[name] for name in dict.fromkeys(arguments.domains or DOMAINS)],
+        [DOMAINS[name] for name in dict.fromkeys(options.domains or DOMAINS)],
         list(dict.fromkeys(selectors or selector_names())),
         find_agents(agents) if agents else [],
-        REPORT_SEEDS[: arguments.episodes],
-        arguments.out or (USER_RESULTS if arguments.policy else RESULTS),
-        find_user_policies(arguments.policy),
+        REPORT_SEEDS[: options.episodes],
+        options.out or (USER_RESULTS if options.policy else RESULTS),
+        find_user_policies(options.policy or ()),
     )
 
 

@@ -126,8 +126,11 @@ def find_user_policies(sources: Sequence[str]) -> list[UserPolicy]:
     """
     policies: dict[str, UserPolicy] = {}
     for source in dict.fromkeys(sources):
-        policy = load_policy(source)
         is_model = source.endswith(".zip")
+        # Stable-Baselines3 would name another file, with a second `.zip`.
+        if is_model and not Path(source).is_file():
+            raise InputError(f"policy {source}: cannot be loaded: no such file")
+        policy = load_policy(source)
         name = USER + (Path(source).stem if is_model else source.replace(":", "."))
         if name in policies:
             raise InputError(

@@ -1,10 +1,11 @@
 """The command `ogs fidelity`: compare predictions with real fine-tuning."""
 
-import argparse
 import itertools
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ogs_env.errors import InputError
@@ -17,52 +18,58 @@ FEWEST = 3
 """Minimum number of subsets of a list, since two have a correlation of 1 or -1."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `ogs fidelity`."""
-    add = parser.add_argument
-    add("--summary", action="store_true",
-        help="read the results, print one JSON line per pool and recipe")  # fmt: skip
-    add("--quick", action="store_true",
-        help="small version on texts of packages: subsets of 16 samples")  # fmt: skip
-    add("--terms", action="store_true",
-        help="recompute the learner's terms of all subsets, and draw the plots; needs "
-        "the bundles; summaries of the repository's results go into the manifests of "
-        "the shipped bundles")  # fmt: skip
-    add("--fit", action="store_true",
-        help="fit the learner to the development list; print its constants and an "
-        "ablation of its predictions")  # fmt: skip
-    add("--pool", default=FITTED_POOL,
-        help="medical, legal, financial or icd10 (%(default)s)")  # fmt: skip
-    add("--list", dest="list_", choices=LISTS, default="held-out",
-        help="subsets to fine-tune on: 48 samples for one epoch, or, with tenth, a "
-        "tenth of the pool for three epochs (%(default)s)")  # fmt: skip
-    add("--seeds", type=int, nargs="+", default=[0],
-        help="seeds of each run (%(default)s)")  # fmt: skip
-    add("--results", type=Path, default=RESULTS, metavar="FOLDER",
-        help="folder of the results, one file per run")  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `ogs fidelity`.
+
+    Attributes:
+        summary: Read the results, print one JSON line per pool and recipe.
+        quick: Run a small version on texts of packages: subsets of 16 samples.
+        terms: Recompute the learner's terms of all subsets, and draw the plots. Needs
+            the bundles; summaries of the repository's results go into the manifests of
+            the shipped bundles.
+        fit: Fit the learner to the development list; print its constants and an
+            ablation of its predictions.
+        pool: medical, legal, financial or icd10.
+        list_: Subsets to fine-tune on: 48 samples for one epoch, or, with tenth, a
+            tenth of the pool for three epochs.
+        seeds: Seeds of each run.
+        results: Folder of the results, one file per run; by default the repository's.
+    """
+
+    summary: bool = False
+    quick: bool = False
+    terms: bool = False
+    fit: bool = False
+    pool: str = FITTED_POOL
+    list_: str = field(default="held-out", metadata={"choices": LISTS})
+    seeds: tuple[int, ...] = (0,)
+    results: Path = RESULTS
+
+    def __post_init__(self) -> None:
+        if min(self.seeds) < 0:
+            raise InputError(f"--seeds: has {min(self.seeds)}; expected 0 or more")
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Run `ogs fidelity`."""
     from ogs_env.experiments.fidelity.pools import check_pool
 
-    check_pool(arguments.pool)
-    if min(arguments.seeds) < 0:
-        raise InputError(f"--seeds: has {min(arguments.seeds)}; expected 0 or more")
-    if arguments.summary:
-        _summary(arguments.results)
-    elif arguments.fit:
-        _fit(arguments.results)
-    elif arguments.terms:
-        _terms(arguments.results)
-    elif arguments.quick:
+    check_pool(options.pool)
+    if options.summary:
+        _summary(options.results)
+    elif options.fit:
+        _fit(options.results)
+    elif options.terms:
+        _terms(options.results)
+    elif options.quick:
         with tempfile.TemporaryDirectory() as scratch:
             _quick(Path(scratch))
     else:
-        _study(arguments.pool, arguments.results, arguments.list_, arguments.seeds)
+        _study(options.pool, options.results, options.list_, options.seeds)
 
 
-def _study(pool: str, results: Path, name: str, seeds: list[int]) -> None:
+def _study(pool: str, results: Path, name: str, seeds: Sequence[int]) -> None:
     import torch
     from tqdm import tqdm
 

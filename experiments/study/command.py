@@ -1,48 +1,57 @@
 """The command `ogs study`: real fine-tuning by many methods on new pools."""
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from ogs_env.errors import InputError
 
 RESULTS = Path(__file__).parent.parent / "results" / "study"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `ogs study`."""
-    add = parser.add_argument
-    add("config", nargs="?", default="study",
-        help="a YAML file of settings, or a shipped one: study, quick "
-        "(%(default)s)")  # fmt: skip
-    add("--summary", action="store_true",
-        help="print one JSON line per domain, target and method")  # fmt: skip
-    add("--report", action="store_true",
-        help="write the table and the picture of the results")  # fmt: skip
-    add("--quick", action="store_true", help="the shipped settings quick")
-    add("--out", type=Path, metavar="FOLDER",
-        help="folder of pools and results; by default `study`, and for --summary and "
-        "--report the results of the repository")  # fmt: skip
+@dataclass(frozen=True)
+class Options:
+    """Options of `ogs study`.
+
+    Attributes:
+        config: A YAML file of settings, or a shipped one: study or quick.
+        quick: The shipped settings quick: a small version on texts of packages.
+        summary: Print one JSON line for each domain, target and method.
+        report: Write the table and the picture of the results.
+        out: Folder of pools and results; by default study, and for --summary and
+            --report the results of the repository.
+    """
+
+    config: str = field(default="study", metadata={"positional": True})
+    quick: bool = False
+    summary: bool = False
+    report: bool = False
+    out: Path | None = field(default=None, metadata={"metavar": "FOLDER"})
+
+    def __post_init__(self) -> None:
+        if self.quick + self.summary + self.report > 1:
+            raise InputError("--quick, --summary, --report: give one of them")
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(options: Options) -> None:
     """Run `ogs study`."""
-    if arguments.summary or arguments.report:
-        from ogs_env.experiments.study.report import write_report
+    if options.summary:
         from ogs_env.experiments.study.summary import summaries
 
-        folder = arguments.out or RESULTS
-        if arguments.report:
-            print(f"report: {write_report(folder)}", file=sys.stderr)
-        else:
-            for line in summaries(folder):
-                print(json.dumps(line))
-        return
-    import torch
+        for line in summaries(options.out or RESULTS):
+            print(json.dumps(line))
+    elif options.report:
+        from ogs_env.experiments.study.report import write_report
 
-    from ogs_env.experiments.study.runs import run_study
-    from ogs_env.experiments.study.settings import read_settings
+        print(f"report: {write_report(options.out or RESULTS)}", file=sys.stderr)
+    else:
+        import torch
 
-    # Two processes of one thread are faster than one of two threads.
-    torch.set_num_threads(1)
-    config = "quick" if arguments.quick else arguments.config
-    run_study(read_settings(config), arguments.out or Path("study"))
+        from ogs_env.experiments.study.runs import run_study
+        from ogs_env.experiments.study.settings import read_settings
+
+        # Two processes of one thread are faster than one of two threads.
+        torch.set_num_threads(1)
+        settings = read_settings("quick" if options.quick else options.config)
+        run_study(settings, options.out or Path("study"))

@@ -17,7 +17,7 @@ from ogs_env.agents.settings import ImitationSettings, Settings
 from ogs_env.agents.training import is_trained, train
 from ogs_env.bundle import Bundle
 from ogs_env.data.samples import Sample
-from ogs_env.experiments.comparison import best_selector, compare
+from ogs_env.experiments.comparison import best_selector, compare, comparison_summary
 from ogs_env.experiments.limit import ForgettingLimit, forgetting_limit, read_limit
 from ogs_env.experiments.own_environment import (
     ENVIRONMENT,
@@ -174,7 +174,7 @@ class Pool:
         values = compare(
             self.bundle, selectors, self.settings.budget, self.draw, self.limit.weights
         )
-        return best_selector(values)
+        return best_selector(comparison_summary(values))
 
     def _train_settings(self, kind: str, seed: int) -> Settings:
         environment = self.bundle, self.settings.share, self.limit.weights

@@ -1,7 +1,7 @@
 """`ogs domains`: list the shipped bundles with their sources and licences."""
 
-import argparse
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import gymnasium
 import numpy as np
@@ -9,11 +9,12 @@ import numpy as np
 from ogs_env.bundle import ROLES, Bundle, load_bundle, shipped_bundles
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+@dataclass(frozen=True)
+class Options:
     """`ogs domains` has no options."""
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(_: Options) -> None:
     """Run `ogs domains`."""
     print("\n\n".join("\n".join(lines(load_bundle(n))) for n in shipped_bundles()))
 

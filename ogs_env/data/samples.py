@@ -76,6 +76,26 @@ class Sample:
         return {**pair, "messages": [turn._asdict() for turn in chat]}
 
 
+@dataclass(frozen=True, kw_only=True)
+class FieldOptions:
+    """Fields of JSON lines that hold the texts.
+
+    Attributes:
+        prompt_field: Name of the field that holds the prompt.
+        response_field: Name of the field that holds the response.
+    """
+
+    prompt_field: str = "prompt"
+    response_field: str = "response"
+
+    def fields(self) -> dict[str, str]:
+        """Return the names as arguments of `read_samples`."""
+        return {
+            "prompt_field": self.prompt_field,
+            "response_field": self.response_field,
+        }
+
+
 class CutResponse(UserWarning):
     """Warning: a response was longer than the limit and was cut."""
 

@@ -1,6 +1,6 @@
 """Settings of `ogs sketch`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ogs_env.learners.fitted import EPOCHS, LAYERS
 from ogs_env.lm.loading import DEFAULT_MODEL
@@ -36,13 +36,15 @@ class SketchSettings:
     """
 
     proxy: str = DEFAULT_MODEL
-    precision: str = "auto"
+    precision: str = field(
+        default="auto", metadata={"choices": ("auto", "float32", "bfloat16")}
+    )
     k: int = 512
     layers: int = LAYERS
     rank: int = 16
     checkpoints: tuple[int, ...] = ()
     off_domain: bool = False
-    anchor_answers: str = "own"
+    anchor_answers: str = field(default="own", metadata={"choices": ANCHOR_ANSWERS})
     epochs: int = EPOCHS
     learning_rate: float = 1e-3
     max_tokens: int = 256

@@ -1,6 +1,5 @@
 """The whole job on a tiny model."""
 
-import argparse
 import html
 import json
 import re
@@ -16,7 +15,8 @@ from helpers.tiny_model import make_tiny_model
 from ogs_env.bundle import load_bundle
 from ogs_env.data.samples import Sample, write_samples
 from ogs_env.errors import InputError
-from ogs_env.experiments.adapt import add_arguments, run
+from ogs_env.experiments.adapt import Options, run
+from ogs_env.options import parse
 from ogs_env.selection import Selection
 
 WORDS = ["tree", "river", "stone", "cloud", "bird"]
@@ -42,15 +42,13 @@ def files(tmp_path_factory):
 
 
 def arguments(files, out, *options):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
     given = [
         *(files / "pool.jsonl", "--domain", files / "domain.jsonl"),
         *("--anchor", files / "anchor.jsonl", "--out", out, "--budget", "12"),
         *("--proxy", files / "model", "--model", files / "model"),
         *("--train-steps", 3000, "--epochs", 1, *options),
     ]
-    return parser.parse_args([str(value) for value in given])
+    return parse(Options, [str(value) for value in given])
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +190,7 @@ def test_the_report_opens_offline_and_its_table_sorts(chromium, finished, tmp_pa
         (("--draws", "0"), "--draws: 0; expected at least 1"),
         (("--epochs", "0"), "epochs: 0 is too small"),
         (("--train-steps", "0"), "--train-steps: 0; expected 1 or more"),
-        (("--seed", "-1"), "seed: -1; expected a whole number, 0 or more"),
+        (("--seed", "-1"), "seed: -1 is negative; give 0 or more"),
         (("--proxy", "nomodel"), "unknown model 'nomodel'; known: smollm2"),
         (("--model", "nomodel"), "unknown model 'nomodel'; known: smollm2"),
     ],

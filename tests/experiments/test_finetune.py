@@ -1,4 +1,3 @@
-import argparse
 import gzip
 import json
 import os
@@ -24,18 +23,13 @@ from ogs_env.data.pairs import Pair, solution_pairs
 from ogs_env.data.samples import write_samples
 from ogs_env.errors import InputError
 from ogs_env.experiments import adapter_training
-from ogs_env.experiments import finetune as module
+from ogs_env.experiments import finetune_command as module
 from ogs_env.experiments.adapter_training import training_batch, training_order
 from ogs_env.experiments.evaluation import mean_losses, pair_preferences
-from ogs_env.experiments.finetune import (
-    FinetuneSettings,
-    add_arguments,
-    finetune,
-    run,
-    table,
-)
+from ogs_env.experiments.finetune import FinetuneSettings, finetune, table
 from ogs_env.lm.encoding import encode
 from ogs_env.lm.loading import load_model
+from ogs_env.options import parse
 from ogs_env.selection import Selection
 from ogs_env.sketching.answers import own_answers
 
@@ -306,9 +300,7 @@ def save_selection(folder, samples, agent, texts=True):
 
 
 def command(*words):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    run(parser.parse_args([str(word) for word in words]))
+    module.run(parse(module.Options, [str(word) for word in words]))
 
 
 @pytest.fixture

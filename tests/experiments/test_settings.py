@@ -1,18 +1,16 @@
 """Settings from YAML files and options of `ogs train`."""
 
-import argparse
-
 import pytest
 
 from ogs_env.agents.training import ImitationSettings, TrainSettings
 from ogs_env.errors import InputError
-from ogs_env.experiments.settings import CONFIGS, add_settings, read_settings
+from ogs_env.experiments.settings import CONFIGS
+from ogs_env.experiments.train import Options
+from ogs_env.options import parse
 
 
 def read(*options):
-    parser = argparse.ArgumentParser()
-    add_settings(parser)
-    return read_settings(parser.parse_args([str(option) for option in options]))
+    return parse(Options, [str(option) for option in options]).training_settings()
 
 
 def test_without_options_they_are_the_defaults():
@@ -60,14 +58,14 @@ def test_steps_alone_have_no_limit_of_time():
     ("options", "message"),
     [
         (("--width=wide",), "--width: 'wide', expected a whole number"),
-        (("--steps=1.5",), "--steps: 1.5, expected a whole number or none"),
-        (("--env-kwargs=[1]",), r"--env-kwargs: \[1\], expected JSON"),
+        (("--steps=1.5",), "--steps: '1.5', expected a whole number or none"),
+        (("--env-kwargs=[1]",), r"--env-kwargs: '\[1\]', expected JSON"),
         (("--seed=-1",), "seed is -1, expected at least 0"),
         (("--batch-size=0",), "batch_size is 0, expected at least 2"),
         (("--evaluations=0",), "evaluations is 0, expected at least 1"),
-        (("--learning-rate=-1",), "learning_rate is -1, expected a number of 0 or"),
+        (("--learning-rate=-1",), "learning_rate is -1.0, expected a number of 0 or"),
         (("--gamma=1.5",), "gamma is 1.5, expected a number from 0 to 1"),
-        (("--clip-range=-1",), "clip_range is -1, expected a number of 0 or more"),
+        (("--clip-range=-1",), "clip_range is -1.0, expected a number of 0 or more"),
         (("--algorithm=pro",), "unknown algorithm 'pro'; did you mean ppo"),
         (
             ("--algorithm=imitation", "--cost-limit=1"),

@@ -1,4 +1,3 @@
-import argparse
 import json
 
 import pytest
@@ -6,7 +5,8 @@ from helpers.make_bundle import make_bundle
 
 from ogs_env.agents.deployment import AgentSelector
 from ogs_env.errors import InputError
-from ogs_env.experiments.train import BASELINES, add_arguments, run
+from ogs_env.experiments.train import BASELINES, Options, run
+from ogs_env.options import parse
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +18,7 @@ def folder(tmp_path_factory):
 
 
 def run_with(*options):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    run(parser.parse_args([str(option) for option in options]))
+    run(parse(Options, [str(option) for option in options]))
 
 
 def test_trains_compares_and_writes(folder, tmp_path, capsys):
