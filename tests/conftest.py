@@ -14,7 +14,6 @@ for _name in [*os.environ]:
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
-import torch
 from helpers.make_bundle import make_bundle
 
 from ogs_env.bundle import Bundle, load_bundle
