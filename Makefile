@@ -37,4 +37,4 @@ lint: $(STAMP) ## style and types
 	$(BIN)/mypy
 
 test: lint ## style, types and tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal

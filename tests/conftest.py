@@ -10,18 +10,16 @@ for _name in [*os.environ]:
         _name.endswith("_NUM_THREADS")
     ):
         del os.environ[_name]
+# Two threads on small arrays are slower than one, also in processes of the tests.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
-import torch
 from helpers.make_bundle import make_bundle
 
 from ogs_env.bundle import Bundle, load_bundle
 
 if TYPE_CHECKING:
     from helpers.live_bundle import LiveFiles
-
-# Two threads on small tensors are many times slower than one.
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

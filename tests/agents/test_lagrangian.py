@@ -51,12 +51,12 @@ class Ascend(BaseCallback):
 
 @pytest.mark.parametrize("limit", [0.2, 0.6])
 def test_cost_settles_at_the_limit_and_the_multiplier_at_its_price(limit):
-    envs = CostLimit(DummyVecEnv([TwoArms] * 16), limit, rate=0.01)
+    envs = CostLimit(DummyVecEnv([TwoArms] * 64), limit, rate=0.01)
     entropy = 0.05
     model = PPO(
         "MlpPolicy",
         envs,
-        n_steps=16,
+        n_steps=4,
         batch_size=256,
         n_epochs=4,
         learning_rate=1e-2,

@@ -164,8 +164,11 @@ def test_bad_record_names_file_line_and_field(
         (b"\n" + json.dumps(PAIR).encode() + b"\n\xff\xfe\n", ":3: not UTF-8 (byte 1"),
         (b"", ": an empty pool"),
         (b"\n \n", ": an empty pool"),
-        (gzip.compress(b""), ": an empty pool"),
-        (gzip.compress(json.dumps(PAIR).encode())[:-6], "truncated or corrupt gzip"),
+        (gzip.compress(b"", mtime=0), ": an empty pool"),
+        (
+            gzip.compress(json.dumps(PAIR).encode(), mtime=0)[:-6],
+            "truncated or corrupt gzip",
+        ),
         (b"\x1f\x8bnonsense" * 9, "truncated or corrupt gzip after line 0"),
     ],
 )
@@ -178,7 +181,7 @@ def test_bad_file(tmp_path: Path, content: bytes, expected: str) -> None:
 def test_corrupt_middle_of_gzip(tmp_path: Path) -> None:
     path = tmp_path / "pool.jsonl.gz"
     whole = bytearray(
-        gzip.compress(b"".join(b"%d\n" % (i * 7919) for i in range(9999)))
+        gzip.compress(b"".join(b"%d\n" % (i * 7919) for i in range(9999)), mtime=0)
     )
     whole[len(whole) // 2] ^= 0xFF
     path.write_bytes(whole)

@@ -7,6 +7,8 @@ Imports and what they cost are in `test_registration.py`.
 import copy
 import doctest
 import pickle
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -50,6 +52,20 @@ def valid_actions(env: Any, count: int) -> list[int]:
         actions.append(int(rng.choice(np.flatnonzero(env.action_masks()))))
         over = env.step(actions[-1])[2]
     return actions
+
+
+def test_live_ids_differ_by_their_bundle_alone(
+    spec_of: Callable[[str], EnvSpec],
+) -> None:
+    live = [
+        copy.deepcopy(spec)
+        for spec in gymnasium.registry.values()
+        if spec.kwargs.get("learner") == "live"
+    ]
+    for spec in live:
+        assert make(spec_of(spec.id)).reset(seed=0)
+    assert len({spec.kwargs.pop("bundle") for spec in live}) == len(live) > 1
+    assert all(replace(spec, id=live[0].id) == live[0] for spec in live)
 
 
 def test_gymnasium_checker(spec: EnvSpec) -> None:

@@ -93,7 +93,8 @@ def test_what_is_done_is_not_done_again(files, finished, capsys, monkeypatch):
     assert "downsampled from" not in page
 
 
-def test_a_selector_can_be_given(files, tmp_path, capsys):
+def test_a_selector_can_be_given(files, finished, tmp_path, capsys):
+    shutil.copytree(finished / "environment", tmp_path / "run" / "environment")
     run(arguments(files, tmp_path / "run", "--agent", "less"))
     names = [folder.name for folder in (tmp_path / "run" / "finetuned").iterdir()]
     assert sorted(names) == ["less", "own_answers"]

@@ -93,7 +93,7 @@ def agents_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(
+def finished(
     domains: list[Domain],
     agents_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -104,9 +104,9 @@ def made(
 
 
 @pytest.fixture
-def results(made: Path, tmp_path: Path) -> Path:
+def results(finished: Path, tmp_path: Path) -> Path:
     """A copy that may be damaged."""
-    return shutil.copytree(made, tmp_path / "results")
+    return shutil.copytree(finished, tmp_path / "results")
 
 
 def record_of(folder: Path, domain: str, selector: str) -> Record:
@@ -115,23 +115,23 @@ def record_of(folder: Path, domain: str, selector: str) -> Record:
 
 
 def files_of(folder: Path) -> dict[Path, int]:
-    found = sorted((folder / "selections").rglob("*.safetensors"))
-    return {file: file.stat().st_mtime_ns for file in found}
+    files = sorted((folder / "selections").rglob("*.safetensors"))
+    return {file: file.stat().st_mtime_ns for file in files}
 
 
 # Playing
 
 
-def test_all_policies_play_every_domain(made: Path) -> None:
-    found: dict[str, dict[str, list[int]]] = {}
-    for record in read_records(made):
+def test_all_policies_play_every_domain(finished: Path) -> None:
+    seeds_of: dict[str, dict[str, list[int]]] = {}
+    for record in read_records(finished):
         played = record.identity
-        found.setdefault(played.domain, {})[played.selector] = played.seeds
+        seeds_of.setdefault(played.domain, {})[played.selector] = played.seeds
         assert record.rows.shape[:2] == (max(1, len(played.seeds)), len(EPISODES))
         assert record.rows.dtype == np.int16
         assert set(record.measures) == set(MEASURES)
     untrained = {name: [] for name in POLICIES}
-    assert found == {
+    assert seeds_of == {
         "made": untrained
         | {"navigator": [3, 10], "navigator-from-other": [0], "modest": [5]},
         "other": untrained
@@ -141,12 +141,12 @@ def test_all_policies_play_every_domain(made: Path) -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_selections_and_returns_equal_separate_episodes(
-    made: Path, domains: list[Domain], name: str
+    finished: Path, domains: list[Domain], name: str
 ) -> None:
     kwargs = {**domains[1].env_kwargs, "split": "test"}
     env = gymnasium.make("OGS-Custom-v0", **kwargs)
     policy = make_policy(name, env, np.random.default_rng(0))
-    record = record_of(made, "other", name)
+    record = record_of(finished, "other", name)
     for number, seed in enumerate(EPISODES):
         total = play_episode(env, policy, seed).total_return
         assert record.measures["return"][0, number] == pytest.approx(total, rel=1e-6)
@@ -155,17 +155,17 @@ def test_selections_and_returns_equal_separate_episodes(
 
 
 def test_agents_play_in_their_own_environment(
-    made: Path, domains: list[Domain], agents_folder: Path
+    finished: Path, domains: list[Domain], agents_folder: Path
 ) -> None:
     agent = Navigator.load(agents_folder / "navigator" / "made" / "seed-10")
     env = make("OGS-Custom-v0", domains[0].env_kwargs)
-    record = record_of(made, "made", "navigator")
+    record = record_of(finished, "made", "navigator")
     for number, seed in enumerate(EPISODES):
         total = play_episode(env, agent, seed).total_return
         assert record.measures["return"][1, number] == pytest.approx(total, rel=1e-6)
         rows = record.rows[1, number].tolist()
         assert [row for row in rows if row >= 0] == selection_env(env).picked
-    modest = record_of(made, "made", "modest")
+    modest = record_of(finished, "made", "modest")
     assert modest.rows.shape == (1, len(EPISODES), 6)
     # Its own reward was the domain's alone, but it is judged as everyone is.
     parts = modest.measures["domain_gain"] - modest.measures["cost"]
@@ -173,10 +173,12 @@ def test_agents_play_in_their_own_environment(
     np.testing.assert_allclose(modest.measures["return"], parts, rtol=1e-5)
 
 
-def test_measures_are_sums_over_the_episode(made: Path, domains: list[Domain]) -> None:
+def test_measures_are_sums_over_the_episode(
+    finished: Path, domains: list[Domain]
+) -> None:
     env = make("OGS-Custom-v0", domains[0].env_kwargs)
     policy = make_policy("greedy", env, np.random.default_rng(0))
-    figures = record_of(made, "made", "greedy").measures
+    figures = record_of(finished, "made", "greedy").measures
     observation, info = env.reset(seed=EPISODES[2])
     steps, over = [], False
     while not over:
@@ -196,15 +198,15 @@ def test_existing_records_are_not_played_again(
 ) -> None:
     before = files_of(results)
     lost = results / "selections" / "other" / "random.safetensors"
-    kept = read_record(lost)
+    first = read_record(lost)
     lost.unlink()
     play(domains, POLICIES, find_agents(agents_folder), EPISODES, results)
     after = files_of(results)
     assert {file for file in before if before[file] != after[file]} == {lost}
     again = read_record(lost)
-    np.testing.assert_array_equal(again.rows, kept.rows)
+    np.testing.assert_array_equal(again.rows, first.rows)
     for name in set(MEASURES) - {"seconds"}:
-        np.testing.assert_array_equal(again.measures[name], kept.measures[name])
+        np.testing.assert_array_equal(again.measures[name], first.measures[name])
 
 
 def test_retrained_agents_are_played_again(
@@ -254,12 +256,12 @@ def test_selector_names_have_both_variants() -> None:
 # Verifying
 
 
-def test_verify_passes(made: Path) -> None:
-    lines = list(verify(made))
-    assert len(lines) == len(files_of(made)) + 1
+def test_verify_passes(finished: Path) -> None:
+    lines = list(verify(finished))
+    assert len(lines) == len(files_of(finished)) + 1
     assert all(line.startswith("OK ") for line in lines)
     assert "OK made navigator: 10 episodes" in lines
-    assert lines[-1] == f"OK {made / 'benchmark.json'}: 18 lines"
+    assert lines[-1] == f"OK {finished / 'benchmark.json'}: 18 lines"
 
 
 def change(folder: Path, name: str, tensor: str, values: np.ndarray) -> None:
@@ -281,12 +283,12 @@ def test_verify_finds_a_changed_figure(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cost = record_of(results, "made", "navigator").measures["cost"]
-    found = cost[1, 3]
+    value = cost[1, 3]
     cost[1, 3] += 0.01
     change(results, "made/navigator", "cost", cost)
     assert refused(capsys, "--verify", results) == (
         "made navigator, training seed 10, episode 3 (seed 2000003): cost: stored "
-        f"{found + 0.01:.6g}, found {found:.6g}"
+        f"{value + 0.01:.6g}, found {value:.6g}"
     )
 
 
@@ -300,11 +302,11 @@ def test_verify_finds_a_changed_selection(
     rows = record.rows.copy()
     rows[0, 4, -1] = next(row for row in last if row not in rows[0, 4])
     change(results, "other/less", "rows", rows)
-    told = refused(capsys, "--verify", results)
-    assert told.startswith("other less, episode 4 (seed 2000004): return: stored ")
+    error = refused(capsys, "--verify", results)
+    assert error.startswith("other less, episode 4 (seed 2000004): return: stored ")
     stored = f"{record.measures['return'][0, 4]:.6g}"
-    assert f"stored {stored}, found " in told
-    assert not told.endswith(stored)
+    assert f"stored {stored}, found " in error
+    assert not error.endswith(stored)
 
 
 def test_verify_finds_a_row_that_is_never_dealt(
@@ -333,12 +335,12 @@ def test_verify_finds_a_row_that_is_never_dealt(
 def test_verify_finds_a_changed_report(
     results: Path, capsys: pytest.CaptureFixture[str], path: tuple, field: str
 ) -> None:
-    told = read_report(results)
-    place = told
+    content = read_report(results)
+    place = content
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] += 0.01
-    (results / "benchmark.json").write_text(json.dumps(told))
+    (results / "benchmark.json").write_text(json.dumps(content))
     line = refused(capsys, "--verify", results)
     assert line.startswith(f"{results / 'benchmark.json'}: ")
     assert field in line
@@ -383,10 +385,10 @@ def test_a_damaged_record_raises(
 ) -> None:
     file = results / "selections" / "made" / "less.safetensors"
     damage(file)
-    told = refused(capsys, "--verify", results)
-    assert told.startswith(f"{file}: ")
-    assert message in told
-    assert told.endswith("delete it and run `ogs benchmark` again")
+    error = refused(capsys, "--verify", results)
+    assert error.startswith(f"{file}: ")
+    assert message in error
+    assert error.endswith("delete it and run `ogs benchmark` again")
 
 
 def test_a_record_opens_registered_environments_alone(results: Path) -> None:
@@ -462,7 +464,7 @@ def by_hand(selector: str, values: list[float], seeds: list[int] | None = None):
 
 
 def test_gap_and_room_by_hand() -> None:
-    found = report(
+    result = report(
         [
             by_hand("less", [4.0]),
             by_hand("greedy-threshold", [6.0]),
@@ -473,7 +475,7 @@ def test_gap_and_room_by_hand() -> None:
             by_hand("navigator-from-afar", [3.0], [0]),
         ]
     )
-    assert found["domains"] == [
+    assert result["domains"] == [
         {
             "domain": "here",
             "env": "OGS-Custom-v0",
@@ -483,7 +485,7 @@ def test_gap_and_room_by_hand() -> None:
             "room": 0.4,
         }
     ]
-    lines = {line["selector"]: line for line in found["table"]}
+    lines = {line["selector"]: line for line in result["table"]}
     assert list(lines) == [
         *("oracle", "navigator", "less/stream", "greedy-threshold", "greedy", "less"),
         "navigator-from-afar",
@@ -506,31 +508,31 @@ def test_gap_and_room_by_hand() -> None:
 
 
 def test_without_oracle_and_greedy_their_figures_are_unknown() -> None:
-    found = report([by_hand("less", [4.0]), by_hand("loss", [3.0])])
-    [head] = found["domains"]
+    result = report([by_hand("less", [4.0]), by_hand("loss", [3.0])])
+    [head] = result["domains"]
     assert (head["best"], head["oracle_iqm"], head["room"]) == ("less", None, None)
-    for line in found["table"]:
+    for line in result["table"]:
         for name in ("share_of_oracle", "gap_closed", "improvement_over_greedy"):
             assert line[name] is None
-    assert found["aggregate"] == []
-    assert "| less | 4.00 | 4.00 to 4.00 |  |  |" in markdown(found)
+    assert result["aggregate"] == []
+    assert "| less | 4.00 | 4.00 to 4.00 |  |  |" in markdown(result)
 
 
 def test_without_room_there_is_no_gap() -> None:
-    found = report([by_hand("less", [4.0]), by_hand("oracle", [4.0])])
-    assert found["domains"][0]["room"] == 0.0
-    assert {line["gap_closed"] for line in found["table"]} == {None}
+    result = report([by_hand("less", [4.0]), by_hand("oracle", [4.0])])
+    assert result["domains"][0]["room"] == 0.0
+    assert {line["gap_closed"] for line in result["table"]} == {None}
 
 
-def test_the_table_is_made_of_the_records(made: Path) -> None:
-    told = read_report(made)
-    greedy = record_of(made, "made", "greedy").measures["return"].astype(float)
+def test_the_table_is_made_of_the_records(finished: Path) -> None:
+    written = read_report(finished)
+    greedy = record_of(finished, "made", "greedy").measures["return"].astype(float)
     [line] = [
         one
-        for one in told["table"]
+        for one in written["table"]
         if (one["domain"], one["selector"]) == ("made", "navigator")
     ]
-    record = record_of(made, "made", "navigator")
+    record = record_of(finished, "made", "navigator")
     scores = record.measures["return"].astype(float)
     assert line["return_iqm"] == pytest.approx(interquartile_mean([scores]), abs=1e-4)
     assert line["interval"] == pytest.approx(interval([scores]), abs=1e-4)
@@ -541,33 +543,33 @@ def test_the_table_is_made_of_the_records(made: Path) -> None:
     assert line["milliseconds"] > 0
 
 
-def test_the_aggregate_has_policies_of_all_domains(made: Path) -> None:
-    told = read_report(made)
-    found = {line["selector"]: line for line in told["aggregate"]}
-    assert set(found) == {*POLICIES, "navigator"}
+def test_the_aggregate_has_policies_of_all_domains(finished: Path) -> None:
+    written = read_report(finished)
+    lines = {line["selector"]: line for line in written["aggregate"]}
+    assert set(lines) == {*POLICIES, "navigator"}
     scores = []
-    for head in told["domains"]:
-        record = record_of(made, head["domain"], "navigator")
+    for head in written["domains"]:
+        record = record_of(finished, head["domain"], "navigator")
         scores.append(record.measures["return"].astype(float) / head["oracle_iqm"])
-    line = found["navigator"]
+    line = lines["navigator"]
     assert line["iqm"] == pytest.approx(interquartile_mean(scores), abs=1e-4)
     assert line["interval"] == pytest.approx(interval(scores), abs=1e-4)
-    assert found["greedy"]["improvement_over_greedy"] == 0.5
+    assert lines["greedy"]["improvement_over_greedy"] == 0.5
 
 
-def test_the_outputs_are_there_and_readable(made: Path) -> None:
+def test_the_outputs_are_there_and_readable(finished: Path) -> None:
     pictures = {"returns-made.png", "returns-other.png", "profiles.png", "agents.png"}
-    assert {file.name for file in made.iterdir()} == {
+    assert {file.name for file in finished.iterdir()} == {
         *("selections", "benchmark.json", "benchmark.md", *pictures)
     }
     for name in pictures:
-        drawn = image.imread(made / name)
+        drawn = image.imread(finished / name)
         assert drawn.shape[1] >= 1200
         assert drawn.std() > 0.02
-    told = read_report(made)
-    text = (made / "benchmark.md").read_text()
-    assert text == markdown(told)
-    for line in told["table"]:
+    written = read_report(finished)
+    text = (finished / "benchmark.md").read_text()
+    assert text == markdown(written)
+    for line in written["table"]:
         assert f"| {line['selector']} | {line['return_iqm']:.2f} |" in text
 
 
@@ -575,28 +577,28 @@ def test_the_outputs_are_there_and_readable(made: Path) -> None:
 
 
 def test_the_summary_is_one_line_a_domain_and_selector(
-    made: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["benchmark", "--summary", "--out", str(made)]) == 0
+    assert main(["benchmark", "--summary", "--out", str(finished)]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(lines) == len(files_of(made))
-    told = read_report(made)["table"]
-    for line, one in zip(lines, told, strict=True):
+    assert len(lines) == len(files_of(finished))
+    written = read_report(finished)["table"]
+    for line, one in zip(lines, written, strict=True):
         assert tuple(line) == KEYS
         assert line == {name: one[name] for name in KEYS}
 
 
-def test_the_summary_needs_no_torch_and_no_environment(made: Path) -> None:
+def test_the_summary_needs_no_torch_and_no_environment(finished: Path) -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'scipy', 'ogs_env.envs.selection'):\n"
         "    sys.modules[name] = None\n"
         "from ogs_env.cli import main\n"
-        f"sys.exit(main(['benchmark', '--summary', '--out', {str(made)!r}]))"
+        f"sys.exit(main(['benchmark', '--summary', '--out', {str(finished)!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == len(files_of(made))
+    assert len(done.stdout.splitlines()) == len(files_of(finished))
 
 
 @pytest.mark.parametrize(
@@ -671,13 +673,13 @@ def test_agents_that_do_not_fit_raise(domains: list[Domain], tmp_path: Path) -> 
 def test_a_bundle_plays_the_same_whatever_its_off_domain_trajectory(
     tmp_path: Path,
 ) -> None:
-    made = {
+    bundles = {
         name: load_bundle(
             make_bundle(tmp_path / name, seed=seed, off_domain=off_domain)
         )
         for name, seed, off_domain in (("a", 0, False), ("b", 0, True), ("c", 1, True))
     }
-    digests = {name: bundle_digest(bundle) for name, bundle in made.items()}
+    digests = {name: bundle_digest(bundle) for name, bundle in bundles.items()}
     assert digests["a"] == digests["b"] != digests["c"]
 
 
@@ -686,19 +688,19 @@ def test_a_bundle_plays_the_same_whatever_its_off_domain_trajectory(
 
 @pytest.mark.skipif(not RESULTS.exists(), reason="no results are committed yet")
 def test_the_committed_results_are_of_these_bundles_and_of_a_piece() -> None:
-    records, told = read_records(RESULTS), read_report(RESULTS)
-    assert {head["domain"] for head in told["domains"]} == set(DOMAINS)
+    records, written = read_records(RESULTS), read_report(RESULTS)
+    assert {head["domain"] for head in written["domains"]} == set(DOMAINS)
     digests = {name: bundle_digest(load_bundle(name)) for name in DOMAINS}
     for record in records:
         assert record.identity.bundle == digests[record.identity.domain]
     names = [(one.identity.domain, one.identity.selector) for one in records]
-    lines = [(line["domain"], line["selector"]) for line in told["table"]]
+    lines = [(line["domain"], line["selector"]) for line in written["table"]]
     assert sorted(names) == sorted(lines)
-    for head in told["domains"]:
+    for head in written["domains"]:
         assert (head["domain"], "oracle") in names
         assert head["room"] > 0
         domain = DOMAINS[head["domain"]]
         best = record_of(RESULTS, domain.name, head["best"])
         verify_record(best, make(domain.env, domain.env_kwargs))
-    assert (RESULTS / "benchmark.md").read_text() == markdown(told)
+    assert (RESULTS / "benchmark.md").read_text() == markdown(written)
     assert sum(file.stat().st_size for file in files_of(RESULTS)) < 6 * 2**20

@@ -1,4 +1,4 @@
-"""`ogs fidelity` on results that were made up, and on the committed ones."""
+"""`ogs fidelity` on random results, and on the committed ones."""
 
 import json
 import shutil
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.made_study import NAMES, made_list
 from helpers.make_bundle import edit_manifest, make_bundle
+from helpers.synthetic_study import NAMES, write_random_list
 
 from ogs_env import bundle as bundles
 from ogs_env.bundle import load_bundle
@@ -50,7 +50,7 @@ def results(tmp_path, shipped_here) -> Path:
     """Lists of both pools, without terms."""
     folder = tmp_path / "results"
     for seed, (pool, name) in enumerate(LISTS):
-        made_list(load_bundle(pool), folder / pool / name, seed)
+        write_random_list(load_bundle(pool), folder / pool / name, seed)
     return folder
 
 
@@ -88,7 +88,7 @@ def test_a_list_without_terms_is_told_and_left_out(capsys, results):
 
 def test_a_list_that_is_hardly_begun_is_told_and_left_out(capsys, results):
     begun = results / "legal" / "held-out"
-    made_list(load_bundle("legal"), begun, names=NAMES[:2])
+    write_random_list(load_bundle("legal"), begun, names=NAMES[:2])
     _, err = run(capsys, "--terms", "--results", str(results))
     assert err == [f"ogs: note: {begun}: left out: has runs of 2 subsets of 3"]
     assert not (begun / TERMS).exists()

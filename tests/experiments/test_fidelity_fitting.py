@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.made_study import made_list, write_list
 from helpers.make_bundle import edit_manifest, make_bundle
+from helpers.synthetic_study import write_list, write_random_list
 from scipy import stats
 
 from ogs_env.bundle import Bundle, load_bundle
@@ -133,7 +133,7 @@ def test_nothing_is_fitted_below_zero(truth, tmp_path):
 
 def test_the_ablation_judges_each_model_by_itself(truth, folder, tmp_path):
     other = tmp_path / "legal" / "tenth"
-    real = made_list(truth, other)
+    real = write_random_list(truth, other)
     write_terms(compute_terms(truth, other), other)
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.made_study import BEFORE, KINDS, NAMES, PAIRS, made_list
 from helpers.make_bundle import edit_manifest, make_bundle
+from helpers.synthetic_study import BEFORE, KINDS, NAMES, PAIRS, write_random_list
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -57,13 +57,13 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def measured(bundle, folder):
     """What each run came to, by subset, one a seed."""
-    found = made_list(bundle, folder)
+    runs = write_random_list(bundle, folder)
     write_terms(compute_terms(bundle, folder), folder)
-    return found
+    return runs
 
 
 @pytest.fixture(scope="module")
-def found(folder, measured) -> Table:
+def whole_table(folder, measured) -> Table:
     return table(folder)
 
 
@@ -104,22 +104,24 @@ def by_hand(runs) -> dict[str, list[float]]:
     }
 
 
-def test_the_table_holds_every_subset_once(found):
-    assert sorted(found.names) == sorted(NAMES)
+def test_the_table_holds_every_subset_once(whole_table):
+    assert sorted(whole_table.names) == sorted(NAMES)
 
 
-def test_real_changes_are_those_from_the_untouched_model(found, measured):
-    for place, name in enumerate(found.names):
+def test_real_changes_are_those_from_the_untouched_model(whole_table, measured):
+    for place, name in enumerate(whole_table.names):
         expected = by_hand(measured[name])
-        assert set(found.real) == set(found.repeats) == set(expected)
+        assert set(whole_table.real) == set(whole_table.repeats) == set(expected)
         for key, values in expected.items():
-            assert found.real[key][place] == pytest.approx(np.mean(values))
-            np.testing.assert_allclose(found.repeats[key][place], values, atol=1e-9)
+            assert whole_table.real[key][place] == pytest.approx(np.mean(values))
+            np.testing.assert_allclose(
+                whole_table.repeats[key][place], values, atol=1e-9
+            )
 
 
-def test_predictions_are_those_of_the_learner(bundle, folder, found):
+def test_predictions_are_those_of_the_learner(bundle, folder, whole_table):
     results = read_results(folder)
-    for place, name in enumerate(found.names):
+    for place, name in enumerate(whole_table.names):
         learner = SurrogateLearner(bundle)
         before = [
             learner.domain_loss(),
@@ -145,7 +147,7 @@ def test_predictions_are_those_of_the_learner(bundle, folder, found):
             "forgetting": max(answers),
             "reference": max(anchors),
         }
-        own = {key: values[place] for key, values in found.predicted.items()}
+        own = {key: values[place] for key, values in whole_table.predicted.items()}
         assert own == pytest.approx(expected, rel=1e-3, abs=1e-6)
         assert min(answers) > 0
 
@@ -156,10 +158,10 @@ def test_terms_are_read_as_they_were_written(bundle, folder, measured):
     for name in ("capabilities", "steps", "norms", "subsets"):
         assert getattr(again, name) == getattr(terms, name)
     for part in ("losses", "tokens", "shifts", "naive"):
-        written, kept = getattr(terms, part), getattr(again, part)
-        assert written.keys() == kept.keys()
+        written, reread = getattr(terms, part), getattr(again, part)
+        assert written.keys() == reread.keys()
         for name in written:
-            np.testing.assert_allclose(kept[name], written[name], 1e-6, 1e-9)
+            np.testing.assert_allclose(reread[name], written[name], 1e-6, 1e-9)
 
 
 def distance(bundle: Bundle, rows: np.ndarray) -> float:
@@ -171,7 +173,7 @@ def distance(bundle: Bundle, rows: np.ndarray) -> float:
     return float(np.sqrt(total @ total / (8 * alone / n + 56 * pairs)))
 
 
-def test_naive_predictions_need_no_learner(bundle, folder, found):
+def test_naive_predictions_need_no_learner(bundle, folder, whole_table):
     def unit(rows: np.ndarray) -> np.ndarray:
         return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
@@ -180,7 +182,7 @@ def test_naive_predictions_need_no_learner(bundle, folder, found):
     domain = unit(bundle.dev.sketches("initial").mean(0))
     means = unit(np.stack([anchors[of == n].mean(0) for n in (0, 1)]))
     results = read_results(folder)
-    for place, name in enumerate(found.names):
+    for place, name in enumerate(whole_table.names):
         rows = rows_of(bundle, results[name][0]["ids"])
         tokens, cosines = bundle.pool.tokens[rows], unit(starts[rows]) @ means.T
         expected = {
@@ -192,13 +194,13 @@ def test_naive_predictions_need_no_learner(bundle, folder, found):
             "norm": np.log(np.linalg.norm(starts[rows], axis=1)).mean(),
             "distance": distance(bundle, rows),
         }
-        own = {key: values[place] for key, values in found.naive.items()}
+        own = {key: values[place] for key, values in whole_table.naive.items()}
         assert own == pytest.approx(expected, abs=1e-3)
 
 
 def test_terms_of_other_subsets_are_refused(bundle, tmp_path):
     folder = tmp_path / "pool" / "tenth"
-    made_list(bundle, folder, names=NAMES[:5])
+    write_random_list(bundle, folder, names=NAMES[:5])
     with pytest.raises(InputError, match="no such file; run `ogs fidelity --terms`"):
         table(folder)
     write_terms(compute_terms(bundle, folder), folder)
@@ -211,7 +213,7 @@ def test_terms_of_other_subsets_are_refused(bundle, tmp_path):
 
 def test_without_the_untouched_model_nothing_is_compared(bundle, tmp_path):
     folder = tmp_path / "pool" / "tenth"
-    made_list(bundle, folder, names=NAMES[:3])
+    write_random_list(bundle, folder, names=NAMES[:3])
     write_terms(compute_terms(bundle, folder), folder)
     (tmp_path / "pool" / BASE).unlink()
     with pytest.raises(InputError, match="no such file; expected a file of the untou"):
@@ -285,8 +287,8 @@ def test_a_ceiling_needs_two_seeds():
         ceiling([np.array([1.0]), np.array([2.0])])
 
 
-def test_pairs_are_compared_by_number(found, measured):
-    result = paired(found, "reward", "random")
+def test_pairs_are_compared_by_number(whole_table, measured):
+    result = paired(whole_table, "reward", "random")
     assert result["pairs"] == 4  # random-4 has no partner
     for name in by_hand(measured["random-0"]):
         first, second = (
@@ -300,10 +302,10 @@ def test_pairs_are_compared_by_number(found, measured):
         assert result[name]["interval"] == pytest.approx(
             [interval.low, interval.high], abs=1e-3
         )
-    assert paired(found, "best", "worst") == {"pairs": 0}
+    assert paired(whole_table, "best", "worst") == {"pairs": 0}
 
 
-def test_the_summary_is_of_these_parts(found, summary):
+def test_the_summary_is_of_these_parts(whole_table, summary):
     head = {name: summary[name] for name in ("pool", "recipe", "subsets", "refitted")}
     assert head == {
         "pool": "made",
@@ -312,38 +314,40 @@ def test_the_summary_is_of_these_parts(found, summary):
         "refitted": False,
     }
     for name, real in (
-        ("domain", found.real["test"]),
-        ("forgetting", found.real["forgetting"]),
-        ("reference", found.real["reference"]),
+        ("domain", whole_table.real["test"]),
+        ("forgetting", whole_table.real["forgetting"]),
+        ("reference", whole_table.real["reference"]),
     ):
-        expected = stats.spearmanr(found.predicted[name], real).statistic
+        expected = stats.spearmanr(whole_table.predicted[name], real).statistic
         assert summary[f"{name}_spearman"] == pytest.approx(expected, abs=5e-4)
         low, high = summary[f"{name}_interval"]
         assert -1 <= low <= summary[f"{name}_spearman"] <= high <= 1
-        repeats = found.repeats["test" if name == "domain" else name]
+        repeats = whole_table.repeats["test" if name == "domain" else name]
         assert summary[f"{name}_ceiling"] == ceiling(repeats)
         naive = {
             key: stats.spearmanr(values, real).statistic
-            for key, values in found.naive.items()
+            for key, values in whole_table.naive.items()
         }
         assert summary[f"{name}_naive"] == pytest.approx(naive, abs=5e-4)
-    assert summary["reward_less_random"] == paired(found, "reward", "random")
+    assert summary["reward_less_random"] == paired(whole_table, "reward", "random")
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
 def test_without_repeats_no_ceiling_is_told(bundle, tmp_path):
     folder = tmp_path / "pool" / "tenth"
-    made_list(bundle, folder, names=["random-1", "random-2", "mixture-0", "less-0"])
+    write_random_list(
+        bundle, folder, names=["random-1", "random-2", "mixture-0", "less-0"]
+    )
     write_terms(compute_terms(bundle, folder), folder)
     summary = summarise(folder)
     assert summary["subsets"] == 4
     assert not [name for name in summary if "ceiling" in name or "reward" in name]
 
 
-def test_the_markdown_table_has_a_row_a_kind(found):
+def test_the_markdown_table_has_a_row_a_kind(whole_table):
     lines = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in markdown(found).splitlines()
+        for line in markdown(whole_table).splitlines()
     ]
     assert lines[0][:8] == [
         *("subsets", "number", "domain test", "predicted", "own answers", "predicted"),
@@ -354,17 +358,19 @@ def test_the_markdown_table_has_a_row_a_kind(found):
     assert set(lines[1]) == {"---"}
     assert {cells[0]: int(cells[1]) for cells in lines[2:]} == KINDS
     for cells in lines[2:]:
-        places = [n for n, name in enumerate(found.names) if name[:-2] == cells[0]]
+        places = [
+            n for n, name in enumerate(whole_table.names) if name[:-2] == cells[0]
+        ]
         columns = (
-            found.real["test"],
-            found.predicted["domain"],
-            found.real["forgetting"],
-            found.predicted["forgetting"],
-            found.real["reference"],
-            found.predicted["reference"],
-            found.real["prose"],
-            found.real["pairs/solutions"],
-            found.real["pairs/grammar"],
+            whole_table.real["test"],
+            whole_table.predicted["domain"],
+            whole_table.real["forgetting"],
+            whole_table.predicted["forgetting"],
+            whole_table.real["reference"],
+            whole_table.predicted["reference"],
+            whole_table.real["prose"],
+            whole_table.real["pairs/solutions"],
+            whole_table.real["pairs/grammar"],
         )
         means = [column[places].mean() for column in columns]
         assert [float(cell) for cell in cells[2:]] == pytest.approx(means, abs=0.0051)
@@ -375,9 +381,9 @@ def test_a_kind_is_what_stands_before_the_number():
     assert kind_of("grad-match-12") == "grad-match"
 
 
-def test_the_plot_is_a_picture(found, summary, tmp_path):
+def test_the_plot_is_a_picture(whole_table, summary, tmp_path):
     file = tmp_path / "new" / "held-out.png"
-    plot(found, summary, file)
+    plot(whole_table, summary, file)
     assert file.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     pixels = image.imread(file)
     assert pixels.shape[:2] == (720, 1500)

@@ -4,8 +4,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from helpers.made_study import write_list
 from helpers.make_bundle import edit_manifest, make_bundle
+from helpers.synthetic_study import write_list
 
 from ogs_env.agents.deployment import load_selector
 from ogs_env.bundle import Bundle, load_bundle

@@ -19,8 +19,12 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "TRAIN_ROUNDS", 1)
 
 
-def test_every_id_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["speed", "--quick"]) == 0
+def test_every_id_is_compared_and_no_file_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "speed.json"
+    assert main(["speed", "--quick", "--result", str(file)]) == 0
+    assert not file.exists()
     out, err = capsys.readouterr()
     lines = [json.loads(line) for line in out.splitlines()]
     assert len(lines) == speed.count() == len(err.splitlines())
@@ -51,13 +55,13 @@ def test_every_id_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
     assert targets[train] == 10.0
 
 
-def test_only_the_full_run_writes_its_result(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_full_run_writes_its_result(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = tmp_path / "speed.json"
-    assert main(["speed", "--quick", "--result", str(file)]) == 0
-    assert not file.exists()
-    capsys.readouterr()
+    monkeypatch.setattr(speed, "ids", lambda: ["OGS-Medical-v0"])
     assert main(["speed", "--result", str(file)]) == 0
     result = json.loads(file.read_text())
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

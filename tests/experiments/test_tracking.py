@@ -12,6 +12,7 @@ from helpers.make_bundle import make_bundle
 from ogs_env.agents.training import TrainSettings
 from ogs_env.cli import main
 from ogs_env.errors import InputError
+from ogs_env.rewards import NO_PICK
 
 wandb = pytest.importorskip("wandb")
 
@@ -21,10 +22,6 @@ from ogs_env.experiments.measures import CURVE, END  # noqa: E402
 from ogs_env.experiments.tracking import FRAMES, tracked  # noqa: E402
 from ogs_env.experiments.train import BASELINES  # noqa: E402
 
-TERMS = (
-    *("domain_gain", "anchor_gain", "forgetting"),
-    *("conflict", "orthogonality", "information"),
-)
 FEW = ("--n_envs=4", "--n_steps=64", "--batch_size=64", "--evaluation_episodes=3")
 _BLOCK = 32_768
 
@@ -139,7 +136,7 @@ def test_curve_terms_cost_and_report_are_logged(run):
     history = rows(run)
     logged = set().union(*history)
     assert {*CURVE, *END} <= logged
-    assert {f"episode/{name}" for name in (*TERMS, "cost")} <= logged
+    assert {f"episode/{name}" for name in (*NO_PICK, "cost")} <= logged
     assert {"evaluation/multiplier", "evaluation/training_cost"} <= logged
     assert {"rollout/ep_rew_mean", "train/loss", "global_step"} <= logged
     assert {f"report/minus_{name}" for name in BASELINES} <= logged

@@ -52,7 +52,7 @@ def test_episodes_fit_a_small_pool(tmp_path, capsys):
     small = make_bundle(tmp_path / "small", pool=64)
     run_with(
         *("--bundle", small, "--steps", 300, "--episodes", 4, "--n_envs=8"),
-        *("--out", tmp_path / "out"),
+        *("--batch_size=128", "--out", tmp_path / "out"),
     )
     printed = capsys.readouterr()
     for text in (printed.out, printed.err):

@@ -118,7 +118,9 @@ class Oracle:
 
 
 @pytest.fixture(params=["trajectory", "initial", "partly linear", "without answers"])
-def made(request: pytest.FixtureRequest, tmp_path: Path, bundle: Bundle) -> Bundle:
+def any_bundle(
+    request: pytest.FixtureRequest, tmp_path: Path, bundle: Bundle
+) -> Bundle:
     if request.param == "trajectory":
         return bundle
     if request.param == "without answers":
@@ -137,15 +139,18 @@ def made(request: pytest.FixtureRequest, tmp_path: Path, bundle: Bundle) -> Bund
     return load_bundle(folder)
 
 
-def test_losses_follow_the_formulas(made: Bundle) -> None:
-    learner, oracle = SurrogateLearner(made), Oracle(made)
+def test_losses_follow_the_formulas(any_bundle: Bundle) -> None:
+    learner, oracle = SurrogateLearner(any_bundle), Oracle(any_bundle)
     for index in [None, *PICKS]:
         if index is not None:
             learner.update(index)
             oracle.picks.append(index)
-        dev, test = (oracle.losses(r, "domain") for r in (made.dev, made.test))
+        dev, test = (
+            oracle.losses(r, "domain") for r in (any_bundle.dev, any_bundle.test)
+        )
         retention, anchor = (
-            oracle.losses(r, "anchor") for r in (made.retention, made.anchor)
+            oracle.losses(r, "anchor")
+            for r in (any_bundle.retention, any_bundle.anchor)
         )
         # The bundle has products in float16.
         np.testing.assert_allclose(learner.domain_loss(), dev.mean(), rtol=1e-4)
@@ -154,12 +159,12 @@ def test_losses_follow_the_formulas(made: Bundle) -> None:
             learner.retention_loss(), retention.mean(), rtol=1e-4
         )
         for number, loss in enumerate(learner.anchor_losses()):
-            own = anchor[made.anchor.capabilities == number]
+            own = anchor[any_bundle.anchor.capabilities == number]
             np.testing.assert_allclose(loss, own.mean(), rtol=1e-4)
-        if not made.has_answers:
+        if not any_bundle.has_answers:
             assert learner.answers_loss() == len(learner.answer_losses()) == 0
             continue
-        retention, own = made.retention_answers, made.anchor_answers
+        retention, own = any_bundle.retention_answers, any_bundle.anchor_answers
         expected = retention.losses.mean() + oracle.answers_rise(held_out=True)[0]
         np.testing.assert_allclose(learner.answers_loss(), expected, rtol=1e-4)
         rises = oracle.answers_rise(held_out=False)
@@ -169,14 +174,14 @@ def test_losses_follow_the_formulas(made: Bundle) -> None:
             np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
-def test_shifts_are_the_products_with_the_displacement(made: Bundle) -> None:
-    learner, oracle = SurrogateLearner(made), Oracle(made)
+def test_shifts_are_the_products_with_the_displacement(any_bundle: Bundle) -> None:
+    learner, oracle = SurrogateLearner(any_bundle), Oracle(any_bundle)
     learner.update_many(PICKS)
     oracle.picks = PICKS
-    found = learner.shifts()
-    assert tuple(found) == made.measured
-    for role, shifts in found.items():
-        rows = getattr(made, role)
+    all_shifts = learner.shifts()
+    assert tuple(all_shifts) == any_bundle.measured
+    for role, shifts in all_shifts.items():
+        rows = getattr(any_bundle, role)
         assert shifts.shape == (oracle.checkpoints, len(rows))
         own = role.endswith("_answers")
         if own:
@@ -191,21 +196,21 @@ def test_shifts_are_the_products_with_the_displacement(made: Bundle) -> None:
             np.testing.assert_allclose(shifts[c], expected, atol=0.02 * scale)
 
 
-def test_anchor_cosines_follow_the_formula(made: Bundle) -> None:
-    learner, oracle = SurrogateLearner(made), Oracle(made)
+def test_anchor_cosines_follow_the_formula(any_bundle: Bundle) -> None:
+    learner, oracle = SurrogateLearner(any_bundle), Oracle(any_bundle)
     blocks = range(oracle.checkpoints)
-    pool = np.hstack([oracle.sketches(made.pool, c) for c in blocks])
-    anchor = np.hstack([oracle.sketches(made.anchor, c) for c in blocks])
+    pool = np.hstack([oracle.sketches(any_bundle.pool, c) for c in blocks])
+    anchor = np.hstack([oracle.sketches(any_bundle.anchor, c) for c in blocks])
     for index in (0, 77, 400):
         for number, cosine in enumerate(learner.anchor_cosine(index)):
-            mean = anchor[made.anchor.capabilities == number].mean(axis=0)
+            mean = anchor[any_bundle.anchor.capabilities == number].mean(axis=0)
             lengths = np.linalg.norm(mean) * np.linalg.norm(pool[index])
             assert cosine == pytest.approx(mean @ pool[index] / lengths, abs=1e-5)
 
 
 @pytest.mark.parametrize("before", [0, 3, 7, 8, 12])
-def test_preview_is_what_update_gives(made: Bundle, before: int) -> None:
-    learner = SurrogateLearner(made)
+def test_preview_is_what_update_gives(any_bundle: Bundle, before: int) -> None:
+    learner = SurrogateLearner(any_bundle)
     for index in PICKS[:before]:
         learner.update(index)
     rows = np.array([5, 200, 333, 40])
@@ -243,24 +248,24 @@ def test_the_order_of_picks_does_not_matter(
     bundle: Bundle, data: st.DataObject, picks: list[int]
 ) -> None:
     """It changes neither losses nor sums of reward terms; nor does `update_many`."""
-    found, gains = [], []
+    results, gains = [], []
     for order in (picks, data.draw(st.permutations(picks))):
         learner = SurrogateLearner(bundle)
         rewards = Rewards(learner, None)
         terms = [rewards.pick(row) for row in order]
-        found.append(all_losses(learner))
+        results.append(all_losses(learner))
         gains.append([sum(t[n] for t in terms) for n in SUMMED])
     learner = SurrogateLearner(bundle)
     cut = data.draw(st.integers(0, len(picks)))
     for part in (picks[:cut], picks[cut:]):
         learner.update_many(part)
     before = all_losses(SurrogateLearner(bundle))
-    for losses in (found[1], all_losses(learner)):
-        np.testing.assert_allclose(losses, found[0], rtol=1e-6)
+    for losses in (results[1], all_losses(learner)):
+        np.testing.assert_allclose(losses, results[0], rtol=1e-6)
     # Also relative to the change since the first pick.
-    changes = np.abs(np.subtract(found[0], before)).max()
+    changes = np.abs(np.subtract(results[0], before)).max()
     assert changes > 0
-    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-4 * changes)
+    np.testing.assert_allclose(results[1], results[0], rtol=0, atol=1e-4 * changes)
     np.testing.assert_allclose(*gains, rtol=1e-4, atol=1e-5)
 
 
@@ -306,7 +311,7 @@ class BatchLearner:
             (curvature * tokens * own[rows] ** 2 / 2).mean()
             for rows, tokens in self.answers
         ]
-        found = []
+        own_rises = []
         for (places, role), rise in zip(
             self.groups, [np.mean(rises), *rises], strict=True
         ):
@@ -314,8 +319,8 @@ class BatchLearner:
             shift = np.array(response["slope"]) @ x[:, places]
             p = 1 - np.exp(-self.before[places])
             change = np.log(1 + p * (np.exp(shift / p) - 1))
-            found.append(change.mean() + response["share"] * rise)
-        return found + rises
+            own_rises.append(change.mean() + response["share"] * rise)
+        return own_rises + rises
 
 
 @pytest.mark.parametrize(
@@ -417,18 +422,18 @@ def test_copies_share_the_tables_but_not_the_state(bundle_folder: Path) -> None:
 
 
 def test_a_pool_too_large_for_tables_gives_the_same_numbers(
-    made: Bundle, monkeypatch: pytest.MonkeyPatch
+    any_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_tables = SurrogateLearner(made)
+    with_tables = SurrogateLearner(any_bundle)
     monkeypatch.setattr(gram, "TABLE_FLOATS", 0)
-    without = SurrogateLearner(Bundle(made.path))
+    without = SurrogateLearner(Bundle(any_bundle.path))
     assert without._tables is not with_tables._tables
     assert without._tables.reward_effects._table is None
     for index in PICKS:
         for learner in (with_tables, without):
             learner.update(index)
-        found = map(all_losses, (with_tables, without))
-        np.testing.assert_allclose(*found, rtol=1e-6)
+        losses = map(all_losses, (with_tables, without))
+        np.testing.assert_allclose(*losses, rtol=1e-6)
     rows = np.array([1, 400])
     for a, b in zip(with_tables.preview(rows), without.preview(rows), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
@@ -509,10 +514,10 @@ def test_a_learner_has_the_fitted_constants_in_its_own_units(answers: str) -> No
 def test_rises_have_no_bound_and_no_loss_falls_below_zero() -> None:
     losses = np.array([0.01, 1.0, 4.0])
     x = np.array([[-1e3], [-1.0], [0.0], [1e-3], [30.0]])
-    found = change(x, losses)
-    assert (found >= -losses - 1e-12).all()
-    np.testing.assert_allclose(found[0], -losses)
-    assert not found[2].any()
-    np.testing.assert_allclose(found[3], 1e-3, rtol=0.06)  # its slope is 1
-    assert (np.diff(found, axis=0) >= 0).all()
-    assert found[4, 1] > 40
+    changes = change(x, losses)
+    assert (changes >= -losses - 1e-12).all()
+    np.testing.assert_allclose(changes[0], -losses)
+    assert not changes[2].any()
+    np.testing.assert_allclose(changes[3], 1e-3, rtol=0.06)  # its slope is 1
+    assert (np.diff(changes, axis=0) >= 0).all()
+    assert changes[4, 1] > 40

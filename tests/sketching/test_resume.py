@@ -3,18 +3,21 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+from helpers.forked import ERRORS, start_ogs
 from helpers.words import WORDS
 
 from ogs_env.cli import main
 
 KILLS = 3
+# A relative folder, because the manifest holds the command line.
+OUT = ("--out", "bundle")
 
 
 def write_lines(path: Path, count: int, seed: int) -> str:
@@ -47,18 +50,6 @@ def words(tmp_path_factory, tiny_model_folder) -> list[str]:
     ]
 
 
-def start(words: list[str], folder: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        # A relative --out, because the manifest holds the command line.
-        [sys.executable, "-m", "ogs_env.cli", *words, "--out", "bundle"],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -69,9 +60,18 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def whole(words, tmp_path_factory) -> tuple[Path, float]:
-    """A bundle of an uninterrupted run, and its duration in seconds."""
+    """A bundle of an uninterrupted run, and its duration in seconds.
+
+    Unlike the others it is a Python of its own, with another order of hashes.
+    """
     folder = tmp_path_factory.mktemp("whole")
-    process = start(words, folder)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ogs_env.cli", *words, *OUT],
+        cwd=folder,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     note = folder / "bundle" / "build" / "request.json"
     while not note.exists() and process.poll() is None:
         time.sleep(0.002)
@@ -81,20 +81,30 @@ def whole(words, tmp_path_factory) -> tuple[Path, float]:
     return folder / "bundle", time.monotonic() - begin
 
 
-def kill(process: subprocess.Popen) -> None:
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+@pytest.fixture(autouse=True)
+def offline(monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def start(words: list[str], folder: Path) -> BaseProcess:
+    return start_ogs([*words, *OUT], folder)
+
+
+def kill(process: BaseProcess) -> None:
+    process.kill()
+    process.join()
 
 
 def finish(words: list[str], folder: Path) -> str:
     process = start(words, folder)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    process.join()
+    errors = (folder / ERRORS).read_text()
+    assert process.exitcode == 0, errors
     return errors
 
 
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    while not path.exists() and process.poll() is None:
+def wait_for(path: Path, process: BaseProcess) -> None:
+    while not path.exists() and process.is_alive():
         time.sleep(0.001)
 
 
@@ -110,7 +120,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
         process = start(words, tmp_path)
         wait_for(tmp_path / "bundle" / "build" / "request.json", process)
         time.sleep(draw.uniform(0, 0.5 * seconds))
-        killed += process.poll() is None
+        killed += process.is_alive()
         kill(process)
         present = contents(tmp_path / "bundle")
         # Every file with its final name is complete.

@@ -1,4 +1,4 @@
-"""A list of the fidelity study with results that were made up, not run."""
+"""A list of the fidelity study with random results."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,8 +28,8 @@ SEEDS = {"random-0": 2, "reward-0": 3}
 """Subsets that have more than one run."""
 
 
-def made_measures(rng: np.random.Generator) -> dict[str, Any]:
-    """What a run might come to."""
+def random_measures(rng: np.random.Generator) -> dict[str, Any]:
+    """Random results of a run."""
     return {
         "losses": {name: loss * rng.uniform(0.8, 1.1) for name, loss in BEFORE.items()},
         "pairs": {
@@ -42,24 +42,25 @@ def made_measures(rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
-def made_list(
+def write_random_list(
     bundle: Bundle, folder: Path, seed: int = 0, names: Sequence[str] = NAMES
 ) -> dict[str, list[dict[str, Any]]]:
-    """Write made runs of random subsets, and the untouched model's file above them.
+    """Write random results of random subsets, and the file of the untouched model.
 
     Returns:
         By subset what was measured, one a seed.
     """
     rng = np.random.default_rng(seed)
-    found = {
-        name: [made_measures(rng) for _ in range(SEEDS.get(name, 1))] for name in names
+    results = {
+        name: [random_measures(rng) for _ in range(SEEDS.get(name, 1))]
+        for name in names
     }
     picks = {
         name: rng.permutation(len(bundle.pool))[: rng.integers(12, 40)].tolist()
         for name in names
     }
-    write_list(bundle, folder, picks, found)
-    return found
+    write_list(bundle, folder, picks, results)
+    return results
 
 
 def write_list(
