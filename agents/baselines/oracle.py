@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from ogs_env.agents.selector import Order, pool_rows
 from ogs_env.bundle import Bundle
 from ogs_env.envs.observations import candidates
+from ogs_env.episode_rewards import Information, Rewards
 from ogs_env.learners.surrogate import SurrogateLearner
-from ogs_env.rewards import Information, Rewards, checked_weights, weighted_sum
+from ogs_env.rewards import checked_weights, weighted_sum
 
 
 class OracleSelector:

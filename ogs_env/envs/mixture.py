@@ -16,14 +16,13 @@ from ogs_env.envs.observations import BOUND, candidates, sample_names
 from ogs_env.envs.selection import INVALID_ACTION_PENALTY, STALL_LIMIT
 from ogs_env.envs.snapshots import MixtureHistory
 from ogs_env.envs.streams import given_stream, smallest_split
+from ogs_env.episode_rewards import Information, Rewards
 from ogs_env.errors import InputError
 from ogs_env.learners import UNCHANGED, HeldOut
 from ogs_env.learners.surrogate import BATCH, SurrogateLearner
 from ogs_env.rewards import (
     COST,
     NO_PICK,
-    Information,
-    Rewards,
     answers_of,
     checked_weights,
     document_terms,

@@ -21,6 +21,7 @@ from ogs_env.envs.observations import (
 )
 from ogs_env.envs.snapshots import SelectionHistory
 from ogs_env.envs.streams import ORDERS, deal, episode_counts, given_stream
+from ogs_env.episode_rewards import Information, Rewards
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import UNCHANGED, HeldOut, Learner
 from ogs_env.learners.surrogate import SurrogateLearner
@@ -28,8 +29,6 @@ from ogs_env.rewards import (
     COST,
     DEFAULT_WEIGHTS,
     NO_PICK,
-    Information,
-    Rewards,
     answers_of,
     checked_weights,
     document_terms,

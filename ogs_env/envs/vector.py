@@ -18,17 +18,11 @@ from ogs_env.envs.selection import (
     SelectionEnv,
 )
 from ogs_env.envs.vector_slates import EnvIndices, VectorSlates
+from ogs_env.episode_rewards import Information, VectorRewards
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import UNCHANGED
 from ogs_env.learners.surrogate import VectorSurrogateLearner
-from ogs_env.rewards import (
-    COST,
-    NO_PICK,
-    Information,
-    VectorRewards,
-    answers_of,
-    weighted_sum,
-)
+from ogs_env.rewards import COST, NO_PICK, answers_of, weighted_sum
 
 
 class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
