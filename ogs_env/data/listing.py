@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import gymnasium
 import numpy as np
 
-from ogs_env.bundle import ROLES, Bundle, load_bundle, shipped_bundles
+from ogs_env.bundle import Bundle, load_bundle, shipped_bundles
+from ogs_env.bundle_files import ROLES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from tqdm import tqdm
 
-from ogs_env.bundle import ANSWERS, MEASURED, OFF_DOMAIN
+from ogs_env.bundle_files import ANSWERS, MEASURED, OFF_DOMAIN
 from ogs_env.errors import InputError
 from ogs_env.files import whole_file
 from ogs_env.lm.adapter import Proxy

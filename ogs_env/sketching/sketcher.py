@@ -13,14 +13,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from ogs_env.bundle import (
-    ANSWER_TOKENS,
-    ANSWERS,
-    MANIFEST,
-    OFF_DOMAIN,
-    Bundle,
-    load_bundle,
-)
+from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.bundle_files import ANSWER_TOKENS, ANSWERS, MANIFEST, OFF_DOMAIN
 from ogs_env.data.domains import DomainData
 from ogs_env.data.samples import Sample, check_disjoint
 from ogs_env.errors import InputError, unknown_name

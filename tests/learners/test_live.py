@@ -15,7 +15,8 @@ from helpers.live_bundle import MAX_TOKENS, LiveFiles
 from safetensors.numpy import load_file, save_file
 from torch.nn.functional import cross_entropy
 
-from ogs_env.bundle import ANSWERS, Bundle, load_bundle
+from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.bundle_files import ANSWERS
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.files import sha256_of, write_json
