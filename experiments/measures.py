@@ -19,17 +19,17 @@ END = tuple(f"kept/{name}" for name in (*NO_PICK, *_CHANGES))
 
 
 def curve_measures(
-    point: Mapping[str, float], kept: Mapping[str, float]
+    point: Mapping[str, float], best: Mapping[str, float]
 ) -> dict[str, float]:
     """Return an evaluation's measures by name: `CURVE` and, with a limit, more.
 
     Args:
         point: One of `description["training"]["curve"]`.
-        kept: The best of those up to it.
+        best: The best of those up to it.
     """
     values = {f"evaluation/{name}": value for name, value in point.items()}
     del values["evaluation/steps"]
-    values |= {"kept/return": kept["return"], "kept/cost": kept["cost"]}
+    values |= {"kept/return": best["return"], "kept/cost": best["cost"]}
     # Before the first episode has ended, its cost is not known.
     return {name: value for name, value in values.items() if not math.isnan(value)}
 
@@ -78,8 +78,8 @@ class Evaluations(BaseCallback):
         while self._reported < len(trainer.curve):
             self._reported += 1
             earlier = trainer.curve[: self._reported]
-            kept = max(earlier, key=lambda point: rank(trainer.settings, point))
-            self.tell(int(earlier[-1]["steps"]), curve_measures(earlier[-1], kept))
+            best = max(earlier, key=lambda point: rank(trainer.settings, point))
+            self.tell(int(earlier[-1]["steps"]), curve_measures(earlier[-1], best))
 
     @abstractmethod
     def tell(self, steps: int, measures: dict[str, float]) -> None:

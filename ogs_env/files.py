@@ -28,7 +28,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path that becomes `path` when the block succeeds.
 
     The temporary file is in the same folder, is flushed to the disk and then renamed,
-    so that a reader sees the old file or the new one, never a part of it.
+    so that a reader gets the old file or the new one, never a part of it.
 
     Raises:
         InputError: If the disk is full or the folder cannot be written.

@@ -15,8 +15,8 @@ untouched model to the same prompts; not every bundle has them.
 
 Changes of losses are differences of potentials (Ng, Harada, Russell 1999): over an
 episode they add up to the value of the selection, in any order of its picks, and a pick
-that undoes the harm of others earns what the harm cost. `information` adds up in the
-same way; `orthogonality` is about each sample alone.
+that reverses the harm of others returns what the harm cost. `information` adds up in
+the same way; `orthogonality` is about each sample alone.
 
 The cost of the constrained problem is `forgetting` where the bundle has own answers,
 else `conflict`. Both are the change of a largest rise that is never negative, so the

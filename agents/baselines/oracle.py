@@ -2,7 +2,7 @@
 
 Each step picks the sample of highest marginal reward, as `SelectionEnv` would give it
 now, and updates the learner with it. In episodes it uses trajectory sketches and the
-whole stream, which agents do not see, so its return is a reference for the best
+whole stream, which agents do not observe, so its return is a reference for the best
 possible one. It is greedy, not optimal: the reference is not a bound. Outside episodes,
 as in `ogs adapt`, it selects from a bundle's pool like any other selector.
 """
