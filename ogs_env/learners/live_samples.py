@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle
@@ -14,8 +13,7 @@ from ogs_env.errors import InputError
 from ogs_env.learners.live_settings import LiveSettings
 from ogs_env.lm.adapter import Proxy, attach_adapter
 from ogs_env.lm.encoding import Encoded, encode
-from ogs_env.lm.loading import check_length, load_model
-from ogs_env.lm.precision import default_precision
+from ogs_env.lm.precision import load_bundle_model
 from ogs_env.sketching.answers import encode_answer
 
 
@@ -95,15 +93,8 @@ def check_manifest(bundle: Bundle) -> None:
 
 def load_proxy(bundle: Bundle, settings: LiveSettings) -> Proxy:
     """Load the model in the bundle's precision, with the bundle's adapter."""
-    manifest = bundle.manifest
-    precision = manifest["proxy"]["precision"]
-    if precision == "bfloat16":  # float32 instead if it is faster on this machine
-        precision = default_precision()
-    model, tokenizer = load_model(
-        settings.model or manifest["proxy"]["id"], getattr(torch, precision)
-    )
-    check_length(model, manifest["max_tokens"])
-    adapter = manifest["adapter"]
+    model, tokenizer = load_bundle_model(bundle.manifest, settings.model)
+    adapter = bundle.manifest["adapter"]
     return attach_adapter(
         model,
         tokenizer,
