@@ -70,7 +70,7 @@ class Checkpoints:
         Returns:
             The evaluation, which is appended to `curve`.
         """
-        returns, costs = play_together(
+        evaluation = play_together(
             self.settings.env,
             {**self.settings.env_kwargs, "split": "test"},
             Navigator(network, self._options),
@@ -78,8 +78,8 @@ class Checkpoints:
         )
         point = {
             "steps": steps,
-            "return": float(returns.mean()),
-            "cost": float(costs.mean()),
+            "return": float(evaluation.returns.mean()),
+            "cost": float(evaluation.costs.mean()),
             **(measures or {}),
         }
         self.curve.append(point)

@@ -8,9 +8,11 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from ogs_env.agents.evaluation import make, play_episode
+from ogs_env.agents.evaluation import Evaluation, make, play_episode
 from ogs_env.agents.navigator import Navigator
 from ogs_env.agents.policies import Policy
+from ogs_env.learners import UNCHANGED
+from ogs_env.rewards import NO_PICK, episode_terms
 
 # The episodes that choose the best model and those that report its return differ in
 # their seeds, so that the choice does not bias the reported return.
@@ -36,7 +38,7 @@ def make_together(env: str, kwargs: dict[str, Any], count: int) -> gym.vector.Ve
 
 def play_together(
     env: str, kwargs: dict[str, Any], agent: Navigator, seeds: Sequence[int]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> Evaluation:
     """Play one episode per seed in parallel with an agent's deterministic actions.
 
     Args:
@@ -44,26 +46,44 @@ def play_together(
         kwargs: Arguments of the environment.
         agent: The agent to evaluate.
         seeds: Seed of each episode.
-
-    Returns:
-        float64 (episodes,), undiscounted returns, and sums of `info["cost"]`.
     """
-    envs = make_together(env, kwargs, len(seeds))
+    count = len(seeds)
+    envs = make_together(env, kwargs, count)
     observations, infos = envs.reset(seed=list(seeds))  # type: ignore[arg-type]
-    playing = np.ones(len(seeds), np.bool_)
-    returns, costs = np.zeros(len(seeds)), np.zeros(len(seeds))
-    while playing.any():
+    running = np.ones(count, np.bool_)
+    steps = np.zeros(count)
+    sums = {name: np.zeros(count) for name in ("return", "cost", *NO_PICK)}
+    changes = {name: np.zeros(count) for name in UNCHANGED}
+    selections: list[list[str]] = [[] for _ in seeds]
+    while running.any():
         actions = agent.act(observations, infos["action_mask"].astype(np.bool_))
         observations, rewards, terminated, truncated, infos = envs.step(actions)
         over = terminated | truncated
-        step_costs = infos["cost"]
+        values = {"cost": infos["cost"], **infos["reward_terms"]}
         if over.any():  # after autoreset, `infos` describes the next episodes
-            step_costs = np.where(over, infos["final_info"]["cost"], step_costs)
-        returns += rewards * playing
-        costs += step_costs * playing
-        playing &= ~over
+            final = infos["final_info"]
+            last = {"cost": final["cost"], **final["reward_terms"]}
+            values = {n: np.where(over, last[n], values[n]) for n in sums if n in last}
+            ended = over & running
+            for name, column in changes.items():
+                column[ended] = final[name][ended]
+            for index in np.flatnonzero(ended).tolist():
+                selections[index] = final["selection"][index]
+        values["return"] = rewards
+        for name, total in sums.items():
+            total += values[name] * running
+        steps += running
+        running &= ~over
     envs.close()
-    return returns, costs
+    return Evaluation(
+        returns=sums.pop("return"),
+        costs=sums.pop("cost"),
+        terms=episode_terms(sums, steps),
+        selections=selections,
+        test_changes=changes["test_change"],
+        retention_changes=changes["retention_change"],
+        answers_changes=changes["answers_change"],
+    )
 
 
 def play(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ogs_env.agents.policies import EqualQuota, Policy, make_policy
 from ogs_env.errors import InputError, unknown_name
-from ogs_env.rewards import NO_PICK
+from ogs_env.rewards import NO_PICK, episode_terms
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class Episode:
     Attributes:
         total_return: Undiscounted sum of rewards.
         cost: Sum of `info["cost"]`, percent.
-        terms: Sum of each of `info["reward_terms"]`; of `orthogonality` the mean over
-            steps.
+        terms: Each of `info["reward_terms"]`, as `rewards.episode_terms`.
         selection: Ids of the picked samples in order, `info["selection"]`.
         test_change: Change of the domain test loss, percent; negative is better.
         retention_change: Change of the retention loss, percent.
@@ -52,7 +51,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results of the episodes that `evaluate` played; each field is by episode.
+    """Results of evaluated episodes; each field is by episode.
 
     Attributes:
         returns: float64 (episodes,), as `Episode.total_return`.
@@ -145,11 +144,10 @@ def play_episode(env: gymnasium.Env[Any, Any], policy: Policy, seed: int) -> Epi
             terms[name] += info["reward_terms"][name]
         steps += 1
         over = terminated or truncated
-    terms["orthogonality"] /= steps
     return Episode(
         total_return=total,
         cost=cost,
-        terms=terms,
+        terms=episode_terms(terms, steps),
         selection=info["selection"],
         test_change=info["test_change"],
         retention_change=info["retention_change"],

@@ -106,7 +106,7 @@ def collect(
 
     Returns:
         float32 tensors: the observations `candidates` (n, slate_size, row) and
-        `context` (n, context), and `wanted` (n, slate_size + 1), the target
+        `context` (n, context), and `targets` (n, slate_size + 1), the target
         probabilities of the actions.
 
     Raises:
@@ -116,7 +116,7 @@ def collect(
     own = make_variant().unwrapped
     if not isinstance(own, SelectionEnv):
         raise InputError(f"imitation: {own}; expected a SelectionEnv")
-    columns: dict[str, list[Any]] = {"candidates": [], "context": [], "wanted": []}
+    columns: dict[str, list[Any]] = {"candidates": [], "context": [], "targets": []}
     env = own
     for episode in tqdm(range(episodes), desc="oracle", unit="episode", leave=False):
         if episode % _EPISODES == 0:
@@ -160,7 +160,7 @@ def _run_oracle(
         targets[-1] = not targets.any()
         columns["candidates"].append(observation["candidates"].astype(np.float16))
         columns["context"].append(observation["context"])
-        columns["wanted"].append(targets / targets.sum())
+        columns["targets"].append(targets / targets.sum())
         action = rng.choice(np.flatnonzero(targets))
         observation, _, done, _, _ = env.step(action)
 
@@ -179,9 +179,9 @@ def fit(
         generator: Generator of the minibatches.
 
     Yields:
-        After each epoch, the number of examples seen so far.
+        After each epoch, the number of examples so far.
     """
-    count = len(examples["wanted"])
+    count = len(examples["targets"])
     optimizer = torch.optim.AdamW(
         network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY
     )
@@ -193,7 +193,7 @@ def fit(
         for rows in order.split(BATCH):
             batch = {name: values[rows] for name, values in examples.items()}
             logs = torch.log_softmax(network.forward_actor(batch), dim=1)
-            loss = -(batch["wanted"] * logs).sum(dim=1).mean()
+            loss = -(batch["targets"] * logs).sum(dim=1).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

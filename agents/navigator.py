@@ -23,7 +23,7 @@ from torch import Tensor
 from ogs_env.agents.network import NEVER, SCALARS, Network
 from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError
-from ogs_env.files import read_json, whole_file
+from ogs_env.files import read_versioned, whole_file
 
 FORMAT = "ogs-agent"
 FORMAT_VERSION = 5
@@ -235,17 +235,9 @@ def _shape(shape: torch.Size | None) -> str:
 
 
 def _read_description(file: Path) -> dict[str, Any]:
-    description = read_json(file, "trained agent's description")
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise InputError(f"{file}: is no description of an ogs_env agent")
-    if description.get("format_version") != FORMAT_VERSION:
-        raise InputError(
-            f"{file}: format version {description.get('format_version')}, this "
-            f"ogs_env reads version {FORMAT_VERSION}; train the agent again"
-        )
-    for key in ("space", "environment", "network", "weights_sha256"):
-        if key not in description:
-            raise InputError(f"{file}: lacks '{key}'; train the agent again")
+    what, remedy = "description of an ogs_env agent", "train the agent again"
+    required = ("space", "environment", "network", "weights_sha256")
+    description = read_versioned(file, what, FORMAT, FORMAT_VERSION, required, remedy)
     margin = description.get("pacing_margin", 0.0)
     if not isinstance(margin, int | float) or not 0 <= margin <= 1:
         raise InputError(

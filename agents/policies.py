@@ -1,6 +1,6 @@
 """Selectors as policies of `SelectionEnv`, to compare with trained agents.
 
-`EqualQuota` and `Threshold` see one slate at a time, as an agent does; `Planned` sees
+`EqualQuota` and `Threshold` use one slate at a time, as an agent does; `Planned` uses
 the whole stream before its first pick.
 """
 
@@ -22,7 +22,7 @@ Policy = Callable[[dict[str, Any], dict[str, Any], gymnasium.Env[Any, Any]], int
 THRESHOLD = "greedy-threshold"
 """Name of the policy that picks every candidate with a high `greedy` score."""
 STREAM = "/stream"
-"""Suffix of the name of a selector that sees the whole stream."""
+"""Suffix of the name of a selector that uses the whole stream."""
 
 
 class EqualQuota:
@@ -129,8 +129,8 @@ class Planned:
             self._plan, _ = self._selector.select(
                 inner.bundle, inner.budget, self._rng, inner.stream
             )
-        wanted = np.flatnonzero(np.isin(inner.slate, self._plan))
-        return int(wanted[0]) if len(wanted) else inner.slate_size
+        places = np.flatnonzero(np.isin(inner.slate, self._plan))
+        return int(places[0]) if len(places) else inner.slate_size
 
 
 class RandomClusters:
@@ -157,8 +157,8 @@ def make_policy(
 
     Args:
         name: A selector's name: it has equal quotas, or with the suffix `STREAM` it
-            sees the whole stream. `random` and `all` do so in any case: one spends the
-            budget evenly over the stream, the other at its start. `oracle` also knows
+            uses the whole stream. `random` and `all` do so in any case: one spends the
+            budget evenly over the stream, the other at its start. `oracle` also uses
             the environment's reward. Or `THRESHOLD`. `MixtureEnv` has `random` only.
         env: Where the policy acts.
         rng: For selectors that draw.

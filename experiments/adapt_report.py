@@ -159,8 +159,8 @@ def _tradeoff(results: Sequence[Mapping[str, Any]]) -> Any:
     colours = iter(COLOURS * len(results))
     for selector, own in by_selector(results).items():
         colour = RANDOM_COLOUR if selector == "random" else next(colours)
-        found = [[change(result, role) for role in MEASURED] for result in own]
-        points = np.array([[one["mean"] for one in pair] for pair in found])
+        changes = [[change(result, role) for role in MEASURED] for result in own]
+        points = np.array([[one["mean"] for one in pair] for pair in changes])
         mean = points.mean(axis=0)
         if len(own) > 1:
             half = stats.t.ppf(0.975, len(own) - 1) * stats.sem(points, axis=0)
@@ -174,8 +174,8 @@ def _tradeoff(results: Sequence[Mapping[str, Any]]) -> Any:
                 hoverinfo="x+y",
             )
         else:
-            below = mean - [one["low"] for one in found[0]]
-            above = [one["high"] for one in found[0]] - mean
+            below = mean - [one["low"] for one in changes[0]]
+            above = [one["high"] for one in changes[0]] - mean
         bars = [
             {"type": "data", "symmetric": False, "array": [up], "arrayminus": [down]}
             for up, down in zip(above, below, strict=True)

@@ -9,8 +9,9 @@ from tqdm import tqdm
 from ogs_env.agents.episodes import summarise
 from ogs_env.agents.selector import Selector
 from ogs_env.bundle import Bundle
+from ogs_env.episode_rewards import Rewards
 from ogs_env.learners.surrogate import SurrogateLearner
-from ogs_env.rewards import NO_PICK, Rewards, checked_weights, weighted_sum
+from ogs_env.rewards import NO_PICK, checked_weights, weighted_sum
 from ogs_env.seeding import named_rng
 
 DRAWS = 10

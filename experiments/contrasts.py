@@ -12,12 +12,19 @@ MEASURED = ("test", "answers")
 RESAMPLES = 10_000
 
 
-def change(result: Mapping[str, Any], role: str) -> dict[str, float]:
+def mean_change(result: Mapping[str, Any], role: str) -> float:
     """Return the change of a mean loss by fine-tuning, in percent.
 
     Args:
         result: Result of `ogs_env.experiments.finetune.finetune`.
         role: `"test"`, `"answers"` or `"retention"`.
+    """
+    before, after = (result[t][role]["per_sample"] for t in ("before", "after"))
+    return float(100 * (after / before - 1))
+
+
+def change(result: Mapping[str, Any], role: str) -> dict[str, float]:
+    """Return `mean_change` with its interval.
 
     Returns:
         `mean`, and its 95 % interval `low` to `high`: a percentile bootstrap over the
@@ -29,8 +36,11 @@ def change(result: Mapping[str, Any], role: str) -> dict[str, float]:
     drawn = rng.multinomial(samples, np.full(samples, 1 / samples), size=RESAMPLES)
     ratios = (drawn @ after) / (drawn @ before)
     low, high = 100 * (np.quantile(ratios, [0.025, 0.975]) - 1)
-    mean = 100 * (after.mean() / before.mean() - 1)
-    return {"mean": float(mean), "low": float(low), "high": float(high)}
+    return {
+        "mean": mean_change(result, role),
+        "low": float(low),
+        "high": float(high),
+    }
 
 
 def by_selector(
@@ -63,15 +73,15 @@ def contrasts(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
     }
 
 
-def lines(found: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
+def lines(compared: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
     """Return a sentence for each contrast.
 
     Args:
-        found: Result of `contrasts`.
+        compared: Result of `contrasts`.
         name: Name of the first run's selection.
     """
     sentences = []
-    for selector, by_role in found.items():
+    for selector, by_role in compared.items():
         parts = []
         for role, what in zip(MEASURED, ("domain test", "own answers"), strict=True):
             own = by_role[role]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ogs_env.errors import InputError
-from ogs_env.experiments.contrasts import by_selector
+from ogs_env.experiments.contrasts import by_selector, mean_change
 from ogs_env.files import whole_file
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -85,13 +85,10 @@ def changes(
     results: Sequence[Mapping[str, Any]],
 ) -> dict[str, list[tuple[float, float]]]:
     """Return each selector's changes of (domain, own answers') loss in percent."""
-
-    def percent(result: Mapping[str, Any], role: str) -> float:
-        before, after = (result[t][role]["per_sample"] for t in ("before", "after"))
-        return float(100 * (after / before - 1))
-
     return {
-        selector: [(percent(run, "test"), percent(run, "answers")) for run in runs]
+        selector: [
+            (mean_change(run, "test"), mean_change(run, "answers")) for run in runs
+        ]
         for selector, runs in by_selector(results).items()
     }
 

@@ -4,8 +4,8 @@ Numbers go through SB3's tensorboard log, which W&B reads during the run. Their 
 are environment steps (`global_step` in W&B).
 
 - `rollout/`, `train/`, `time/`: SB3's own.
-- `episode/TERM`, `episode/cost`: sums over an episode (of `orthogonality` the mean over
-  its steps), averaged over the training episodes that ended in the last rollout.
+- `episode/TERM`, `episode/cost`: terms (as `rewards.episode_terms`) and cost of an
+  episode, averaged over the training episodes that ended in the last rollout.
 - `evaluation/return`, `evaluation/cost`: the current model in test episodes. With a
   cost limit also `evaluation/multiplier` and `evaluation/training_cost`.
 - `kept/return`, `kept/cost`: the best model so far in the same episodes.
@@ -38,6 +38,7 @@ from ogs_env.agents.navigator import Navigator, one_thread
 from ogs_env.agents.training import TrainSettings
 from ogs_env.errors import InputError
 from ogs_env.experiments.measures import Evaluations, end_measures
+from ogs_env.rewards import episode_terms
 
 PROJECT = "ogs_env"
 """The project, unless `WANDB_PROJECT` names another."""
@@ -199,9 +200,9 @@ class _Log(Evaluations):
         over = self.locals["dones"]
         if over.any():
             ended = self._sums[over]
-            if "orthogonality" in names:
-                ended[:, names.index("orthogonality")] /= self._steps[over]
-            self._ended.append(ended)
+            terms = dict(zip(names, ended[:, :-1].T, strict=True))
+            terms = episode_terms(terms, self._steps[over])
+            self._ended.append(np.column_stack([*terms.values(), ended[:, -1]]))
             self._sums[over] = self._steps[over] = 0
         return True
 

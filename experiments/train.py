@@ -164,9 +164,8 @@ def study(
             else:
                 agent = train(run_settings, folder)
             with one_thread():
-                run_returns, costs = play_together(
-                    settings.env, kwargs, agent, episode_seeds
-                )
+                played = play_together(settings.env, kwargs, agent, episode_seeds)
+            run_returns, costs = played.returns, played.costs
             if wandb:
                 tracker.report(agent, {**returns, AGENT: run_returns}, costs, AGENT)
         agent_returns.append(run_returns)

@@ -10,45 +10,28 @@ Environments need a bundle only, not the texts that it was sketched from.
 """
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ogs_env.bundle_files import (
+    ANSWER_TOKENS,
+    ANSWERS,
+    MANIFEST,
+    MEASURED,
+    SHIPPED,
+    check_answers,
+    check_hashes,
+    map_tensors,
+    read_basis,
+    read_manifest,
+    read_shards,
+)
 from ogs_env.errors import InputError, unknown_name
-from ogs_env.files import read_json, sha256_of
-from ogs_env.rows import COLUMNS, Rows
+from ogs_env.rows import Rows
 
-FORMAT = "ogs-bundle"
-FORMAT_VERSION = 6
-MEASURED = ("dev", "test", "anchor", "retention")
-"""Roles whose products with the pool are in `products`, in the order of the columns."""
-ANSWERS = ("anchor_answers", "retention_answers")
-"""Further roles of a bundle with the proxy's own answers, to the prompts of anchor and
-retention; the columns of the pool's `answer_products` are in this order."""
-ROLES = ("pool", *MEASURED)
-"""Roles of every bundle."""
-OFF_DOMAIN = ("anchor", "pool")
-"""Roles that have sketches along the off-domain trajectory, if there is one."""
-EXTRA_FILES = {
-    "off_domain": ("off_domain",),
-    "answers": ("answer_products", "answer_units"),
-}
-"""Columns in separate files `PREFIX-ROLE-00000.safetensors`, by prefix."""
-MANIFEST = "manifest.json"
-BASIS = "basis.safetensors"
-ANSWER_TOKENS = "answers.safetensors"
-ANSWER_KINDS = ("own", "both")
-SHIPPED = Path(__file__).parent / "bundles"
-
-_DTYPES: dict[str, Any] = {
-    "F16": np.float16,
-    "F32": np.float32,
-    "I32": np.int32,
-    "U64": np.uint64,
-}
 # One of four ids is in the test split, so that policies are tested on unseen samples.
 _TEST_DIVISOR = 4
 
@@ -79,28 +62,17 @@ class Bundle:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.manifest = _read_manifest(path)
-        self._check_files()
+        self.manifest = manifest = read_manifest(path)
+        check_hashes(path, manifest)
+        weights = [entry["weight"] for entry in manifest["checkpoints"]]
         # The pool comes last, because its products need the sizes of the other roles.
         for role in (*self.measured, "pool"):
-            setattr(self, role, self._read_role(role))
-        if self.has_answers:
-            for role in ANSWERS:
-                self._check_answers(role)
-        tensors = _map_safetensors(path / BASIS)
-        basis, scales = tensors.get("basis"), tensors.get("scales")
-        if basis is None or basis.shape[0] != self.k:
-            raise InputError(
-                f"{path / BASIS}: expected a tensor 'basis' of {self.k} rows, as the "
-                "manifest's k; build the bundle again with `ogs sketch`"
-            )
-        if scales is None or scales.shape != (2, 3) or not (scales[1] > 0).all():
-            raise InputError(
-                f"{path / BASIS}: expected a tensor 'scales' of shape (2, 3), its "
-                "second row above 0; build the bundle again with `ogs sketch`"
-            )
-        self.basis = np.asarray(basis, np.float32)
-        self.scales = np.asarray(scales, np.float32)
+            shards = read_shards(path, manifest, role)
+            setattr(self, role, Rows(shards, np.array(weights, np.float32)))
+        for role in ANSWERS if self.has_answers else ():
+            prompts = getattr(self, role.removesuffix("_answers"))
+            check_answers(path, role, getattr(self, role), prompts)
+        self.basis, self.scales = read_basis(path, self.k)
 
     # A bundle is read-only and may map large files, so copies are the same object and
     # another process loads it from its folder.
@@ -185,7 +157,7 @@ class Bundle:
         Args:
             role: `"anchor_answers"` or `"retention_answers"`.
         """
-        padded = _map_safetensors(self.path / ANSWER_TOKENS)[role]
+        padded = map_tensors(self.path / ANSWER_TOKENS)[role]
         return [row[row >= 0].tolist() for row in padded]
 
     def _rows_of(self, capability: int, role: str, what: str) -> NDArray[np.int64]:
@@ -209,183 +181,6 @@ class Bundle:
         if name not in parts:
             raise unknown_name("split", name, parts)
         return np.flatnonzero(parts[name])
-
-    def _check_files(self) -> None:
-        for name, entry in self.manifest["files"].items():
-            file = self.path / name
-            if not file.is_file():
-                raise InputError(
-                    f"{file}: is missing from the bundle; run the same `ogs sketch` "
-                    "command again, or copy the whole folder"
-                )
-            if sha256_of(file) != entry["sha256"]:
-                raise InputError(
-                    f"{file}: its bytes are not those the manifest lists (sha256 "
-                    "differs); copy the file again or rebuild the bundle"
-                )
-
-    def _read_role(self, role: str) -> Rows:
-        files = sorted(n for n in self.manifest["files"] if n.startswith(f"{role}-"))
-        shards = [_map_safetensors(self.path / name) for name in files]
-        for prefix in self._extra_files(role):
-            for name, shard in zip(files, shards, strict=True):
-                shard.update(_map_safetensors(self.path / f"{prefix}-{name}"))
-        for name, shard in zip(files, shards, strict=True):
-            self._check_shard(role, self.path / name, shard)
-        rows = sum(len(shard["ids"]) for shard in shards)
-        if rows == 0 or rows != self.manifest["roles"].get(role):
-            raise InputError(
-                f"{self.path}: role '{role}' has {rows} rows, the manifest says "
-                f"{self.manifest['roles'].get(role)}; rebuild the bundle"
-            )
-        weights = [entry["weight"] for entry in self.manifest["checkpoints"]]
-        return Rows(shards, np.array(weights, np.float32))
-
-    def _extra_files(self, role: str) -> list[str]:
-        """Return the prefixes of a role's extra files, of `EXTRA_FILES`."""
-        has_off_domain = self.has_off_domain and role in OFF_DOMAIN
-        has_answers = self.has_trajectory and self.has_answers and role == "pool"
-        return ["off_domain"] * has_off_domain + ["answers"] * has_answers
-
-    def _shapes(self, role: str, rows: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of a shard's tensors."""
-        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(COLUMNS, (rows,))
-        shapes["anchor_dots"] = (rows, len(self.capabilities))
-        shapes["initial"] = (rows, self.k)
-        if not self.has_trajectory or role in ANSWERS:
-            return shapes
-        checkpoints, counts = self.manifest["checkpoints"], self.manifest["roles"]
-        shapes["trajectory"] = (rows, len(checkpoints) * self.k)
-        if role == "pool":
-            measured = sum(counts[name] for name in MEASURED)
-            shapes["products"] = (rows, len(checkpoints) * measured)
-            shapes["product_units"] = (rows, len(checkpoints))
-        if "answers" in self._extra_files(role):
-            answers = sum(counts[name] for name in ANSWERS)
-            shapes["answer_products"] = (rows, answers)
-            shapes["answer_units"] = (rows,)
-        if "off_domain" in self._extra_files(role):
-            later = sum(entry["step"] > 0 for entry in checkpoints)
-            shapes["off_domain"] = (rows, later * self.k)
-        return shapes
-
-    def _check_shard(
-        self, role: str, file: Path, shard: dict[str, NDArray[Any]]
-    ) -> None:
-        rows = len(shard["ids"]) if "ids" in shard else 0
-        for name, shape in self._shapes(role, rows).items():
-            prefix = [key for key, names in EXTRA_FILES.items() if name in names]
-            path = file.with_name("-".join([*prefix, file.name]))
-            if name not in shard or shard[name].shape != shape:
-                actual = shard[name].shape if name in shard else "nothing"
-                raise InputError(
-                    f"{path}: tensor '{name}' should have shape {shape}, found "
-                    f"{actual}; the manifest's k is {self.k}; rebuild the bundle"
-                )
-            if shard[name].dtype.kind == "f" and not np.isfinite(shard[name]).all():
-                row = int(np.argwhere(~np.isfinite(shard[name]))[0][0])
-                raise InputError(
-                    f"{path}: tensor '{name}' holds a NaN or infinity in row {row} "
-                    f"(sample {int(shard['ids'][row]):016x}); rebuild the bundle"
-                )
-        for name, names in (
-            ("sources", self.sources),
-            ("capabilities", self.capabilities),
-        ):
-            if rows and shard[name].max() >= len(names):
-                raise InputError(
-                    f"{file}: tensor '{name}' names number {shard[name].max()}, the "
-                    f"manifest lists {len(names)} {name}; rebuild the bundle"
-                )
-
-    def _check_answers(self, role: str) -> None:
-        """Check that answers have their tokens, and prompts that are in the bundle."""
-        file, rows = self.path / ANSWER_TOKENS, getattr(self, role)
-        tokens = _map_safetensors(file).get(role)
-        counts = np.empty(0)
-        if tokens is not None and tokens.dtype == np.int32 and tokens.ndim == 2:
-            counts = np.sum(tokens >= 0, axis=1)
-        if not np.array_equal(counts, rows.tokens):
-            raise InputError(
-                f"{file}: tensor '{role}' should be int32 ({len(rows)}, longest), the "
-                "token ids of each answer and then -1, as many as the shards' 'tokens' "
-                "say; rebuild the bundle"
-            )
-        prompts = role.removesuffix("_answers")
-        unknown = rows.ids[~np.isin(rows.ids, getattr(self, prompts).ids)]
-        if len(unknown):
-            raise InputError(
-                f"{self.path}: {role} has {len(unknown)} samples that answer none of "
-                f"the {prompts} samples (the first is {int(unknown[0]):016x}); rebuild "
-                "the bundle"
-            )
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    file = path / MANIFEST
-    manifest = read_json(file, "bundle manifest")
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InputError(f"{file}: is no manifest of an ogs_env bundle")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise InputError(
-            f"{file}: format version {manifest.get('format_version')}, this ogs_env "
-            f"reads version {FORMAT_VERSION}; rebuild the bundle with `ogs sketch`"
-        )
-    expected = [
-        "name",
-        "space",
-        "projection",
-        "proxy",
-        "checkpoints",
-        "sources",
-        "capabilities",
-        "roles",
-        "files",
-        "domain_norm",
-        "anchor_norms",
-        "learner",
-    ]
-    missing = [key for key in expected if key not in manifest]
-    if not missing and any("weight" not in c for c in manifest["checkpoints"]):
-        missing = ["weight of a checkpoint"]
-    if missing:
-        raise InputError(f"{file}: lacks '{missing[0]}'; rebuild the bundle")
-    answers = manifest.get("answers")
-    kind = answers.get("kind") if isinstance(answers, dict) else answers
-    if answers is not None and kind not in ANSWER_KINDS:
-        raise InputError(
-            f"{file}: 'answers' are of kind {kind!r}; expected "
-            f"{' or '.join(ANSWER_KINDS)}; rebuild the bundle"
-        )
-    steps = [entry.get("step") for entry in manifest["checkpoints"]]
-    if answers is not None and steps and steps[0] != 0:
-        raise InputError(
-            f"{file}: has own answers, and checkpoints at {steps}; expected the first "
-            "at 0, the untouched model, where own answers are sketched; rebuild the "
-            "bundle"
-        )
-    return manifest
-
-
-def _map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
-    """Memory-map a safetensors file: 8 bytes of header length, JSON, raw arrays."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        return {
-            name: np.memmap(
-                path,
-                _DTYPES[entry["dtype"]],
-                "r",
-                8 + length + entry["data_offsets"][0],
-                tuple(entry["shape"]),
-            )
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
-    except (OSError, ValueError, KeyError, MemoryError, OverflowError) as error:
-        raise InputError(f"{path}: is no safetensors file ({error})") from None
 
 
 def shipped_bundles() -> list[str]:

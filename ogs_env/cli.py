@@ -50,6 +50,7 @@ _EXTRAS = {
     "wandb": "wandb",
     "tensorboard": "wandb",
     "optuna": "sweeps",
+    "torchjd": "surgery",
     "matplotlib": "plots",
     "scipy": "plots",
     "plotly": "plots",

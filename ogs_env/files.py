@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path that becomes `path` when the block succeeds.
 
     The temporary file is in the same folder, is flushed to the disk and then renamed,
-    so that a reader sees the old file or the new one, never a part of it.
+    so that a reader gets the old file or the new one, never a part of it.
 
     Raises:
         InputError: If the disk is full or the folder cannot be written.
@@ -93,24 +93,26 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, what: str) -> Any:
+def read_json(path: Path, what: str, remedy: str = "") -> Any:
     """Read a JSON file.
 
     Args:
         path: The file.
-        what: Description of the file for the error line, such as `"bundle manifest"`.
+        what: Description of the file for the error line, such as `"sweep"`.
+        remedy: What the user can do about a damaged file, for the error line.
 
     Raises:
         InputError: If it is missing or no JSON.
     """
+    expected = "; ".join([f"expected a {what}", *([remedy] if remedy else [])])
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path}: no such file; expected a {what}") from None
+        raise InputError(f"{path}: no such file; {expected}") from None
     except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; expected a {what}") from None
+        raise InputError(f"{path}: is a folder; {expected}") from None
     except ValueError as error:
-        raise InputError(f"{path}: is no JSON ({error}); expected a {what}") from None
+        raise InputError(f"{path}: is no JSON ({error}); {expected}") from None
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:
@@ -123,6 +125,36 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         kind = type(value).__name__
         raise InputError(f"{path}: holds a JSON {kind}; expected a {what}")
+    return value
+
+
+def read_versioned(
+    path: Path, what: str, kind: str, version: int, keys: Iterable[str], remedy: str
+) -> dict[str, Any]:
+    """Read a JSON object with the entries `format` and `format_version`.
+
+    Args:
+        path: The file.
+        what: Description of the file for the error line.
+        kind: The expected `format`.
+        version: The expected `format_version`.
+        keys: Further entries that it must have.
+        remedy: What the user can do, for the error line.
+
+    Raises:
+        InputError: If it is missing, damaged, incomplete or of another format.
+    """
+    value = read_json(path, what, remedy)
+    if not isinstance(value, dict) or value.get("format") != kind:
+        raise InputError(f"{path}: is no {what}; {remedy}")
+    if value.get("format_version") != version:
+        raise InputError(
+            f"{path}: format version {value.get('format_version')}, this ogs_env reads "
+            f"version {version}; {remedy}"
+        )
+    for key in keys:
+        if key not in value:
+            raise InputError(f"{path}: lacks '{key}'; {remedy}")
     return value
 
 

@@ -2,9 +2,11 @@
 
 `TERMS` lists the terms. A `Term` holds everything about one: its name, its one-line
 documentation, its default weights, the sign it enters the reward with, its value
-without a pick, and one function that computes it for one episode, for many candidate
-picks or for many sub-environments. To add a term, add an object to `TERMS`:
-environments, selectors and the environments' documentation read that list.
+without a pick, how the values of an episode's steps are aggregated, and one function
+that computes it for one episode, for many candidate picks or for many
+sub-environments. To add a term, add an object to `TERMS`: environments, selectors and
+the environments' documentation read that list. `ogs_env.episode_rewards` computes the
+terms during an episode.
 
 A term's function takes a `Transition`: the losses before and after a pick, relative to
 those at the start of the episode, and the picked sample's cosines and information.
@@ -13,8 +15,8 @@ untouched model to the same prompts; not every bundle has them.
 
 Changes of losses are differences of potentials (Ng, Harada, Russell 1999): over an
 episode they add up to the value of the selection, in any order of its picks, and a pick
-that undoes the harm of others earns what the harm cost. `information` adds up in the
-same way; `orthogonality` is about each sample alone.
+that reverses the harm of others returns what the harm cost. `information` adds up in
+the same way; `orthogonality` is about each sample alone.
 
 The cost of the constrained problem is `forgetting` where the bundle has own answers,
 else `conflict`. Both are the change of a largest rise that is never negative, so the
@@ -27,19 +29,16 @@ import functools
 import inspect
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError, unknown_name
-from ogs_env.learners import Learner
-from ogs_env.learners.surrogate import SurrogateLearner, VectorSurrogateLearner
 
-AnyLearner = TypeVar("AnyLearner", bound=Learner)
 AnyClass = TypeVar("AnyClass", bound=type)
 
 # A float for one episode; an array (n,) for many candidates or sub-environments.
@@ -85,7 +84,7 @@ class Transition:
         after: Losses after it.
         cosines: Cosine of the sample's gradient with the mean anchor gradient of each
             capability; 0 without a pick.
-        information: Gain of `Information`, nats.
+        information: Gain of `ogs_env.episode_rewards.Information`, nats.
     """
 
     def __init__(
@@ -149,8 +148,10 @@ class Term:
         default_weights: By whose answers the anchor is about; 0 where not named.
         no_pick: Its value without a pick: of equal losses, cosines of 0 and
             information 0.
-        of_batch: For a term of single samples, combines the values (n,) of a batch.
-            None for a term of losses, which compares them before and after the batch.
+        of_samples: For a term of single samples, whether the value of a batch of
+            samples, or of the steps of an episode, is their `"mean"` or their `"sum"`.
+            None for a term of losses: its value compares the losses before and after
+            the batch, and that of an episode is the sum.
     """
 
     name: str
@@ -159,13 +160,18 @@ class Term:
     sign: float = 1.0
     default_weights: Mapping[str, float] = field(default_factory=dict)
     no_pick: float = 0.0
-    of_batch: Callable[[NDArray[np.floating]], float] | None = None
+    of_samples: Literal["mean", "sum"] | None = None
 
     @property
     def formula(self) -> str:
         """How it enters the reward, for documentation."""
         value = f"({self.name} - {self.no_pick:g})" if self.no_pick else self.name
         return f"{'-' if self.sign < 0 else '+'}weight * {value}"
+
+    def of_batch(self, values: NDArray[np.floating]) -> float:
+        """Return the value of a batch from those of its samples (n,)."""
+        is_mean = self.of_samples == "mean"
+        return float(values.mean()) if is_mean else sum(values.tolist())
 
 
 TERMS = (
@@ -205,7 +211,7 @@ TERMS = (
         "anchor gradient, in [0, 1]; 1 if to first order no capability changes",
         lambda t: t.largest((0.0, 1.0 - t.largest(map(abs, t.cosines)))),
         no_pick=1.0,
-        of_batch=lambda values: float(values.mean()),
+        of_samples="mean",
     ),
     # After Domain Curiosity (Struckmeier, Arndt, Kyrki): the log-determinant is that of
     # Bayesian linear regression with unit noise.
@@ -215,14 +221,12 @@ TERMS = (
         "sketches, nats, in (0, log 2] for a sample; not computed, and 0, unless it "
         "has a weight",
         lambda t: t.information,
-        of_batch=lambda values: sum(values.tolist()),
+        of_samples="sum",
     ),
 )
 """All reward terms, in the order of `info["reward_terms"]` and of their sum."""
 # Attributes of the terms, looked up once: it would slow down every step.
 _ENTRIES = tuple((term.name, term.sign, term.no_pick) for term in TERMS)
-_VALUES = tuple((term.name, term.value) for term in TERMS)
-_OF_LOSSES = tuple(term for term in TERMS if term.of_batch is None)
 
 DEFAULT_WEIGHTS: dict[str, dict[str, float]] = {
     kind: {term.name: term.default_weights.get(kind, 0.0) for term in TERMS}
@@ -281,6 +285,19 @@ def weighted_sum(terms: Mapping[str, Any], weights: Mapping[str, float]) -> Any:
     return total
 
 
+def episode_terms(sums: Mapping[str, Values], steps: Values) -> dict[str, Values]:
+    """Return the terms of whole episodes from the sums over their steps.
+
+    Args:
+        sums: By term, the sum over the steps; a float, or an array (n,) of n episodes.
+        steps: Number of steps of the episode, or of each (n,).
+    """
+    means = {term.name for term in TERMS if term.of_samples == "mean"}
+    return {
+        name: total / steps if name in means else total for name, total in sums.items()
+    }
+
+
 def document_terms(
     weights: Mapping[str, Mapping[str, float]],
 ) -> Callable[[AnyClass], AnyClass]:
@@ -313,204 +330,3 @@ def document_terms(
         return cls
 
     return decorate
-
-
-class Information:
-    """The log-determinant of the picked directions, updated one by one.
-
-    With M = (I + sum u u^T)^-1 the gain of u is log(1 + u^T M u), and picking u
-    subtracts b b^T from M, b = M u / sqrt(1 + u^T M u). The b are stored instead of M,
-    so a pick costs O(picks * k).
-
-    Args:
-        width: Length k of a direction.
-        capacity: Most picks of an episode.
-    """
-
-    def __init__(self, width: int, capacity: int) -> None:
-        self._removed = np.empty((capacity, width), np.float32)
-        self._count = 0
-
-    @classmethod
-    def if_weighted(
-        cls, weights: Mapping[str, float], width: int, capacity: int
-    ) -> "Information | None":
-        """Return None where the term has no weight, to save the time it takes."""
-        return cls(width, capacity) if weights["information"] != 0 else None
-
-    def reset(self) -> None:
-        """Remove all picks."""
-        self._count = 0
-
-    def gains(self, units: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the gain of each unit vector (n, width), nats, without picking it."""
-        inner = units @ self._removed[: self._count].T
-        return np.log1p(np.maximum(1 - np.square(inner).sum(axis=1), 0))
-
-    def pick(self, unit: NDArray[np.float32]) -> float:
-        """Pick a unit vector (width,) and return its gain, nats."""
-        removed = self._removed[: self._count]
-        inner = removed @ unit
-        left = max(1.0 - float(inner @ inner), 0.0)
-        self._removed[self._count] = (unit - inner @ removed) / math.sqrt(1.0 + left)
-        self._count += 1
-        return math.log1p(left)
-
-
-class Rewards(Generic[AnyLearner]):
-    """The reward terms of one episode.
-
-    Args:
-        learner: Is updated by every pick.
-        information: The log-determinant of the picked unit initial sketches; without
-            it the term `information` is 0.
-    """
-
-    def __init__(self, learner: AnyLearner, information: Information | None) -> None:
-        self._learner = learner
-        self._information = information
-        self.reset()
-
-    def reset(self, rng: np.random.Generator | None = None) -> None:
-        """Reset the learner and begin a new episode."""
-        self._learner.reset(rng)
-        if self._information:
-            self._information.reset()
-        self._transition = Transition(*self._losses())
-
-    def pick(
-        self, index: int, unit: NDArray[np.float32] | None = None
-    ) -> dict[str, float]:
-        """Update the learner with pool row `index` and return the terms of this pick.
-
-        Args:
-            index: Row of the pool.
-            unit: Its unit initial sketch (width,), for `information`.
-        """
-        transition = self._transition
-        transition.cosines = self._learner.anchor_cosine(index).tolist()
-        self._learner.update(index)
-        if self._information:
-            gain = 0.0 if unit is None else self._information.pick(unit)
-            transition.information = gain
-        transition.advance(*self._losses())
-        return {name: value(transition) for name, value in _VALUES}
-
-    def pick_batch(
-        self: "Rewards[SurrogateLearner]",
-        rows: list[int],
-        units: NDArray[np.float32] | None = None,
-    ) -> dict[str, float]:
-        """Update the learner with pool rows at once and return the terms of the batch.
-
-        Args:
-            rows: At least one.
-            units: Their unit initial sketches (n, width), for `information`.
-        """
-        self._learner.update_many(rows)
-        terms = self.changes()
-        batch = self._transition.of_many(len(rows))
-        batch.cosines = self._learner.anchor_cosine(np.array(rows)).T
-        if self._information and units is not None:
-            batch.information = np.array([self._information.pick(u) for u in units])
-        for term in TERMS:
-            if term.of_batch:
-                terms[term.name] = term.of_batch(term.value(batch))
-        return {name: terms[name] for name in NO_PICK}
-
-    def finish(self, terms: Mapping[str, float]) -> dict[str, float]:
-        """End the learner's episode.
-
-        Args:
-            terms: Those of the last step, with or without a pick.
-
-        Returns:
-            The terms, plus what the learner learns or measures only now.
-        """
-        self._learner.finish()
-        late = self.changes()
-        return {**terms, **{name: terms[name] + late[name] for name in late}}
-
-    def changes(self) -> dict[str, float]:
-        """Return the terms of losses, for the change since the last call or pick."""
-        self._transition.advance(*self._losses())
-        return {term.name: term.value(self._transition) for term in _OF_LOSSES}
-
-    def preview(
-        self: "Rewards[SurrogateLearner]",
-        indices: NDArray[np.integer],
-        units: NDArray[np.float32],
-    ) -> dict[str, NDArray[np.floating]]:
-        """Return the terms (n,) that `pick` would give for each of many pool rows."""
-        domain, anchors, answers, cosines = self._learner.preview(indices)
-        transition = self._transition.of_many(len(indices))
-        transition.advance(domain, anchors.T, answers.T)
-        transition.cosines = cosines.T
-        if self._information:
-            transition.information = self._information.gains(units)
-        return {name: value(transition) for name, value in _VALUES}
-
-    def _losses(self) -> tuple[float, list[float], list[float]]:
-        learner = self._learner
-        anchors, answers = learner.anchor_losses(), learner.answer_losses()
-        return learner.domain_loss(), anchors.tolist(), answers.tolist()
-
-
-class VectorRewards:
-    """The reward terms of many sub-environments, equal to those of `Rewards`.
-
-    Args:
-        learners: Are updated by every pick.
-        information: One for each sub-environment, or none at all.
-    """
-
-    def __init__(
-        self, learners: VectorSurrogateLearner, information: Sequence[Information]
-    ) -> None:
-        self._learners = learners
-        self._information = information
-        # Row -1, no pick, finds the zeros at the end.
-        cosines = learners.tables.anchor_cosines.T.astype(float)
-        self._cosines = np.pad(cosines, ((0, 0), (0, 1)))
-        domain, anchors, answers = self._losses()
-        self._transition = Transition(
-            float(domain[0]),
-            anchors[:, 0].tolist(),
-            answers[:, 0].tolist(),
-            _largest_array,
-            np.zeros(len(domain)),
-        )
-
-    def reset(self, which: NDArray[np.integer]) -> None:
-        """Begin new episodes of some sub-environments (n,)."""
-        self._learners.reset(which)
-        for index in which.tolist() if self._information else ():
-            self._information[index].reset()
-        self._transition.advance(*self._losses())
-
-    def pick(
-        self,
-        rows: NDArray[np.int64],
-        units: Callable[[NDArray[np.int64]], NDArray[np.float32]],
-    ) -> dict[str, NDArray[np.float64]]:
-        """Update the learners and return every term (num_envs,).
-
-        Args:
-            rows: Pool rows (num_envs,), -1 for none.
-            units: From pool rows (n,) to their unit initial sketches (n, width).
-        """
-        transition = self._transition
-        self._learners.update(rows)
-        transition.advance(*self._losses())
-        transition.cosines = self._cosines.take(rows, axis=1)
-        transition.information = np.zeros(len(rows))
-        if self._information:
-            where = np.flatnonzero(rows >= 0)
-            for index, unit in zip(where.tolist(), units(rows[where]), strict=True):
-                transition.information[index] = self._information[index].pick(unit)
-        return {name: value(transition) for name, value in _VALUES}
-
-    def _losses(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        losses, tables = self._learners.losses, self._learners.tables
-        anchors, answers = losses[:, tables.anchors].T, losses[:, tables.answers].T
-        return losses[:, 0], anchors, answers

@@ -361,7 +361,7 @@ def test_other_manifests_are_refused(
 
 def test_a_manifest_that_is_no_json_is_refused(folder: Path) -> None:
     (folder / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match=r"manifest.json: is no JSON"):
+    with pytest.raises(InputError, match=r"is no JSON .* with `ogs sketch`"):
         load_bundle(folder)
 
 

@@ -142,7 +142,7 @@ def test_a_domain_of_one_sample_is_refused(refused, texts):
         ),
         (["--proxy", "smollm2-135m"], "did you mean smollm2-135m-instruct"),
         (["--anchor", "gsm9k"], "unknown anchor 'gsm9k'; did you mean gsm8k"),
-        (["--anchor-samples", 0], "ask for at least one"),
+        (["--anchor-samples", 0], "expected at least one"),
         (["--domain-samples", 0], "dev: is empty"),
         (["--nonsense"], "unrecognized arguments: --nonsense; see `ogs sketch --help`"),
         (["--percision=auto"], "--percision=auto; did you mean --precision?; see"),

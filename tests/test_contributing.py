@@ -1,4 +1,4 @@
-"""The worked changes of docs/contributing.md, applied to a copy of the package."""
+"""The worked changes of docs/contributing.md, and the imports between modules."""
 
 import ast
 import os
@@ -83,3 +83,45 @@ def test_imports_have_one_direction(folder, above):
         and not file.startswith(("ogs_env/agents/", "ogs_env/experiments/"))
     }
     assert not wrong
+
+
+def imported_modules(file: Path, modules: set[str]) -> set[str]:
+    """Modules that a file imports anywhere, type checking excepted."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{one.name}" for one in node.names}
+            names.add(str(node.module))
+        elif isinstance(node, ast.Import):
+            names |= {one.name for one in node.names}
+    return names & modules
+
+
+@pytest.fixture(scope="module")
+def imports() -> dict[str, set[str]]:
+    """By module of the three packages, those of them that it imports."""
+    files = {}
+    for folder in ("ogs_env", "agents", "experiments"):
+        for file in (REPOSITORY / folder).rglob("*.py"):
+            parts = file.relative_to(REPOSITORY).with_suffix("").parts
+            name = ".".join(parts).removesuffix(".__init__")
+            files[name if folder == "ogs_env" else f"ogs_env.{name}"] = file
+    return {name: imported_modules(file, set(files)) for name, file in files.items()}
+
+
+def test_no_imports_form_a_circle(imports):
+    left = dict(imports)
+    while free := {name for name in left if not left[name] & left.keys() - {name}}:
+        left = {name: left[name] for name in left.keys() - free}
+    assert not left
+
+
+def test_language_models_need_no_sketches_and_no_learners(imports):
+    above = ("ogs_env.sketching", "ogs_env.learners")
+    for name in imports:
+        if name.startswith("ogs_env.lm"):
+            assert not [one for one in imports[name] if one.startswith(above)]

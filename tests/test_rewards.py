@@ -8,6 +8,7 @@ from helpers.make_bundle import edit_manifest, make_bundle
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.envs.selection import SelectionEnv
+from ogs_env.episode_rewards import Information, Rewards
 from ogs_env.errors import InputError
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import (
@@ -15,8 +16,6 @@ from ogs_env.rewards import (
     DEFAULT_WEIGHTS,
     NO_PICK,
     TERMS,
-    Information,
-    Rewards,
     Transition,
     answers_of,
     checked_weights,

@@ -16,7 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 from ogs_env.agents.evaluation import play_episode
 from ogs_env.agents.policies import make_policy
-from ogs_env.bundle import ANSWERS, MEASURED, Bundle, load_bundle
+from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.bundle_files import ANSWERS, MEASURED
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.errors import InputError
 from ogs_env.files import sha256_of

@@ -122,17 +122,17 @@ def _not_negative(
     joining = len(weights) - 1
     while True:
         positive[joining] = True
-        wanted = _solve(gram, aims, positive)
-        while (wanted[positive] <= 0).any():
-            falling = positive & (wanted <= 0)
-            falls = np.maximum(weights[falling] - wanted[falling], _TINY)
+        solution = _solve(gram, aims, positive)
+        while (solution[positive] <= 0).any():
+            falling = positive & (solution <= 0)
+            falls = np.maximum(weights[falling] - solution[falling], _TINY)
             steps = weights[falling] / falls
-            weights += steps.min() * (wanted - weights)
+            weights += steps.min() * (solution - weights)
             # The atom that set the step is 0 by definition, not by rounding.
             weights[np.flatnonzero(falling)[steps.argmin()]] = 0
             positive &= weights > 0
-            wanted = _solve(gram, aims, positive)
-        weights = wanted
+            solution = _solve(gram, aims, positive)
+        weights = solution
         gains = np.where(positive, 0, aims - gram @ weights)
         joining = int(gains.argmax())
         if gains[joining] <= _ROUNDING * aims.max():

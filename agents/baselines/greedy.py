@@ -3,7 +3,7 @@
 Score of sample i: cos(g_i, g_D) - 0.3 max over capabilities c of |cos(g_i, g_c)|, g_D
 the mean gradient of the dev samples and g_c of a capability's anchor samples, all of
 the initial model. It combines `domain_gain` and `orthogonality`: high for samples that
-teach the domain, low for those that affect general abilities.
+improve the domain, low for those that affect general abilities.
 """
 
 import numpy as np

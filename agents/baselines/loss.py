@@ -1,6 +1,6 @@
 """Select by the initial loss, nats per response token.
 
-Samples of highest loss are those that the model knows least (online batch selection:
+Samples of highest loss are those that the model predicts worst (online batch selection:
 Loshchilov, Hutter 2015, arXiv 1511.06343), and also wrong or unlearnable ones. Those of
 lowest loss are the most plausible to the model (perplexity pruning, which selects
 either end: Marion et al. 2023, arXiv 2309.04564).

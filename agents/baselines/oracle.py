@@ -2,7 +2,7 @@
 
 Each step picks the sample of highest marginal reward, as `SelectionEnv` would give it
 now, and updates the learner with it. In episodes it uses trajectory sketches and the
-whole stream, which agents do not see, so its return is a reference for the best
+whole stream, which agents do not observe, so its return is a reference for the best
 possible one. It is greedy, not optimal: the reference is not a bound. Outside episodes,
 as in `ogs adapt`, it selects from a bundle's pool like any other selector.
 """
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from ogs_env.agents.selector import Order, pool_rows
 from ogs_env.bundle import Bundle
 from ogs_env.envs.observations import candidates
+from ogs_env.episode_rewards import Information, Rewards
 from ogs_env.learners.surrogate import SurrogateLearner
-from ogs_env.rewards import Information, Rewards, checked_weights, weighted_sum
+from ogs_env.rewards import checked_weights, weighted_sum
 
 
 class OracleSelector:

@@ -16,9 +16,9 @@ from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.files import whole_file
 from ogs_env.lm.encoding import collate, encode
-from ogs_env.lm.loading import cache_folder, check_length, load_model
+from ogs_env.lm.loading import cache_folder
 from ogs_env.lm.passes import PASS_TOKENS
-from ogs_env.lm.precision import default_precision
+from ogs_env.lm.precision import load_bundle_model
 from ogs_env.lm.trunk import length_batches
 
 # Texts whose tokens are in memory at a time, and are sorted by length.
@@ -39,14 +39,9 @@ class Reader:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        proxy = bundle.manifest["proxy"]
-        precision = proxy["precision"]
-        if precision == "bfloat16":  # or float32 where the CPU is faster in it
-            precision = default_precision()
-        loaded, self._tokenizer = load_model(proxy["id"], getattr(torch, precision))
+        loaded, self._tokenizer = load_bundle_model(bundle.manifest)
         self.model: Any = loaded.requires_grad_(False)
         self._max_tokens = bundle.manifest["max_tokens"]
-        check_length(loaded, self._max_tokens)
 
     def passes(
         self, samples: Sequence[Sample], what: str

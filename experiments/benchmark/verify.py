@@ -9,7 +9,7 @@ import numpy as np
 
 from ogs_env.agents.evaluation import play_episode
 from ogs_env.agents.policies import selection_env
-from ogs_env.envs.selection import INVALID_ACTION_PENALTY
+from ogs_env.envs.base import INVALID_ACTION_PENALTY
 from ogs_env.errors import InputError
 from ogs_env.experiments.benchmark.play import make
 from ogs_env.experiments.benchmark.records import (

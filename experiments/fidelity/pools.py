@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ogs_env.bundle import MANIFEST, Bundle, load_bundle, shipped_bundles
+from ogs_env.bundle import Bundle, load_bundle, shipped_bundles
+from ogs_env.bundle_files import MANIFEST
 from ogs_env.data.domains import DomainData, domains, medical_packages
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import write_json

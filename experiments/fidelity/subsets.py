@@ -11,10 +11,10 @@ from ogs_env.agents.baselines.oracle import OracleSelector
 from ogs_env.agents.deployment import load_selector
 from ogs_env.bundle import Bundle
 from ogs_env.envs.observations import candidates
+from ogs_env.episode_rewards import Rewards
 from ogs_env.experiments.benchmark.command import AGENTS
 from ogs_env.experiments.fidelity.results import read_results, rows_of
 from ogs_env.learners.surrogate import SurrogateLearner
-from ogs_env.rewards import Rewards
 from ogs_env.seeding import named_rng
 
 STREAM = 384

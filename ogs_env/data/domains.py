@@ -228,7 +228,7 @@ def load_anchor(
         InputError: If the name is unknown or the source too small.
     """
     if count < 1:
-        raise InputError(f"anchor: {count} samples asked for; ask for at least one")
+        raise InputError(f"anchor: {count} samples; expected at least one")
     rng = named_rng(seed, "anchor")
     name = str(name_or_path)
     if name == "gsm8k":
@@ -340,7 +340,7 @@ def _draw(
         name = samples[0].source if samples else "the source"
         raise InputError(
             f"{name}: {count:,} samples needed, {len(drawn):,} left that no other role "
-            "asks; choose a smaller pool or add samples"
+            "uses; choose a smaller pool or add samples"
         )
     return drawn
 

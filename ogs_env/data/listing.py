@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import gymnasium
 import numpy as np
 
-from ogs_env.bundle import ROLES, Bundle, load_bundle, shipped_bundles
+from ogs_env.bundle import Bundle, load_bundle, shipped_bundles
+from ogs_env.bundle_files import ROLES
 
 
 @dataclass(frozen=True)

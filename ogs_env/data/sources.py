@@ -37,7 +37,7 @@ class Collection:
     Attributes:
         name: Source of its samples.
         licence: SPDX identifier, or the licence's name.
-        attribution: Authors and title, as the licence asks.
+        attribution: Authors and title, as the licence requires.
         url: Home page.
         file: Name of its file in the folder `OGS_DATA`, without `.jsonl.gz`.
         hub: Its location on the Hugging Face hub, if known.

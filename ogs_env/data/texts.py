@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ogs_env.bundle import ROLES, Bundle
+from ogs_env.bundle import Bundle
+from ogs_env.bundle_files import ROLES
 from ogs_env.data.domains import domains
 from ogs_env.data.samples import Sample, _lines, read_samples
 from ogs_env.errors import InputError

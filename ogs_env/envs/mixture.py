@@ -9,29 +9,25 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle
-from ogs_env.envs import rendering
 from ogs_env.envs.arguments import check_render_mode, check_whole, given_bundle
+from ogs_env.envs.base import (
+    INVALID_ACTION_PENALTY,
+    STALL_LIMIT,
+    EpisodeEnv,
+    Observation,
+)
 from ogs_env.envs.clusters import clusters as clusters_of
-from ogs_env.envs.observations import BOUND, candidates, sample_names
-from ogs_env.envs.selection import INVALID_ACTION_PENALTY, STALL_LIMIT
+from ogs_env.envs.observations import BOUND, candidates
 from ogs_env.envs.snapshots import MixtureHistory
 from ogs_env.envs.streams import given_stream, smallest_split
 from ogs_env.errors import InputError
-from ogs_env.learners import UNCHANGED, HeldOut
 from ogs_env.learners.surrogate import BATCH, SurrogateLearner
 from ogs_env.rewards import (
-    COST,
     NO_PICK,
-    Information,
-    Rewards,
-    answers_of,
     checked_weights,
     document_terms,
     weighted_sum,
 )
-
-# Keys clusters and context: float32 arrays.
-Observation = dict[str, Any]
 
 # Default for pools that are large enough.
 _CLUSTERS = 16
@@ -40,7 +36,7 @@ DEFAULT_WEIGHTS = {**dict.fromkeys(NO_PICK, 0.0), "domain_gain": 1.0}
 
 
 @document_terms({"any": DEFAULT_WEIGHTS})
-class MixtureEnv(gymnasium.Env[Observation, np.int64]):
+class MixtureEnv(EpisodeEnv[SurrogateLearner]):
     """Mix the data of a fine-tuning run batch by batch, with a limit on forgetting.
 
     ## Description
@@ -121,7 +117,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     The cost is the general degradation: `forgetting` where the bundle has answers of
     the model's own, else `conflict`. Over an episode rewards and costs add up to the
     gain and the degradation of its selection, any order of batches gives the same, and
-    a batch that undoes the harm of others has a cost below 0.
+    a batch that reverses the harm of others has a cost below 0.
 
     The learner shuffles the drawn samples and makes an optimizer step for every eight
     of them (`ogs_env.learners.surrogate`), whatever the batches.
@@ -220,10 +216,7 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     - Arthur, Vassilvitskii 2007, k-means++: The Advantages of Careful Seeding.
     """
 
-    metadata = {  # noqa: RUF012
-        "render_modes": list(rendering.RENDER_MODES),
-        "render_fps": 4,
-    }
+    _history: MixtureHistory | None
 
     def __init__(
         self,
@@ -236,26 +229,17 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         reward_weights: Mapping[str, float] | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self.bundle = given_bundle(bundle, "OGS-Custom-Mixture-v0")
-        self._part = self.bundle.split(split)
-        clusters, batch = _episode_counts(self.bundle, split, clusters, batch, steps)
+        data = given_bundle(bundle, "OGS-Custom-Mixture-v0")
+        self._part = data.split(split)
+        clusters, batch = _episode_counts(data, split, clusters, batch, steps)
         check_render_mode(render_mode, self.metadata["render_modes"])
-        self.batch, self.steps, self.render_mode = batch, steps, render_mode
-        self.reward_weights = checked_weights(
-            reward_weights, self.bundle, DEFAULT_WEIGHTS
-        )
-        self._answers = answers_of(self.bundle)
+        self.batch, self.steps = batch, steps
+        weights = checked_weights(reward_weights, data, DEFAULT_WEIGHTS)
+        learner = SurrogateLearner(data)
+        super().__init__(data, learner, weights, batch * steps, render_mode)
 
         self._clusters = clusters_of(self.bundle, clusters)
         self._candidates = candidates(self.bundle, "initial")
-        information = Information.if_weighted(
-            self.reward_weights, self.bundle.k, batch * steps
-        )
-        self._informed = information is not None
-        self.learner = SurrogateLearner(self.bundle)
-        self._rewards = Rewards(self.learner, information)
-        self._held_out = HeldOut(self.learner)
-        self._names = sample_names(self.bundle)
 
         d = self._d = self.bundle.basis.shape[1]
         self._rows = np.zeros((clusters, 6 + d), np.float32)
@@ -270,14 +254,9 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
             }
         )
         # Read-only for policies and wrappers.
-        self.stream = np.empty(0, np.int64)
         self.left = np.zeros(clusters, np.int64)
-        self.picked: list[int] = []
         self.picked_from = np.zeros(clusters, np.int64)
         self.batches = 0
-        self.over = True
-        self._stalled = 0
-        self._history: MixtureHistory | None = None
 
     @property
     def clusters(self) -> NDArray[np.int64]:
@@ -351,14 +330,9 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
         """Return the current observation, a copy."""
         return {"clusters": self._rows.copy(), "context": self._context.copy()}
 
-    def render(self) -> str | NDArray[np.uint8] | None:
-        """Return a frame; None in mode "human", which prints its frames itself."""
-        return rendering.render(self.render_mode, self._history)
-
     def _record(self, history: MixtureHistory) -> None:
         history.add_state(self.batches, self.left, self.picked_from, self._rows)
-        if self.render_mode == "human":
-            print(rendering.text(history.snapshot()))
+        self._print_frame(history)
 
     def _draw(self, cluster: int) -> list[int]:
         """Return the next batch of a cluster that is not empty."""
@@ -401,23 +375,9 @@ class MixtureEnv(gymnasium.Env[Observation, np.int64]):
     def _info(
         self, terms: dict[str, float], rows: list[int], *, invalid: bool = False
     ) -> dict[str, Any]:
-        selection: list[str] = []
-        changes = UNCHANGED
-        if self.over:
-            selection = [self._names[row] for row in self.picked]
-            changes = self._held_out.changes()
-        return {
-            "action_mask": self.action_masks().astype(np.int8),
-            "reward_terms": dict(terms),
-            "cost": terms[COST[self._answers]],
-            "cost_answers": self._answers,
-            "sample_ids": [self._names[row] for row in rows],
-            "invalid_action": invalid,
-            "domain_loss": self.learner.domain_loss(),
-            "selection": selection,
-            **changes,
-            "learner_sketches": self.learner.sketches,
-        }
+        mask = self.action_masks().astype(np.int8)
+        picked = {"sample_ids": [self._names[row] for row in rows]}
+        return self._episode_info(mask, terms, picked, invalid)
 
 
 def _episode_counts(

@@ -40,14 +40,14 @@ class Candidates:
         domain: float32 (3,), mean log norm, loss and log tokens of the dev samples,
             standardised by the scales of the candidates.
         width: Length of a full sketch.
-        state: Version of the columns; constant here.
+        version: Version of the columns; constant here.
 
     Raises:
         InputError: For an unknown `observe`, or `"trajectory"` without trajectory
         sketches.
     """
 
-    state = 0
+    version = 0
 
     def __init__(self, bundle: Bundle, observe: str) -> None:
         if observe not in ("initial", "trajectory"):
@@ -149,7 +149,7 @@ class Candidates:
 class LiveCandidates:
     """Observations of pool samples at the current weights of a live learner.
 
-    It has the attributes `directions`, `domain` and `state`, and the methods `places`
+    It has the attributes `directions`, `domain` and `version`, and the methods `places`
     and `cosines`, of `Candidates`.
 
     Args:
@@ -166,9 +166,9 @@ class LiveCandidates:
         self._units = np.zeros((len(bundle.pool) + 1, bundle.k), np.float32)
 
     @property
-    def state(self) -> int:
+    def version(self) -> int:
         """Version of the columns; changes when their values may have changed."""
-        return self.learner.state
+        return self.learner.version
 
     @property
     def directions(self) -> Floats:
@@ -186,7 +186,7 @@ class LiveCandidates:
         return (self._units[rows] * self._units[others]).sum(axis=-1)
 
     def _compute(self, rows: NDArray[np.integer]) -> Floats:
-        gradients = self.learner.look(rows)
+        gradients = self.learner.pool_gradients(rows)
         units = self._units[rows] = _unit(gradients.sketches)
         return self._columns.of(
             units,

@@ -9,44 +9,37 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle
-from ogs_env.envs import rendering
 from ogs_env.envs.arguments import check_render_mode, check_task_seed, given_bundle
+from ogs_env.envs.base import (
+    INVALID_ACTION_PENALTY,
+    STALL_LIMIT,
+    EpisodeEnv,
+    Observation,
+)
 from ogs_env.envs.observations import (
     BELOW_ANY_COSINE,
     BOUND,
     Candidates,
     LiveCandidates,
     candidates,
-    sample_names,
 )
 from ogs_env.envs.snapshots import SelectionHistory
 from ogs_env.envs.streams import ORDERS, deal, episode_counts, given_stream
 from ogs_env.errors import InputError, unknown_name
-from ogs_env.learners import UNCHANGED, HeldOut, Learner
+from ogs_env.learners import Learner
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import (
-    COST,
     DEFAULT_WEIGHTS,
     NO_PICK,
-    Information,
-    Rewards,
-    answers_of,
     checked_weights,
     document_terms,
     weighted_sum,
 )
 from ogs_env.sampled_task import sample_task
 
-# Keys candidates and context: float32 arrays.
-Observation = dict[str, Any]
-
-INVALID_ACTION_PENALTY = 0.1
-# A deterministic policy without action masks could repeat an invalid action forever.
-STALL_LIMIT = 50
-
 
 @document_terms(DEFAULT_WEIGHTS)
-class SelectionEnv(gymnasium.Env[Observation, np.int64]):
+class SelectionEnv(EpisodeEnv[Learner]):
     """Pick fine-tuning samples that teach a language model a domain without forgetting.
 
     ## Description
@@ -135,9 +128,9 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
 
     Changes of losses are differences of potentials, and the learner's state depends on
     the set of its picks alone: any order gives the same return, the value of the
-    selection. A pick that undoes the harm of others earns what the harm cost.
+    selection. A pick that reverses the harm of others returns what the harm cost.
 
-    A skip has reward 0. The terms are computed in `ogs_env.rewards`, the losses in
+    A skip has reward 0. The terms are defined in `ogs_env.rewards`, the losses in
     `ogs_env.learners.surrogate`.
 
     Fidelity: `ogs domains` shows how well predictions rank real fine-tuning runs in
@@ -246,7 +239,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
       its domain and 256 candidates are drawn from this part of the pool and replace
       the bundle's own, and its trajectory is the bundle's off-domain trajectory. For
       agents that should transfer to other domains; `info["test_change"]` is then
-      measured on samples similar to the drawn domain.
+      measured on samples similar to the sampled domain.
     - `slate_size`: places of a slate. `num_slates`: slates in the stream. `budget`:
       picks in an episode. Defaults depend on the pool: 16 slates of 16 and 48 picks if
       each split has 256 samples; otherwise fewer slates, and 3/16 of their candidates
@@ -287,10 +280,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
       sample gradients; selection as a constrained problem for PPO.
     """
 
-    metadata = {  # noqa: RUF012
-        "render_modes": list(rendering.RENDER_MODES),
-        "render_fps": 4,
-    }
+    _history: SelectionHistory | None
 
     def __init__(
         self,
@@ -308,29 +298,20 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         live: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self.bundle = given_bundle(bundle, "OGS-Custom-v0")
+        data = given_bundle(bundle, "OGS-Custom-v0")
         if task_seed is not None:
             check_task_seed(task_seed, learner)
-            self.bundle = sample_task(self.bundle, int(task_seed), split)
-        self._part = self.bundle.split(split)
-        counts = episode_counts(self.bundle, split, slate_size, num_slates, budget)
+            data = sample_task(data, int(task_seed), split)
+        self._part = data.split(split)
+        counts = episode_counts(data, split, slate_size, num_slates, budget)
         if order not in ORDERS:
             raise unknown_name("order", order, ORDERS)
         check_render_mode(render_mode, self.metadata["render_modes"])
         slate_size, self.num_slates, self.budget = counts
-        self.slate_size = slate_size
-        self.order, self.render_mode = order, render_mode
-        self.reward_weights = checked_weights(reward_weights, self.bundle)
-
-        self._answers = answers_of(self.bundle)
-        made = _make_learner(self.bundle, observe, learner, live)
-        self.learner, self._candidates = made
-        information = Information.if_weighted(
-            self.reward_weights, self.bundle.k, self.budget
-        )
-        self._informed = information is not None
-        self._rewards = Rewards(self.learner, information)
-        self._held_out = HeldOut(self.learner)
+        self.slate_size, self.order = slate_size, order
+        weights = checked_weights(reward_weights, data)
+        model, self._candidates = _make_learner(data, observe, learner, live)
+        super().__init__(data, model, weights, self.budget, render_mode)
 
         d = self._d = self.bundle.basis.shape[1]
         self._rows = np.zeros((slate_size, d + 7), np.float32)
@@ -346,16 +327,10 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
             }
         )
         # Read-only for policies and wrappers.
-        self.stream = np.empty(0, np.int64)
         self.slate = np.full(slate_size, -1, np.int64)
-        self.picked: list[int] = []
         self.slate_number = 0
         self.slates_in_stream = 0
         self._left = 0
-        self._names = sample_names(self.bundle)
-        self._over = True
-        self._stalled = 0
-        self._history: SelectionHistory | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -369,7 +344,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._picked_sum[:] = 0
         self._context[2 * self._d : 3 * self._d + 5] = 0
         self._context[3 * self._d] = 1
-        self._over = False
+        self.over = False
         self._stalled = 0
         self._deal(0)
         if self.render_mode is not None:
@@ -393,7 +368,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self, action: np.int64 | int
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Pick the candidate at place `action`, or skip."""
-        if self._over:
+        if self.over:
             raise gymnasium.error.ResetNeeded("the episode is over: call reset()")
         place = int(action)
         if not 0 <= place <= self.slate_size:
@@ -407,17 +382,17 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         else:
             invalid = True
         self._stalled = self._stalled + 1 if invalid else 0
-        terminated, truncated = self._over, self._stalled == STALL_LIMIT
-        self._over = terminated or truncated
-        if self._over:
+        terminated, truncated = self.over, self._stalled == STALL_LIMIT
+        self.over = terminated or truncated
+        if self.over:
             terms = self._rewards.finish(terms)
-        if self._candidates.state != self._state:
+        if self._candidates.version != self._observed_version:
             self._observe_slate()
         reward = weighted_sum(terms, self.reward_weights)
         reward -= INVALID_ACTION_PENALTY * invalid
         info = self._info(terms, row, invalid=invalid)
         if self._history is not None:
-            self._history.add_step(place, terms, reward, self._over)
+            self._history.add_step(place, terms, reward, self.over)
             self._record(self._history)
         return self.observation(), reward, terminated, truncated, info
 
@@ -433,14 +408,9 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._context[3 * self._d + 4] = share
         return {"candidates": self._rows.copy(), "context": self._context.copy()}
 
-    def render(self) -> str | NDArray[np.uint8] | None:
-        """Return a frame; None in mode "human", which prints its frames itself."""
-        return rendering.render(self.render_mode, self._history)
-
     def _record(self, history: SelectionHistory) -> None:
         history.add_state(self.slate_number, self.slate, self._rows)
-        if self.render_mode == "human":
-            print(rendering.text(history.snapshot()))
+        self._print_frame(history)
 
     def _deal(self, number: int) -> None:
         self.slate_number = number
@@ -461,13 +431,13 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
             cosines = self._candidates.cosines(picked, self.slate)
             np.maximum.reduce(cosines, axis=0, out=self._rows[:, d + 5])
         self._context[: 2 * d] = self._candidates.directions
-        self._state = self._candidates.state
+        self._observed_version = self._candidates.version
 
     def _next_slate(self) -> None:
         if self.slate_number + 1 < self.slates_in_stream:
             self._deal(self.slate_number + 1)
         else:
-            self._over = True
+            self.over = True
 
     def _pick(self, place: int, row: int) -> dict[str, float]:
         d = self._d
@@ -493,7 +463,7 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
         self._rows[place] = 0
         self._left -= 1
         if count == self.budget:
-            self._over = True
+            self.over = True
         elif not self._left:
             self._next_slate()
         return terms
@@ -501,23 +471,8 @@ class SelectionEnv(gymnasium.Env[Observation, np.int64]):
     def _info(
         self, terms: dict[str, float], row: int, *, invalid: bool = False
     ) -> dict[str, Any]:
-        selection: list[str] = []
-        changes = UNCHANGED
-        if self._over:
-            selection = [self._names[index] for index in self.picked]
-            changes = self._held_out.changes()
-        return {
-            "action_mask": self._mask.copy(),
-            "reward_terms": dict(terms),
-            "cost": terms[COST[self._answers]],
-            "cost_answers": self._answers,
-            "sample_id": self._names[row],
-            "invalid_action": invalid,
-            "domain_loss": self.learner.domain_loss(),
-            "selection": selection,
-            **changes,
-            "learner_sketches": self.learner.sketches,
-        }
+        picked = {"sample_id": self._names[row]}
+        return self._episode_info(self._mask.copy(), terms, picked, invalid)
 
 
 def _make_learner(
@@ -538,7 +493,8 @@ def _make_learner(
             "current weights, so leave observe out"
         )
     try:
-        from ogs_env.learners.live import LiveLearner, LiveSettings
+        from ogs_env.learners.live import LiveLearner
+        from ogs_env.learners.live_settings import LiveSettings
 
         live_learner = LiveLearner(bundle, LiveSettings.of(live))
     except ModuleNotFoundError as error:

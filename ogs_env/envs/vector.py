@@ -10,25 +10,15 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from ogs_env.envs.arguments import check_render_mode
+from ogs_env.envs.base import INVALID_ACTION_PENALTY, STALL_LIMIT, Observation
 from ogs_env.envs.observations import Candidates, candidates, sample_names
-from ogs_env.envs.selection import (
-    INVALID_ACTION_PENALTY,
-    STALL_LIMIT,
-    Observation,
-    SelectionEnv,
-)
+from ogs_env.envs.selection import SelectionEnv
 from ogs_env.envs.vector_slates import EnvIndices, VectorSlates
+from ogs_env.episode_rewards import Information, VectorRewards
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import UNCHANGED
 from ogs_env.learners.surrogate import VectorSurrogateLearner
-from ogs_env.rewards import (
-    COST,
-    NO_PICK,
-    Information,
-    VectorRewards,
-    answers_of,
-    weighted_sum,
-)
+from ogs_env.rewards import COST, NO_PICK, answers_of, weighted_sum
 
 
 class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):

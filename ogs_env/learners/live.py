@@ -12,9 +12,7 @@ logits are computed only at response positions, and samples of similar length sh
 pass. The cache is cleared on reset, so that an episode does not depend on earlier ones.
 """
 
-import dataclasses
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,91 +21,18 @@ import torch
 from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle
-from ogs_env.data.samples import Sample
 from ogs_env.data.texts import bundle_texts
-from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import Floats
-from ogs_env.lm.adapter import Proxy, attach_adapter, draw_adapter
-from ogs_env.lm.encoding import Encoded, encode
-from ogs_env.lm.loading import check_length, load_model
+from ogs_env.learners.live_samples import LiveSamples, check_manifest, load_proxy
+from ogs_env.learners.live_settings import LiveSettings
+from ogs_env.lm.adapter import draw_adapter
 from ogs_env.lm.losses import has_plain_head
 from ogs_env.lm.passes import add_gradients, measure, passes
-from ogs_env.lm.precision import default_precision
 from ogs_env.lm.training import AdapterTraining
 from ogs_env.lm.trunk import TrunkStates
-from ogs_env.sketching.answers import encode_answer
+from ogs_env.sketching.batch_sketches import MeanGradients
 from ogs_env.sketching.projection import CountSketch
-from ogs_env.sketching.shards import MeanGradients
 from ogs_env.sketching.warmup import RISE
-
-
-@dataclass(frozen=True)
-class LiveSettings:
-    """Settings of the live learner.
-
-    Attributes:
-        model: Hugging Face causal LM id or folder; by default the bundle's proxy.
-            Gradients of another model are not in the space of the bundle's basis.
-        texts: Source of the bundle's texts: the name of a domain, which is built with
-            the bundle's seed and pool size, or paths of JSON lines files. By default
-            the domain of the bundle's name.
-        layers: Number of last decoder layers with an adapter; by default the bundle's.
-        batch: Samples of an optimizer step.
-        learning_rate: Learning rate from the third step on; the first two have a third
-            and two thirds of it.
-        evaluate_every: Picks between two measurements of the dev and anchor losses.
-        evaluation_samples: Maximum number of samples in a measurement: of dev, test and
-            retention, and for each capability of anchor and own answers. They are
-            evenly spread over the bundle's samples.
-
-    Raises:
-        InputError: If a value is invalid.
-    """
-
-    model: str | None = None
-    texts: str | Sequence[str] | None = None
-    layers: int | None = None
-    batch: int = 4
-    learning_rate: float = 1e-3
-    evaluate_every: int = 8
-    evaluation_samples: int = 32
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "batch", "evaluate_every", "evaluation_samples"):
-            count = getattr(self, name)
-            if count is None and name == "layers":
-                continue
-            whole = isinstance(count, int) and not isinstance(count, bool)
-            if not whole or count < 1:
-                raise InputError(
-                    f"live: {name} is {count!r}; expected a whole number from 1 on"
-                )
-        rate = self.learning_rate
-        if not isinstance(rate, int | float) or not 0 < rate < math.inf:
-            raise InputError(
-                f"live: learning_rate is {rate!r}; expected a number above 0"
-            )
-        if not isinstance(self.model, str | None):
-            raise InputError(
-                f"live: model is {self.model!r}; expected a model id or folder"
-            )
-        files = isinstance(self.texts, list | tuple) and all(
-            isinstance(path, str) for path in self.texts
-        )
-        if not isinstance(self.texts, str | None) and not (files and self.texts):
-            raise InputError(
-                f"live: texts is {self.texts!r}; expected the name of a domain or a "
-                "list of JSON lines files"
-            )
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any] | None) -> "LiveSettings":
-        """Return settings from a mapping of names to values; others have defaults."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in given or {}:
-            if name not in known:
-                raise unknown_name("live setting", name, known)
-        return cls(**(given or {}))
 
 
 @dataclass(frozen=True)
@@ -163,8 +88,8 @@ class LiveLearner:
     Attributes:
         sketches: `"live"`.
         proxy: The model and its adapter, as trained so far.
-        state: A counter that changes whenever the results of `look` or the mean
-            gradients may change.
+        version: A counter that changes whenever the results of `pool_gradients` or
+            the mean gradients may change.
 
     Raises:
         InputError: If the model or a text of the bundle is not available, or the
@@ -176,55 +101,22 @@ class LiveLearner:
     def __init__(self, bundle: Bundle, settings: LiveSettings | None = None) -> None:
         self.bundle = bundle
         self.settings = settings or LiveSettings()
-        manifest = bundle.manifest
-        for name in ("adapter", "max_tokens", "request"):
-            if name not in manifest:
-                raise InputError(
-                    f"{bundle.path}: the manifest lacks '{name}', so its texts cannot "
-                    "be encoded as they were; expected a bundle made by `ogs sketch`"
-                )
+        check_manifest(bundle)
         texts = bundle_texts(bundle, self.settings.texts)
-        self.proxy = _proxy(bundle, self.settings)
-        self._projection = CountSketch(bundle.k, manifest["projection"]["seed"])
-        self._encoded = self._encode(texts, bundle.pool.hex_ids())
-
-        measured: list[Encoded] = []
-
-        def add(role: str, rows: NDArray[np.integer]) -> list[int]:
-            ids = getattr(bundle, role).hex_ids()
-            chosen = _spread(rows, self.settings.evaluation_samples)
-            measured.extend(self._encode(texts, [ids[row] for row in chosen]))
-            return list(range(len(measured) - len(chosen), len(measured)))
-
-        # Positions in `measured`: of dev and each capability's anchor samples, ...
-        self._groups = [add("dev", np.arange(len(bundle.dev)))]
-        for number in range(len(bundle.capabilities)):
-            self._groups.append(add("anchor", bundle.anchor_rows(number)))
-        self._test = add("test", np.arange(len(bundle.test)))
-        self._retention = add("retention", np.arange(len(bundle.retention)))
-        # ... and of own answers, for each capability and, last, for retention.
-        self._answers: list[list[int]] = []
-        if bundle.has_answers:
-            groups = [
-                ("anchor_answers", bundle.answer_rows(number))
-                for number in range(len(bundle.capabilities))
-            ]
-            every = np.arange(len(bundle.retention_answers))
-            for role, rows in [*groups, ("retention_answers", every)]:
-                chosen = _spread(rows, self.settings.evaluation_samples)
-                begin = len(measured)
-                measured.extend(self._encode_answers(texts, role, chosen))
-                self._answers.append(list(range(begin, len(measured))))
-        self._measured = TrunkStates(self.proxy, measured)
+        self.proxy = load_proxy(bundle, self.settings)
+        self._projection = CountSketch(bundle.k, bundle.manifest["projection"]["seed"])
+        tokenizer, most = self.proxy.tokenizer, self.settings.evaluation_samples
+        self._samples = LiveSamples(bundle, texts, tokenizer, most)
+        self._measured = TrunkStates(self.proxy, self._samples.measured)
         self._initial: _Evaluation | None = None
-        self.state = 0
+        self.version = 0
         self.reset()
 
     def reset(self, rng: np.random.Generator | None = None) -> None:
         """Return to the bundle's fresh adapter; `rng` is ignored."""
         draw_adapter(self.proxy, self.bundle.manifest["adapter"]["seed"])
         self._training = AdapterTraining(self.proxy)
-        self._pool = TrunkStates(self.proxy, self._encoded)
+        self._pool = TrunkStates(self.proxy, self._samples.pool)
         self._batch: list[int] = []
         self._picks = 0
         self._needs_evaluation = False
@@ -232,7 +124,7 @@ class LiveLearner:
         # The untouched model is measured only once.
         self._initial = self._initial or self._evaluate()
         self._evaluation = self._initial
-        self.state += 1
+        self.version += 1
 
     def update(self, index: int) -> None:
         """Add pool row `index` to the batch and train on the batch if it is full.
@@ -252,7 +144,7 @@ class LiveLearner:
             self._train()
         self._measure()
 
-    def look(self, indices: NDArray[np.integer]) -> PoolGradients:
+    def pool_gradients(self, indices: NDArray[np.integer]) -> PoolGradients:
         """Return losses and gradients of pool rows (n,) at the current weights."""
         rows = np.asarray(indices).tolist()
         new = [row for row in dict.fromkeys(rows) if row not in self._gradients]
@@ -277,7 +169,7 @@ class LiveLearner:
             float32 (capabilities,); positive if a step on the sample reduces the
             anchor loss.
         """
-        return self.look(np.array([index])).anchor_cosines[0]
+        return self.pool_gradients(np.array([index])).anchor_cosines[0]
 
     def domain_loss(self) -> float:
         """Return the last measured mean loss of the dev samples."""
@@ -305,20 +197,19 @@ class LiveLearner:
 
     def test_loss(self) -> float:
         """Measure the mean loss of the test samples, which no reward uses."""
-        return float(np.mean(measure(self._measured, self._test)))
+        return float(np.mean(measure(self._measured, self._samples.test)))
 
     def retention_loss(self) -> float:
         """Measure the mean loss of the retention samples, which no reward uses."""
-        return float(np.mean(measure(self._measured, self._retention)))
+        return float(np.mean(measure(self._measured, self._samples.retention)))
 
     def answers_loss(self) -> float:
         """Measure the mean loss of own answers to the retention's prompts.
 
         No reward uses it; 0 for a bundle without own answers.
         """
-        if not self._answers:
-            return 0.0
-        return float(np.mean(measure(self._measured, self._answers[-1])))
+        rows = self._samples.retention_answers
+        return float(np.mean(measure(self._measured, rows))) if rows else 0.0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -331,25 +222,25 @@ class LiveLearner:
         self._batch.clear()
         self._needs_evaluation = True
         self._gradients.clear()
-        self.state += 1
+        self.version += 1
 
     def _measure(self) -> None:
         if self._needs_evaluation:
             self._evaluation = self._evaluate()
             self._needs_evaluation = False
             self._gradients.clear()
-            self.state += 1
+            self.version += 1
 
     def _evaluate(self) -> _Evaluation:
         """Measure losses and the mean gradients of dev and anchor together."""
         layers: Mapping[str, Any] = self.proxy.b
-        groups = len(self._groups)
+        groups = len(self._samples.groups)
         means = {
             name: layer.weight.new_empty(groups, layer.weight.numel())
             for name, layer in layers.items()
         }
         losses = np.empty(groups, np.float32)
-        for number, rows in enumerate(self._groups):
+        for number, rows in enumerate(self._samples.groups):
             shares = dict.fromkeys(rows, 1 / len(rows))
             losses[number] = np.mean(add_gradients(self._measured, rows, shares))
             for name, layer in layers.items():
@@ -358,7 +249,9 @@ class LiveLearner:
         sketches = torch.zeros(self.bundle.k, groups, device=self.proxy.device)
         for name, mean in means.items():
             self._projection.add(sketches, name, mean)
-        answers = [np.mean(measure(self._measured, r)) for r in self._answers[:-1]]
+        answers = [
+            np.mean(measure(self._measured, rows)) for rows in self._samples.answers
+        ]
         return _Evaluation(
             losses,
             MeanGradients(means),
@@ -386,47 +279,3 @@ class LiveLearner:
         cosines = dots / (norms[:, None] * mean_norms).clamp(min=1e-12)
         table = torch.column_stack([sketches.T, norms, losses, cosines]).cpu().numpy()
         self._gradients.update(zip(rows, table, strict=True))
-
-    def _encode(self, texts: Mapping[str, Sample], ids: Iterable[str]) -> list[Encoded]:
-        tokenizer = self.proxy.tokenizer
-        most = self.bundle.manifest["max_tokens"]
-        samples = (texts[id_] for id_ in ids)
-        return [encode(tokenizer, s.turns, s.response, most) for s in samples]
-
-    def _encode_answers(
-        self, texts: Mapping[str, Sample], role: str, rows: Sequence[int]
-    ) -> Iterator[Encoded]:
-        """Encode own answers with their prompts."""
-        ids = getattr(self.bundle, role).hex_ids()
-        tokens = self.bundle.answer_tokens(role)
-        most = self.bundle.manifest["max_tokens"]
-        for row in rows:
-            turns = texts[ids[row]].turns
-            yield encode_answer(self.proxy.tokenizer, turns, tokens[row], most)
-
-
-def _proxy(bundle: Bundle, settings: LiveSettings) -> Proxy:
-    """Load the model in the bundle's precision, with the bundle's adapter."""
-    manifest = bundle.manifest
-    precision = manifest["proxy"]["precision"]
-    if precision == "bfloat16":  # float32 instead if it is faster on this machine
-        precision = default_precision()
-    model, tokenizer = load_model(
-        settings.model or manifest["proxy"]["id"], getattr(torch, precision)
-    )
-    check_length(model, manifest["max_tokens"])
-    adapter = manifest["adapter"]
-    return attach_adapter(
-        model,
-        tokenizer,
-        rank=adapter["rank"],
-        alpha=adapter["alpha"],
-        layers=settings.layers or adapter["layers"],
-        seed=adapter["seed"],
-    )
-
-
-def _spread(rows: NDArray[np.integer], count: int) -> list[int]:
-    """Take `count` rows at even distances, because a bundle is sorted by source."""
-    count = min(count, len(rows))
-    return rows[np.arange(count) * len(rows) // count].tolist()

@@ -116,7 +116,7 @@ def adapted_layers(
 ) -> tuple[list[nn.Module], list[str]]:
     """Return the decoder layers below an adapter and the linear layers it adapts.
 
-    Routed experts are not adapted, because each sees only some of the tokens.
+    Routed experts are not adapted, because each processes only some of the tokens.
 
     Args:
         model: A causal LM.

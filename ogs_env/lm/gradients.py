@@ -91,9 +91,9 @@ def _by_sample(
     by_sample = [length for length in shape if length != 1]
     if axes not in (by_sample, [shape.numel()]):
         raise InputError(
-            f"model {_architecture(model)}: the layer {name} does not see each token "
-            "of each sample in its place, as with routed experts; expected a model "
-            "without such layers, or fewer adapted layers"
+            f"model {_architecture(model)}: the layer {name} does not process each "
+            "token of each sample in its place, as with routed experts; expected a "
+            "model without such layers, or fewer adapted layers"
         )
     return values.reshape(*shape, values.shape[-1])
 

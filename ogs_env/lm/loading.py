@@ -76,8 +76,8 @@ def load_model(
     if len(tokenizer) > embeddings:
         raise InputError(
             f"model '{name_or_path}': its tokenizer has {len(tokenizer):,} tokens, but "
-            f"the model knows {embeddings:,}; give the tokenizer that belongs to the "
-            "model"
+            f"the model has embeddings for {embeddings:,}; give the tokenizer that "
+            "belongs to the model"
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

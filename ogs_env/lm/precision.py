@@ -1,17 +1,21 @@
-"""Choose the precision of frozen weights by the machine's speed."""
+"""Choose the precision of frozen weights by the machine's speed, and load models."""
 
 import contextlib
 import functools
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ogs_env.errors import InputError
 from ogs_env.files import read_json, write_json
-from ogs_env.lm.loading import cache_folder
+from ogs_env.lm.loading import cache_folder, check_length, load_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Rates = dict[str, float]
 
@@ -40,6 +44,31 @@ def default_precision() -> str:
     rates = _cached_rates(cache_folder() / _CACHE)
     faster = rates["bfloat16"] > _CLEARLY_FASTER * rates["float32"]
     return "bfloat16" if faster else "float32"
+
+
+def load_bundle_model(
+    manifest: Mapping[str, Any], name_or_path: str | None = None
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """Load the model of a bundle in the bundle's precision.
+
+    Instead of bfloat16 it is `default_precision`.
+
+    Args:
+        manifest: The bundle's manifest.
+        name_or_path: Another model to load, see `load_model`.
+
+    Raises:
+        InputError: If the model cannot be loaded, or has too few positions.
+    """
+    proxy = manifest["proxy"]
+    precision = proxy["precision"]
+    if precision == "bfloat16":
+        precision = default_precision()
+    model, tokenizer = load_model(
+        name_or_path or proxy["id"], getattr(torch, precision)
+    )
+    check_length(model, manifest["max_tokens"])
+    return model, tokenizer
 
 
 def measure_rates() -> Rates:

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from ogs_env.bundle import SHIPPED, scalars
+from ogs_env.bundle import scalars
+from ogs_env.bundle_files import SHIPPED
 
 DIRECTIONS = 32
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ogs_env.bundle import ANSWERS, BASIS, FORMAT, FORMAT_VERSION, MANIFEST, ROLES
+from ogs_env.bundle_files import ANSWERS, BASIS, FORMAT, FORMAT_VERSION, MANIFEST, ROLES
 from ogs_env.files import sha256_of, write_json
 from ogs_env.learners.fitted import EPOCHS, FITTED_SPACE, default_learner
 from ogs_env.sketching.answers import longest_answer

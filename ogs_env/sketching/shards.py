@@ -1,107 +1,32 @@
-"""Sketch samples batch by batch and write the shards of a bundle."""
+"""Write the shards of a bundle; a run that is resumed writes the missing ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from tqdm import tqdm
 
-from ogs_env.bundle import ANSWERS, MEASURED, OFF_DOMAIN
+from ogs_env.bundle_files import ANSWERS, MEASURED, OFF_DOMAIN
 from ogs_env.errors import InputError
 from ogs_env.files import whole_file
 from ogs_env.lm.adapter import Proxy
-from ogs_env.lm.encoding import Encoded
-from ogs_env.lm.gradients import per_sample_gradients, shared_trunk
+from ogs_env.lm.gradients import shared_trunk
+from ogs_env.sketching.batch_sketches import (
+    EPSILON,
+    WIDE,
+    BatchTrajectory,
+    MeanGradients,
+    Row,
+    batches,
+    sketch_at,
+    sketch_initial,
+)
 from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.warmup import Checkpoint
 
 SHARD_ROWS = 256
-BATCH_ROWS = 16
-EPSILON = 1e-8  # AdamW's default
-# Dimensions of the sketches for inner products along the trajectory; they are not
-# part of the bundle. With 512, noise hides the differences between samples at the
-# first checkpoint.
-WIDE = 8192
-
-
-@dataclass(frozen=True)
-class Row:
-    """An encoded sample with its columns of a bundle.
-
-    Attributes:
-        id: The sample's id.
-        encoded: Its tokens.
-        source: Index into the manifest's sources.
-        capability: Index into the manifest's capabilities; -1 for roles without them.
-    """
-
-    id: str
-    encoded: Encoded
-    source: int
-    capability: int
-
-
-@dataclass(frozen=True)
-class MeanGradients:
-    """Exact mean gradients: of the dev samples and of each capability's samples.
-
-    Attributes:
-        stacked: For each layer of B, float32 (1 + capabilities, p).
-    """
-
-    stacked: dict[str, torch.Tensor]
-
-    def norms(self) -> torch.Tensor:
-        """Return the norm of each mean gradient, (1 + capabilities,)."""
-        # Sorted, because layers read from a file have another order than computed ones.
-        layers = [self.stacked[name] for name in sorted(self.stacked)]
-        squares = [layer.square().sum(1) for layer in layers]
-        return torch.stack(squares).sum(0).sqrt()
-
-
-def mean_gradients(
-    proxy: Proxy, rows: dict[str, list[Row]], capabilities: int, file: Path
-) -> MeanGradients:
-    """Compute the mean initial gradients, or read them if `file` exists.
-
-    Args:
-        proxy: The proxy with a fresh adapter.
-        rows: Samples by role.
-        capabilities: Number of capabilities of the anchor.
-        file: Where they are saved, for a run that is resumed.
-    """
-    if file.exists():
-        return MeanGradients(load_file(file, device=str(proxy.device)))
-    groups = [rows["dev"]] + [
-        [row for row in rows["anchor"] if row.capability == number]
-        for number in range(capabilities)
-    ]
-    stacked = {
-        name: torch.zeros(len(groups), layer.weight.numel(), device=proxy.device)
-        for name, layer in proxy.b.items()
-    }
-    total = sum(len(group) for group in groups)
-    with tqdm(total=total, desc="mean gradients", unit="sample") as bar:
-        for number, group in enumerate(groups):
-
-            def add(
-                name: str,
-                values: torch.Tensor,
-                number: int = number,
-                n: int = len(group),
-            ) -> None:
-                stacked[name][number] += values.sum(0).flatten() / n
-
-            for batch in _batches(group):
-                tokens = proxy.batch([group[row].encoded for row in batch])
-                per_sample_gradients(proxy.model, proxy.b, tokens, add)
-                bar.update(len(batch))
-    save_tensors(file, stacked)
-    return MeanGradients(stacked)
 
 
 def write_shards(
@@ -144,13 +69,13 @@ def write_shards(
                 if role not in answers:
                     shard |= _empty_trajectory(len(part), checkpoints, projection.k)
                 wide_sketches = torch.zeros(len(part), len(sketched), WIDE)
-                for batch in _batches(part):
+                for batch in batches(part):
                     with shared_trunk(proxy.trunk):
                         tokens = proxy.batch([part[row].encoded for row in batch])
-                        trajectory = _Trajectory(
+                        trajectory = BatchTrajectory(
                             sketched, projection, wide, shard, batch
                         )
-                        _sketch_initial(
+                        sketch_initial(
                             proxy, tokens, projection, means, trajectory, shard, batch
                         )
                         trajectory.sketch_later(proxy, tokens)
@@ -191,11 +116,11 @@ def write_off_domain(
         for role in OFF_DOMAIN:
             for file, part in _missing(folder, f"off_domain-{role}", rows[role], bar):
                 sketches = torch.zeros(len(part), len(checkpoints), projection.k)
-                for batch in _batches(part):
+                for batch in batches(part):
                     with shared_trunk(proxy.trunk):
                         tokens = proxy.batch([part[row].encoded for row in batch])
                         for number, checkpoint in enumerate(checkpoints):
-                            sums = _sketch_at(checkpoint, proxy, tokens, [projection])
+                            sums = sketch_at(checkpoint, proxy, tokens, [projection])
                             sketches[batch, number] = sums.sketches[0].T.cpu()
                     proxy.load_state(fresh)
                     bar.update(len(batch))
@@ -291,138 +216,6 @@ def _empty_trajectory(
     }
 
 
-class _Trajectory:
-    """Sketches of one batch along the trajectory.
-
-    Args:
-        checkpoints: Those of the warm-up.
-        projection: Projects gradients to sketches.
-        wide: Projects gradients to wide sketches, for inner products.
-        shard: The sketches are written into it if it has a trajectory column.
-        rows: The batch's rows in the shard.
-    """
-
-    def __init__(
-        self,
-        checkpoints: Sequence[Checkpoint],
-        projection: CountSketch,
-        wide: CountSketch,
-        shard: dict[str, torch.Tensor],
-        rows: NDArray[np.int64],
-    ) -> None:
-        self._checkpoints, self._shard, self._rows = checkpoints, shard, rows
-        self._projections = (projection, wide)
-        self._wide: list[torch.Tensor] = []
-
-    def at_untouched_model(self, device: torch.device) -> "_SketchSums | None":
-        """Return the sums for the untouched model, None if it is no checkpoint."""
-        for checkpoint in self._checkpoints:
-            if checkpoint.step == 0:
-                return _SketchSums(
-                    checkpoint, self._projections, len(self._rows), device
-                )
-        return None
-
-    def store(self, number: int, sums: "_SketchSums") -> None:
-        """Store a checkpoint's wide sketches; write its sketches into the shard."""
-        narrow, wide = sums.sketches
-        self._wide.append(wide.T.cpu())
-        if "trajectory" in self._shard:
-            k = len(narrow)
-            columns = slice(number * k, (number + 1) * k)
-            self._shard["trajectory"][self._rows, columns] = narrow.T.half().cpu()
-
-    def sketch_later(self, proxy: Proxy, batch: dict[str, torch.Tensor]) -> None:
-        """Sketch A's and B's gradients at all checkpoints after the untouched model."""
-        for number, checkpoint in enumerate(self._checkpoints):
-            if checkpoint.step:
-                sums = _sketch_at(checkpoint, proxy, batch, self._projections)
-                self.store(number, sums)
-
-    def wide_sketches(self) -> torch.Tensor:
-        """Return the wide sketches (n, checkpoints, 8192)."""
-        if not self._wide:
-            return torch.zeros(len(self._rows), 0, WIDE)
-        return torch.stack(self._wide, dim=1)
-
-
-class _SketchSums:
-    """Sketches of gradients in a checkpoint's Adam metric, summed over layers.
-
-    A gradient is divided by the square root of Adam's denominator, so that the inner
-    product of two sketches is that of one gradient with Adam's step on the other
-    (LESS, Xia et al. 2024, divides one of the two by the whole denominator).
-    """
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        projections: Sequence[CountSketch],
-        count: int,
-        device: torch.device,
-    ) -> None:
-        self._scales, self._projections = checkpoint.scales, projections
-        self.sketches = [torch.zeros(p.k, count, device=device) for p in projections]
-
-    def add(self, name: str, values: torch.Tensor) -> None:
-        """Add a layer's gradients (n, out, in)."""
-        scaled = values.flatten(1) / (self._scales[name] + EPSILON).sqrt()
-        for projection, sketches in zip(self._projections, self.sketches, strict=True):
-            projection.add(sketches, name, scaled)
-
-
-def _sketch_at(
-    checkpoint: Checkpoint,
-    proxy: Proxy,
-    batch: dict[str, torch.Tensor],
-    projections: Sequence[CountSketch],
-) -> _SketchSums:
-    """Sketch A's and B's gradients at a checkpoint."""
-    proxy.load_state(checkpoint.state)
-    sums = _SketchSums(checkpoint, projections, len(batch["labels"]), proxy.device)
-    layers = {**proxy.a, **proxy.b}
-    per_sample_gradients(proxy.model, layers, batch, sums.add)
-    return sums
-
-
-def _sketch_initial(
-    proxy: Proxy,
-    batch: dict[str, torch.Tensor],
-    projection: CountSketch,
-    means: MeanGradients,
-    trajectory: _Trajectory,
-    shard: dict[str, torch.Tensor],
-    rows: NDArray[np.int64],
-) -> None:
-    """Sketch B's gradients at the untouched model (A's are zero there).
-
-    If the untouched model is a checkpoint of the trajectory, the same pass also gives
-    the sketches at this checkpoint.
-    """
-    n = len(rows)
-    sketches = torch.zeros(projection.k, n, device=proxy.device)
-    squares = torch.zeros(n, device=proxy.device)
-    dots = torch.zeros(n, len(means.norms()), device=proxy.device)
-    first = trajectory.at_untouched_model(proxy.device)
-
-    def consume(name: str, values: torch.Tensor) -> None:
-        flat = values.flatten(1)
-        projection.add(sketches, name, flat)
-        squares.add_(flat.square().sum(1))
-        dots.add_(flat @ means.stacked[name].T)
-        if first is not None:
-            first.add(name, values)
-
-    losses = per_sample_gradients(proxy.model, proxy.b, batch, consume)
-    shard["initial"][rows] = sketches.T.half().cpu()
-    shard["losses"][rows] = losses.cpu()
-    shard["norms"][rows] = squares.sqrt().cpu()
-    shard["domain_dots"][rows] = dots[:, 0].cpu()
-    shard["anchor_dots"][rows] = dots[:, 1:].cpu()
-    if first is not None:
-        trajectory.store(0, first)
-
-
 def _check_finite(shard: dict[str, torch.Tensor], part: Sequence[Row]) -> None:
     """Check values as the loader does, here with the sample's id for the error line."""
     units = "product_units", "answer_units"
@@ -435,13 +228,6 @@ def _check_finite(shard: dict[str, torch.Tensor], part: Sequence[Row]) -> None:
                 f"sample {part[row].id}: its {name} is not finite, or too large for "
                 "float16; leave the sample out, or try --precision float32"
             )
-
-
-def _batches(rows: Sequence[Row]) -> list[NDArray[np.int64]]:
-    """Return row numbers in batches of similar length, to save padding."""
-    lengths = np.array([len(row.encoded.input_ids) for row in rows])
-    order = np.argsort(lengths, kind="stable")
-    return [order[i : i + BATCH_ROWS] for i in range(0, len(order), BATCH_ROWS)]
 
 
 def save_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:

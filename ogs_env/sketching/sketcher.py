@@ -13,14 +13,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from ogs_env.bundle import (
-    ANSWER_TOKENS,
-    ANSWERS,
-    MANIFEST,
-    OFF_DOMAIN,
-    Bundle,
-    load_bundle,
-)
+from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.bundle_files import ANSWER_TOKENS, ANSWERS, MANIFEST, OFF_DOMAIN
 from ogs_env.data.domains import DomainData
 from ogs_env.data.samples import Sample, check_disjoint
 from ogs_env.errors import InputError, unknown_name
@@ -32,17 +26,16 @@ from ogs_env.lm.gradients import per_sample_gradients
 from ogs_env.lm.loading import check_length, content_hash, load_model
 from ogs_env.lm.precision import default_precision
 from ogs_env.sketching.answers import encode_answer, own_answers, padded
+from ogs_env.sketching.batch_sketches import (
+    BATCH_ROWS,
+    MeanGradients,
+    Row,
+    mean_gradients,
+)
 from ogs_env.sketching.manifest import write_manifest
 from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.settings import ANCHOR_ANSWERS, SketchSettings
-from ogs_env.sketching.shards import (
-    BATCH_ROWS,
-    Row,
-    mean_gradients,
-    save_tensors,
-    write_off_domain,
-    write_shards,
-)
+from ogs_env.sketching.shards import save_tensors, write_off_domain, write_shards
 from ogs_env.sketching.warmup import (
     Checkpoint,
     off_domain_picks,
@@ -94,9 +87,7 @@ def sketch(
     if settings.anchor_answers != "reference":
         rows |= _answers(data, rows, settings, proxy, folder)
     _print_estimate(proxy, rows, settings)
-    means = mean_gradients(
-        proxy, rows, len(data.capabilities), build / "means.safetensors"
-    )
+    means = _means(proxy, rows, len(data.capabilities), build / "means.safetensors")
     checkpoints = []
     if settings.checkpoints:
         picks = _warm_up_rows(data, settings)
@@ -354,6 +345,17 @@ def _print_estimate(
         f"({rate:,.0f} tokens/s on one batch)",
         file=sys.stderr,
     )
+
+
+def _means(
+    proxy: Proxy, rows: dict[str, list[Row]], capabilities: int, file: Path
+) -> MeanGradients:
+    """Compute the mean gradients and save them to `file`, or read that if it exists."""
+    if file.exists():
+        return MeanGradients(load_file(file, device=str(proxy.device)))
+    means = mean_gradients(proxy, rows, capabilities)
+    save_tensors(file, means.stacked)
+    return means
 
 
 def _checkpoints(

@@ -14,7 +14,7 @@ from ogs_env.agents.baselines.craig import lazy_greedy, similarities
 from ogs_env.agents.baselines.gradients import in_parts, pursue
 from ogs_env.agents.selector import make_selector
 from ogs_env.bundle import Bundle, load_bundle
-from ogs_env.rewards import Information
+from ogs_env.episode_rewards import Information
 
 
 def select(

@@ -45,7 +45,7 @@ def test_examples_are_the_oracles_choices_in_the_environments_own_domain(
     make_env = maker(folder)
     # The first two episodes of eight are the environment's own.
     examples = collect(make_env, 2, np.random.default_rng(3))
-    wanted, rows = examples["wanted"].numpy(), examples["candidates"].numpy()
+    targets, rows = examples["targets"].numpy(), examples["candidates"].numpy()
     # The plan gives forgetting less weight than the reward does.
     rng, env = np.random.default_rng(3), make_env(reward_weights={"forgetting": 0.6})
     step = 0
@@ -61,13 +61,13 @@ def test_examples_are_the_oracles_choices_in_the_environments_own_domain(
             right = [place for place, row in enumerate(table) if int(row) in plan]
             expected = np.zeros(17, np.float32)
             expected[right or [16]] = 1 / max(len(right), 1)
-            np.testing.assert_allclose(wanted[step], expected, atol=1e-6)
+            np.testing.assert_allclose(targets[step], expected, atol=1e-6)
             observed = observation["candidates"].astype(np.float16)
             np.testing.assert_array_equal(rows[step], observed)
             action = rng.choice(np.flatnonzero(expected))
             observation, _, done, _, info = env.step(action)
             step += 1
-    assert step == len(wanted) == len(examples["context"])
+    assert step == len(targets) == len(examples["context"])
 
 
 def test_most_episodes_are_of_sampled_tasks(
@@ -92,7 +92,7 @@ def test_most_episodes_are_of_sampled_tasks(
 
 def test_streams_are_no_longer_than_a_sampled_pool(folder: Path) -> None:
     examples = collect(maker(folder, num_slates=40), 8, np.random.default_rng(0))
-    assert len(examples["wanted"])
+    assert len(examples["targets"])
 
 
 def test_the_same_seed_gives_the_same_agent(folder: Path, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_on_real_data_the_agent_beats_random_in_its_own_and_in_another_domain() 
             play(env, make_policy(policy, env, np.random.default_rng(0)), seeds).mean()
             for policy in ("random", "oracle")
         )
-        returns, _ = play_together(name, {"split": "test"}, agent, seeds)
+        returns = play_together(name, {"split": "test"}, agent, seeds).returns
         assert returns.mean() > random + 0.4 * (oracle - random)
 
 
@@ -133,7 +133,7 @@ def test_the_critic_is_unchanged(folder: Path) -> None:
     network = build_network(row, context, 16, True)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     examples_seen = list(fit(network, examples, torch.Generator().manual_seed(0)))
-    assert examples_seen == [len(examples["wanted"]) * (n + 1) for n in range(EPOCHS)]
+    assert examples_seen == [len(examples["targets"]) * (n + 1) for n in range(EPOCHS)]
     after = network.state_dict()
     for name, value in before.items():
         of_critic = name.startswith(("critic", "value_head"))

@@ -83,7 +83,8 @@ def test_saved_agent_acts_as_the_trained_one(folder, trained):
 def test_parallel_episodes_equal_serial_episodes(folder, trained):
     kwargs = {**settings(folder).env_kwargs, "split": "test"}
     seeds = REPORT_SEEDS[5:12]
-    returns, costs = play_together("OGS-Custom-v0", kwargs, trained[0], seeds)
+    episodes = play_together("OGS-Custom-v0", kwargs, trained[0], seeds)
+    returns, costs = episodes.returns, episodes.costs
     environment = environment_of(folder)
     np.testing.assert_allclose(returns, play(environment, trained[0], seeds))
     expected_costs = []
@@ -123,8 +124,8 @@ def test_mixtures_and_limits_are_trained_too(folder, tmp_path, algorithm):
     assert agent.description["environment"]["steps"] == 8
     loaded = Navigator.load(tmp_path)
     kwargs = {"bundle": str(folder), "steps": 8, "split": "test"}
-    returns, costs = play_together("OGS-Custom-Mixture-v0", kwargs, loaded, range(2))
-    assert returns.shape == costs.shape == (2,)
+    episodes = play_together("OGS-Custom-Mixture-v0", kwargs, loaded, range(2))
+    assert episodes.returns.shape == episodes.costs.shape == (2,)
     with pytest.raises(InputError, match="a selection needs an agent that was trained"):
         AgentSelector(tmp_path)
 

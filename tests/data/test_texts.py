@@ -8,7 +8,8 @@ from helpers.live_bundle import LiveFiles
 from helpers.make_bundle import edit_manifest, make_bundle
 from helpers.small_sources import write, write_sources
 
-from ogs_env.bundle import ROLES, Bundle, load_bundle
+from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.bundle_files import ROLES
 from ogs_env.data.domains import DomainData, real_domain
 from ogs_env.data.samples import Sample, read_samples
 from ogs_env.data.texts import bundle_texts, numbers

@@ -10,9 +10,11 @@ import pytest
 from gymnasium.utils.env_checker import data_equivalence
 from helpers.live_bundle import LiveFiles
 
-from ogs_env.envs.selection import STALL_LIMIT, SelectionEnv
+from ogs_env.envs.base import STALL_LIMIT
+from ogs_env.envs.selection import SelectionEnv
 from ogs_env.errors import InputError
-from ogs_env.learners.live import LiveLearner, LiveSettings
+from ogs_env.learners.live import LiveLearner
+from ogs_env.learners.live_settings import LiveSettings
 from ogs_env.rewards import weighted_sum
 
 SIZES: dict[str, Any] = {"slate_size": 4, "num_slates": 5, "budget": 7}
@@ -103,11 +105,11 @@ def test_what_is_on_the_table_is_seen_at_the_current_weights(
     for action in (1, 0, 4, 3, 1):
         if action < 4:
             row = np.array([env.slate[action]])
-            picked.append(unit(learner.look(row).sketches))
+            picked.append(unit(learner.pool_gradients(row).sketches))
             learner.update(int(row[0]))
         seen, *_ = env.step(action)
         places = np.flatnonzero(env.slate >= 0)
-        found = learner.look(env.slate[places])
+        found = learner.pool_gradients(env.slate[places])
         units = unit(found.sketches)
         # The scales are those of the bundle's own pool.
         logs, tokens = np.log(pool.norms), np.log(pool.tokens)

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ogs_env.bundle import Bundle
+from ogs_env.envs.base import INVALID_ACTION_PENALTY, STALL_LIMIT
 from ogs_env.envs.mixture import MixtureEnv
-from ogs_env.envs.selection import INVALID_ACTION_PENALTY, STALL_LIMIT
 from ogs_env.errors import InputError
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import NO_PICK

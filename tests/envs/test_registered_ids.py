@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 import ogs_env
-from ogs_env.envs.selection import INVALID_ACTION_PENALTY
+from ogs_env.envs.base import INVALID_ACTION_PENALTY
 from ogs_env.errors import InputError
 from ogs_env.rewards import weighted_sum
 

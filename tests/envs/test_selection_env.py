@@ -12,12 +12,9 @@ from hypothesis import strategies as st
 
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.envs import observations, selection
+from ogs_env.envs.base import INVALID_ACTION_PENALTY, STALL_LIMIT
 from ogs_env.envs.observations import Candidates
-from ogs_env.envs.selection import (
-    INVALID_ACTION_PENALTY,
-    STALL_LIMIT,
-    SelectionEnv,
-)
+from ogs_env.envs.selection import SelectionEnv
 from ogs_env.errors import InputError
 from ogs_env.learners.surrogate import SurrogateLearner
 from ogs_env.rewards import DEFAULT_WEIGHTS, weighted_sum

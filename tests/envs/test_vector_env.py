@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 import ogs_env
 from ogs_env import gram
 from ogs_env.envs import observations
-from ogs_env.envs.selection import STALL_LIMIT, SelectionEnv
+from ogs_env.envs.base import STALL_LIMIT
+from ogs_env.envs.selection import SelectionEnv
 from ogs_env.envs.vector import SelectionVectorEnv
 from ogs_env.errors import InputError
 

@@ -9,6 +9,7 @@ from helpers.synthetic_study import write_list
 
 from ogs_env.agents.deployment import load_selector
 from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.episode_rewards import Information, Rewards
 from ogs_env.experiments.fidelity import subsets
 from ogs_env.experiments.fidelity.subsets import (
     Subset,
@@ -21,7 +22,7 @@ from ogs_env.experiments.fidelity.subsets import (
 from ogs_env.experiments.fidelity.table import kind_of
 from ogs_env.learners.fitted import default_learner
 from ogs_env.learners.surrogate import SurrogateLearner
-from ogs_env.rewards import Information, Rewards, checked_weights, weighted_sum
+from ogs_env.rewards import checked_weights, weighted_sum
 
 SIZE = 12
 

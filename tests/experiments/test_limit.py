@@ -8,11 +8,11 @@ from helpers.make_bundle import edit_manifest, make_bundle
 
 from ogs_env.agents.baselines.oracle import OracleSelector
 from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.episode_rewards import Rewards
 from ogs_env.errors import InputError
 from ogs_env.experiments.comparison import compare, predicted_terms
 from ogs_env.experiments.limit import MARGIN, forgetting_limit, read_limit
 from ogs_env.learners.surrogate import SurrogateLearner
-from ogs_env.rewards import Rewards
 
 BUDGET = 24
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from ogs_env.bundle import (
+from ogs_env.bundle_files import (
     ANSWERS,
     EXTRA_FILES,
     FORMAT_VERSION,

@@ -15,11 +15,13 @@ from helpers.live_bundle import MAX_TOKENS, LiveFiles
 from safetensors.numpy import load_file, save_file
 from torch.nn.functional import cross_entropy
 
-from ogs_env.bundle import ANSWERS, Bundle, load_bundle
+from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.bundle_files import ANSWERS
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.files import sha256_of, write_json
-from ogs_env.learners.live import LiveLearner, LiveSettings
+from ogs_env.learners.live import LiveLearner
+from ogs_env.learners.live_settings import LiveSettings
 from ogs_env.lm.adapter import attach_adapter
 from ogs_env.lm.encoding import encode, encode_prompt
 from ogs_env.lm.loading import load_model
@@ -237,7 +239,7 @@ def test_gradients_are_those_at_the_current_weights(
                 learner.update(row)
             plain.train(PICKS[:3])
             plain.train(PICKS[3:6])
-        found = learner.look(rows)
+        found = learner.pool_gradients(rows)
         data = plain.data
         domain = plain.gradient(data.dev)
         anchors = [plain.gradient(group) for group in data.anchor.values()]
@@ -268,7 +270,7 @@ def test_initial_gradients_are_those_of_the_bundle(
     learner: LiveLearner, bundle: Bundle
 ) -> None:
     rows = np.arange(len(bundle.pool))
-    found = learner.look(rows)
+    found = learner.pool_gradients(rows)
     initial = bundle.pool.sketches("initial")
     error = np.linalg.norm(found.sketches - initial, axis=1)
     assert (error / np.linalg.norm(initial, axis=1)).max() < 1e-3
@@ -285,11 +287,11 @@ def test_initial_gradients_are_those_of_the_bundle(
 
 def test_losses_are_measured_at_the_given_interval(learner: LiveLearner) -> None:
     losses = [learner.domain_loss()]
-    states = [learner.state]
+    states = [learner.version]
     for row in PICKS:
         learner.update(row)
         losses.append(learner.domain_loss())
-        states.append(learner.state)
+        states.append(learner.version)
     learner.finish()
     losses.append(learner.domain_loss())
     # Steps after picks 3 and 6; measured after 4 (2 had no step to measure) and 6.
@@ -305,7 +307,7 @@ def test_an_episode_after_reset_repeats_bitwise(
 ) -> None:
     def episode(learner: LiveLearner, first: int) -> list[object]:
         learner.reset(np.random.default_rng(first))
-        found: list[object] = [learner.look(np.arange(first, 20)).sketches]
+        found: list[object] = [learner.pool_gradients(np.arange(first, 20)).sketches]
         for row in PICKS:
             learner.update(row)
             found.append(learner.anchor_cosine(2))
@@ -330,7 +332,9 @@ def test_learners_are_independent(bundle: Bundle, settings: LiveSettings) -> Non
     for learner in (one, two, alone):
         learner.finish()
     rows = np.arange(6)
-    np.testing.assert_array_equal(one.look(rows).sketches, alone.look(rows).sketches)
+    np.testing.assert_array_equal(
+        one.pool_gradients(rows).sketches, alone.pool_gradients(rows).sketches
+    )
     assert one.domain_loss() == alone.domain_loss() != two.domain_loss()
 
 
@@ -359,11 +363,13 @@ def test_a_copy_behaves_the_same(learner: LiveLearner, copy_learner: object) -> 
     other = copy_learner(learner)
     for row in PICKS[4:]:
         learner.update(row)
-    before = learner.domain_loss(), learner.look(np.arange(3)).sketches
+    before = learner.domain_loss(), learner.pool_gradients(np.arange(3)).sketches
     for row in PICKS[4:]:
         other.update(row)
     assert other.domain_loss() == before[0]
-    np.testing.assert_array_equal(other.look(np.arange(3)).sketches, before[1])
+    np.testing.assert_array_equal(
+        other.pool_gradients(np.arange(3)).sketches, before[1]
+    )
 
 
 def test_another_model_and_depth(

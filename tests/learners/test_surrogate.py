@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from ogs_env import gram
 from ogs_env.bundle import Bundle, load_bundle
+from ogs_env.episode_rewards import Rewards
 from ogs_env.errors import InputError
 from ogs_env.files import sha256_of
 from ogs_env.learners.effects import change
@@ -23,7 +24,6 @@ from ogs_env.learners.fitted import (
     default_learner,
 )
 from ogs_env.learners.surrogate import SurrogateLearner, VectorSurrogateLearner
-from ogs_env.rewards import Rewards
 from ogs_env.rows import Rows
 
 SUMMED = ("domain_gain", "anchor_gain", "forgetting", "conflict")

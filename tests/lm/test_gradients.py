@@ -206,6 +206,6 @@ def test_a_layer_that_sees_some_tokens_alone_is_refused(tiny_model_folder):
     model, tokenizer = load_model(str(tiny_model_folder))
     model.model.layers[-1].mlp = Mixture(32, "parts")
     proxy = attach_adapter(model, tokenizer, rank=4, alpha=8, layers=1, seed=3)
-    line = r"LlamaForCausalLM: the layer .*\.parts\.0\..* does not see each token"
+    line = r"LlamaForCausalLM: the layer .*\.parts\.0\..* does not process each token"
     with pytest.raises(InputError, match=line):
         hooked(proxy, batch_of(proxy, TEXTS))

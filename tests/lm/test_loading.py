@@ -83,7 +83,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["<a>", "<b>"])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(InputError, match="has 260 tokens, but the model knows 258"):
+    with pytest.raises(InputError, match=r"has 260 tokens, .* for 258"):
         load_model(str(folder))
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ogs_env.bundle import BASIS, SHIPPED, load_bundle, shipped_bundles
+from ogs_env.bundle import load_bundle, shipped_bundles
+from ogs_env.bundle_files import BASIS, SHIPPED
 from ogs_env.sketching import basis as module
 from ogs_env.sketching.basis import DIRECTIONS, basis_for
 

@@ -12,7 +12,7 @@ from helpers.words import WORDS
 from safetensors.numpy import load_file
 from torch.nn.functional import cross_entropy
 
-from ogs_env.bundle import ANSWERS, MEASURED, OFF_DOMAIN, ROLES
+from ogs_env.bundle_files import ANSWERS, MEASURED, OFF_DOMAIN, ROLES
 from ogs_env.data.domains import DomainData
 from ogs_env.data.records import Turn
 from ogs_env.data.samples import Sample

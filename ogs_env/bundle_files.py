@@ -1,0 +1,281 @@
+"""The files of a bundle: their names, formats and checks.
+
+`ogs_env.bundle` has the bundle that is read from them.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ogs_env.errors import InputError
+from ogs_env.files import read_versioned, sha256_of
+from ogs_env.rows import COLUMNS, Rows
+
+FORMAT = "ogs-bundle"
+FORMAT_VERSION = 6
+MEASURED = ("dev", "test", "anchor", "retention")
+"""Roles whose products with the pool are in `products`, in the order of the columns."""
+ANSWERS = ("anchor_answers", "retention_answers")
+"""Further roles of a bundle with the proxy's own answers, to the prompts of anchor and
+retention; the columns of the pool's `answer_products` are in this order."""
+ROLES = ("pool", *MEASURED)
+"""Roles of every bundle."""
+OFF_DOMAIN = ("anchor", "pool")
+"""Roles that have sketches along the off-domain trajectory, if there is one."""
+EXTRA_FILES = {
+    "off_domain": ("off_domain",),
+    "answers": ("answer_products", "answer_units"),
+}
+"""Columns in separate files `PREFIX-ROLE-00000.safetensors`, by prefix."""
+MANIFEST = "manifest.json"
+BASIS = "basis.safetensors"
+ANSWER_TOKENS = "answers.safetensors"
+ANSWER_KINDS = ("own", "both")
+SHIPPED = Path(__file__).parent / "bundles"
+
+_DTYPES: dict[str, Any] = {
+    "F16": np.float16,
+    "F32": np.float32,
+    "I32": np.int32,
+    "U64": np.uint64,
+}
+# Keys of every manifest.
+_KEYS = (
+    "name",
+    "space",
+    "projection",
+    "proxy",
+    "checkpoints",
+    "sources",
+    "capabilities",
+    "roles",
+    "files",
+    "domain_norm",
+    "anchor_norms",
+    "learner",
+)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read and check the manifest of a bundle's folder.
+
+    Raises:
+        InputError: If it is missing, damaged, incomplete or of another format.
+    """
+    file = path / MANIFEST
+    remedy = "rebuild the bundle with `ogs sketch`"
+    if SHIPPED in path.parents:
+        remedy = "install ogs-env again"
+    manifest = read_versioned(
+        file, "manifest of an ogs_env bundle", FORMAT, FORMAT_VERSION, _KEYS, remedy
+    )
+    if any("weight" not in entry for entry in manifest["checkpoints"]):
+        raise InputError(f"{file}: lacks 'weight of a checkpoint'; {remedy}")
+    answers = manifest.get("answers")
+    kind = answers.get("kind") if isinstance(answers, dict) else answers
+    if answers is not None and kind not in ANSWER_KINDS:
+        raise InputError(
+            f"{file}: 'answers' are of kind {kind!r}; expected "
+            f"{' or '.join(ANSWER_KINDS)}; rebuild the bundle"
+        )
+    steps = [entry.get("step") for entry in manifest["checkpoints"]]
+    if answers is not None and steps and steps[0] != 0:
+        raise InputError(
+            f"{file}: has own answers, and checkpoints at {steps}; expected the first "
+            "at 0, the untouched model, where own answers are sketched; rebuild the "
+            "bundle"
+        )
+    return manifest
+
+
+def check_hashes(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Check that the files of a bundle are those that its manifest lists.
+
+    Raises:
+        InputError: If a file is missing or its sha256 differs.
+    """
+    for name, entry in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise InputError(
+                f"{file}: is missing from the bundle; run the same `ogs sketch` "
+                "command again, or copy the whole folder"
+            )
+        if sha256_of(file) != entry["sha256"]:
+            raise InputError(
+                f"{file}: its bytes are not those the manifest lists (sha256 "
+                "differs); copy the file again or rebuild the bundle"
+            )
+
+
+def read_shards(
+    path: Path, manifest: Mapping[str, Any], role: str
+) -> list[dict[str, NDArray[Any]]]:
+    """Map the shards of a role and check their tensors.
+
+    Returns:
+        For each shard its tensors by name, with those of the extra files.
+
+    Raises:
+        InputError: If a tensor is missing, has another shape than the manifest implies
+            or holds a NaN or infinity, or the number of rows differs.
+    """
+    files = sorted(n for n in manifest["files"] if n.startswith(f"{role}-"))
+    shards = [map_tensors(path / name) for name in files]
+    for prefix in _extra_files(manifest, role):
+        for name, shard in zip(files, shards, strict=True):
+            shard.update(map_tensors(path / f"{prefix}-{name}"))
+    for name, shard in zip(files, shards, strict=True):
+        _check_shard(manifest, role, path / name, shard)
+    rows = sum(len(shard["ids"]) for shard in shards)
+    if rows == 0 or rows != manifest["roles"].get(role):
+        raise InputError(
+            f"{path}: role '{role}' has {rows} rows, the manifest says "
+            f"{manifest['roles'].get(role)}; rebuild the bundle"
+        )
+    return shards
+
+
+def read_basis(path: Path, k: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Read `Bundle.basis` and `Bundle.scales` of a bundle's folder.
+
+    Raises:
+        InputError: If one is missing or has another shape.
+    """
+    file = path / BASIS
+    tensors = map_tensors(file)
+    basis, scales = tensors.get("basis"), tensors.get("scales")
+    if basis is None or basis.shape[0] != k:
+        raise InputError(
+            f"{file}: expected a tensor 'basis' of {k} rows, as the manifest's k; "
+            "build the bundle again with `ogs sketch`"
+        )
+    if scales is None or scales.shape != (2, 3) or not (scales[1] > 0).all():
+        raise InputError(
+            f"{file}: expected a tensor 'scales' of shape (2, 3), its second row above "
+            "0; build the bundle again with `ogs sketch`"
+        )
+    return np.asarray(basis, np.float32), np.asarray(scales, np.float32)
+
+
+def check_answers(path: Path, role: str, rows: Rows, prompts: Rows) -> None:
+    """Check that own answers have their tokens, and prompts that are in the bundle.
+
+    Args:
+        path: The bundle's folder.
+        role: `"anchor_answers"` or `"retention_answers"`.
+        rows: The answers.
+        prompts: The samples whose prompts they answer.
+
+    Raises:
+        InputError: If tokens or a prompt are missing.
+    """
+    file = path / ANSWER_TOKENS
+    tokens = map_tensors(file).get(role)
+    counts = np.empty(0)
+    if tokens is not None and tokens.dtype == np.int32 and tokens.ndim == 2:
+        counts = np.sum(tokens >= 0, axis=1)
+    if not np.array_equal(counts, rows.tokens):
+        raise InputError(
+            f"{file}: tensor '{role}' should be int32 ({len(rows)}, longest), the "
+            "token ids of each answer and then -1, as many as the shards' 'tokens' "
+            "say; rebuild the bundle"
+        )
+    unknown = rows.ids[~np.isin(rows.ids, prompts.ids)]
+    prompt_role = role.removesuffix("_answers")
+    if len(unknown):
+        raise InputError(
+            f"{path}: {role} has {len(unknown)} samples that answer none of "
+            f"the {prompt_role} samples (the first is {int(unknown[0]):016x}); rebuild "
+            "the bundle"
+        )
+
+
+def _extra_files(manifest: Mapping[str, Any], role: str) -> list[str]:
+    """Return the prefixes of a role's extra files, of `EXTRA_FILES`."""
+    has_off_domain = bool(manifest.get("off_domain")) and role in OFF_DOMAIN
+    trajectory_and_answers = manifest["checkpoints"] and manifest.get("answers")
+    has_answers = bool(trajectory_and_answers) and role == "pool"
+    return ["off_domain"] * has_off_domain + ["answers"] * has_answers
+
+
+def _shapes(
+    manifest: Mapping[str, Any], role: str, rows: int
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a shard's tensors."""
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(COLUMNS, (rows,))
+    k, checkpoints = manifest["projection"]["k"], manifest["checkpoints"]
+    shapes["anchor_dots"] = (rows, len(manifest["capabilities"]))
+    shapes["initial"] = (rows, k)
+    if not checkpoints or role in ANSWERS:
+        return shapes
+    counts, extra_files = manifest["roles"], _extra_files(manifest, role)
+    shapes["trajectory"] = (rows, len(checkpoints) * k)
+    if role == "pool":
+        measured = sum(counts[name] for name in MEASURED)
+        shapes["products"] = (rows, len(checkpoints) * measured)
+        shapes["product_units"] = (rows, len(checkpoints))
+    if "answers" in extra_files:
+        answers = sum(counts[name] for name in ANSWERS)
+        shapes["answer_products"] = (rows, answers)
+        shapes["answer_units"] = (rows,)
+    if "off_domain" in extra_files:
+        later = sum(entry["step"] > 0 for entry in checkpoints)
+        shapes["off_domain"] = (rows, later * k)
+    return shapes
+
+
+def _check_shard(
+    manifest: Mapping[str, Any], role: str, file: Path, shard: dict[str, NDArray[Any]]
+) -> None:
+    rows = len(shard["ids"]) if "ids" in shard else 0
+    for name, shape in _shapes(manifest, role, rows).items():
+        prefix = [key for key, names in EXTRA_FILES.items() if name in names]
+        path = file.with_name("-".join([*prefix, file.name]))
+        if name not in shard or shard[name].shape != shape:
+            actual = shard[name].shape if name in shard else "nothing"
+            raise InputError(
+                f"{path}: tensor '{name}' should have shape {shape}, found "
+                f"{actual}; the manifest's k is {manifest['projection']['k']}; rebuild "
+                "the bundle"
+            )
+        if shard[name].dtype.kind == "f" and not np.isfinite(shard[name]).all():
+            row = int(np.argwhere(~np.isfinite(shard[name]))[0][0])
+            raise InputError(
+                f"{path}: tensor '{name}' holds a NaN or infinity in row {row} "
+                f"(sample {int(shard['ids'][row]):016x}); rebuild the bundle"
+            )
+    for name, names in (
+        ("sources", manifest["sources"]),
+        ("capabilities", manifest["capabilities"]),
+    ):
+        if rows and shard[name].max() >= len(names):
+            raise InputError(
+                f"{file}: tensor '{name}' names number {shard[name].max()}, the "
+                f"manifest lists {len(names)} {name}; rebuild the bundle"
+            )
+
+
+def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Memory-map a safetensors file: 8 bytes of header length, JSON, raw arrays."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        return {
+            name: np.memmap(
+                path,
+                _DTYPES[entry["dtype"]],
+                "r",
+                8 + length + entry["data_offsets"][0],
+                tuple(entry["shape"]),
+            )
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (OSError, ValueError, KeyError, MemoryError, OverflowError) as error:
+        raise InputError(f"{path}: is no safetensors file ({error})") from None

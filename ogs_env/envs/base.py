@@ -1,0 +1,114 @@
+"""What the single environments share: rewards, infos and frames of an episode."""
+
+from collections.abc import Mapping
+from typing import Any, Generic
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from ogs_env.bundle import Bundle
+from ogs_env.envs import rendering
+from ogs_env.envs.observations import sample_names
+from ogs_env.envs.snapshots import MixtureHistory, SelectionHistory
+from ogs_env.episode_rewards import AnyLearner, Information, Rewards
+from ogs_env.learners import UNCHANGED, HeldOut
+from ogs_env.rewards import COST, answers_of
+
+# A name and a float32 array for each part.
+Observation = dict[str, Any]
+
+INVALID_ACTION_PENALTY = 0.1
+"""Subtracted from the reward for an invalid action."""
+STALL_LIMIT = 50
+"""Invalid actions in a row after which an episode is truncated: a deterministic policy
+without action masks could repeat one forever."""
+
+
+class EpisodeEnv(gymnasium.Env[Observation, np.int64], Generic[AnyLearner]):
+    """Base class of `SelectionEnv` and `MixtureEnv`.
+
+    Args:
+        bundle: Bundle of the samples.
+        learner: The learner, which is trained on the picks.
+        weights: The weight of every reward term.
+        capacity: Most picks of an episode.
+        render_mode: One of `metadata["render_modes"]`, or None.
+
+    Attributes:
+        stream: int64 (n,), pool rows of the episode.
+        picked: Pool rows picked so far, in order.
+        over: Whether the episode has ended, or none has begun.
+    """
+
+    metadata = {  # noqa: RUF012
+        "render_modes": list(rendering.RENDER_MODES),
+        "render_fps": 4,
+    }
+
+    _history: SelectionHistory | MixtureHistory | None
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        learner: AnyLearner,
+        weights: dict[str, float],
+        capacity: int,
+        render_mode: str | None,
+    ) -> None:
+        self.bundle, self.learner = bundle, learner
+        self.reward_weights, self.render_mode = weights, render_mode
+        information = Information.if_weighted(weights, bundle.k, capacity)
+        self._informed = information is not None
+        self._rewards = Rewards(learner, information)
+        self._held_out = HeldOut(learner)
+        self._answers = answers_of(bundle)
+        self._names = sample_names(bundle)
+        # Read-only for policies and wrappers.
+        self.stream = np.empty(0, np.int64)
+        self.picked: list[int] = []
+        self.over = True
+        self._stalled = 0
+        self._history = None
+
+    def render(self) -> str | NDArray[np.uint8] | None:
+        """Return a frame; None in mode "human", which prints its frames itself."""
+        return rendering.render(self.render_mode, self._history)
+
+    def _print_frame(self, history: SelectionHistory | MixtureHistory) -> None:
+        """Print the recorded state in mode "human"."""
+        if self.render_mode == "human":
+            print(rendering.text(history.snapshot()))
+
+    def _episode_info(
+        self,
+        mask: NDArray[np.int8],
+        terms: Mapping[str, float],
+        samples: Mapping[str, Any],
+        invalid: bool,
+    ) -> dict[str, Any]:
+        """Return the info of a reset or a step.
+
+        Args:
+            mask: int8 (actions,), the valid actions.
+            terms: The reward terms.
+            samples: The entry with the ids of the samples picked in the step.
+            invalid: Whether the action was invalid.
+        """
+        selection: list[str] = []
+        changes = UNCHANGED
+        if self.over:
+            selection = [self._names[row] for row in self.picked]
+            changes = self._held_out.changes()
+        return {
+            "action_mask": mask,
+            "reward_terms": dict(terms),
+            "cost": terms[COST[self._answers]],
+            "cost_answers": self._answers,
+            **samples,
+            "invalid_action": invalid,
+            "domain_loss": self.learner.domain_loss(),
+            "selection": selection,
+            **changes,
+            "learner_sketches": self.learner.sketches,
+        }
