@@ -186,7 +186,7 @@ def test_domain_names_and_unknown_anchors() -> None:
         load_anchor("gsm8")
     with pytest.raises(InputError, match=r"none\.jsonl: no such file"):
         load_anchor("none.jsonl")
-    with pytest.raises(InputError, match="0 samples asked for"):
+    with pytest.raises(InputError, match="anchor: 0 samples; expected at least one"):
         load_anchor("gsm_symbolic", 0)
 
 

@@ -12,6 +12,7 @@ from ogs_env.experiments import evaluation
 from ogs_env.experiments.evaluation import (
     exact_match,
     extract_answer,
+    generate_answers,
     mean_losses,
     pair_preferences,
     preferences,
@@ -152,10 +153,9 @@ def greedy(model, tokenizer, prompt, new_tokens):
 
 
 def test_generated_answers_are_those_of_single_prompts(loaded, monkeypatch):
-    monkeypatch.setattr(evaluation, "NEW_TOKENS", 20)
     monkeypatch.setattr(evaluation, "GENERATION_BATCH", 3)
     samples = colours(0, 7)
-    answers = evaluation._answers(*loaded, samples)
+    answers = generate_answers(*loaded, samples, new_tokens=20)
     assert answers == [greedy(*loaded, s.prompt, 20) for s in samples]
     assert len(set(answers)) > 1
 
