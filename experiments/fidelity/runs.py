@@ -1,13 +1,11 @@
 """Fine-tune the real model on each subset of a list, one result file per run."""
 
 import dataclasses
-import itertools
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
@@ -15,17 +13,15 @@ from ogs_env.bundle import Bundle
 from ogs_env.data.domains import MATHS, DomainData
 from ogs_env.data.pairs import grammar_pairs, solution_pairs
 from ogs_env.errors import InputError
-from ogs_env.experiments.evaluation import preferences
 from ogs_env.experiments.fidelity.prose import prose
 from ogs_env.experiments.fidelity.results import BASE, result_file, rows_of
 from ogs_env.experiments.fidelity.subsets import Subset
 from ogs_env.experiments.fidelity.training import Recipe, fine_tune
+from ogs_env.experiments.text_sets import TextSets
 from ogs_env.files import read_json, write_json
 from ogs_env.lm.adapter import Proxy, attach_adapter, draw_adapter
 from ogs_env.lm.encoding import encode, encode_pair
 from ogs_env.lm.loading import content_hash, load_model
-from ogs_env.lm.passes import measure
-from ogs_env.lm.trunk import TrunkStates
 from ogs_env.sketching.answers import encode_answer
 
 MAX_TOKENS = 256
@@ -87,14 +83,7 @@ class Study:
             encoded = [encode_pair(tokenizer, pair, MAX_TOKENS) for pair in both]
             sets[f"right/{name}"] = [right for right, _ in encoded]
             sets[f"wrong/{name}"] = [wrong for _, wrong in encoded]
-        every = list(itertools.chain(*sets.values()))
-        ends = np.cumsum([len(own) for own in sets.values()]).tolist()
-        self.rows = {
-            name: range(end - len(own), end)
-            for (name, own), end in zip(sets.items(), ends, strict=True)
-        }
-        self.texts = TrunkStates(self.proxy, every)
-        self._tokens = np.array([encoded.response_tokens for encoded in every])
+        self.sets = TextSets(self.proxy, sets)
 
     def measure(self) -> dict[str, Any]:
         """Measure the model with its current weights.
@@ -106,20 +95,12 @@ class Study:
             nats.
         """
         return {
-            "losses": {
-                name: float(np.mean(measure(self.texts, self.rows[name])))
-                for name in self._with_loss
+            "losses": {name: self.sets.mean_loss(name) for name in self._with_loss},
+            "pairs": {
+                name: self.sets.preferences(f"right/{name}", f"wrong/{name}")
+                for name in self._abilities
             },
-            "pairs": {name: self._preferences(name) for name in self._abilities},
         }
-
-    def _preferences(self, ability: str) -> dict[str, float]:
-        """Return accuracy and margin on the pairs of an ability."""
-        right, wrong = (
-            np.array(measure(self.texts, rows)) * self._tokens[rows]  # -log P, nats
-            for rows in (self.rows[f"{side}/{ability}"] for side in ("right", "wrong"))
-        )
-        return preferences(right, wrong)
 
     def run(self, subset: Subset, seed: int, folder: Path) -> None:
         """Fine-tune on a subset and write the result, unless it exists.
@@ -151,7 +132,7 @@ class Study:
 
     def _run(self, subset: Subset, seed: int, file: Path) -> None:
         start = time.perf_counter()
-        fine_tune(self.proxy, self.texts, subset.rows, self.recipe, seed)
+        fine_tune(self.proxy, self.sets.texts, subset.rows, self.recipe, seed)
         trained = time.perf_counter()
         measured = self.measure()
         ids = self.bundle.pool.hex_ids()
@@ -178,7 +159,7 @@ class Study:
             file,
             {
                 **self.measure(),
-                "samples": {name: len(rows) for name, rows in self.rows.items()},
+                "samples": {name: len(rows) for name, rows in self.sets.rows.items()},
                 "proxy": self.bundle.manifest["proxy"],
                 "python": sys.version.split()[0],
                 "torch": torch.__version__,
