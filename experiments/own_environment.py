@@ -16,6 +16,10 @@ def environment_kwargs(
 ) -> dict[str, Any]:
     """Return keyword arguments of the environment of a bundle.
 
+    An episode picks from a part of the pool. Its learner predicts so many more epochs
+    that the picks move the model as far as a selection from the whole pool does: what
+    is forgotten grows faster than the number of picks.
+
     Args:
         bundle: The pool's bundle.
         share: Share of the candidates that is selected.
@@ -24,7 +28,10 @@ def environment_kwargs(
     kwargs: dict[str, Any] = {"bundle": str(bundle.path)}
     counts = described(make(ENVIRONMENT, kwargs))["environment"]
     stream = counts["num_slates"] * counts["slate_size"]
-    kwargs["budget"] = max(1, round(share * stream))
+    budget = kwargs["budget"] = max(1, round(share * stream))
+    epochs = bundle.manifest["learner"]["epochs"]
+    kwargs["epochs"] = epochs * share * len(bundle.pool) / budget
+    kwargs["fill"] = True
     kwargs["reward_weights"] = dict(weights)
     return kwargs
 

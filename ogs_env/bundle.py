@@ -77,7 +77,7 @@ class Bundle:
     # A bundle is read-only and may map large files, so copies are the same object and
     # another process loads it from its folder.
     def __reduce__(self) -> tuple[Any, ...]:
-        return load_bundle, (str(self.path),)
+        return _loaded, (str(self.path), self.manifest["learner"]["epochs"])
 
     def __copy__(self) -> "Bundle":
         return self
@@ -109,6 +109,12 @@ class Bundle:
     def capabilities(self) -> list[str]:
         """Names of the anchor's capabilities."""
         return list(self.manifest["capabilities"])
+
+    def with_epochs(self, epochs: float) -> "Bundle":
+        """Return the bundle with another number of epochs for its learner."""
+        if epochs == self.manifest["learner"]["epochs"]:
+            return self
+        return _with_epochs(self, epochs)
 
     @property
     def has_trajectory(self) -> bool:
@@ -229,3 +235,17 @@ def scalars(
     """
     logs = np.log(np.maximum(norms, 1e-12)), np.log(np.maximum(tokens, 1))
     return np.column_stack([logs[0], losses, logs[1]])
+
+
+def _loaded(path: str, epochs: float) -> Bundle:
+    return load_bundle(path).with_epochs(epochs)
+
+
+@functools.lru_cache(maxsize=8)
+def _with_epochs(bundle: Bundle, epochs: float) -> Bundle:
+    """Return a variant; cached, because learners cache their tables by bundle."""
+    variant = object.__new__(type(bundle))
+    variant.__dict__.update(bundle.__dict__)
+    learner = {**bundle.manifest["learner"], "epochs": epochs}
+    variant.manifest = {**bundle.manifest, "learner": learner}
+    return variant

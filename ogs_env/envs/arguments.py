@@ -1,5 +1,6 @@
 """Checks of arguments that several environments share."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -63,4 +64,19 @@ def check_task_seed(task_seed: int, learner: str) -> None:
     if learner != "surrogate":
         raise InputError(
             f"task_seed: given with learner='{learner}'; expected the surrogate"
+        )
+
+
+def check_epochs(epochs: float, learner: str) -> None:
+    """Check the number of epochs that a learner predicts.
+
+    Raises:
+        InputError: If it is no positive number, or for a live learner.
+    """
+    is_number = isinstance(epochs, int | float) and not isinstance(epochs, bool)
+    if not is_number or not 0 < epochs < math.inf:
+        raise InputError(f"epochs: {epochs!r}; expected a number above 0")
+    if learner != "surrogate":
+        raise InputError(
+            f"epochs: given with learner='{learner}'; expected the surrogate"
         )

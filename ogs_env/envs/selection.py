@@ -1,6 +1,6 @@
 """The sample-level environment: pick fine-tuning data from a stream of slates."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -9,7 +9,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle
-from ogs_env.envs.arguments import check_render_mode, check_task_seed, given_bundle
+from ogs_env.envs.arguments import (
+    check_epochs,
+    check_render_mode,
+    check_task_seed,
+    given_bundle,
+)
 from ogs_env.envs.base import (
     INVALID_ACTION_PENALTY,
     STALL_LIMIT,
@@ -245,6 +250,13 @@ class SelectionEnv(EpisodeEnv[Learner]):
       each split has 256 samples; otherwise fewer slates, and 3/16 of their candidates
       as budget. `OGS-Legal-v0` has a budget of 96, because with 48 a threshold on the
       domain cosine reaches nine tenths of the oracle's return.
+    - `fill`: whether candidates drawn at random from the rest of the stream fill the
+      selection when an episode ends before the budget is spent. Their terms are part of
+      the last reward. A deployed selection always has the size of the budget; without
+      `fill`, picking less is a way to move the model less.
+    - `epochs`: epochs on the selection that the learner predicts; by default those of
+      the bundle. More epochs make the budget stand for a larger selection: 16 picks for
+      12 epochs move the model about as far as 64 picks for 3.
     - `order`: `"blocks"` or `"mixed"`.
     - `observe`: `"initial"`; or `"trajectory"`, for oracles and ablations: sketches and
       cosines come from the trajectory sketches (in Q, the mean over checkpoints).
@@ -291,6 +303,8 @@ class SelectionEnv(EpisodeEnv[Learner]):
         slate_size: int | None = None,
         num_slates: int | None = None,
         budget: int | None = None,
+        fill: bool = False,
+        epochs: float | None = None,
         order: str = "blocks",
         observe: str = "initial",
         reward_weights: Mapping[str, float] | None = None,
@@ -299,6 +313,9 @@ class SelectionEnv(EpisodeEnv[Learner]):
         render_mode: str | None = None,
     ) -> None:
         data = given_bundle(bundle, "OGS-Custom-v0")
+        if epochs is not None:
+            check_epochs(epochs, learner)
+            data = data.with_epochs(epochs)
         if task_seed is not None:
             check_task_seed(task_seed, learner)
             data = sample_task(data, int(task_seed), split)
@@ -308,7 +325,7 @@ class SelectionEnv(EpisodeEnv[Learner]):
             raise unknown_name("order", order, ORDERS)
         check_render_mode(render_mode, self.metadata["render_modes"])
         slate_size, self.num_slates, self.budget = counts
-        self.slate_size, self.order = slate_size, order
+        self.slate_size, self.order, self.fill = slate_size, order, fill
         weights = checked_weights(reward_weights, data)
         model, self._candidates = _make_learner(data, observe, learner, live)
         super().__init__(data, model, weights, self.budget, render_mode)
@@ -385,6 +402,8 @@ class SelectionEnv(EpisodeEnv[Learner]):
         terminated, truncated = self.over, self._stalled == STALL_LIMIT
         self.over = terminated or truncated
         if self.over:
+            if self.fill:
+                terms = self._fill_up(terms)
             terms = self._rewards.finish(terms)
         if self._candidates.version != self._observed_version:
             self._observe_slate()
@@ -439,13 +458,34 @@ class SelectionEnv(EpisodeEnv[Learner]):
         else:
             self.over = True
 
-    def _pick(self, place: int, row: int) -> dict[str, float]:
-        d = self._d
+    def fill_rows(
+        self, picked: Sequence[int], stream: NDArray[np.int64], rng: np.random.Generator
+    ) -> list[int]:
+        """Draw the pool rows that fill a selection from the rest of its stream."""
+        rest = np.setdiff1d(stream, picked)
+        count = min(self.budget - len(picked), len(rest))
+        rows: list[int] = rng.choice(rest, count, replace=False).tolist()
+        return rows
+
+    def _fill_up(self, terms: Mapping[str, float]) -> dict[str, float]:
+        """Fill the selection; return the last step's terms with those of the rows."""
+        sums = dict(terms)
+        for row in self.fill_rows(self.picked, self.stream, self.np_random):
+            for name, value in self._add(row).items():
+                sums[name] += value
+        return sums
+
+    def _add(self, row: int) -> dict[str, float]:
+        """Add a pool row to the selection and return its terms."""
         unit = None
         if self._informed:
             unit = candidates(self.bundle, "initial").rows(np.array([row]))[1][0]
-        terms = self._rewards.pick(row, unit)
         self.picked.append(row)
+        return self._rewards.pick(row, unit)
+
+    def _pick(self, place: int, row: int) -> dict[str, float]:
+        d = self._d
+        terms = self._add(row)
         count = len(self.picked)
         self._picked_sum += self._rows[place, : d + 2]
         mean = self._picked_sum / count

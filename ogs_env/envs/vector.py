@@ -104,6 +104,8 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         self._stalled = np.zeros(num_envs, np.int64)
         self._over = np.zeros(num_envs, np.bool_)
+        # Picks of the actions, without those that fill a selection.
+        self._chosen = np.zeros(num_envs, np.int64)
         self._started = np.zeros(num_envs, np.bool_)
 
     def reset(
@@ -179,11 +181,14 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
             self._slates.deal(dealing)
         self._stalled = (self._stalled + 1) * invalid
         truncated = self._stalled == STALL_LIMIT
+        self._over = terminated | truncated
+        self._chosen = self._learners.counts
+        ended, infos = np.flatnonzero(self._over), {}
+        if self.single.fill and len(ended):
+            terms = self._fill_up(terms, ended)
         rewards = weighted_sum(terms, self.single.reward_weights)
         rewards -= INVALID_ACTION_PENALTY * invalid
-        self._over = terminated | truncated
 
-        ended, infos = np.flatnonzero(self._over), {}
         values = self._info(terms, rows, invalid, ended)
         if len(ended) and self.autoreset_mode == AutoresetMode.SAME_STEP:
             infos, over = self._final(values, ended), self._over.copy()
@@ -252,6 +257,31 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         slates.slate_number[dealing] += 1
         return spent | (leaving & last), dealing
 
+    def _fill_up(
+        self, terms: dict[str, NDArray[np.float64]], ended: EnvIndices
+    ) -> dict[str, NDArray[np.float64]]:
+        """Fill the selections of ended episodes; return the terms with the rows'."""
+        learners, filling = self._learners, {}
+        for index in ended.tolist():
+            picked = learners.picked[: learners.counts[index], index]
+            stream = self._slates.streams[index].ravel()
+            generator = self._generators[index]
+            assert generator is not None
+            filling[index] = self.single.fill_rows(
+                picked.tolist(), stream[stream >= 0], generator
+            )
+        for pick in range(max(map(len, filling.values()))):
+            rows = np.full(self.num_envs, -1)
+            for index, own in filling.items():
+                if pick < len(own):
+                    rows[index] = own[pick]
+            added = self._rewards.pick(rows, self._units)
+            terms = {
+                name: value + np.where(rows >= 0, added[name], 0)
+                for name, value in terms.items()
+            }
+        return terms
+
     def _units(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return candidates(self.single.bundle, "initial").rows(rows)[1]
 
@@ -306,9 +336,8 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         Invalid actions of the episode are not replayed.
         """
         env, rows = self.single, self._slates.streams[index].ravel()
-        counts = self._learners.counts
         env.reset(options={"indices": rows[rows >= 0]})
-        for row in self._learners.picked[: counts[index], index].tolist():
+        for row in self._learners.picked[: self._chosen[index], index].tolist():
             while row not in env.slate:
                 env.step(env.slate_size)
             env.step(int(np.flatnonzero(env.slate == row)[0]))

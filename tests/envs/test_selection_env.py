@@ -1,4 +1,5 @@
 import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def env(bundle_folder: Path) -> SelectionEnv:
     return make(bundle_folder, slate_size=4, num_slates=6, budget=5)
 
 
-def test_a_context_is_told_without_an_environment(env: SelectionEnv) -> None:
+def test_a_context_is_computed_without_an_environment(env: SelectionEnv) -> None:
     env.reset(seed=0)
     seen = observations.candidates(env.bundle, "initial")
     for action in (0, 4, 1, 2, 4, 3):
@@ -253,7 +254,7 @@ def test_observation_against_plain_formulas(
     np.testing.assert_allclose(seen["context"], context, atol=2e-4)
 
 
-def test_nearest_pick_follows_every_pick_from_one_hand(env: SelectionEnv) -> None:
+def test_nearest_pick_follows_every_pick_from_one_slate(env: SelectionEnv) -> None:
     d = env.bundle.basis.shape[1]
     for seed in range(10):
         seen, _ = env.reset(seed=seed)
@@ -268,7 +269,7 @@ def test_nearest_pick_follows_every_pick_from_one_hand(env: SelectionEnv) -> Non
             np.testing.assert_allclose(found, nearest, atol=1e-5)
 
 
-def test_passing_deals_the_next_slate_and_then_ends(env: SelectionEnv) -> None:
+def test_skipping_deals_the_next_slate_and_then_ends(env: SelectionEnv) -> None:
     env.reset(seed=0)
     for slate in range(1, 6):
         seen, reward, over, _, info = env.step(4)
@@ -281,7 +282,7 @@ def test_passing_deals_the_next_slate_and_then_ends(env: SelectionEnv) -> None:
     assert info["test_change"] == info["retention_change"] == 0
 
 
-def test_a_hand_used_up_is_followed_by_the_next(env: SelectionEnv) -> None:
+def test_a_slate_used_up_is_followed_by_the_next(env: SelectionEnv) -> None:
     env.reset(seed=0)
     for place in range(4):
         _, _, over, _, info = env.step(place)
@@ -293,7 +294,7 @@ def test_a_hand_used_up_is_followed_by_the_next(env: SelectionEnv) -> None:
     assert len(info["selection"]) == 5
 
 
-def test_the_last_hand_used_up_ends(bundle_folder: Path) -> None:
+def test_the_last_slate_used_up_ends(bundle_folder: Path) -> None:
     env = make(bundle_folder, slate_size=2, num_slates=1, budget=2)
     env.reset(seed=0)
     assert not env.step(0)[2]
@@ -514,3 +515,76 @@ def test_information_is_computed_where_it_has_a_weight(bundle_folder: Path) -> N
         gain = info["reward_terms"].pop("information")
         assert 0 < gain <= np.log(2) + 1e-6
         assert reward == pytest.approx(without + 0.5 * gain)
+
+
+def test_a_selection_is_filled_at_random(bundle_folder: Path) -> None:
+    shape = {"slate_size": 4, "num_slates": 6, "budget": 9}
+    plain, filled = (
+        gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder), fill=fill, **shape)
+        for fill in (False, True)
+    )
+    ends = []
+    for env in (plain, filled, filled):
+        env.reset(seed=5)
+        steps = [env.step(action) for action in (0, 2, 4, 1, *[4] * 5)]
+        assert [step[2] for step in steps] == [False] * 8 + [True]
+        ends.append((sum(step[1] for step in steps), steps[-1][4]))
+    picked, selection = ends[0][1]["selection"], ends[1][1]["selection"]
+    assert len(picked) == 3
+    assert selection[:3] == picked
+    assert len(set(selection)) == 9
+    stream = bundle_names(filled.unwrapped)
+    assert set(selection) <= stream
+    assert ends[1][1]["selection"] == ends[2][1]["selection"]
+    # The return is the value of the whole selection.
+    learner = SurrogateLearner(filled.unwrapped.bundle)
+    ids = filled.unwrapped.bundle.pool.hex_ids()
+    learner.update_many(np.array([ids.index(name) for name in selection]))
+    terms = filled.unwrapped.reward_weights
+    before = SurrogateLearner(filled.unwrapped.bundle)
+    gain = 100 * (1 - learner.domain_loss() / before.domain_loss())
+    rise = 100 * (learner.answer_losses() / before.answer_losses() - 1)
+    value = terms["domain_gain"] * gain - terms["forgetting"] * max(rise.max(), 0)
+    assert ends[1][0] == pytest.approx(value, rel=1e-4, abs=1e-4)
+
+
+def bundle_names(env: SelectionEnv) -> set[str]:
+    ids = env.bundle.pool.hex_ids()
+    return {ids[row] for row in env.stream}
+
+
+def test_more_epochs_make_picks_stand_for_more(bundle_folder: Path) -> None:
+    def losses(picks: int, epochs: float) -> float:
+        env = gymnasium.make(
+            "OGS-Custom-v0", bundle=str(bundle_folder), budget=16, epochs=epochs
+        )
+        env.reset(seed=0, options={"indices": list(range(32))})
+        for place in range(picks):
+            info = env.step(place)[4]
+        return float(info["domain_loss"])
+
+    usual = losses(8, 1)
+    assert losses(8, 2) < usual
+    # The bundle's own number of epochs is the default, and the bundle does not change.
+    env = gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder), budget=16)
+    assert env.unwrapped.bundle.manifest["learner"]["epochs"] == 1
+    assert losses(8, 1) == usual
+    copied = pickle.loads(
+        pickle.dumps(
+            gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder), epochs=5)
+        )
+    )
+    assert copied.unwrapped.bundle.manifest["learner"]["epochs"] == 5
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"epochs": 0}, "epochs: 0; expected a number above 0"),
+        ({"epochs": "3"}, "epochs: '3'; expected a number above 0"),
+        ({"epochs": 3, "learner": "live"}, "epochs: given with learner='live'"),
+    ],
+)
+def test_epochs_are_checked(bundle_folder: Path, kwargs: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder), **kwargs)

@@ -101,7 +101,7 @@ def play(
 @pytest.mark.parametrize("num_envs", [1, 3, 16])
 @pytest.mark.parametrize("mode", MODES)
 def test_it_plays_as_sync_does(bundle_folder: Path, num_envs: int, mode: str) -> None:
-    native, sync = both(bundle_folder, num_envs, mode, **SMALL)
+    native, sync = both(bundle_folder, num_envs, mode, fill=True, **SMALL)
     terminated, truncated = play(native, sync, 400)
     assert terminated > 8 * num_envs
     assert truncated > 1
@@ -114,6 +114,8 @@ def test_it_plays_as_sync_does(bundle_folder: Path, num_envs: int, mode: str) ->
         {"order": "mixed", "split": "all", "num_slates": 30},
         {"observe": "trajectory", "split": "test", "slate_size": 7, "num_slates": 9},
         {**SMALL, "task_seed": 7, "reward_weights": {"information": 0.3}},
+        {**SMALL, "fill": True, "reward_weights": {"information": 0.3}},
+        {**SMALL, "fill": True, "epochs": 12.5, "task_seed": 3},
         {
             **SMALL,
             "reward_weights": {
