@@ -9,6 +9,7 @@ from helpers.edited_bundle import Columns, edited
 from helpers.make_bundle import make_bundle
 from scipy.stats import ks_2samp
 
+from ogs_env.agents.baselines.less import LessSelector
 from ogs_env.agents.baselines.oracle import OracleSelector
 from ogs_env.agents.policies import selection_env
 from ogs_env.agents.selector import READERS, SELECTORS, make_selector
@@ -147,6 +148,37 @@ def test_less_does_not_depend_on_shards(bundle: Bundle, tmp_path: Path) -> None:
         select(bundle, "less", 100), select(parted, "less", 100), strict=True
     ):
         np.testing.assert_array_equal(one, other)
+
+
+def test_less_along_a_trajectory_sums_cosines_over_checkpoints(bundle: Bundle) -> None:
+    rows, k = np.arange(25), bundle.k
+    samples, dev = (
+        part.sketches("trajectory", indices).reshape(len(indices), -1, k)
+        for part, indices in (
+            (bundle.pool, rows),
+            (bundle.dev, np.arange(len(bundle.dev))),
+        )
+    )
+    expected = []
+    for sample in samples:
+        sums = []
+        for source in np.unique(bundle.dev.sources):
+            task = dev[bundle.dev.sources == source].mean(axis=0)
+            norms = np.linalg.norm(sample, axis=1) * np.linalg.norm(task, axis=1)
+            sums.append(((sample * task).sum(axis=1) / norms).sum())
+        expected.append(max(sums))
+    selected, scores = LessSelector("trajectory").select(
+        bundle, 10, np.random.default_rng(0), rows
+    )
+    best = np.argsort(expected)[::-1][:10]
+    assert selected.tolist() == best.tolist()
+    np.testing.assert_allclose(scores, np.array(expected)[best], rtol=1e-4)
+
+
+def test_less_along_a_trajectory_needs_one(tmp_path: Path) -> None:
+    plain = load_bundle(make_bundle(tmp_path / "plain", checkpoints=0))
+    with pytest.raises(InputError, match=r"plain: has no trajectory; .*--trajectory"):
+        LessSelector("trajectory").select(plain, 4, np.random.default_rng(0))
 
 
 def test_all_selects_the_first_rows(bundle: Bundle) -> None:
