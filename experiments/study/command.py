@@ -18,6 +18,7 @@ class Options:
         config: A YAML file of settings, or a shipped one: study or quick.
         quick: The shipped settings quick: a small version on texts of packages.
         summary: Print one JSON line for each domain, target and method.
+        cost: Measure time and memory of a step with gradient surgery.
         report: Write the table and the picture of the results.
         out: Folder of pools and results; by default study, and for --summary and
             --report the results of the repository.
@@ -26,12 +27,13 @@ class Options:
     config: str = field(default="study", metadata={"positional": True})
     quick: bool = False
     summary: bool = False
+    cost: bool = False
     report: bool = False
     out: Path | None = field(default=None, metadata={"metavar": "FOLDER"})
 
     def __post_init__(self) -> None:
-        if self.quick + self.summary + self.report > 1:
-            raise InputError("--quick, --summary, --report: give one of them")
+        if self.quick + self.summary + self.cost + self.report > 1:
+            raise InputError("--quick, --summary, --cost, --report: give one of them")
 
 
 def run(options: Options) -> None:
@@ -54,4 +56,10 @@ def run(options: Options) -> None:
         # Two processes of one thread are faster than one of two threads.
         torch.set_num_threads(1)
         settings = read_settings("quick" if options.quick else options.config)
-        run_study(settings, options.out or Path("study"))
+        folder = options.out or Path("study")
+        if options.cost:
+            from ogs_env.experiments.study.cost import measure_cost
+
+            print(json.dumps(measure_cost(settings, folder / "cost.json"), indent=2))
+        else:
+            run_study(settings, folder)
