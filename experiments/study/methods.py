@@ -3,7 +3,6 @@
 import re
 from dataclasses import dataclass
 
-from ogs_env.agents.selector import SELECTORS
 from ogs_env.data.domains import PLANS
 from ogs_env.errors import unknown_name
 
@@ -51,13 +50,12 @@ class Method:
         return self.kind in SURGERY
 
 
-def check_method(name: str) -> Method:
+def parse_method(name: str) -> Method:
     """Return the method of a name.
 
     Raises:
         InputError: If there is no such method.
     """
-    assert set(BASELINES) <= set(SELECTORS)
     if name in _SINGLE:
         return Method(name, name)
     kind, _, domain = name.partition("-")

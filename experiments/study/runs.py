@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from ogs_env.errors import InputError
 from ogs_env.experiments.study.cosines import cosine_agreement
 from ogs_env.experiments.study.locks import locked
-from ogs_env.experiments.study.methods import Method, check_method
+from ogs_env.experiments.study.methods import Method, parse_method
 from ogs_env.experiments.study.results import BASE, COSINES, result_file
 from ogs_env.experiments.study.selections import Pool
 from ogs_env.experiments.study.settings import StudySettings
@@ -62,7 +62,7 @@ def _note(settings: StudySettings, folder: Path) -> None:
 def _run_pool(settings: StudySettings, folder: Path, domain: str, draw: int) -> None:
     open_methods = [
         method
-        for method in map(check_method, settings.methods)
+        for method in map(parse_method, settings.methods)
         if not result_file(folder, settings, domain, draw, method.name).exists()
     ]
     if not open_methods:

@@ -80,7 +80,7 @@ class Pool:
         Surgery trains on the first random selection.
         """
         if method.is_surgery:
-            return self.rows(methods.check_method("random-0"))
+            return self.rows(methods.parse_method("random-0"))
         known = {sample.id: row for row, sample in enumerate(self.data.pool)}
         return [known[id_] for id_ in self._selection(method)["ids"]]
 
@@ -147,7 +147,7 @@ class Pool:
         return name, self._selector(name).select(self.bundle, budget, rng)[0]
 
     def _selector(self, name: str) -> Selector:
-        method = methods.check_method(name)
+        method = methods.parse_method(name)
         if method.kind == methods.ORACLE:
             return OracleSelector(self.limit.weights)
         if method.kind in methods.NAVIGATORS:

@@ -9,7 +9,7 @@ from typing import Any
 from ogs_env.data.domains import PLANS
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.experiments.settings import read_yaml
-from ogs_env.experiments.study.methods import check_method
+from ogs_env.experiments.study.methods import parse_method
 from ogs_env.learners.fitted import EPOCHS, LAYERS
 from ogs_env.lm.loading import DEFAULT_MODEL
 
@@ -69,7 +69,7 @@ class StudySettings:
             if domain not in (*PLANS, PACKAGES):
                 raise unknown_name("domain", domain, [*PLANS, PACKAGES])
         for method in self.methods:
-            check_method(method)
+            parse_method(method)
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise InputError(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ogs_env.experiments.study.methods import RANDOM, check_method
+from ogs_env.experiments.study.methods import RANDOM, parse_method
 from ogs_env.experiments.study.results import read_runs
 
 RESAMPLES = 4000
@@ -58,7 +58,7 @@ class _Run:
         self.result = result
         self.domain, self.draw = result["domain"], result["draw"]
         self.target = result["target"]
-        self.kind = check_method(result["method"]).kind
+        self.kind = parse_method(result["method"]).kind
         before = {name: np.array(own) for name, own in base["losses"].items()}
         after = {name: np.array(own) for name, own in result["losses"].items()}
         self.domain_losses = before["test"], after["test"]

@@ -9,7 +9,7 @@ from scipy import stats
 
 from ogs_env.data.domains import question_key
 from ogs_env.errors import InputError
-from ogs_env.experiments.study.methods import check_method
+from ogs_env.experiments.study.methods import parse_method
 from ogs_env.experiments.study.pools import pool_data
 from ogs_env.experiments.study.questions import Question, right_number
 from ogs_env.experiments.study.report import write_report
@@ -94,7 +94,7 @@ def test_another_recipe_in_the_same_folder_is_refused(finished, settings):
 
 def test_the_summary_has_means_over_pools_with_intervals(finished):
     by_method = {entry["method"]: entry for entry in summaries(finished)}
-    assert by_method.keys() == {check_method(name).kind for name in METHODS}
+    assert by_method.keys() == {parse_method(name).kind for name in METHODS}
 
     def change(draw, name):
         runs = results(finished, draw)
@@ -122,7 +122,7 @@ def test_the_summary_has_means_over_pools_with_intervals(finished):
 
 def test_the_report_has_a_row_per_method(finished):
     text = write_report(finished).read_text()
-    assert text.count("\n| ") == 1 + len({check_method(m).kind for m in METHODS})
+    assert text.count("\n| ") == 1 + len({parse_method(m).kind for m in METHODS})
     assert (finished / "trade-off.png").stat().st_size > 10_000
 
 
@@ -135,7 +135,7 @@ def test_pools_of_a_domain_differ_and_share_no_question_with_test(settings):
 
 def test_a_selection_is_computed_once(finished, settings):
     pool = Pool("medical-packages", 1, settings, finished / "pools")
-    method = check_method("oracle")
+    method = parse_method("oracle")
     file = pool.folder / "selections" / "oracle.json"
     content = json.loads(file.read_text())
     content["ids"] = content["ids"][:3]
