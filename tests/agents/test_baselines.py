@@ -94,10 +94,10 @@ def test_ties_go_to_the_earlier_sample(twins: Bundle, name: str) -> None:
     rng = np.random.default_rng(1)
     rows = rng.permutation(np.concatenate([np.arange(30), np.arange(240, 270)]))
     order, _ = select(twins, name, 60, rows)
-    given = {row: place for place, row in enumerate(rows.tolist())}
+    positions = {row: place for place, row in enumerate(rows.tolist())}
     picked = {row: place for place, row in enumerate(order.tolist())}
     for row in range(30):
-        first, second = sorted((row, row + 240), key=given.__getitem__)
+        first, second = sorted((row, row + 240), key=positions.__getitem__)
         assert picked[first] < picked[second]
 
 

@@ -135,16 +135,16 @@ def slow_match(bundle: Bundle, rows: np.ndarray, budget: int) -> list[int]:
     """Repeated pursuits over the remaining candidates; then the rest."""
     ridge = 0.5 * np.square(bundle.pool.norms.astype(float)).mean()
     order: list[int] = []
-    left = rows.tolist()
+    remaining = rows.tolist()
     while len(order) < budget:
-        start, domain = gradients(bundle, np.array(left))
+        start, domain = gradients(bundle, np.array(remaining))
         most = min(budget - len(order), bundle.k)
         places, _ = slow_pursuit(start, domain, most, ridge)
         if not places:
-            agreeing = sorted(range(len(left)), key=lambda i: -(start[i] @ domain))
+            agreeing = sorted(range(len(remaining)), key=lambda i: -(start[i] @ domain))
             places = agreeing[: budget - len(order)]
-        order += [left[place] for place in places]
-        left = [row for row in left if row not in order]
+        order += [remaining[place] for place in places]
+        remaining = [row for row in remaining if row not in order]
     return order
 
 
@@ -166,8 +166,8 @@ def test_a_new_pursuit_begins_after_as_many_picks_as_dimensions(
     rows = some_rows(60)
     order, _ = select(narrow, "grad-match", 25, rows)
     assert order.tolist() == slow_match(narrow, rows, 25)
-    left = np.setdiff1d(rows, order[:6], assume_unique=True)
-    again, _ = select(narrow, "grad-match", 6, left)
+    remaining = np.setdiff1d(rows, order[:6], assume_unique=True)
+    again, _ = select(narrow, "grad-match", 6, remaining)
     assert order[6:12].tolist() == again.tolist()
 
 
@@ -206,24 +206,24 @@ def test_highest_products_fill_the_budget(
 def test_parts_are_interleaved_and_share_the_budget(
     rows: int, budget: int, parts: int
 ) -> None:
-    seen = []
+    calls = []
 
     def choose(part: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        seen.append((part.tolist(), count))
+        calls.append((part.tolist(), count))
         return part[::-1][:count], part[::-1][:count].astype(np.float32)
 
-    given = np.arange(100, 100 + rows)
-    order, scores = in_parts(given, budget, parts, choose)
+    candidates = np.arange(100, 100 + rows)
+    order, scores = in_parts(candidates, budget, parts, choose)
     assert len(order) == budget == len(set(order.tolist()))
     assert order.tolist() == scores.tolist()
-    assert [part for part, _ in seen] == [
+    assert [part for part, _ in calls] == [
         list(range(100 + p, 100 + rows, parts)) for p in range(min(parts, budget))
     ]
-    counts = [count for _, count in seen]
+    counts = [count for _, count in calls]
     assert sum(counts) == budget
     assert max(counts) - min(counts) <= 1
     # First picks of all parts, best first, then the second picks.
-    ranks = [part[::-1].index(row) for row in order for part, _ in seen if row in part]
+    ranks = [part[::-1].index(row) for row in order for part, _ in calls if row in part]
     assert ranks == sorted(ranks)
     for rank in set(ranks):
         assert (np.diff(order[np.array(ranks) == rank]) < 0).all()
@@ -236,9 +236,12 @@ def test_pgm_is_gradient_matching_in_each_partition(bundle: Bundle) -> None:
     for part, share in enumerate((8, 8, 7, 7)):
         for rank, row in enumerate(slow_match(bundle, rows[part::4], share)):
             expected.setdefault(rank, set()).add(row)
-    for rank, wanted in expected.items():
-        assert set(order[4 * rank : 4 * rank + len(wanted)].tolist()) == wanted
-        assert (np.diff(scores[4 * rank : 4 * rank + len(wanted)]) <= 0).all()
+    for rank, expected_rows in expected.items():
+        assert (
+            set(order[4 * rank : 4 * rank + len(expected_rows)].tolist())
+            == expected_rows
+        )
+        assert (np.diff(scores[4 * rank : 4 * rank + len(expected_rows)]) <= 0).all()
     selected, expected = (
         select(bundle, n, 3, rows[:16]) for n in ("pgm", "grad-match")
     )

@@ -205,8 +205,8 @@ def test_save_and_load_give_equal_actions_at_any_slate_size(tmp_path, slate_size
     observation, masks = make_observations(rng, 50, slate_size)
     loaded = Navigator.load(tmp_path / "agent")
     expected = make_agent().log_probabilities(observation, masks)
-    found = loaded.log_probabilities(observation, masks)
-    np.testing.assert_array_equal(found, expected)
+    log_probabilities = loaded.log_probabilities(observation, masks)
+    np.testing.assert_array_equal(log_probabilities, expected)
     one = {key: value[7] for key, value in observation.items()}
     info = {"action_mask": masks[7].astype(np.int8)}
     assert loaded(one, info, None) == loaded.act(observation, masks)[7]

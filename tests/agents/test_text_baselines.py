@@ -124,14 +124,14 @@ def test_dsir_draws_without_replacement_by_its_weights(
     shares = np.exp(weights[rows]) / np.exp(weights[rows]).sum()
     assert shares.min() > 0.05
     selector, rng, draws = DsirSelector(texts), np.random.default_rng(0), 6000
-    seen = Counter(
+    counts = Counter(
         tuple(selector.select(tiny, 2, rng, rows)[0].tolist()) for _ in range(draws)
     )
     for one in range(3):
         for two in {0, 1, 2} - {one}:
             chance = shares[one] * shares[two] / (1 - shares[one])
             spread = math.sqrt(draws * chance * (1 - chance))
-            drawn = seen[int(rows[one]), int(rows[two])]
+            drawn = counts[int(rows[one]), int(rows[two])]
             assert abs(drawn - draws * chance) < 5 * spread
 
 
@@ -207,9 +207,9 @@ def difficulty(
 
     values = []
     for row, sample in enumerate(samples(tiny, texts, "pool")):
-        given = loss(sample.prompt, sample.response)
-        assert given == pytest.approx(tiny.pool.losses[row], rel=1e-4)
-        values.append(given / loss("", sample.response))
+        conditional_loss = loss(sample.prompt, sample.response)
+        assert conditional_loss == pytest.approx(tiny.pool.losses[row], rel=1e-4)
+        values.append(conditional_loss / loss("", sample.response))
     return np.array(values)
 
 
@@ -249,9 +249,9 @@ def test_metadata_ranks_by_values_or_by_length(tiny: Bundle) -> None:
 def test_metadata_needs_a_number_for_each_pool_sample(tiny: Bundle) -> None:
     ids = tiny.pool.hex_ids()
     for values in ({}, dict.fromkeys(ids, 1.0) | {ids[2]: math.nan}):
-        lacking = ids[2] if values else ids[0]
+        missing_id = ids[2] if values else ids[0]
         with pytest.raises(
-            InputError, match=f"no finite value .the first is {lacking}"
+            InputError, match=f"no finite value .the first is {missing_id}"
         ):
             select(MetadataSelector(values), tiny, 2)
 
@@ -309,9 +309,11 @@ def test_missing_texts_raise(
     monkeypatch.setenv("OGS_CACHE", str(tmp_path))
     for role in READERS[name]:
         rows = getattr(tiny, role)
-        left = {id_: texts[id_] for id_ in texts if id_ != rows.hex_ids()[-1]}
+        remaining_texts = {
+            id_: texts[id_] for id_ in texts if id_ != rows.hex_ids()[-1]
+        }
         with pytest.raises(InputError, match=f"1 of {len(rows)} {role} samples"):
-            select(make_selector(name, left), tiny, 6)
+            select(make_selector(name, remaining_texts), tiny, 6)
     others = {id_: texts[id_] for id_ in texts if id_ not in tiny.anchor.hex_ids()}
     assert len(select(make_selector(name, others), tiny, 6)[0]) == 6
     with pytest.raises(InputError, match="made"):

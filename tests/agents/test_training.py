@@ -101,7 +101,9 @@ def test_parallel_episodes_equal_serial_episodes(folder, trained):
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "maskable-ppo"])
-def test_mixtures_and_limits_are_trained_too(folder, tmp_path, algorithm):
+def test_agents_are_trained_in_mixtures_and_with_cost_limits(
+    folder, tmp_path, algorithm
+):
     sizes = {"steps": 96, "n_envs": 2, "n_steps": 24, "batch_size": 24}
     agent = train(
         settings(
@@ -138,7 +140,7 @@ def test_evaluations_within_the_limit_rank_first(folder):
     assert sorted(ranks, reverse=True) == ranks
 
 
-def test_description_says_where_the_agent_comes_from(trained):
+def test_the_description_has_the_training_of_the_agent(trained):
     description = json.loads((trained[1] / "agent.json").read_text())
     assert description["bundle"] == "made"
     assert description["space"] == "made-64"
