@@ -61,7 +61,7 @@ def test_seeds_make_different_orders(spec: EnvSpec) -> None:
     assert drawn[0] != drawn[1]
 
 
-def test_frames_have_what_came_before(
+def test_frames_have_the_history_of_the_episode(
     bundle_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [*range(0, 480, 2)]
@@ -114,7 +114,7 @@ def test_any_episode(
     )
     part = set(env.bundle.split(split).tolist())
     observation, info = env.reset(seed=seed)
-    left = {n: {r for r in part if env.clusters[r] == n} for n in range(clusters)}
+    remaining = {n: {r for r in part if env.clusters[r] == n} for n in range(clusters)}
     assert info["sample_ids"] == []
     drawn: list[str] = []
     over, batches = False, 0
@@ -128,7 +128,7 @@ def test_any_episode(
         assert mask.dtype == bool
         assert info["action_mask"].dtype == np.int8
         np.testing.assert_array_equal(mask, info["action_mask"])
-        assert mask.tolist() == [bool(left[n]) for n in range(clusters)]
+        assert mask.tolist() == [bool(remaining[n]) for n in range(clusters)]
         action = data.draw(st.integers(0, clusters - 1))
         observation, reward, over, truncated, info = env.step(action)
         terms = info["reward_terms"]
@@ -144,15 +144,15 @@ def test_any_episode(
         assert 0 <= terms["orthogonality"] <= 1
         assert np.isfinite([reward, *terms.values()]).all()
         assert not truncated
-        assert info["invalid_action"] == (not left[action])
+        assert info["invalid_action"] == (not remaining[action])
         rows = rows_of(env.bundle, info["sample_ids"])
-        assert len(rows) == len(set(rows)) == min(batch, len(left[action]))
-        assert set(rows) <= left[action]
-        left[action] -= set(rows)
+        assert len(rows) == len(set(rows)) == min(batch, len(remaining[action]))
+        assert set(rows) <= remaining[action]
+        remaining[action] -= set(rows)
         drawn += info["sample_ids"]
         batches += not info["invalid_action"]
     assert env.observation_space.contains(observation)
-    assert batches == steps or not any(left.values())
+    assert batches == steps or not any(remaining.values())
     assert info["selection"] == drawn
     assert len(set(drawn)) == len(drawn)
 
@@ -168,7 +168,7 @@ def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
         domain, anchors = learner.domain_loss(), learner.anchor_losses().copy()
         test, retention = learner.test_loss(), learner.retention_loss()
         before, own = domain, learner.answer_losses()
-        kept = learner.answers_loss()
+        answers_before = learner.answers_loss()
         picked: list[np.ndarray] = []
         over, stood, moved = False, 0.0, 0.0
         while not over:
@@ -211,7 +211,9 @@ def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
         retention_change = 100 * (learner.retention_loss() / retention - 1)
         assert info["test_change"] == pytest.approx(test_change)
         assert info["retention_change"] == pytest.approx(retention_change)
-        answers_change = 100 * (learner.answers_loss() / kept - 1) if kept else 0
+        answers_change = (
+            100 * (learner.answers_loss() / answers_before - 1) if answers_before else 0
+        )
         assert info["answers_change"] == pytest.approx(answers_change)
 
 
@@ -247,7 +249,7 @@ def test_observation_against_plain_formulas(env: MixtureEnv, bundle: Bundle) -> 
     assert (start["clusters"][:, 5] == 0).all()
     assert start["context"][2 * d :].tolist() == [0] * d + [1, 0, 0]
     for action in (0, 2, 2, 4):
-        seen, *_ = env.step(action)
+        observation, *_ = env.step(action)
     part, drawn = bundle.split("train"), env.picked
 
     def unit(x: np.ndarray) -> np.ndarray:
@@ -271,12 +273,14 @@ def test_observation_against_plain_formulas(env: MixtureEnv, bundle: Bundle) -> 
     )
     for cluster in range(5):
         members = [row for row in part if env.clusters[row] == cluster]
-        left = [row for row in members if row not in drawn]
-        means = samples[left].mean(0)
+        remaining = [row for row in members if row not in drawn]
+        means = samples[remaining].mean(0)
         share = {0: 0.25, 2: 0.5, 4: 0.25}.get(cluster, 0)
-        expected = [len(left) / len(part), *means[:4], share, *means[4:]]
-        np.testing.assert_allclose(seen["clusters"][cluster], expected, atol=2e-4)
-        assert env.left[cluster] == len(left)
+        expected = [len(remaining) / len(part), *means[:4], share, *means[4:]]
+        np.testing.assert_allclose(
+            observation["clusters"][cluster], expected, atol=2e-4
+        )
+        assert env.left[cluster] == len(remaining)
     directions = unit(np.stack([domain, anchors.mean(0)])) @ bundle.basis
     context = np.concatenate(
         [
@@ -285,7 +289,7 @@ def test_observation_against_plain_formulas(env: MixtureEnv, bundle: Bundle) -> 
             [2 / 6, samples[drawn, 3].mean(), cosines[drawn].min(axis=1).mean()],
         ]
     )
-    np.testing.assert_allclose(seen["context"], context, atol=2e-4)
+    np.testing.assert_allclose(observation["context"], context, atol=2e-4)
 
 
 # Ends.
@@ -308,18 +312,18 @@ def test_an_empty_cluster_is_masked_and_invalid(bundle_folder: Path) -> None:
     assert not info_before["action_mask"][cluster]
     assert info_before["action_mask"].sum() == 11
 
-    seen, reward, terminated, truncated, info = env.step(cluster)
+    observation, reward, terminated, truncated, info = env.step(cluster)
     assert reward == -INVALID_ACTION_PENALTY
     assert (terminated, truncated) == (False, False)
     assert info["invalid_action"] is True
     assert info["sample_ids"] == []
     assert info["cost"] == 0
     assert info["domain_loss"] == info_before["domain_loss"]
-    assert data_equivalence(seen, before, exact=True)
+    assert data_equivalence(observation, before, exact=True)
     assert env.step((cluster + 1) % 12)[4]["invalid_action"] is False
 
 
-def test_a_policy_that_repeats_an_invalid_action_is_cut_off(
+def test_repeated_invalid_actions_truncate_the_episode(
     bundle_folder: Path,
 ) -> None:
     env = MixtureEnv(str(bundle_folder), clusters=2, steps=2)
@@ -341,17 +345,17 @@ def test_a_policy_that_repeats_an_invalid_action_is_cut_off(
     assert not any(env.step(0)[2:4])
 
 
-def test_nothing_left_ends_with_a_mask_of_ones(env: MixtureEnv) -> None:
+def test_an_exhausted_stream_ends_with_a_mask_of_ones(env: MixtureEnv) -> None:
     rows = np.flatnonzero(env.clusters == 2)[:6]
     _, info = env.reset(options={"indices": rows})
     assert info["action_mask"].tolist() == [0, 0, 1, 0, 0]
     assert not env.step(2)[2]
-    seen, _, terminated, truncated, info = env.step(2)
+    observation, _, terminated, truncated, info = env.step(2)
     assert (terminated, truncated) == (True, False)
     assert len(info["sample_ids"]) == 2
     assert info["action_mask"].tolist() == [1] * 5
     assert env.action_masks().all()
-    assert (seen["clusters"][:, 0] == 0).all()
+    assert (observation["clusters"][:, 0] == 0).all()
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.step(2)
 
@@ -369,10 +373,10 @@ def test_actions_outside_the_space_are_refused(env: MixtureEnv) -> None:
 
 
 def test_observations_are_copies(env: MixtureEnv) -> None:
-    seen, info = env.reset(seed=0)
-    kept = copy.deepcopy((seen, info))
+    observation, info = env.reset(seed=0)
+    expected = copy.deepcopy((observation, info))
     env.step(0)
-    assert data_equivalence((seen, info), kept, exact=True)
+    assert data_equivalence((observation, info), expected, exact=True)
 
 
 # Given rows, and what fits.
@@ -406,7 +410,7 @@ def test_both_splits_share_the_clusters(bundle_folder: Path) -> None:
     assert train.left.sum() + test.left.sum() == len(train.clusters)
 
 
-def test_a_bundle_without_path_plays_on_start(tmp_path: Path) -> None:
+def test_a_bundle_without_trajectory_uses_initial_sketches(tmp_path: Path) -> None:
     env = MixtureEnv(str(make_bundle(tmp_path / "initial", checkpoints=0)))
     _, info = env.reset(seed=0)
     assert info["learner_sketches"] == "initial"

@@ -100,7 +100,9 @@ def play(
 
 @pytest.mark.parametrize("num_envs", [1, 3, 16])
 @pytest.mark.parametrize("mode", MODES)
-def test_it_plays_as_sync_does(bundle_folder: Path, num_envs: int, mode: str) -> None:
+def test_episodes_equal_those_of_sync_vector_env(
+    bundle_folder: Path, num_envs: int, mode: str
+) -> None:
     native, sync = both(bundle_folder, num_envs, mode, fill=True, **SMALL)
     terminated, truncated = play(native, sync, 400)
     assert terminated > 8 * num_envs
@@ -186,18 +188,18 @@ def test_bundles_of_one_checkpoint(tmp_path: Path, checkpoints: int) -> None:
 
 def test_make_vec_has_three_modes_that_agree(bundle_folder: Path) -> None:
     kwargs = {**SMALL, "bundle": str(bundle_folder)}
-    made: list[VectorEnv] = [
+    vector_envs: list[VectorEnv] = [
         gymnasium.make_vec("OGS-Custom-v0", 2, vectorization_mode=mode, **kwargs)
         for mode in ("vector_entry_point", "sync", "async")
     ]
-    resets = [envs.reset(seed=3) for envs in made]
+    resets = [envs.reset(seed=3) for envs in vector_envs]
     assert_same(resets[0], resets[1])
     assert_same(resets[0], resets[2])
     for action in (0, 0, 4, 2, 3, 1):
-        steps = [envs.step(np.array([action, 1])) for envs in made]
+        steps = [envs.step(np.array([action, 1])) for envs in vector_envs]
         assert_same(steps[0], steps[1])
         assert_same(steps[0], steps[2])
-    for envs in made:
+    for envs in vector_envs:
         envs.close()
 
 
@@ -270,21 +272,23 @@ def test_bad_calls(bundle_folder: Path) -> None:
         native.step(np.zeros(3, int))
 
 
-def test_what_is_returned_stays_as_it_was(bundle_folder: Path) -> None:
+def test_later_steps_do_not_change_returned_values(bundle_folder: Path) -> None:
     native, _ = both(bundle_folder, 3, "SameStep", **SMALL)
     returned = [native.reset(seed=0)]
-    kept = copy.deepcopy(returned)
+    expected = copy.deepcopy(returned)
     rng = np.random.default_rng(0)
     actions = np.zeros(3, np.int64)
     for _ in range(60):
         actions[:] = rng.integers(5, size=3)
         returned.append(native.step(actions))
-        kept.append(copy.deepcopy(returned[-1]))
-    assert_same(returned, kept)
+        expected.append(copy.deepcopy(returned[-1]))
+    assert_same(returned, expected)
 
 
 @pytest.mark.parametrize("render_mode", ["ansi", "rgb_array"])
-def test_frames_are_those_of_each_copy(bundle_folder: Path, render_mode: str) -> None:
+def test_frames_are_those_of_each_sub_environment(
+    bundle_folder: Path, render_mode: str
+) -> None:
     native, sync = both(bundle_folder, 2, render_mode=render_mode, **SMALL)
     for envs in (native, sync):
         envs.reset(seed=2)
@@ -296,7 +300,7 @@ def test_frames_are_those_of_each_copy(bundle_folder: Path, render_mode: str) ->
         assert_same(mine, theirs)
 
 
-def test_pickled_and_copied_ones_go_on_alike(bundle_folder: Path) -> None:
+def test_pickled_and_copied_vector_envs_continue_equally(bundle_folder: Path) -> None:
     native, _ = both(bundle_folder, 3, **SMALL)
     native.reset(seed=0)
     native.step(np.array([0, 1, 4]))
@@ -331,7 +335,7 @@ def test_docstring_example() -> None:
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
-def test_a_bundles_tables_are_made_once(bundle_folder: Path) -> None:
+def test_the_tables_of_a_bundle_are_computed_once(bundle_folder: Path) -> None:
     native, _ = both(bundle_folder, 2)
     single = SelectionEnv(str(bundle_folder))
     assert native._learners.tables is single.learner._tables

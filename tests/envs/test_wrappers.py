@@ -26,11 +26,13 @@ def play(env: Any) -> list[tuple[Any, ...]]:
 def test_flattened_observations_are_all_of_it(spec: EnvSpec) -> None:
     env = wrappers.FlattenObservation(gymnasium.make(spec))
     assert env.observation_space.dtype == np.float32
-    for seen, *_ in play(env):
-        assert env.observation_space.contains(seen)
+    for observation, *_ in play(env):
+        assert env.observation_space.contains(observation)
     # The last one; a Dict is flattened in the order of its keys.
     rows = env.unwrapped.observation().values()
-    np.testing.assert_array_equal(seen, np.concatenate([row.ravel() for row in rows]))
+    np.testing.assert_array_equal(
+        observation, np.concatenate([row.ravel() for row in rows])
+    )
 
 
 def test_episode_statistics_are_those_of_the_episode(spec: EnvSpec) -> None:
@@ -50,9 +52,9 @@ def test_a_time_limit_truncates(spec: EnvSpec) -> None:
 def test_normalised_observations_and_rewards(spec: EnvSpec) -> None:
     flat = wrappers.FlattenObservation(gymnasium.make(spec))
     env = wrappers.NormalizeReward(wrappers.NormalizeObservation(flat))
-    seen = np.stack([step[0] for _ in range(3) for step in play(env)])
-    assert seen.dtype == np.float32
-    assert np.isfinite(seen).all()
+    observations = np.stack([step[0] for _ in range(3) for step in play(env)])
+    assert observations.dtype == np.float32
+    assert np.isfinite(observations).all()
     assert np.abs(env.get_wrapper_attr("obs_rms").mean).max() > 0
 
 
