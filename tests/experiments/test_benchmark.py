@@ -122,7 +122,7 @@ def files_of(folder: Path) -> dict[Path, int]:
 # Playing
 
 
-def test_all_policies_play_every_domain(finished: Path) -> None:
+def test_all_policies_are_evaluated_in_every_domain(finished: Path) -> None:
     seeds_of: dict[str, dict[str, list[int]]] = {}
     for record in read_records(finished):
         played = record.identity
@@ -154,7 +154,7 @@ def test_selections_and_returns_equal_separate_episodes(
         assert [row for row in rows if row >= 0] == selection_env(env).picked
 
 
-def test_agents_play_in_their_own_environment(
+def test_agents_are_evaluated_in_their_own_environment(
     finished: Path, domains: list[Domain], agents_folder: Path
 ) -> None:
     agent = Navigator.load(agents_folder / "navigator" / "made" / "seed-10")
@@ -193,7 +193,7 @@ def test_measures_are_sums_over_the_episode(
     assert (figures["seconds"] > 0).all()
 
 
-def test_existing_records_are_not_played_again(
+def test_existing_records_are_not_repeated(
     results: Path, domains: list[Domain], agents_folder: Path
 ) -> None:
     before = files_of(results)
@@ -209,7 +209,7 @@ def test_existing_records_are_not_played_again(
         np.testing.assert_array_equal(again.measures[name], first.measures[name])
 
 
-def test_retrained_agents_are_played_again(
+def test_retrained_agents_are_evaluated_again(
     results: Path, domains: list[Domain], agents_folder: Path, tmp_path: Path
 ) -> None:
     before = files_of(results)
@@ -279,7 +279,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     return line.removeprefix("ogs: error: ")
 
 
-def test_verify_finds_a_changed_figure(
+def test_verify_detects_a_changed_figure(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cost = record_of(results, "made", "navigator").measures["cost"]
@@ -292,7 +292,7 @@ def test_verify_finds_a_changed_figure(
     )
 
 
-def test_verify_finds_a_changed_selection(
+def test_verify_detects_a_changed_selection(
     results: Path, domains: list[Domain], capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = record_of(results, "other", "less")
@@ -309,7 +309,7 @@ def test_verify_finds_a_changed_selection(
     assert not error.endswith(stored)
 
 
-def test_verify_finds_a_row_that_is_never_dealt(
+def test_verify_detects_a_row_that_is_in_no_slate(
     results: Path, domains: list[Domain], capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = record_of(results, "made", "oracle").rows
@@ -332,7 +332,7 @@ def test_verify_finds_a_row_that_is_never_dealt(
         (("aggregate", 0, "iqm"), "aggregate oracle iqm"),
     ],
 )
-def test_verify_finds_a_changed_report(
+def test_verify_detects_a_changed_report(
     results: Path, capsys: pytest.CaptureFixture[str], path: tuple, field: str
 ) -> None:
     content = read_report(results)
@@ -348,7 +348,7 @@ def test_verify_finds_a_changed_report(
     assert ", found " in line
 
 
-def test_verify_finds_a_lost_record(
+def test_verify_detects_a_missing_record(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (results / "selections" / "made" / "less.safetensors").unlink()
@@ -412,7 +412,7 @@ def always_first(observation: dict, info: dict, env: gymnasium.Env) -> int:
     return 0
 
 
-def test_users_policies_enter_the_benchmark(
+def test_user_policies_are_benchmarked(
     domains: list[Domain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = PPO("MultiInputPolicy", make("OGS-Custom-v0", domains[0].env_kwargs))
@@ -557,7 +557,7 @@ def test_the_aggregate_has_policies_of_all_domains(finished: Path) -> None:
     assert lines["greedy"]["improvement_over_greedy"] == 0.5
 
 
-def test_the_outputs_are_there_and_readable(finished: Path) -> None:
+def test_the_output_files_exist_and_are_readable(finished: Path) -> None:
     pictures = {"returns-made.png", "returns-other.png", "profiles.png", "agents.png"}
     assert {file.name for file in finished.iterdir()} == {
         *("selections", "benchmark.json", "benchmark.md", *pictures)
@@ -670,7 +670,7 @@ def test_agents_that_do_not_fit_raise(domains: list[Domain], tmp_path: Path) -> 
         play([far], [], agents, EPISODES, tmp_path / "out")
 
 
-def test_a_bundle_plays_the_same_whatever_its_off_domain_trajectory(
+def test_the_digest_does_not_depend_on_the_off_domain_trajectory(
     tmp_path: Path,
 ) -> None:
     bundles = {
@@ -687,7 +687,7 @@ def test_a_bundle_plays_the_same_whatever_its_off_domain_trajectory(
 
 
 @pytest.mark.skipif(not RESULTS.exists(), reason="no results are committed yet")
-def test_the_committed_results_are_of_these_bundles_and_of_a_piece() -> None:
+def test_the_committed_results_are_of_the_shipped_bundles_and_complete() -> None:
     records, written = read_records(RESULTS), read_report(RESULTS)
     assert {head["domain"] for head in written["domains"]} == set(DOMAINS)
     digests = {name: bundle_digest(load_bundle(name)) for name in DOMAINS}

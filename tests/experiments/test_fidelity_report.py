@@ -264,12 +264,12 @@ def test_without_noise_the_ceiling_is_one():
     assert ceiling(repeats) == 1
 
 
-def test_of_noise_alone_nothing_can_be_told():
+def test_the_ceiling_of_noise_is_low():
     noise = np.random.default_rng(1).normal(size=(4000, 2))
     assert ceiling(list(noise)) < 0.2
 
 
-def test_the_ceiling_is_what_the_truth_reaches():
+def test_the_ceiling_is_the_correlation_of_the_true_changes():
     rng = np.random.default_rng(3)
     truth = rng.normal(size=3000)
     # Some subsets have two seeds, others one, as in the study.
@@ -333,7 +333,7 @@ def test_the_summary_is_of_these_parts(whole_table, summary):
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
-def test_without_repeats_no_ceiling_is_told(bundle, tmp_path):
+def test_without_repeats_no_ceiling_is_reported(bundle, tmp_path):
     folder = tmp_path / "pool" / "tenth"
     write_random_list(
         bundle, folder, names=["random-1", "random-2", "mixture-0", "less-0"]
@@ -376,7 +376,7 @@ def test_the_markdown_table_has_a_row_a_kind(whole_table):
         assert [float(cell) for cell in cells[2:]] == pytest.approx(means, abs=0.0051)
 
 
-def test_a_kind_is_what_stands_before_the_number():
+def test_a_kind_is_the_name_up_to_the_number():
     assert kind_of("best-anchor_gain-0") == "best-anchor_gain"
     assert kind_of("grad-match-12") == "grad-match"
 
@@ -393,12 +393,12 @@ def test_the_plot_is_a_picture(whole_table, summary, tmp_path):
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-def test_a_folder_without_results_is_told(tmp_path):
+def test_a_folder_without_results_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no results; run `ogs fidelity` first"):
         read_results(tmp_path)
 
 
-def test_results_of_another_bundle_are_told(bundle: Bundle):
+def test_results_of_another_bundle_are_refused(bundle: Bundle):
     ids = bundle.pool.hex_ids()
     assert rows_of(bundle, [ids[7], ids[0]]) == [7, 0]
     with pytest.raises(InputError, match="sample 12ab: is not in the pool of"):

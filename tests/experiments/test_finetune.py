@@ -55,18 +55,18 @@ def settings(tiny_model):
 @pytest.fixture
 def starts(monkeypatch):
     """Note the checkpoint from which each training starts."""
-    noted = []
+    checkpoints = []
     train = adapter_training.Trainer.train
 
     def noting(self, resume_from_checkpoint=None):
-        noted.append(resume_from_checkpoint)
+        checkpoints.append(resume_from_checkpoint)
         return train(self, resume_from_checkpoint=resume_from_checkpoint)
 
     monkeypatch.setattr(adapter_training.Trainer, "train", noting)
-    return noted
+    return checkpoints
 
 
-def test_learns_a_set_by_heart(settings, tmp_path):
+def test_training_memorises_a_small_set(settings, tmp_path):
     result = finetune(
         TRAINED, TEST, RETENTION, replace(settings, epochs=24), tmp_path / "run"
     )
@@ -98,17 +98,17 @@ def test_figures_are_those_of_model_and_adapter(settings, tmp_path):
             for name, samples in {"test": TEST, "retention": RETENTION}.items()
         }
 
-    def told(when):
+    def reported(when):
         return {name: result[when][name]["per_sample"] for name in losses()}
 
-    assert told("before") == pytest.approx(losses(), rel=1e-6)
+    assert reported("before") == pytest.approx(losses(), rel=1e-6)
     model = PeftModel.from_pretrained(model, tmp_path / "run" / "adapter")
-    assert told("after") == pytest.approx(losses(), rel=1e-6)
-    assert told("after") != pytest.approx(told("before"), rel=1e-3)
+    assert reported("after") == pytest.approx(losses(), rel=1e-6)
+    assert reported("after") != pytest.approx(reported("before"), rel=1e-3)
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
     # No pickle and no checkpoint stays behind.
-    left = {file.name for file in (tmp_path / "run").rglob("*") if file.is_file()}
-    assert left == {
+    files = {file.name for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    assert files == {
         *("run.json", "result.json"),
         *("adapter_model.safetensors", "adapter_config.json", "README.md"),
     }
@@ -133,7 +133,7 @@ def test_pairs_are_measured_before_and_after(settings, tmp_path):
     assert result["after"]["pairs"] != result["before"]["pairs"]
 
 
-def test_the_table_tells_which_share_of_pairs_is_right(settings, tmp_path):
+def test_the_table_has_the_share_of_correct_pairs(settings, tmp_path):
     result = finetune(
         TRAINED, TEST, RETENTION, settings, tmp_path / "run", grammar=GRAMMAR
     )
@@ -173,13 +173,13 @@ def test_own_answers_are_measured_before_and_after(settings, tmp_path):
     assert result["after"]["answers"] == close(asdict(after))
     assert after.per_token > before.per_token
     # Runs side by side are measured on the same.
-    (kept,) = (tmp_path / "own_answers").rglob("answers-*")
-    written = kept.stat().st_mtime_ns
+    (answers_file,) = (tmp_path / "own_answers").rglob("answers-*")
+    written = answers_file.stat().st_mtime_ns
     finetune(
         TRAINED[:8], TEST, RETENTION, replace(settings, seed=1), tmp_path / "other"
     )
-    assert list((tmp_path / "own_answers").rglob("answers-*")) == [kept]
-    assert kept.stat().st_mtime_ns == written
+    assert list((tmp_path / "own_answers").rglob("answers-*")) == [answers_file]
+    assert answers_file.stat().st_mtime_ns == written
 
 
 def test_other_pairs_of_grammar_are_another_run(settings, tmp_path, starts):
@@ -188,7 +188,7 @@ def test_other_pairs_of_grammar_are_another_run(settings, tmp_path, starts):
     assert len(starts) == 3
 
 
-def test_seed_and_set_alone_decide(settings, tmp_path):
+def test_a_result_depends_only_on_seed_and_set(settings, tmp_path):
     def after(name, samples, settings):
         result = finetune(samples, TEST, RETENTION, settings, tmp_path / name)
         return result["training_loss"], result["after"]
@@ -215,7 +215,7 @@ def test_a_finished_run_is_reused(settings, tmp_path, starts):
     assert len(starts) == 2
 
 
-def test_a_killed_run_goes_on(settings, tmp_path, starts):
+def test_a_killed_run_is_resumed(settings, tmp_path, starts):
     """Kill -9 in the middle and run again: the result is that of an unbroken run."""
     settings = replace(settings, epochs=15)
     unbroken = finetune(TRAINED, TEST, RETENTION, settings, tmp_path / "unbroken")
@@ -332,7 +332,9 @@ def test_command_runs_several_selections(files, tmp_path, capsys, starts):
     assert len(starts) == 2
 
 
-def test_command_measures_grammar_where_the_file_is(files, tmp_path, monkeypatch):
+def test_the_command_measures_grammar_if_its_file_is_present(
+    files, tmp_path, monkeypatch
+):
     lines = [
         json.dumps({"good": pair.right, "bad": pair.wrong, "paradigm": "verbs"})
         for pair in GRAMMAR
@@ -348,7 +350,7 @@ def test_command_measures_grammar_where_the_file_is(files, tmp_path, monkeypatch
     assert json.loads(file.read_text())["after"]["pairs"]["grammar"]["pairs"] == 2
 
 
-def test_grammar_that_cannot_be_had_is_told_before_training(
+def test_missing_grammar_pairs_are_reported_before_training(
     files, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")

@@ -129,8 +129,8 @@ def test_the_report_has_a_row_per_method(finished):
 def test_pools_of_a_domain_differ_and_share_no_question_with_test(settings):
     first, second = (pool_data("medical-packages", d, settings) for d in (1, 2))
     assert {s.id for s in first.pool} != {s.id for s in second.pool}
-    asked = {question_key(sample) for sample in first.pool}
-    assert asked.isdisjoint(question_key(sample) for sample in first.test)
+    questions = {question_key(sample) for sample in first.pool}
+    assert questions.isdisjoint(question_key(sample) for sample in first.test)
 
 
 def test_a_selection_is_computed_once(finished, settings):
