@@ -218,10 +218,10 @@ def _answers(
     maps: list[np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Own answers to the prompts of two of three anchor or retention samples."""
-    asked = roles[role.removesuffix("_answers")]
-    n = len(asked["ids"])
+    reference = roles[role.removesuffix("_answers")]
+    n = len(reference["ids"])
     columns = _role(rng, role, 0, n, means, maps)
-    columns |= {name: asked[name] for name in ("ids", "sources", "capabilities")}
+    columns |= {name: reference[name] for name in ("ids", "sources", "capabilities")}
     return {name: column[np.arange(n) % 3 > 0] for name, column in columns.items()}
 
 
