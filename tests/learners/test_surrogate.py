@@ -326,7 +326,7 @@ class BatchLearner:
 @pytest.mark.parametrize(
     ("count", "tolerance"), [(5, 1e-3), (8, 1e-3), (16, 0.15), (20, 0.3), (48, 0.6)]
 )
-def test_it_is_the_mean_over_orders_of_a_batch_learner(
+def test_changes_are_the_mean_over_orders_of_a_batch_learner(
     count: int, tolerance: float
 ) -> None:
     """Tolerances are in percent of the initial loss, for each loss in rewards.
