@@ -58,8 +58,8 @@ def looped(proxy: Proxy, texts):
     return torch.stack(losses), stacked
 
 
-def relative_error(found, expected):
-    flat = torch.cat([found[name].flatten(1) for name in expected], 1)
+def relative_error(gradients, expected):
+    flat = torch.cat([gradients[name].flatten(1) for name in expected], 1)
     truth = torch.cat([expected[name].flatten(1) for name in expected], 1)
     return ((flat - truth).norm(dim=1) / truth.norm(dim=1)).max().item()
 
@@ -202,7 +202,7 @@ def test_experts_carry_no_adapter(tiny_model_folder):
     assert relative_error(ours, {name: expected[name] for name in proxy.b}) < 1e-4
 
 
-def test_a_layer_that_sees_some_tokens_alone_is_refused(tiny_model_folder):
+def test_a_layer_that_gets_only_some_tokens_is_refused(tiny_model_folder):
     model, tokenizer = load_model(str(tiny_model_folder))
     model.model.layers[-1].mlp = Mixture(32, "parts")
     proxy = attach_adapter(model, tokenizer, rank=4, alpha=8, layers=1, seed=3)
