@@ -207,8 +207,8 @@ def test_commands(ogs, refused, capsys):
     assert "unknown command 'skech'; did you mean sketch?" in refused("skech")
     assert "see `ogs --help`" in refused("xyzzy")
     assert main(["--help"]) == 0
-    shown = capsys.readouterr().out
-    assert all(name in shown for name in COMMANDS)
+    output = capsys.readouterr().out
+    assert all(name in output for name in COMMANDS)
     assert main([]) == 2
     assert main(["--version"]) == 0
 

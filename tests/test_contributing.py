@@ -114,10 +114,12 @@ def imports() -> dict[str, set[str]]:
 
 
 def test_no_imports_form_a_circle(imports):
-    left = dict(imports)
-    while free := {name for name in left if not left[name] & left.keys() - {name}}:
-        left = {name: left[name] for name in left.keys() - free}
-    assert not left
+    remaining = dict(imports)
+    while free := {
+        name for name in remaining if not remaining[name] & remaining.keys() - {name}
+    }:
+        remaining = {name: remaining[name] for name in remaining.keys() - free}
+    assert not remaining
 
 
 def test_language_models_need_no_sketches_and_no_learners(imports):

@@ -97,7 +97,7 @@ def test_what_is_not_given_has_the_default():
 def test_help_is_the_docstring_with_the_defaults(capsys):
     with pytest.raises(SystemExit, match="0"):
         parse(Options, ["--help"], "ogs test", "Does it.")
-    shown = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     for text in (
         "Does it. options:",
         "Options of a command: FILE Files to read, 10% of all. --out PATH Folder; by "
@@ -109,8 +109,8 @@ def test_help_is_the_docstring_with_the_defaults(capsys):
         "nothing. (default: 0.001) --limit X Largest cost; None: no limit. (default: "
         "2.0)",
     ):
-        assert text in shown
-    assert "Not shown" not in shown
+        assert text in output
+    assert "Not shown" not in output
 
 
 @pytest.mark.parametrize(

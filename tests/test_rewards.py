@@ -87,8 +87,8 @@ def test_terms_are_differences_of_potentials(either: Bundle) -> None:
     conflicts, forgettings = np.transpose(signs)
     # Else nothing above was looked at where it differs.
     assert {-1, 1} <= set(conflicts)
-    found = {-1, 1} if either.has_answers else {0}
-    assert set(forgettings) == found
+    expected_signs = {-1, 1} if either.has_answers else {0}
+    assert set(forgettings) == expected_signs
 
 
 def test_without_a_pick_nothing_is_forgotten(either: Bundle) -> None:
@@ -199,8 +199,8 @@ def test_a_batch_is_worth_the_sum_of_its_samples(either: Bundle) -> None:
 def test_weights_not_named_keep_the_bundles_default(either: Bundle) -> None:
     default = DEFAULT_WEIGHTS["own" if either.has_answers else "reference"]
     assert checked_weights(None, either) == default
-    found = checked_weights({"conflict": 2}, either)
-    assert found == {**default, "conflict": 2.0}
+    weights = checked_weights({"conflict": 2}, either)
+    assert weights == {**default, "conflict": 2.0}
     weighed = {name for name, weight in default.items() if weight}
     # The reward is about the same answers as the cost.
     anchor = "forgetting" if either.has_answers else "anchor_gain"
@@ -208,7 +208,7 @@ def test_weights_not_named_keep_the_bundles_default(either: Bundle) -> None:
     assert COST[answers_of(either)] in NO_PICK
 
 
-def test_a_bundle_about_both_kinds_of_answers_pays_for_both(tmp_path) -> None:
+def test_a_bundle_with_both_kinds_of_answers_weights_both(tmp_path) -> None:
     folder = make_bundle(tmp_path / "both")
     edit_manifest(folder, answers={"kind": "both", "max_tokens": 128})
     bundle = load_bundle(folder)

@@ -59,17 +59,17 @@ def wheel(tmp_path_factory) -> Path:
 
 def needed(names: tuple[str, ...]) -> set[str]:
     """Distributions with all that they need, without extras."""
-    found: set[str] = set()
+    distributions: set[str] = set()
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name in found:
+        if name in distributions:
             continue
-        found.add(name)
+        distributions.add(name)
         for line in importlib.metadata.requires(name) or []:
             if ";" not in line:
                 waiting.append(line.split(" ")[0].split("<")[0].split(">")[0])
-    return found
+    return distributions
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_shipped_bundles_are_small(wheel):
     assert all(size <= 3 * 2**20 for size in off_domain.values())
 
 
-def test_the_core_is_played_without_torch(python, tmp_path):
+def test_the_core_runs_episodes_without_torch(python, tmp_path):
     where = quiet_run(python, "-I", "-c", PLAY, cwd=tmp_path).strip()
     assert Path(where).is_relative_to(python.parent.parent)
 
@@ -145,6 +145,6 @@ def test_the_core_is_played_without_torch(python, tmp_path):
 def test_the_command_lists_its_jobs(python, tmp_path):
     ogs = python.parent / "ogs"
     environment = {**os.environ, "PYTHONPATH": ""}
-    shown = quiet_run(ogs, "--help", cwd=tmp_path, env=environment)
-    assert "sketch" in shown
+    output = quiet_run(ogs, "--help", cwd=tmp_path, env=environment)
+    assert "sketch" in output
     assert quiet_run(ogs, "--version", cwd=tmp_path, env=environment).startswith("ogs")
