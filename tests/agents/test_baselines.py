@@ -32,8 +32,8 @@ def select(
 def test_selections_are_distinct_and_reproducible(bundle: Bundle, name: str) -> None:
     part = bundle.split("test")
     order, scores = select(bundle, name, 10, part)
-    again, _ = select(bundle, name, 10, part)
-    np.testing.assert_array_equal(order, again)
+    repeated, _ = select(bundle, name, 10, part)
+    np.testing.assert_array_equal(order, repeated)
     assert (order.dtype, scores.dtype) == (np.int64, np.float32)
     assert len(set(order.tolist())) == 10 == len(scores)
     assert set(order.tolist()) <= set(part.tolist())
@@ -95,10 +95,10 @@ def test_ties_go_to_the_earlier_sample(twins: Bundle, name: str) -> None:
     rows = rng.permutation(np.concatenate([np.arange(30), np.arange(240, 270)]))
     order, _ = select(twins, name, 60, rows)
     positions = {row: place for place, row in enumerate(rows.tolist())}
-    picked = {row: place for place, row in enumerate(order.tolist())}
+    ranks = {row: place for place, row in enumerate(order.tolist())}
     for row in range(30):
         first, second = sorted((row, row + 240), key=positions.__getitem__)
-        assert picked[first] < picked[second]
+        assert ranks[first] < ranks[second]
 
 
 def formulas(bundle: Bundle) -> dict[str, np.ndarray]:

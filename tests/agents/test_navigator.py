@@ -23,8 +23,8 @@ def make_agent(seed=0, skips=True):
     with torch.no_grad():  # heads start near zero; a trained network's do not
         for tensor in network.parameters():
             tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
-    played = {"slate_size": SLATE, "num_slates": 16, "budget": 32}
-    description = {"space": "s", "bundle": "b", "environment": played}
+    environment = {"slate_size": SLATE, "num_slates": 16, "budget": 32}
+    description = {"space": "s", "bundle": "b", "environment": environment}
     return Navigator(network, description)
 
 

@@ -140,15 +140,15 @@ def test_episodes_do_not_affect_each_other(
         assert play_episode(env, policy, 1).total_return == first
         # The stream of the same candidates is a new one.
         rows = selection_env(env).stream
-        picked = []
+        picks = []
         for _ in range(2):
             observation, info = env.reset(options={"indices": rows})
             over = False
             while not over:
                 action = policy(observation, info, env)
                 observation, _, over, _, info = env.step(action)
-            picked.append(selection_env(env).picked)
-        assert picked[0] == picked[1] != []
+            picks.append(selection_env(env).picked)
+        assert picks[0] == picks[1] != []
 
 
 def test_all_selects_every_candidate_until_the_budget_is_spent(
@@ -201,9 +201,9 @@ def test_threshold_picks_more_from_rich_slates(
         )
         assert counts[rich[8:]].sum() > 2 * counts[rich[:7]].sum()
         assert counts.max() > 3
-        chosen = np.mean([score[row] for row in inner.picked])
+        mean_score = np.mean([score[row] for row in inner.picked])
         play_episode(env, equal, seed)
-        better.append(chosen > np.mean([score[row] for row in inner.picked]))
+        better.append(mean_score > np.mean([score[row] for row in inner.picked]))
     assert np.mean(better) > 0.7
 
 
@@ -272,8 +272,8 @@ def test_random_draws_clusters_by_their_remaining_samples(
     policy = policy_of("random", env)
     observation, info = env.reset(seed=0)
     shares = observation["clusters"][:, 0]
-    drawn = [policy(observation, info, env) for _ in range(2000)]
-    counts = np.bincount(drawn, minlength=4)
+    actions = [policy(observation, info, env) for _ in range(2000)]
+    counts = np.bincount(actions, minlength=4)
     assert np.abs(counts - 2000 * shares).max() < 5 * np.sqrt(2000 * shares.max())
     over = False
     while not over:

@@ -131,8 +131,8 @@ def test_dsir_draws_without_replacement_by_its_weights(
         for two in {0, 1, 2} - {one}:
             chance = shares[one] * shares[two] / (1 - shares[one])
             spread = math.sqrt(draws * chance * (1 - chance))
-            drawn = counts[int(rows[one]), int(rows[two])]
-            assert abs(drawn - draws * chance) < 5 * spread
+            count = counts[int(rows[one]), int(rows[two])]
+            assert abs(count - draws * chance) < 5 * spread
 
 
 # RDS+
@@ -293,8 +293,8 @@ def test_texts_reach_the_selector(
     name: str, tiny: Bundle, texts: dict[str, Sample], live_files: LiveFiles
 ) -> None:
     expected = select(make_selector(name, texts), tiny, 6)
-    again = select(load_selector(name, live_files.texts), tiny, 6)
-    np.testing.assert_array_equal(again, expected)
+    loaded = select(load_selector(name, live_files.texts), tiny, 6)
+    np.testing.assert_array_equal(loaded, expected)
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -325,9 +325,11 @@ def test_a_bundle_without_texts_raises(bundle: Bundle) -> None:
         select(RdsSelector({}), bundle, 6)
 
 
-def ogs(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, list[str]]:
+def ogs(
+    capsys: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[int, list[str]]:
     capsys.readouterr()
-    status = main(["select", *map(str, words)])
+    status = main(["select", *map(str, arguments)])
     return status, capsys.readouterr().err.splitlines()
 
 
@@ -345,15 +347,15 @@ def test_the_command_reads_one_or_several_files(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ["--agent", name, "--bundle", live_files.bundle, "--budget", "6"]
-    words += ["--out", str(tmp_path / "out")]
-    status, output = ogs(capsys, *words, "--texts", *live_files.texts)
+    arguments = ["--agent", name, "--bundle", live_files.bundle, "--budget", "6"]
+    arguments += ["--out", str(tmp_path / "out")]
+    status, output = ogs(capsys, *arguments, "--texts", *live_files.texts)
     assert status == 0, output
     selected = lines(tmp_path / "out")
     order, _ = select(make_selector(name, texts), tiny, 6)
     assert [line["row"] for line in selected] == order.tolist()
     assert selected[0]["prompt"] == texts[str(selected[0]["id"])].prompt
-    status, [output] = ogs(capsys, *words, "--texts", live_files.texts[1])
+    status, [output] = ogs(capsys, *arguments, "--texts", live_files.texts[1])
     assert status == 2
     assert f"{live_files.texts[1]}: 48 of 48 pool samples of bundle 'tiny'" in output
 
@@ -367,22 +369,22 @@ def test_the_command_ranks_by_a_field(
         for row, sample in enumerate(live_files.data.pool)
     ]
     pool.write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    words = ["--agent", "metadata", "--bundle", live_files.bundle, "--budget", "5"]
-    words += ["--out", tmp_path / "out", "--rank-by", "impact"]
-    status, output = ogs(capsys, *words, "--texts", pool)
+    arguments = ["--agent", "metadata", "--bundle", live_files.bundle, "--budget", "5"]
+    arguments += ["--out", tmp_path / "out", "--rank-by", "impact"]
+    status, output = ogs(capsys, *arguments, "--texts", pool)
     assert (status, output) == (0, [])
     assert [line["row"] for line in lines(tmp_path / "out")] == [9, 19, 29, 39, 8]
     summary = json.loads((tmp_path / "out" / "selection.json").read_text())
     assert summary["agent"] == "metadata by impact"
 
-    status, [output] = ogs(capsys, *words)
+    status, [output] = ogs(capsys, *arguments)
     assert status == 2
     assert "--rank-by: no texts to read the field 'impact' from" in output
-    status, [output] = ogs(capsys, *words, "--texts", pool, "--agent", "orth")
+    status, [output] = ogs(capsys, *arguments, "--texts", pool, "--agent", "orth")
     assert status == 2
     assert "--rank-by: agent 'orth' ranks by no field" in output
     records[3]["impact"] = "high"
     pool.write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    status, [output] = ogs(capsys, *words, "--texts", pool)
+    status, [output] = ogs(capsys, *arguments, "--texts", pool)
     assert status == 2
     assert f"{pool}:4: field 'impact' is 'high'; expected a finite number" in output

@@ -161,11 +161,11 @@ def test_same_seed_gives_the_same_weights_another_seed_others(folder):
         "evaluations": 1,
     }
     short["evaluation_episodes"] = 2
-    first, again, other = (
+    first, repeated, other = (
         train(settings(folder, seed=seed, **short)).network.state_dict()
         for seed in (7, 7, 8)
     )
-    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert all(torch.equal(first[name], repeated[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
@@ -254,8 +254,8 @@ def test_deployment_selects_exactly_the_budget(folder, trained, budget):
     assert (np.diff(scores) <= 0).all()
     assert scores.min() >= 0
     assert scores.max() <= 1
-    again, _ = selector.select(bundle, budget, np.random.default_rng(0))
-    np.testing.assert_array_equal(again, rows)
+    repeated, _ = selector.select(bundle, budget, np.random.default_rng(0))
+    np.testing.assert_array_equal(repeated, rows)
 
 
 def test_deployment_observations_equal_environment_observations(
@@ -284,8 +284,8 @@ def test_deployment_observations_equal_environment_observations(
         removed = set(range(50)) - set(dealt)
         assert len(removed) == number
         assert removed <= set(rows)
-        picked = [place for place, row in enumerate(rows) if row in removed]
-        nearest = cosines[:, picked].max(axis=1) if picked else np.zeros(50)
+        places = [place for place, row in enumerate(rows) if row in removed]
+        nearest = cosines[:, places].max(axis=1) if places else np.zeros(50)
         np.testing.assert_allclose(slates[:, -2], nearest[dealt], atol=1e-6)
 
 
