@@ -53,8 +53,8 @@ def test_centres_are_the_means_of_their_nearest(
     rng = np.random.default_rng(seed)
     points = np.repeat(rng.normal(size=(size, k)), copies, axis=0)
     centres = k_means(points, count, np.random.default_rng(seed))
-    again = k_means(points, count, np.random.default_rng(seed))
-    np.testing.assert_array_equal(centres, again)
+    repeated = k_means(points, count, np.random.default_rng(seed))
+    np.testing.assert_array_equal(centres, repeated)
     labels, squares = nearest(points, centres)
     assert set(labels) == set(range(count))
     means = [points[labels == label].mean(0) for label in range(count)]
@@ -154,9 +154,9 @@ def test_copies_share_the_clusters(bundle: Bundle) -> None:
     assert clusters(bundle, 6) is clustering
     assert copy.deepcopy(clustering) is clustering
     assert pickle.loads(pickle.dumps(clustering)) is clustering
-    again = Clusters(bundle, 6)
-    np.testing.assert_array_equal(again.labels, clustering.labels)
-    np.testing.assert_array_equal(again.statistics, clustering.statistics)
+    refitted = Clusters(bundle, 6)
+    np.testing.assert_array_equal(refitted.labels, clustering.labels)
+    np.testing.assert_array_equal(refitted.statistics, clustering.statistics)
     with pytest.raises(ValueError, match="read-only"):
         clustering.labels[0] = 1
 

@@ -101,11 +101,11 @@ def test_the_slate_is_observed_at_the_current_weights(
     pool, d = bundle.pool, bundle.basis.shape[1]
     env.reset(seed=2)
     learner = LiveLearner(bundle, env.learner.settings)
-    picked: list[np.ndarray] = []
+    directions_of_picks: list[np.ndarray] = []
     for action in (1, 0, 4, 3, 1):
         if action < 4:
             row = np.array([env.slate[action]])
-            picked.append(unit(learner.pool_gradients(row).sketches))
+            directions_of_picks.append(unit(learner.pool_gradients(row).sketches))
             learner.update(int(row[0]))
         observation, *_ = env.step(action)
         places = np.flatnonzero(env.slate >= 0)
@@ -120,7 +120,7 @@ def test_the_slate_is_observed_at_the_current_weights(
             (np.log(gradients.norms) - logs.mean()) / logs.std(),
             (gradients.losses - pool.losses.mean()) / pool.losses.std(),
             (tokens[env.slate[places]] - tokens.mean()) / tokens.std(),
-            (units @ np.concatenate(picked).T).max(axis=1),
+            (units @ np.concatenate(directions_of_picks).T).max(axis=1),
             np.ones(len(places)),
         ]
         expected = np.clip(np.column_stack(columns), -10, 10)
@@ -152,7 +152,7 @@ def test_training_changes_the_observation(env: SelectionEnv) -> None:
     assert np.abs(three[3] - two[3]).max() > 0.05
 
 
-def play(env: SelectionEnv, seed: int) -> list[Any]:
+def episode(env: SelectionEnv, seed: int) -> list[Any]:
     rng = np.random.default_rng(seed)
     results: list[Any] = [env.reset(seed=seed)]
     over = False
@@ -167,10 +167,10 @@ def test_the_same_seed_gives_the_same_episode(
     env: SelectionEnv, live_files: LiveFiles
 ) -> None:
     other = make(live_files)
-    first = play(env, 3)
-    play(other, 4)
-    assert data_equivalence(play(other, 3), first, exact=True)
-    assert data_equivalence(play(env, 3), first, exact=True)
+    first = episode(env, 3)
+    episode(other, 4)
+    assert data_equivalence(episode(other, 3), first, exact=True)
+    assert data_equivalence(episode(env, 3), first, exact=True)
 
 
 def test_two_environments_in_turns_do_not_disturb_each_other(

@@ -54,11 +54,11 @@ def rows_of(bundle: Bundle, names: list[str]) -> list[int]:
 
 def test_seeds_make_different_orders(spec: EnvSpec) -> None:
     env = gymnasium.make(spec).unwrapped
-    drawn = []
+    orders = []
     for seed in (0, 1):
         env.reset(seed=seed)
-        drawn.append(env.step(env.left.argmax())[4]["sample_ids"])
-    assert drawn[0] != drawn[1]
+        orders.append(env.step(env.left.argmax())[4]["sample_ids"])
+    assert orders[0] != orders[1]
 
 
 def test_frames_have_the_history_of_the_episode(
@@ -116,7 +116,7 @@ def test_any_episode(
     observation, info = env.reset(seed=seed)
     remaining = {n: {r for r in part if env.clusters[r] == n} for n in range(clusters)}
     assert info["sample_ids"] == []
-    drawn: list[str] = []
+    selection: list[str] = []
     over, batches = False, 0
     while not over:
         assert env.observation_space.contains(observation)
@@ -149,12 +149,12 @@ def test_any_episode(
         assert len(rows) == len(set(rows)) == min(batch, len(remaining[action]))
         assert set(rows) <= remaining[action]
         remaining[action] -= set(rows)
-        drawn += info["sample_ids"]
+        selection += info["sample_ids"]
         batches += not info["invalid_action"]
     assert env.observation_space.contains(observation)
     assert batches == steps or not any(remaining.values())
-    assert info["selection"] == drawn
-    assert len(set(drawn)) == len(drawn)
+    assert info["selection"] == selection
+    assert len(set(selection)) == len(selection)
 
 
 def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
@@ -169,7 +169,7 @@ def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
         test, retention = learner.test_loss(), learner.retention_loss()
         before, own = domain, learner.answer_losses()
         answers_before = learner.answers_loss()
-        picked: list[np.ndarray] = []
+        gradients: list[np.ndarray] = []
         over, stood, moved = False, 0.0, 0.0
         while not over:
             _, reward, over, _, info = env.step(env.action_space.sample())
@@ -177,7 +177,9 @@ def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
             for row in rows_of(env.bundle, info["sample_ids"]):
                 learner.update(row)
                 cosines.append(np.abs(learner.anchor_cosine(row)).max())
-                picked.append(env.bundle.pool.sketches("initial", np.array([row]))[0])
+                gradients.append(
+                    env.bundle.pool.sketches("initial", np.array([row]))[0]
+                )
             now, anchors_now = learner.domain_loss(), learner.anchor_losses().copy()
             terms = info["reward_terms"]
             gain = 100 * (before - now) / domain
@@ -200,7 +202,7 @@ def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
             assert terms["orthogonality"] == pytest.approx(1 - np.mean(cosines))
             assert info["domain_loss"] == pytest.approx(now, rel=1e-7)
             before = now
-        units = np.stack(picked) / np.linalg.norm(picked, axis=1, keepdims=True)
+        units = np.stack(gradients) / np.linalg.norm(gradients, axis=1, keepdims=True)
         before_last = units[: -len(info["sample_ids"])]
         information = [
             np.linalg.slogdet(np.eye(env.bundle.k) + u.T @ u)[1]
@@ -250,7 +252,7 @@ def test_observation_against_plain_formulas(env: MixtureEnv, bundle: Bundle) -> 
     assert start["context"][2 * d :].tolist() == [0] * d + [1, 0, 0]
     for action in (0, 2, 2, 4):
         observation, *_ = env.step(action)
-    part, drawn = bundle.split("train"), env.picked
+    part, picks = bundle.split("train"), env.picked
 
     def unit(x: np.ndarray) -> np.ndarray:
         return x / np.linalg.norm(x, axis=-1, keepdims=True)
@@ -273,7 +275,7 @@ def test_observation_against_plain_formulas(env: MixtureEnv, bundle: Bundle) -> 
     )
     for cluster in range(5):
         members = [row for row in part if env.clusters[row] == cluster]
-        remaining = [row for row in members if row not in drawn]
+        remaining = [row for row in members if row not in picks]
         means = samples[remaining].mean(0)
         share = {0: 0.25, 2: 0.5, 4: 0.25}.get(cluster, 0)
         expected = [len(remaining) / len(part), *means[:4], share, *means[4:]]
@@ -285,8 +287,8 @@ def test_observation_against_plain_formulas(env: MixtureEnv, bundle: Bundle) -> 
     context = np.concatenate(
         [
             directions.ravel(),
-            samples[drawn, 4:].mean(0),
-            [2 / 6, samples[drawn, 3].mean(), cosines[drawn].min(axis=1).mean()],
+            samples[picks, 4:].mean(0),
+            [2 / 6, samples[picks, 3].mean(), cosines[picks].min(axis=1).mean()],
         ]
     )
     np.testing.assert_allclose(observation["context"], context, atol=2e-4)
@@ -395,8 +397,8 @@ def test_an_episode_is_replayed_by_its_stream(env: MixtureEnv) -> None:
     actions = [0, 4, 2, 4, 1, 3]
     first = [env.reset(seed=9)[0], *[env.step(a) for a in actions]]
     options = {"indices": env.stream.tolist()}
-    again = [env.reset(options=options)[0], *[env.step(a) for a in actions]]
-    assert data_equivalence(first, again, exact=True)
+    repeated = [env.reset(options=options)[0], *[env.step(a) for a in actions]]
+    assert data_equivalence(first, repeated, exact=True)
 
 
 def test_both_splits_share_the_clusters(bundle_folder: Path) -> None:

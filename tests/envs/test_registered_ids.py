@@ -38,7 +38,7 @@ def make(spec: EnvSpec, **kwargs: Any) -> Any:
     return gymnasium.make(spec, **kwargs).unwrapped
 
 
-def play(env: Any, actions: list[int], **reset: Any) -> list[Any]:
+def run_episode(env: Any, actions: list[int], **reset: Any) -> list[Any]:
     return [env.reset(**reset), *[env.step(action) for action in actions]]
 
 
@@ -94,8 +94,8 @@ def test_a_seed_gives_the_same_episodes_after_any_others(spec: EnvSpec) -> None:
     env = make(spec)
     first = env.reset(seed=5), env.reset()
     valid_actions(env, 5)
-    again = env.reset(seed=5), env.reset()
-    assert data_equivalence(first, again, exact=True)
+    repeated = env.reset(seed=5), env.reset()
+    assert data_equivalence(first, repeated, exact=True)
     streams = set()
     for seed in (5, None, 6, None):
         env.reset(seed=seed)
@@ -106,7 +106,7 @@ def test_a_seed_gives_the_same_episodes_after_any_others(spec: EnvSpec) -> None:
 def test_pickled_and_copied_envs_continue_equally(spec: EnvSpec) -> None:
     env = make(spec)
     actions = valid_actions(env, 6)
-    play(env, actions[:3], seed=3)
+    run_episode(env, actions[:3], seed=3)
     others = [pickle.loads(pickle.dumps(env)), copy.deepcopy(env)]
     for action in actions[3:]:
         expected = env.step(action)
@@ -120,9 +120,9 @@ def test_pickled_and_copied_envs_continue_equally(spec: EnvSpec) -> None:
 def test_spec_goes_through_json(spec: EnvSpec) -> None:
     spec.kwargs["reward_weights"] = {"conflict": 0.5}
     original = gymnasium.make(spec)
-    again = gymnasium.make(EnvSpec.from_json(original.spec.to_json()))
-    assert data_equivalence(original.reset(seed=0), again.reset(seed=0), exact=True)
-    assert again.unwrapped.reward_weights["conflict"] == 0.5
+    restored = gymnasium.make(EnvSpec.from_json(original.spec.to_json()))
+    assert data_equivalence(original.reset(seed=0), restored.reset(seed=0), exact=True)
+    assert restored.unwrapped.reward_weights["conflict"] == 0.5
 
 
 @pytest.mark.parametrize("render_mode", ["human", "ansi", "rgb_array"])
@@ -131,7 +131,7 @@ def test_rendering_changes_nothing(
 ) -> None:
     plain = make(spec)
     actions = valid_actions(plain, 4)
-    expected = play(plain, actions, seed=3)
+    expected = run_episode(plain, actions, seed=3)
     env = make(spec, render_mode=render_mode)
     if render_mode != "human":
         with pytest.raises(gymnasium.error.ResetNeeded):
@@ -200,11 +200,15 @@ def test_actions_outside_the_space_are_refused(spec: EnvSpec) -> None:
 def test_an_episode_is_replayed_by_its_stream(spec: EnvSpec) -> None:
     env, other = make(spec), make(spec)
     actions = valid_actions(env, 8)
-    first = play(env, actions, seed=3)
+    first = run_episode(env, actions, seed=3)
     options = {"indices": env.stream}
-    assert data_equivalence(play(env, actions, options=options), first, exact=True)
+    assert data_equivalence(
+        run_episode(env, actions, options=options), first, exact=True
+    )
     options = {"indices": env.stream.tolist()}
-    assert data_equivalence(play(other, actions, options=options), first, exact=True)
+    assert data_equivalence(
+        run_episode(other, actions, options=options), first, exact=True
+    )
 
 
 def test_splits_are_disjoint(spec: EnvSpec) -> None:
@@ -243,7 +247,7 @@ def test_any_sequence_of_actions(spec: EnvSpec, data: st.DataObject, seed: int) 
     }
     env = make(spec, reward_weights=weights | {"information": 0.5})
     observation, info = env.reset(seed=seed)
-    chosen: list[str] = []
+    selection: list[str] = []
     for _ in range(data.draw(st.integers(1, 30))):
         assert info["selection"] == []
         legal = np.flatnonzero(env.action_masks()).tolist()
@@ -261,13 +265,13 @@ def test_any_sequence_of_actions(spec: EnvSpec, data: st.DataObject, seed: int) 
         own = info["cost_answers"] == "own"
         assert info["cost"] == terms["forgetting" if own else "conflict"]
         ids = info["sample_ids"] if "sample_ids" in info else [info["sample_id"]]
-        chosen += [name for name in ids if name]
+        selection += [name for name in ids if name]
         if terminated or truncated:
-            assert info["selection"] == chosen
+            assert info["selection"] == selection
             break
-    assert len(set(chosen)) == len(chosen)
+    assert len(set(selection)) == len(selection)
     pool = env.bundle.pool.ids[env.stream].tolist()
-    assert {int(name, 16) for name in chosen} <= set(pool)
+    assert {int(name, 16) for name in selection} <= set(pool)
 
 
 CREATORS = {

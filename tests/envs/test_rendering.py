@@ -314,8 +314,8 @@ def test_the_mixtures_table_shows_what_is_observed(bundle_folder: Path) -> None:
     for cluster, (_, columns) in rows.items():
         printed = [float(column.rstrip("%")) for column in columns[:7]]
         _, orth, conf, norm, domain, share = observation["clusters"][cluster, :6]
-        remaining, drawn = env.left[cluster], env.picked_from[cluster]
-        expected = [remaining, domain, orth, conf, norm, drawn, 100 * share]
+        remaining, picks = env.left[cluster], env.picked_from[cluster]
+        expected = [remaining, domain, orth, conf, norm, picks, 100 * share]
         np.testing.assert_allclose(printed, expected, atol=0.51)
         np.testing.assert_allclose(printed[1:4], expected[1:4], atol=6e-4)
     assert loss_rows(text)["domain"][2] == round(info["domain_loss"], 4)

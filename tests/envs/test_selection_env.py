@@ -50,13 +50,13 @@ def test_a_context_is_computed_without_an_environment(env: SelectionEnv) -> None
     env.reset(seed=0)
     candidates = observations.candidates(env.bundle, "initial")
     for action in (0, 4, 1, 2, 4, 3):
-        picked, before = len(env.picked), env.observation()["context"]
+        picks, before = len(env.picked), env.observation()["context"]
         context = candidates.context(
             candidates.rows(np.array(env.picked, np.int64))[0],
-            budget_left=1 - picked / 5,
+            budget_left=1 - picks / 5,
             slates_left=(5 - env.slate_number) / 6,
             share=min(
-                (5 - picked) / (24 - 4 * env.slate_number - (env.slate < 0).sum()), 1
+                (5 - picks) / (24 - 4 * env.slate_number - (env.slate < 0).sum()), 1
             ),
         )
         np.testing.assert_allclose(before, context, atol=1e-6)
@@ -111,7 +111,7 @@ def test_any_valid_episode(
     )
     observation, info = env.reset(seed=seed)
     stream = env.stream.tolist()
-    picked: list[str] = []
+    selection: list[str] = []
     costs: list[float] = []
     over = False
     while not over:
@@ -137,13 +137,13 @@ def test_any_valid_episode(
         if action == env.slate_size:
             assert (reward, info["sample_id"]) == (0, "")
         else:
-            picked.append(info["sample_id"])
+            selection.append(info["sample_id"])
     assert env.observation_space.contains(observation)
-    assert info["selection"] == picked
-    assert len(set(picked)) == len(picked) <= budget
-    assert len(picked) == budget or env.slate_number == env.slates_in_stream - 1
+    assert info["selection"] == selection
+    assert len(set(selection)) == len(selection) <= budget
+    assert len(selection) == budget or env.slate_number == env.slates_in_stream - 1
     dealt = {f"{i:016x}" for i in env.bundle.pool.ids[stream].tolist()}
-    assert set(picked) <= dealt
+    assert set(selection) <= dealt
     # What no reward sees, from a learner of our own.
     learner = SurrogateLearner(env.bundle)
     test, retention = learner.test_loss(), learner.retention_loss()
@@ -154,7 +154,7 @@ def test_any_valid_episode(
     assert sum(costs) == pytest.approx(forgotten.max(), abs=1e-4)
     answers_change = 100 * (learner.answers_loss() - answers_before) / answers_before
     assert info["answers_change"] == pytest.approx(answers_change, abs=1e-3)
-    assert (info["answers_change"] > 0) == (len(picked) > 0)
+    assert (info["answers_change"] > 0) == (len(selection) > 0)
     test_change = 100 * (learner.test_loss() - test) / test
     retention_change = 100 * (learner.retention_loss() - retention) / retention
     assert info["test_change"] == pytest.approx(test_change, abs=1e-3)
@@ -187,10 +187,10 @@ def test_any_order_of_a_selection_gives_the_same_return(bundle_folder: Path) -> 
     env.reset(seed=0)
     stream, returns, costs = env.stream, [], []
     rng = np.random.default_rng(0)
-    chosen = rng.choice(12, 10, replace=False)
+    places = rng.choice(12, 10, replace=False)
     for _ in range(6):
         env.reset(options={"indices": stream})
-        results = [env.step(int(place)) for place in rng.permutation(chosen)]
+        results = [env.step(int(place)) for place in rng.permutation(places)]
         assert results[-1][2]
         returns.append(sum(result[1] for result in results))
         costs.append(sum(result[4]["cost"] for result in results))
@@ -207,8 +207,8 @@ def test_observation_against_plain_formulas(
     env.reset(seed=3)
     for action in (0, 2, 4, 1, 1):
         observation, *_ = env.step(action)
-    picked = env.picked
-    assert len(picked) == 3  # the second 1 was invalid
+    picks = env.picked
+    assert len(picks) == 3  # the second 1 was invalid
     pool = bundle.pool
 
     def unit(x: np.ndarray) -> np.ndarray:
@@ -236,7 +236,7 @@ def test_observation_against_plain_formulas(
             units @ domain,
             worst,
             scalars(pool),
-            (units @ units[picked].T).max(axis=1),
+            (units @ units[picks].T).max(axis=1),
             np.ones(len(pool)),
         ]
     )
@@ -245,8 +245,8 @@ def test_observation_against_plain_formulas(
     context = np.concatenate(
         [
             in_basis(np.stack([domain, anchors.mean(0)])).ravel(),
-            in_basis(units[picked]).mean(0),
-            [5 / 8, 4 / 6, (units @ domain)[picked].mean(), worst[picked].mean()],
+            in_basis(units[picks]).mean(0),
+            [5 / 8, 4 / 6, (units @ domain)[picks].mean(), worst[picks].mean()],
             [5 / (3 + 16)],  # three on the table, four slates to come
             scalars(bundle.dev).mean(0),
         ]
@@ -436,11 +436,11 @@ def test_an_episode_is_replayed_by_its_stream(env: SelectionEnv) -> None:
     actions = [0, 4, 2, 4, 1, 3]
     first = [env.reset(seed=9)[0], *[env.step(a)[:4] for a in actions]]
     stream = env.stream
-    again = [
+    repeated = [
         env.reset(options={"indices": stream})[0],
         *[env.step(a)[:4] for a in actions],
     ]
-    assert data_equivalence(first, again, exact=True)
+    assert data_equivalence(first, repeated, exact=True)
 
 
 def test_the_whole_pool_is_one_stream(bundle_folder: Path, bundle: Bundle) -> None:
@@ -472,18 +472,18 @@ def test_a_bundle_without_trajectory_uses_initial_sketches(tmp_path: Path) -> No
 
 
 def test_observations_need_no_trajectory_sketches(bundle_folder: Path) -> None:
-    read: list[str] = []
+    kinds: list[str] = []
     rows = type(load_bundle(bundle_folder).pool)
     original = rows.sketches
 
     def sketches(self: Any, kind: str, indices: Any = None) -> Any:
-        read.append(kind)
+        kinds.append(kind)
         return original(self, kind, indices)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "sketches", sketches)
         Candidates(load_bundle(bundle_folder), "initial")
-    assert set(read) == {"initial"}
+    assert set(kinds) == {"initial"}
 
 
 def test_sketches_read_on_demand_give_equal_observations(
@@ -492,11 +492,11 @@ def test_sketches_read_on_demand_give_equal_observations(
     prepared = make(bundle_folder, observe="trajectory")
     monkeypatch.setattr(observations, "_PREPARED_ROWS", 0)
     monkeypatch.setattr(selection, "candidates", Candidates)
-    read = make(bundle_folder, observe="trajectory")
+    on_demand = make(bundle_folder, observe="trajectory")
     for action in (None, 0, 3, 16, 5):
         results = [
             env.reset(seed=4) if action is None else env.step(action)
-            for env in (prepared, read)
+            for env in (prepared, on_demand)
         ]
         for key in ("candidates", "context"):
             a, b = (result[0][key] for result in results)
@@ -529,9 +529,9 @@ def test_a_selection_is_filled_at_random(bundle_folder: Path) -> None:
         steps = [env.step(action) for action in (0, 2, 4, 1, *[4] * 5)]
         assert [step[2] for step in steps] == [False] * 8 + [True]
         ends.append((sum(step[1] for step in steps), steps[-1][4]))
-    picked, selection = ends[0][1]["selection"], ends[1][1]["selection"]
-    assert len(picked) == 3
-    assert selection[:3] == picked
+    picks, selection = ends[0][1]["selection"], ends[1][1]["selection"]
+    assert len(picks) == 3
+    assert selection[:3] == picks
     assert len(set(selection)) == 9
     stream = bundle_names(filled.unwrapped)
     assert set(selection) <= stream

@@ -69,7 +69,7 @@ def both(
     return native, sync
 
 
-def play(
+def run_episodes(
     native: SelectionVectorEnv, sync: SyncVectorEnv, steps: int, seed: int = 0
 ) -> np.ndarray:
     """Play the same in both; return how many sub-environments ended or were cut off."""
@@ -104,7 +104,7 @@ def test_episodes_equal_those_of_sync_vector_env(
     bundle_folder: Path, num_envs: int, mode: str
 ) -> None:
     native, sync = both(bundle_folder, num_envs, mode, fill=True, **SMALL)
-    terminated, truncated = play(native, sync, 400)
+    terminated, truncated = run_episodes(native, sync, 400)
     assert terminated > 8 * num_envs
     assert truncated > 1
 
@@ -133,7 +133,7 @@ def test_episodes_equal_those_of_sync_vector_env(
 )
 def test_any_arguments(bundle_folder: Path, kwargs: dict[str, Any]) -> None:
     native, sync = both(bundle_folder, 3, **kwargs)
-    assert play(native, sync, 300).sum() > 3
+    assert run_episodes(native, sync, 300).sum() > 3
 
 
 @settings(max_examples=15, deadline=None)
@@ -154,17 +154,17 @@ def test_any_shape(
 ) -> None:
     budget = 1 + round(share * (slate_size * num_slates - 1))
     shape = {"slate_size": slate_size, "num_slates": num_slates, "budget": budget}
-    play(*both(bundle_folder, 4, mode, **shape), steps=60, seed=seed)
+    run_episodes(*both(bundle_folder, 4, mode, **shape), steps=60, seed=seed)
 
 
 def test_a_bundle_without_own_answers(folder_without_answers: Path) -> None:
     native, sync = both(folder_without_answers, 3, **SMALL)
-    assert play(native, sync, 100)[0] > 3
+    assert run_episodes(native, sync, 100)[0] > 3
 
 
 def test_the_shipped_bundle() -> None:
     native, sync = both(Path("medical"), 3)
-    assert play(native, sync, 250)[0] > 3
+    assert run_episodes(native, sync, 250)[0] > 3
 
 
 @pytest.mark.parametrize("checkpoints", [0, 3])
@@ -177,13 +177,13 @@ def test_a_pool_too_large_for_tables(
     monkeypatch.setattr(gram, "TABLE_FLOATS", 0)
     monkeypatch.setattr(observations, "_PREPARED_ROWS", 0)
     native, sync = both(folder, 3, slate_size=3, num_slates=8, budget=11)
-    assert play(native, sync, 80)[0] > 3
+    assert run_episodes(native, sync, 80)[0] > 3
 
 
 @pytest.mark.parametrize("checkpoints", [0, 1])
 def test_bundles_of_one_checkpoint(tmp_path: Path, checkpoints: int) -> None:
     folder = make_bundle(tmp_path / "b", pool=200, checkpoints=checkpoints, held_out=12)
-    play(*both(folder, 3, slate_size=5, num_slates=9, budget=30), steps=150)
+    run_episodes(*both(folder, 3, slate_size=5, num_slates=9, budget=30), steps=150)
 
 
 def test_make_vec_has_three_modes_that_agree(bundle_folder: Path) -> None:
