@@ -87,11 +87,11 @@ def test_a_list_without_terms_is_reported_and_left_out(capsys, results):
 
 
 def test_a_list_with_too_few_runs_is_reported_and_left_out(capsys, results):
-    begun = results / "legal" / "held-out"
-    write_random_list(load_bundle("legal"), begun, names=NAMES[:2])
+    incomplete = results / "legal" / "held-out"
+    write_random_list(load_bundle("legal"), incomplete, names=NAMES[:2])
     _, err = run(capsys, "--terms", "--results", str(results))
-    assert err == [f"ogs: note: {begun}: left out: has runs of 2 subsets of 3"]
-    assert not (begun / TERMS).exists()
+    assert err == [f"ogs: note: {incomplete}: left out: has runs of 2 subsets of 3"]
+    assert not (incomplete / TERMS).exists()
     assert (results / "legal" / "tenth" / TERMS).exists()
 
 

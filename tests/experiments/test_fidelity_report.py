@@ -153,15 +153,15 @@ def test_predictions_are_those_of_the_learner(bundle, folder, whole_table):
 
 
 def test_terms_are_read_as_they_were_written(bundle, folder, measured):
-    terms, again = compute_terms(bundle, folder), read_terms(folder)
+    terms, restored = compute_terms(bundle, folder), read_terms(folder)
     assert (terms.capabilities, terms.steps) == ([MATHS, KNOWLEDGE], [0, 6])
     for name in ("capabilities", "steps", "norms", "subsets"):
-        assert getattr(again, name) == getattr(terms, name)
+        assert getattr(restored, name) == getattr(terms, name)
     for part in ("losses", "tokens", "shifts", "naive"):
-        written, reread = getattr(terms, part), getattr(again, part)
-        assert written.keys() == reread.keys()
-        for name in written:
-            np.testing.assert_allclose(reread[name], written[name], 1e-6, 1e-9)
+        original, reread = getattr(terms, part), getattr(restored, part)
+        assert original.keys() == reread.keys()
+        for name in original:
+            np.testing.assert_allclose(reread[name], original[name], 1e-6, 1e-9)
 
 
 def distance(bundle: Bundle, rows: np.ndarray) -> float:
@@ -277,9 +277,9 @@ def test_the_ceiling_is_the_correlation_of_the_true_changes():
         value + rng.normal(scale=0.7, size=1 + number % 2)
         for number, value in enumerate(truth)
     ]
-    reached = np.corrcoef(truth, [own.mean() for own in repeats])[0, 1]
-    assert ceiling(repeats) == pytest.approx(reached, abs=0.02)
-    assert 0.8 < reached < 0.95
+    correlation = np.corrcoef(truth, [own.mean() for own in repeats])[0, 1]
+    assert ceiling(repeats) == pytest.approx(correlation, abs=0.02)
+    assert 0.8 < correlation < 0.95
 
 
 def test_a_ceiling_needs_two_seeds():

@@ -46,16 +46,16 @@ def tenths(medical) -> dict[str, list[int]]:
 
 
 def test_subsets_have_the_given_size_without_repeats(bundle, lists):
-    for subsets in lists.values():
-        for subset in subsets:
+    for subset_list in lists.values():
+        for subset in subset_list:
             assert len(subset.rows) == len(set(subset.rows)) == SIZE
             assert all(0 <= row < len(bundle.pool) for row in subset.rows)
             assert all(type(row) is int for row in subset.rows)
 
 
 def test_names_are_unique_and_contain_the_kind(lists):
-    for subsets in lists.values():
-        assert len({subset.name for subset in subsets}) == len(subsets)
+    for subset_list in lists.values():
+        assert len({subset.name for subset in subset_list}) == len(subset_list)
     kinds = Counter(kind_of(subset.name) for subset in lists["held_out"])
     sources = {f"source-{name}": 1 for name in ("alpha", "beta", "gamma", "delta")}
     scores = ("domain_gain", "orthogonality", "anchor_gain")
@@ -70,7 +70,9 @@ def test_names_are_unique_and_contain_the_kind(lists):
 
 def test_a_list_is_reproducible_and_differs_from_all_others(bundle, lists):
     assert development(bundle, SIZE) == lists["development"]
-    known = [tuple(subset.rows) for subsets in lists.values() for subset in subsets]
+    known = [
+        tuple(subset.rows) for subset_list in lists.values() for subset in subset_list
+    ]
     assert len(set(known)) == len(known)
 
 
@@ -154,8 +156,8 @@ def reward_of(bundle: Bundle, rows: list[int]) -> float:
 
 def test_picks_by_reward_return_more_than_random_picks(medical, tenths):
     for number in range(5):
-        random, picked = tenths[f"random-{number}"], tenths[f"reward-{number}"]
-        assert reward_of(medical, picked) > reward_of(medical, random)
+        random, by_reward = tenths[f"random-{number}"], tenths[f"reward-{number}"]
+        assert reward_of(medical, by_reward) > reward_of(medical, random)
 
 
 def test_the_reward_picks_from_a_half_that_has_the_random_subset(medical, tenths):
@@ -172,8 +174,8 @@ def test_subsets_of_results_are_those_that_were_run(bundle, tmp_path):
     picks = {"random-0": [5, 3, 400], "less-0": [7, 8, 9]}
     runs = {name: [{"losses": {}, "pairs": {}}] for name in picks}
     write_list(bundle, tmp_path / "pool" / "tenth", picks, runs)
-    subsets = of_results(bundle, tmp_path / "pool" / "tenth")
-    assert subsets == {name: Subset(name, rows) for name, rows in picks.items()}
+    loaded = of_results(bundle, tmp_path / "pool" / "tenth")
+    assert loaded == {name: Subset(name, rows) for name, rows in picks.items()}
 
 
 def scores_of_the_pool(bundle: Bundle) -> dict[str, np.ndarray]:

@@ -81,10 +81,10 @@ def test_a_run_is_a_function_of_its_seed(model_folder):
         fine_tune(proxy, texts, range(5), Recipe(epochs, RATE, batch=2), seed)
         return proxy.state()
 
-    first, again, other = weights(2, 1), weights(2, 1), weights(2, 2)
+    first, repeated, other = weights(2, 1), weights(2, 1), weights(2, 2)
     for name, expected in first.items():
         # The frozen layers' states are rounded as the batch that made them.
-        torch.testing.assert_close(again[name], expected, rtol=0, atol=1e-3 * RATE)
+        torch.testing.assert_close(repeated[name], expected, rtol=0, atol=1e-3 * RATE)
         assert (other[name] - expected).abs().max() > RATE / 10
 
 

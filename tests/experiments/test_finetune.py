@@ -174,12 +174,12 @@ def test_own_answers_are_measured_before_and_after(settings, tmp_path):
     assert after.per_token > before.per_token
     # Runs side by side are measured on the same.
     (answers_file,) = (tmp_path / "own_answers").rglob("answers-*")
-    written = answers_file.stat().st_mtime_ns
+    modified = answers_file.stat().st_mtime_ns
     finetune(
         TRAINED[:8], TEST, RETENTION, replace(settings, seed=1), tmp_path / "other"
     )
     assert list((tmp_path / "own_answers").rglob("answers-*")) == [answers_file]
-    assert answers_file.stat().st_mtime_ns == written
+    assert answers_file.stat().st_mtime_ns == modified
 
 
 def test_other_pairs_of_grammar_are_another_run(settings, tmp_path, starts):
@@ -200,18 +200,18 @@ def test_a_result_depends_only_on_seed_and_set(settings, tmp_path):
 
 
 def test_a_finished_run_is_reused(settings, tmp_path, starts):
-    def again(**changed):
+    def run(**changed):
         return finetune(
             TRAINED, TEST, RETENTION, replace(settings, **changed), tmp_path / "run"
         )
 
-    first = again()
-    assert again() == first
+    first = run()
+    assert run() == first
     assert starts == [None]
-    other = again(learning_rate=2e-2)
+    other = run(learning_rate=2e-2)
     assert starts == [None, None]
     assert other["after"] != first["after"]
-    assert again(learning_rate=2e-2) == other
+    assert run(learning_rate=2e-2) == other
     assert len(starts) == 2
 
 
@@ -299,8 +299,8 @@ def save_selection(folder, samples, agent, texts=True):
     ).save(folder, {sample.id: sample for sample in samples} if texts else None)
 
 
-def command(*words):
-    module.run(parse(module.Options, [str(word) for word in words]))
+def command(*arguments):
+    module.run(parse(module.Options, [str(word) for word in arguments]))
 
 
 @pytest.fixture
@@ -310,8 +310,13 @@ def files(tmp_path, tiny_model, monkeypatch):
     write_samples(tmp_path / "keep.jsonl", RETENTION)
     save_selection(tmp_path / "picked", TRAINED[:8], "agents/navigator")
     save_selection(tmp_path / "drawn", TRAINED[8:], "random")
-    words = ["--test", tmp_path / "test.jsonl", "--retention", tmp_path / "keep.jsonl"]
-    return [*words, "--model", tiny_model, "--out", tmp_path / "out"]
+    arguments = [
+        "--test",
+        tmp_path / "test.jsonl",
+        "--retention",
+        tmp_path / "keep.jsonl",
+    ]
+    return [*arguments, "--model", tiny_model, "--out", tmp_path / "out"]
 
 
 def test_command_runs_several_selections(files, tmp_path, capsys, starts):

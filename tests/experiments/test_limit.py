@@ -51,25 +51,27 @@ def test_the_weight_is_the_least_that_satisfies_the_limit(
 ) -> None:
     result = forgetting_limit(environment, BUDGET, seed=0)
     rng = np.random.default_rng(5)
-    drawn = [
+    selections = [
         rng.choice(len(environment.pool), BUDGET, replace=False) for _ in range(400)
     ]
-    mean = np.mean([predicted_terms(environment, rows)["forgetting"] for rows in drawn])
+    mean = np.mean(
+        [predicted_terms(environment, rows)["forgetting"] for rows in selections]
+    )
     assert result.limit == pytest.approx(MARGIN * mean, rel=0.05)
 
-    chosen = predicted_terms(environment, greedy(environment, result.weight))
-    assert chosen["forgetting"] == result.predicted <= result.limit
+    terms = predicted_terms(environment, greedy(environment, result.weight))
+    assert terms["forgetting"] == result.predicted <= result.limit
     less = predicted_terms(environment, greedy(environment, 0.9 * result.weight))
     assert less["forgetting"] > result.limit
-    assert less["domain_gain"] > chosen["domain_gain"]
+    assert less["domain_gain"] > terms["domain_gain"]
     assert forgetting_limit(environment, BUDGET, seed=0) == result
 
 
 def test_without_forgetting_the_weight_is_close_to_zero(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "made", checkpoints=1)
     learner = load_bundle(folder).manifest["learner"]
-    nothing = {"curvature": 0.0, "share": 0.0, "distance": 0.0}
-    edit_manifest(folder, learner=learner | {"forgetting": nothing})
+    no_forgetting = {"curvature": 0.0, "share": 0.0, "distance": 0.0}
+    edit_manifest(folder, learner=learner | {"forgetting": no_forgetting})
     bundle = load_bundle(folder)
     # Nothing is forgotten: any weight keeps to a limit of 0.
     assert forgetting_limit(bundle, BUDGET, seed=0).weight < 0.01

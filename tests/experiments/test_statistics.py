@@ -87,11 +87,11 @@ def test_the_interval_is_that_of_all_draws_of_runs_and_episodes():
 
 def test_runs_add_variance_to_the_interval():
     rng = np.random.default_rng(0)
-    luck = np.array([[-1.0], [0.0], [1.0]])
-    table = luck + 0.1 * rng.normal(size=(3, 50))
+    run_effects = np.array([[-1.0], [0.0], [1.0]])
+    table = run_effects + 0.1 * rng.normal(size=(3, 50))
     low, high = interval([table])
-    blind_low, blind_high = interval([table.reshape(1, -1)])
-    assert high - low > 2 * (blind_high - blind_low)
+    pooled_low, pooled_high = interval([table.reshape(1, -1)])
+    assert high - low > 2 * (pooled_high - pooled_low)
 
 
 def test_intervals_are_repeatable_and_move_with_the_scores():

@@ -99,8 +99,8 @@ def test_a_stopped_search_is_resumed(bundle, tmp_path, method, monkeypatch, caps
         parameters["learning_rate"] = BASE["parameters"]["learning_rate"]
     changes = {"method": method, "run_cap": 4, "parameters": parameters}
     file = write(tmp_path, command=few(bundle), **changes)
-    words = ["sweep", str(file), "--out"]
-    assert main([*words, str(tmp_path / "whole")]) == 0
+    command = ["sweep", str(file), "--out"]
+    assert main([*command, str(tmp_path / "whole")]) == 0
     calls = []
 
     def stopping(*arguments):
@@ -110,8 +110,8 @@ def test_a_stopped_search_is_resumed(bundle, tmp_path, method, monkeypatch, caps
         return train(*arguments)
 
     monkeypatch.setattr(sweep, "train", stopping)
-    assert main([*words, str(tmp_path / "stopped")]) == 130
-    assert main([*words, str(tmp_path / "stopped")]) == 0
+    assert main([*command, str(tmp_path / "stopped")]) == 130
+    assert main([*command, str(tmp_path / "stopped")]) == 0
     if method == "grid":
         points = [(call.width, call.seed) for call, _ in calls]
         assert sorted(points[:1] + points[2:]) == [(8, 0), (8, 1), (16, 0), (16, 1)]
@@ -134,7 +134,7 @@ def test_a_stopped_search_is_resumed(bundle, tmp_path, method, monkeypatch, caps
     assert str(agent["settings"]["width"]) == best["width"]
     assert imread(tmp_path / "stopped" / "trials.png").size
 
-    assert main([*words, str(tmp_path / "stopped"), "--seed=1"]) == 2
+    assert main([*command, str(tmp_path / "stopped"), "--seed=1"]) == 2
     assert "has another sweep or --seed" in capsys.readouterr().err
 
 

@@ -222,8 +222,8 @@ def test_a_failed_run_is_logged_as_failed(folder, tmp_path, monkeypatch):
         raise ZeroDivisionError
     assert wandb.run is None
     wandb.teardown()
-    written = records(next(tmp_path.glob("wandb/offline-run-*/*.wandb")))
-    assert [r.exit.exit_code for r in written if r.HasField("exit")] == [1]
+    logged = records(next(tmp_path.glob("wandb/offline-run-*/*.wandb")))
+    assert [r.exit.exit_code for r in logged if r.HasField("exit")] == [1]
 
 
 def test_a_sweeps_run_has_its_own_folder_and_one_seed(folder, tmp_path, monkeypatch):
