@@ -104,8 +104,8 @@ def test_a_shared_trunk_does_not_change_gradients(proxy):
     _, expected = hooked(proxy, batch)
     with shared_trunk(proxy.trunk):
         hooked(proxy, batch)
-        _, again = hooked(proxy, batch)
-    assert all(torch.equal(again[name], expected[name]) for name in expected)
+        _, repeated = hooked(proxy, batch)
+    assert all(torch.equal(repeated[name], expected[name]) for name in expected)
     other = batch_of(proxy, TEXTS[::-1])
     _, after = hooked(proxy, other)
     reversed_rows = {name: g.flip(0) for name, g in after.items()}
