@@ -114,9 +114,9 @@ def test_a_run_killed_between_batches_is_resumed(proxy, folder, answers, tmp_pat
     first, second = sorted(folder.iterdir())
     file = tmp_path / first.name
     file.write_bytes(first.read_bytes())
-    written = file.stat().st_mtime_ns
+    modified = file.stat().st_mtime_ns
     assert own_answers(proxy, SAMPLES, SETTINGS, tmp_path, "anchor") == answers
-    assert file.stat().st_mtime_ns == written
+    assert file.stat().st_mtime_ns == modified
     assert (tmp_path / second.name).read_bytes() == second.read_bytes()
 
 

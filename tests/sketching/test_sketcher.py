@@ -203,7 +203,9 @@ def oracle(settings, encoded):
     picks = warm_up_picks(len(encoded["pool"]), last, settings.seed).reshape(
         last, BATCH
     )
-    batches = [[encoded["pool"][row] for row in picked] for picked in picks]
+    batches = [
+        [encoded["pool"][row] for row in rows_of_batch] for rows_of_batch in picks
+    ]
     states, scales = [proxy.state()], [{}]
     for scale in train(proxy, batches, settings.learning_rate):
         states.append(proxy.state())
