@@ -60,10 +60,10 @@ def test_a_part_has_the_given_samples_and_replaced_columns(folder: Path) -> None
         np.testing.assert_array_equal(part.sketches(kind), pool.sketches(kind, rows))
         assert [first for first, _ in part.blocks(kind)] == [0]
     every = np.arange(4)
-    again = part.part(np.array([2]))
+    smaller = part.part(np.array([2]))
     for read in (Rows.products, Rows.answer_products):
         np.testing.assert_array_equal(read(part, every), read(pool, rows))
-        np.testing.assert_array_equal(read(again, every[:1]), read(pool, rows[[2]]))
+        np.testing.assert_array_equal(read(smaller, every[:1]), read(pool, rows[[2]]))
 
 
 def test_columns_are_read_only(folder: Path) -> None:

@@ -14,10 +14,14 @@ REPOSITORY = Path(__file__).parents[1]
 CHANGES = sorted((REPOSITORY / "docs" / "changes").glob("*.diff"))
 
 
-def run(*words: str | Path, cwd: Path) -> None:
+def run(*arguments: str | Path, cwd: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(cwd)}
     done = subprocess.run(
-        list(map(str, words)), cwd=cwd, env=environment, capture_output=True, text=True
+        list(map(str, arguments)),
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

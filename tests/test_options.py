@@ -74,8 +74,8 @@ def test_every_option_of_a_command_is_described(command):
 
 
 def test_values_have_the_types_of_the_fields():
-    words = ["f", "g", "--out=o_p", "--seeds", "3", "--learning_rate=.5", "--list"]
-    options = parse(Options, [*words, "--limit", "none", '--env_kwargs={"a_b": 1}'])
+    arguments = ["f", "g", "--out=o_p", "--seeds", "3", "--learning_rate=.5", "--list"]
+    options = parse(Options, [*arguments, "--limit", "none", '--env_kwargs={"a_b": 1}'])
     assert options == Options(
         files=(Path("f"), Path("g")),
         out=Path("o_p"),

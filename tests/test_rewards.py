@@ -102,8 +102,8 @@ def test_information_is_the_log_determinant(bundle: Bundle) -> None:
     information = Information(bundle.k, len(units))
 
     def log_det(count: int) -> float:
-        chosen = units[:count]
-        return float(np.linalg.slogdet(np.eye(bundle.k) + chosen.T @ chosen)[1])
+        selected = units[:count]
+        return float(np.linalg.slogdet(np.eye(bundle.k) + selected.T @ selected)[1])
 
     for number, unit in enumerate(units.astype(np.float32)):
         expected = log_det(number + 1) - log_det(number)
@@ -130,9 +130,9 @@ def test_preview_is_what_a_pick_gives(either: Bundle) -> None:
     for index in (1, 150, 300):
         rows = np.array([index, 20, 400])
         previewed = rewards.preview(rows, units[rows])
-        picked = rewards.pick(index, units[index])
-        assert previewed.keys() == picked.keys() == NO_PICK.keys()
-        for name, value in picked.items():
+        terms = rewards.pick(index, units[index])
+        assert previewed.keys() == terms.keys() == NO_PICK.keys()
+        for name, value in terms.items():
             assert previewed[name][0] == pytest.approx(value, abs=1e-4)
 
 

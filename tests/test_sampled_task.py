@@ -112,8 +112,8 @@ def test_a_number_determines_the_task(origin: Bundle) -> None:
         assert data_equivalence(contents(other), contents(first), exact=True)
     shared = sample_task(origin, 3, "train")
     assert len(pickle.dumps(shared)) < 1000
-    for again in (copy.copy(shared), copy.deepcopy([shared])[0], others[1]):
-        assert again is shared
+    for duplicate in (copy.copy(shared), copy.deepcopy([shared])[0], others[1]):
+        assert duplicate is shared
 
 
 def test_other_numbers_give_other_tasks(origin: Bundle) -> None:
@@ -243,8 +243,8 @@ def test_an_off_domain_trajectory_replaces_the_later_checkpoints(
         actual, known = rows.sketches("trajectory"), before.sketches("trajectory")
         np.testing.assert_array_equal(actual[:, : origin.k], known[:, : origin.k])
         place = {number: row for row, number in enumerate(from_.ids.tolist())}
-        chosen = np.array([place[number] for number in rows.ids.tolist()])
-        off_domain = from_.sketches("off_domain")[chosen]
+        origin_rows = np.array([place[number] for number in rows.ids.tolist()])
+        off_domain = from_.sketches("off_domain")[origin_rows]
         np.testing.assert_array_equal(actual[:, later], off_domain)
         assert np.abs(actual[:, later] - known[:, later]).max() > 1
         np.testing.assert_array_equal(

@@ -36,8 +36,10 @@ print(ogs_env.__file__)
 """
 
 
-def quiet_run(*words: object, **more) -> str:
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, **more)
+def quiet_run(*arguments: object, **more) -> str:
+    done = subprocess.run(
+        list(map(str, arguments)), capture_output=True, text=True, **more
+    )
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 
@@ -51,8 +53,8 @@ def wheel(tmp_path_factory) -> Path:
     )
     shutil.copytree(REPOSITORY, source, ignore=left_out)
     out = tmp_path_factory.mktemp("wheel")
-    words = ("wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", out)
-    quiet_run(sys.executable, "-m", "pip", "--no-cache-dir", *words, source)
+    arguments = ("wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", out)
+    quiet_run(sys.executable, "-m", "pip", "--no-cache-dir", *arguments, source)
     [file] = out.glob("*.whl")
     return file
 
@@ -86,8 +88,8 @@ def python(wheel, tmp_path_factory) -> Path:
             if top not in ("..", "__pycache__"):
                 (site / top).symlink_to(distribution.locate_file(top))
     python = folder / "bin" / "python"
-    words = ("--python", python, "install", "--no-deps", "--no-index", wheel)
-    quiet_run(sys.executable, "-m", "pip", *words)
+    arguments = ("--python", python, "install", "--no-deps", "--no-index", wheel)
+    quiet_run(sys.executable, "-m", "pip", *arguments)
     return python
 
 
