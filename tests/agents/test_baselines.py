@@ -69,7 +69,7 @@ def test_selections_do_not_depend_on_earlier_calls(bundle: Bundle, name: str) ->
         selector.select(bundle, 20, rng, np.arange(40))
 
 
-# The others look at the order: `all` at nothing else, `information` for its first
+# The others depend on the order: `all` on nothing else, `information` in its first
 # pick, `pgm` where there is more than one partition.
 @pytest.mark.parametrize("name", sorted(set(CHOSEN) - {"all", "information", "pgm"}))
 def test_the_order_of_the_candidates_does_not_matter(bundle: Bundle, name: str) -> None:

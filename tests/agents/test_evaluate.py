@@ -36,7 +36,7 @@ def env(kwargs: dict[str, Any]) -> gymnasium.Env:
 
 
 def last_valid(observation: dict, info: dict, env: gymnasium.Env) -> int:
-    """Pick the last candidate that is left; in a `MixtureEnv` the last cluster."""
+    """Pick the last remaining candidate; in a `MixtureEnv` the last cluster."""
     picks = info["action_mask"]
     if "candidates" in observation:
         picks = picks[:-1]

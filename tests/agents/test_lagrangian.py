@@ -77,7 +77,7 @@ def test_cost_settles_at_the_limit_and_the_multiplier_at_its_price(limit):
 
 
 def run_script(rewards_and_costs, lengths, multiplier=0.0):
-    """Play given rewards and costs of one environment, in episodes of given lengths."""
+    """Run one environment with given rewards, costs and lengths of episodes."""
 
     class Script(TwoArms):
         ends = set(np.cumsum(lengths).tolist())

@@ -192,7 +192,7 @@ def test_threshold_picks_more_from_rich_slates(
     better = []
     for seed in range(8):
         play_episode(env, threshold, seed)
-        # What is left over for the last slate says nothing about it.
+        # The last slate gets the rest of the budget, whatever its samples are.
         counts = picks_per_slate(env)[:-1]
         inner = selection_env(env)
         slates = inner.stream.reshape(16, 16)[:-1]

@@ -256,7 +256,7 @@ def test_metadata_needs_a_number_for_each_pool_sample(tiny: Bundle) -> None:
             select(MetadataSelector(values), tiny, 2)
 
 
-# What is read once is kept.
+# Cached results
 
 
 @pytest.mark.parametrize("kind", [RdsSelector, IfdSelector])
@@ -273,7 +273,7 @@ def test_results_are_cached(
     assert list(tmp_path.iterdir()) == []
     expected = select(kind(texts), tiny, 20)
     [file] = tmp_path.iterdir()
-    # Without texts there is nothing to compute from.
+    # Missing texts
     np.testing.assert_array_equal(select(kind(), tiny, 20), expected)
     file.write_bytes(b"torn")
     with pytest.raises(InputError, match="texts of bundle 'tiny' are not known"):

@@ -63,7 +63,7 @@ def test_episodes_are_those_of_dummy_vec_env(
     for step in range(400):
         actions = rng.integers(5, size=num_envs)
         if step > 250:
-            actions[0] = 2  # until it is cut off
+            actions[0] = 2  # until it is truncated
         results, expected = ours.step(actions), theirs.step(actions)
         assert data_equivalence(results[0], dict(expected[0]), exact=True)
         for a, b in zip(results[1:3], expected[1:3], strict=True):
