@@ -1,4 +1,4 @@
-"""The texts of a bundle's samples, found by id."""
+"""The texts of a bundle's samples, looked up by id."""
 
 from pathlib import Path
 
