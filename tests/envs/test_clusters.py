@@ -22,7 +22,7 @@ def spread(points: np.ndarray, labels: np.ndarray) -> float:
 
 
 def best_partition(points: np.ndarray, count: int) -> float:
-    """The least spread over all ways to part the points."""
+    """The least spread over all partitions of the points."""
     partitions = itertools.product(range(count), repeat=len(points))
     return min(
         spread(points, np.array(partition))
@@ -148,7 +148,7 @@ def test_statistics_of_a_sample(bundle: Bundle) -> None:
 
 
 def test_copies_share_the_clusters(bundle: Bundle) -> None:
-    # As loaded last: other tests may have loaded more bundles than are kept.
+    # Loaded again, because other tests may have displaced it from the cache.
     bundle = load_bundle(bundle.path)
     clustering = clusters(bundle, 6)
     assert clusters(bundle, 6) is clustering

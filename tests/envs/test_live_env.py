@@ -53,10 +53,10 @@ def test_the_first_observation_is_the_surrogates(
 
 ENDS = {
     "the budget, in the middle of a batch": [0, 1, 4, 2, 0, 4, 3, 1, 2],
-    "passing": [0, 1, 4, 2, 3, 0, 4, 4, 4, 4],
-    "passing, nothing picked": [4, 4, 4, 4, 4],
-    "the last slate used up": [4, 4, 4, 4, 0, 1, 2, 3],
-    "repeating what is invalid": [0] + [0] * STALL_LIMIT,
+    "skipping": [0, 1, 4, 2, 3, 0, 4, 4, 4, 4],
+    "skipping, nothing picked": [4, 4, 4, 4, 4],
+    "an empty last slate": [4, 4, 4, 4, 0, 1, 2, 3],
+    "repeated invalid actions": [0] + [0] * STALL_LIMIT,
 }
 
 
@@ -81,7 +81,7 @@ def test_the_gains_of_an_episode_sum_to_its_gain(
     assert terminated or truncated
     gain = 100 * (before - losses[-1]) / before
     assert sum(gains) == pytest.approx(gain, abs=1e-4)
-    # The same picks, given to a learner of our own.
+    # The same picks in a separate learner.
     learner = LiveLearner(env.bundle, env.learner.settings)
     for row in env.picked:
         learner.update(row)

@@ -68,7 +68,7 @@ def test_frames_have_the_history_of_the_episode(
     env = MixtureEnv(str(bundle_folder), steps=4, render_mode="human")
     with pytest.raises(gymnasium.error.ResetNeeded, match="nothing to render"):
         env.render()
-    for _ in range(2):  # nothing is left of the first episode
+    for _ in range(2):  # the first episode leaves no state
         env.reset(options={"indices": rows})
         results = [env.step(env.left.argmax()) for _ in range(4)]
         assert env.over
@@ -82,7 +82,7 @@ def test_frames_have_the_history_of_the_episode(
     assert frames.count("batch 0 of 4") == frames.count("batch 4 of 4") == 2
 
 
-# What an episode is.
+# Episodes.
 
 
 @settings(max_examples=60, deadline=None)
@@ -333,7 +333,7 @@ def test_repeated_invalid_actions_truncate_the_episode(
     env.reset(options={"indices": rows})
     for _ in range(STALL_LIMIT - 1):
         assert not any(env.step(0)[2:4])
-    env.step(1)  # a valid one starts the count anew
+    env.step(1)  # a valid action resets the count
     for _ in range(STALL_LIMIT - 1):
         assert not any(env.step(0)[2:4])
     _, reward, terminated, truncated, info = env.step(0)
@@ -381,7 +381,7 @@ def test_observations_are_copies(env: MixtureEnv) -> None:
     assert data_equivalence((observation, info), expected, exact=True)
 
 
-# Given rows, and what fits.
+# Given rows and sizes.
 
 
 def test_given_rows_are_drawn_in_order(env: MixtureEnv) -> None:

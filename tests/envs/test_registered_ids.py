@@ -1,7 +1,7 @@
 """One battery over every registered id; ids that are added are tested too.
 
-What takes long runs on one id of every class: `test_workers.py`, `test_sb3.py`.
-Imports and what they cost are in `test_registration.py`.
+Slow tests run on one id of every class: `test_workers.py`, `test_sb3.py`.
+Imports and their cost are in `test_registration.py`.
 """
 
 import copy
@@ -43,7 +43,7 @@ def run_episode(env: Any, actions: list[int], **reset: Any) -> list[Any]:
 
 
 def valid_actions(env: Any, count: int) -> list[int]:
-    """Play a random policy that knows the mask; return what it did."""
+    """Run an episode of random valid actions; return the actions."""
     rng = np.random.default_rng(0)
     env.reset(seed=3)
     actions: list[int] = []

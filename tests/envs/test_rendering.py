@@ -136,7 +136,7 @@ def test_the_last_pick_without_own_answers(folder_without_answers: Path) -> None
 
 
 def losses_of(learner: Learner) -> list[float]:
-    """Return the domain's loss and those that forgetting, or the anchor gain, is of."""
+    """Return the domain's loss and those of forgetting or the anchor gain."""
     own = learner.answer_losses().tolist()
     return [learner.domain_loss(), *(own or learner.anchor_losses().tolist())]
 
@@ -209,7 +209,7 @@ def test_sparklines_rise_where_the_curve_does(values: list[float], points: int) 
     assert list(line) == sorted(line)
     assert ("█" in line) <= (curve[-1] > 1.004 * curve[0])
     assert len(line) == pytest.approx(44 * len(values) / points, abs=1)
-    # A scale of its own: what halves all values changes nothing.
+    # Each has its own scale: halving all values changes nothing.
     unsorted = np.array(values)
     assert sparkline(unsorted / 2, points) == sparkline(unsorted, points)
 
@@ -289,7 +289,7 @@ def test_a_live_models_frames(live_files: Any) -> None:
     assert "invalid" in frame(env)
     for _ in range(3):
         *_, info = env.step(4)
-    # What the last step measured is a part of the curve, though it was a pass.
+    # What the last step measured is a part of the curve, though it was a skip.
     row = loss_rows(frame(env))["domain"]
     assert row[2] == round(info["domain_loss"], 4)
     env.render_mode = "rgb_array"

@@ -1,7 +1,7 @@
 """Stable-Baselines3's algorithms, each learning for a few hundred steps.
 
-They meet the spaces alone, which are the same for all ids of a class: one id of every
-environment class is enough.
+They depend on the spaces alone, which are the same for all ids of a class: one id of
+every environment class is enough.
 """
 
 from typing import Any

@@ -63,7 +63,7 @@ def test_a_context_is_computed_without_an_environment(env: SelectionEnv) -> None
         env.step(action)
 
 
-# What an episode is.
+# Episodes.
 
 
 @pytest.mark.parametrize("pool", [20, 64, 300, 480, 1200])
@@ -144,7 +144,7 @@ def test_any_valid_episode(
     assert len(selection) == budget or env.slate_number == env.slates_in_stream - 1
     dealt = {f"{i:016x}" for i in env.bundle.pool.ids[stream].tolist()}
     assert set(selection) <= dealt
-    # What no reward sees, from a learner of our own.
+    # Losses that no reward is about, from a separate learner.
     learner = SurrogateLearner(env.bundle)
     test, retention = learner.test_loss(), learner.retention_loss()
     own, answers_before = learner.answer_losses(), learner.answers_loss()
@@ -247,7 +247,7 @@ def test_observation_against_plain_formulas(
             in_basis(np.stack([domain, anchors.mean(0)])).ravel(),
             in_basis(units[picks]).mean(0),
             [5 / 8, 4 / 6, (units @ domain)[picks].mean(), worst[picks].mean()],
-            [5 / (3 + 16)],  # three on the table, four slates to come
+            [5 / (3 + 16)],  # three in this slate, four slates after it
             scalars(bundle.dev).mean(0),
         ]
     )
@@ -306,7 +306,7 @@ def test_repeated_invalid_actions_truncate_the_episode(env: SelectionEnv) -> Non
     env.step(0)
     for _ in range(STALL_LIMIT - 1):
         assert not any(env.step(0)[2:4])
-    env.step(1)  # a valid one starts the count anew
+    env.step(1)  # a valid action resets the count
     for _ in range(STALL_LIMIT - 1):
         assert not any(env.step(0)[2:4])
     _, reward, terminated, truncated, info = env.step(0)
@@ -456,7 +456,7 @@ def test_the_whole_pool_is_one_stream(bundle_folder: Path, bundle: Bundle) -> No
     assert slates == env.num_slates == env.slates_in_stream
 
 
-# What is seen, and of what.
+# Observations.
 
 
 def test_a_bundle_without_trajectory_uses_initial_sketches(tmp_path: Path) -> None:

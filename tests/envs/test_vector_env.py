@@ -72,7 +72,7 @@ def both(
 def run_episodes(
     native: SelectionVectorEnv, sync: SyncVectorEnv, steps: int, seed: int = 0
 ) -> np.ndarray:
-    """Play the same in both; return how many sub-environments ended or were cut off."""
+    """Step both with the same actions; return the numbers of ends and truncations."""
     assert_same(native.reset(seed=seed), sync.reset(seed=seed))
     rng = np.random.default_rng(seed)
     places = native.single_action_space.n
@@ -80,7 +80,7 @@ def run_episodes(
     for step in range(steps):
         actions = rng.integers(places, size=native.num_envs)
         if step > steps / 2:
-            actions[0] = 0  # for ever: invalid until it is cut off
+            actions[0] = 0  # invalid until the episode is truncated
         results = native.step(actions), sync.step(actions)
         assert_same(*results, where=f"step {step}")
         observation, _, terminated, truncated, _ = results[0]

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def run_episode(env: Any) -> list[tuple[Any, ...]]:
-    """Play an episode of a random policy that knows the mask."""
+    """Run an episode of random valid actions."""
     rng = np.random.default_rng(0)
     steps = [env.reset(seed=4)]
     while len(steps) == 1 or not (steps[-1][2] or steps[-1][3]):
