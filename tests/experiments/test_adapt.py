@@ -1,4 +1,4 @@
-"""The whole job on a tiny model."""
+"""`ogs adapt` on a tiny model."""
 
 import html
 import json
@@ -119,9 +119,9 @@ def chromium():
 
 
 def loaded(chromium, page, folder):
-    """Load a page, sort its table by the eighth column twice; return what came of it.
+    """Load a page, sort its table by the eighth column twice; return the results.
 
-    Without a network, as it should open anywhere.
+    Without a network, because the page must open offline.
     """
     error_listener = """<script>
       window.failures = [];

@@ -105,7 +105,7 @@ def finished(
 
 @pytest.fixture
 def results(finished: Path, tmp_path: Path) -> Path:
-    """A copy that may be damaged."""
+    """A copy that a test may damage."""
     return shutil.copytree(finished, tmp_path / "results")
 
 
@@ -119,7 +119,7 @@ def files_of(folder: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in files}
 
 
-# Playing
+# Evaluating
 
 
 def test_all_policies_are_evaluated_in_every_domain(finished: Path) -> None:
@@ -167,7 +167,7 @@ def test_agents_are_evaluated_in_their_own_environment(
         assert [row for row in rows if row >= 0] == selection_env(env).picked
     modest = record_of(finished, "made", "modest")
     assert modest.rows.shape == (1, len(EPISODES), 6)
-    # Its own reward was the domain's alone, but it is judged as everyone is.
+    # It was trained on the domain's gain alone, but is evaluated like the others.
     parts = modest.measures["domain_gain"] - modest.measures["cost"]
     assert modest.identity.env_kwargs == {**domains[0].env_kwargs, "budget": 6}
     np.testing.assert_allclose(modest.measures["return"], parts, rtol=1e-5)
@@ -408,7 +408,7 @@ def first_valid(observation: dict, info: dict, env: gymnasium.Env) -> int:
 
 
 def always_first(observation: dict, info: dict, env: gymnasium.Env) -> int:
-    """A user's policy that knows no masks."""
+    """A user's policy that ignores the masks."""
     return 0
 
 

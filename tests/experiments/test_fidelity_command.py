@@ -39,7 +39,7 @@ def shipped(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def shipped_here(shipped, tmp_path, monkeypatch, request) -> None:
-    """Ship copies of these bundles, but for tests of the committed results."""
+    """Ship copies of these bundles, except in tests of the committed results."""
     if "committed" not in request.fixturenames:
         folder = shutil.copytree(shipped, tmp_path / "shipped")
         monkeypatch.setattr(bundles, "SHIPPED", folder)
@@ -196,7 +196,7 @@ def test_committed_lists_have_the_terms_of_their_subsets(committed):
     for folder in committed:
         assert folder.name in command.LISTS
         results = read_results(folder)
-        # A pool whose bundle has no own answers yet has runs alone.
+        # A pool whose bundle has no own answers has only runs.
         if (folder / TERMS).exists() or folder.parent.name in with_answers():
             assert read_terms(folder).subsets == list(results)
         for runs in results.values():

@@ -36,7 +36,7 @@ ROLES = ("domain", "anchor", "forgetting")
 
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory) -> Bundle:
-    """A bundle whose learner is to be found."""
+    """A bundle with the learner that the fit must recover."""
     folder = make_bundle(tmp_path_factory.mktemp("truth") / "made")
     edit_manifest(folder, learner=TRUE)
     return load_bundle(folder)
@@ -143,14 +143,14 @@ def test_the_ablation_judges_each_model_by_itself(truth, folder, tmp_path):
     ]
     assert rows[0] == ["model", "development (fitted)", "legal, tenth"]
     figures = {row[0]: [float(cell) for cell in row[1:]] for row in rows[2:]}
-    # The whole models are those that the development list was made by.
+    # The development list follows the complete models.
     whole = "domain: dev samples, less what own answers lose"
     assert figures[whole][0] > 0.999
     assert figures["forgetting: own answers"][0] == 1
 
     terms, results = read_terms(other), table(other)
     assert real.keys() == set(results.names)
-    # One weight leaves the order as it is: the terms alone tell it.
+    # A single weight does not change the order of the terms.
     expected = {}
     for kind, label in (("own", "own answers"), ("reference", "references")):
         rises = [

@@ -56,7 +56,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def measured(bundle, folder):
-    """What each run came to, by subset, one a seed."""
+    """The results of the runs by subset, one for each seed."""
     runs = write_random_list(bundle, folder)
     write_terms(compute_terms(bundle, folder), folder)
     return runs

@@ -113,7 +113,7 @@ def plain_losses(proxy: Proxy, medical: Medical) -> dict[str, float]:
 
 
 def plain_pairs(proxy: Proxy, medical: Medical) -> dict[str, dict[str, float]]:
-    """How the model tells right from wrong, by each whole text's probability."""
+    """The model's preferences, from the probability of each whole text."""
 
     def log_probability(prompt: str | None, text: str) -> float:
         tokenizer = proxy.tokenizer
@@ -207,7 +207,7 @@ def test_existing_results_are_not_computed_again(study, tmp_path):
     files = [tmp_path / BASE, result_file(tmp_path / "list", SUBSET.name, 0)]
     for file in files:
         content = json.loads(file.read_text())
-        content["losses"]["test"] = 123.0  # no run ends there
+        content["losses"]["test"] = 123.0  # no run has this loss
         file.write_text(json.dumps(content))
     study.base(tmp_path)
     study.run(SUBSET, 0, tmp_path / "list")
@@ -244,7 +244,7 @@ def test_runs_of_another_process_are_skipped(study, tmp_path):
         study.run(SUBSET, 0, tmp_path)
         assert not file.exists()
     finally:
-        # As a run that is killed: its lock's file stays, the lock does not.
+        # Like a killed run: the file of the lock remains, the lock is released.
         other.kill()
         other.communicate()
     assert Path(f"{file}.lock").exists()

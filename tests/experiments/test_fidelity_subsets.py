@@ -1,4 +1,4 @@
-"""Lists of subsets: what is asked of every list, and each kind's own rule."""
+"""Lists of subsets: properties of every list, and the rule of each kind."""
 
 from collections import Counter
 

@@ -54,7 +54,7 @@ def settings(tiny_model):
 
 @pytest.fixture
 def starts(monkeypatch):
-    """Note the checkpoint from which each training starts."""
+    """Record the checkpoint from which each training starts."""
     checkpoints = []
     train = adapter_training.Trainer.train
 
@@ -154,7 +154,7 @@ def test_without_maths_and_grammar_there_are_no_pairs(settings, tmp_path):
 
 
 def close(losses, rel=1e-6):
-    """Return what equals such losses but for rounding."""
+    """Return a value that equals such losses up to rounding."""
     return {name: pytest.approx(value, rel=rel) for name, value in losses.items()}
 
 
@@ -194,7 +194,7 @@ def test_a_result_depends_only_on_seed_and_set(settings, tmp_path):
         return result["training_loss"], result["after"]
 
     first = after("a", TRAINED, settings)
-    torch.rand(3)  # the state of the global generator is of no account
+    torch.rand(3)  # the state of the global generator has no effect
     assert after("b", TRAINED[::-1], settings) == first
     assert after("c", TRAINED, replace(settings, seed=1)) != first
 
@@ -445,7 +445,7 @@ def test_real_model_learns(tmp_path):
     settings = FinetuneSettings(epochs=4, batch=4, max_tokens=64)
     result = finetune(TRAINED[:4], TEST[:2], RETENTION[:2], settings, tmp_path / "run")
     assert result["training_loss"][-1] < result["training_loss"][0] - 0.5
-    # A trained model finds plain English likely, an untrained one (10.8) does not.
+    # The loss of plain English is low for a trained model, 10.8 for an untrained one.
     assert result["before"]["retention"]["per_sample"] < 5
 
 

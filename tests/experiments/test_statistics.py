@@ -11,7 +11,7 @@ from ogs_env.experiments.statistics import (
     probability_of_improvement,
 )
 
-# Runs by tasks, and what rliable 1.2.0 makes of them (`aggregate_iqm`,
+# Runs by tasks, and the results of rliable 1.2.0 for them (`aggregate_iqm`,
 # `get_interval_estimates` and `create_performance_profile` with 100,000 draws,
 # `probability_of_improvement`); it does not run beside the pandas that is pinned here.
 FIRST = np.array(

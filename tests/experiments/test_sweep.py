@@ -54,7 +54,7 @@ def bundle(tmp_path_factory):
 
 
 def few(bundle, *options):
-    """Return a sweep's command that trains for moments."""
+    """Return a sweep's command with a very short training."""
     kwargs = json.dumps({"bundle": str(bundle), "budget": 16, "num_slates": 8})
     return [
         *("${env}", "${program}", "train", "--wandb", "--env=OGS-Custom-v0"),

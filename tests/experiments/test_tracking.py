@@ -54,7 +54,7 @@ def few(folder, **changes):
     return TrainSettings("OGS-Custom-v0", kwargs, **(settings | changes))
 
 
-# Tells every host that is looked up, to the very end of the process.
+# Prints every host that the process looks up, until it ends.
 WATCHED = """
 import socket, sys
 from ogs_env.cli import main
@@ -107,7 +107,7 @@ def run(folder, tmp_path_factory):
 
 
 def rows(run):
-    """What was logged, a dict for each row."""
+    """The logged values, a dict for each row."""
     history = []
     for record in run.records:
         if record.WhichOneof("record_type") == "history":
