@@ -62,7 +62,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def whole(arguments, tmp_path_factory) -> tuple[Path, float]:
     """A bundle of an uninterrupted run, and its duration in seconds.
 
-    Unlike the others it is a Python of its own, with another order of hashes.
+    Unlike the others it is a separate Python process, with another order of hashes.
     """
     folder = tmp_path_factory.mktemp("whole")
     process = subprocess.Popen(
@@ -134,7 +134,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
 
 def test_a_run_killed_right_after_a_shard_keeps_it(arguments, whole, tmp_path):
     expected = contents(whole[0])
-    # A run killed before its first note leaves this; the next one starts over.
+    # A run killed before its first complete file leaves this; the next starts over.
     (tmp_path / "bundle" / "build").mkdir(parents=True)
     (tmp_path / "bundle" / "build" / ".request.json.123.part").write_bytes(b"{")
     process = start(arguments, tmp_path)
