@@ -29,7 +29,7 @@ def units_of(bundle: Bundle) -> np.ndarray:
 
 
 class Potentials:
-    """What terms are differences of, by the definitions."""
+    """The potentials whose differences are the terms, by the definitions."""
 
     def __init__(self, learner: SurrogateLearner) -> None:
         self.learner = learner
@@ -85,7 +85,7 @@ def test_terms_are_differences_of_potentials(either: Bundle) -> None:
     for name, total in sums.items():
         assert total == pytest.approx(before[name], abs=1e-8)
     conflicts, forgettings = np.transpose(signs)
-    # Else nothing above was looked at where it differs.
+    # Otherwise the assertions above covered one sign only.
     assert {-1, 1} <= set(conflicts)
     expected_signs = {-1, 1} if either.has_answers else {0}
     assert set(forgettings) == expected_signs

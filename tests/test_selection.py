@@ -62,9 +62,9 @@ def test_selection_names_the_rows_it_holds(bundle: Bundle) -> None:
 
 def test_select_is_exported_by_the_package(bundle_folder: Path) -> None:
     by_path = ogs_env.select(make_selector("random"), bundle_folder, 7, seed=3)
-    by_name = ogs_env.select(make_selector("random"), str(bundle_folder), "7", seed=3)
+    by_string = ogs_env.select(make_selector("random"), str(bundle_folder), "7", seed=3)
     other = ogs_env.select(make_selector("random"), bundle_folder, 7, seed=4)
-    assert by_path == by_name
+    assert by_path == by_string
     assert by_path.indices != other.indices
     with pytest.raises(InputError, match="budget '481'"):
         ogs_env.select(make_selector("random"), bundle_folder, 481)

@@ -81,7 +81,7 @@ def python(wheel, tmp_path_factory) -> Path:
     quiet_run(sys.executable, "-m", "venv", "--without-pip", folder)
     paths = {"base": str(folder), "platbase": str(folder)}
     site = Path(sysconfig.get_path("purelib", "venv", paths))
-    # Installed already, so they are linked: no network, no hundred megabytes.
+    # Linked from the installed packages, which needs no network and little space.
     for name in needed(CORE):
         distribution = importlib.metadata.distribution(name)
         for top in {file.parts[0] for file in distribution.files or []}:
