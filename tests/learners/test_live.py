@@ -385,7 +385,7 @@ def test_another_model_and_depth(
 
 
 @pytest.mark.parametrize(
-    ("given", "line"),
+    ("settings", "line"),
     [
         ({"batches": 1}, "unknown live setting 'batches'; did you mean batch"),
         ({"batch": 0}, "live: batch is 0; expected a whole number from 1 on"),
