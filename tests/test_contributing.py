@@ -14,14 +14,10 @@ REPOSITORY = Path(__file__).parents[1]
 CHANGES = sorted((REPOSITORY / "docs" / "changes").glob("*.diff"))
 
 
-def run(*arguments: str | Path, cwd: Path) -> None:
+def run(*args: str | Path, cwd: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(cwd)}
     done = subprocess.run(
-        list(map(str, arguments)),
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
+        list(map(str, args)), cwd=cwd, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -118,12 +114,10 @@ def imports() -> dict[str, set[str]]:
 
 
 def test_no_imports_form_a_circle(imports):
-    remaining = dict(imports)
-    while free := {
-        name for name in remaining if not remaining[name] & remaining.keys() - {name}
-    }:
-        remaining = {name: remaining[name] for name in remaining.keys() - free}
-    assert not remaining
+    rest = dict(imports)
+    while free := {name for name in rest if not rest[name] & rest.keys() - {name}}:
+        rest = {name: rest[name] for name in rest.keys() - free}
+    assert not rest
 
 
 def test_language_models_need_no_sketches_and_no_learners(imports):

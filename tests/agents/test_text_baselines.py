@@ -309,11 +309,9 @@ def test_missing_texts_raise(
     monkeypatch.setenv("OGS_CACHE", str(tmp_path))
     for role in READERS[name]:
         rows = getattr(tiny, role)
-        remaining_texts = {
-            id_: texts[id_] for id_ in texts if id_ != rows.hex_ids()[-1]
-        }
+        fewer = {id_: texts[id_] for id_ in texts if id_ != rows.hex_ids()[-1]}
         with pytest.raises(InputError, match=f"1 of {len(rows)} {role} samples"):
-            select(make_selector(name, remaining_texts), tiny, 6)
+            select(make_selector(name, fewer), tiny, 6)
     others = {id_: texts[id_] for id_ in texts if id_ not in tiny.anchor.hex_ids()}
     assert len(select(make_selector(name, others), tiny, 6)[0]) == 6
     with pytest.raises(InputError, match="made"):
@@ -325,11 +323,9 @@ def test_a_bundle_without_texts_raises(bundle: Bundle) -> None:
         select(RdsSelector({}), bundle, 6)
 
 
-def ogs(
-    capsys: pytest.CaptureFixture[str], *arguments: object
-) -> tuple[int, list[str]]:
+def ogs(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, list[str]]:
     capsys.readouterr()
-    status = main(["select", *map(str, arguments)])
+    status = main(["select", *map(str, args)])
     return status, capsys.readouterr().err.splitlines()
 
 

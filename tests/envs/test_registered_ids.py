@@ -38,7 +38,7 @@ def make(spec: EnvSpec, **kwargs: Any) -> Any:
     return gymnasium.make(spec, **kwargs).unwrapped
 
 
-def run_episode(env: Any, actions: list[int], **reset: Any) -> list[Any]:
+def run(env: Any, actions: list[int], **reset: Any) -> list[Any]:
     return [env.reset(**reset), *[env.step(action) for action in actions]]
 
 
@@ -106,7 +106,7 @@ def test_a_seed_gives_the_same_episodes_after_any_others(spec: EnvSpec) -> None:
 def test_pickled_and_copied_envs_continue_equally(spec: EnvSpec) -> None:
     env = make(spec)
     actions = valid_actions(env, 6)
-    run_episode(env, actions[:3], seed=3)
+    run(env, actions[:3], seed=3)
     others = [pickle.loads(pickle.dumps(env)), copy.deepcopy(env)]
     for action in actions[3:]:
         expected = env.step(action)
@@ -131,7 +131,7 @@ def test_rendering_changes_nothing(
 ) -> None:
     plain = make(spec)
     actions = valid_actions(plain, 4)
-    expected = run_episode(plain, actions, seed=3)
+    expected = run(plain, actions, seed=3)
     env = make(spec, render_mode=render_mode)
     if render_mode != "human":
         with pytest.raises(gymnasium.error.ResetNeeded):
@@ -200,15 +200,11 @@ def test_actions_outside_the_space_are_refused(spec: EnvSpec) -> None:
 def test_an_episode_is_replayed_by_its_stream(spec: EnvSpec) -> None:
     env, other = make(spec), make(spec)
     actions = valid_actions(env, 8)
-    first = run_episode(env, actions, seed=3)
+    first = run(env, actions, seed=3)
     options = {"indices": env.stream}
-    assert data_equivalence(
-        run_episode(env, actions, options=options), first, exact=True
-    )
+    assert data_equivalence(run(env, actions, options=options), first, exact=True)
     options = {"indices": env.stream.tolist()}
-    assert data_equivalence(
-        run_episode(other, actions, options=options), first, exact=True
-    )
+    assert data_equivalence(run(other, actions, options=options), first, exact=True)
 
 
 def test_splits_are_disjoint(spec: EnvSpec) -> None:

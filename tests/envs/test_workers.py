@@ -20,18 +20,16 @@ def test_worker_processes_give_the_episodes_of_one_process(
         return gymnasium.make(f"ogs_env:{class_spec.id}", **class_spec.kwargs)
 
     workers = AsyncVectorEnv([make, make], context=context)
-    serial = SyncVectorEnv([make, make])
+    sync = SyncVectorEnv([make, make])
     try:
-        results, expected = workers.reset(seed=7), serial.reset(seed=7)
+        results, expected = workers.reset(seed=7), sync.reset(seed=7)
         assert data_equivalence(results, expected, exact=True)
         rng = np.random.default_rng(0)
         for _ in range(20):
-            masks = serial.call("action_masks")
+            masks = sync.call("action_masks")
             actions = np.array([rng.choice(np.flatnonzero(mask)) for mask in masks])
-            results, expected = workers.step(actions), serial.step(actions)
+            results, expected = workers.step(actions), sync.step(actions)
             assert data_equivalence(results, expected, exact=True)
-        assert data_equivalence(
-            workers.call("action_masks"), serial.call("action_masks")
-        )
+        assert data_equivalence(workers.call("action_masks"), sync.call("action_masks"))
     finally:
         workers.close()

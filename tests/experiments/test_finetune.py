@@ -310,13 +310,8 @@ def files(tmp_path, tiny_model, monkeypatch):
     write_samples(tmp_path / "keep.jsonl", RETENTION)
     save_selection(tmp_path / "picked", TRAINED[:8], "agents/navigator")
     save_selection(tmp_path / "drawn", TRAINED[8:], "random")
-    arguments = [
-        "--test",
-        tmp_path / "test.jsonl",
-        "--retention",
-        tmp_path / "keep.jsonl",
-    ]
-    return [*arguments, "--model", tiny_model, "--out", tmp_path / "out"]
+    args = ["--test", tmp_path / "test.jsonl", "--retention", tmp_path / "keep.jsonl"]
+    return [*args, "--model", tiny_model, "--out", tmp_path / "out"]
 
 
 def test_command_runs_several_selections(files, tmp_path, capsys, starts):
@@ -337,9 +332,7 @@ def test_command_runs_several_selections(files, tmp_path, capsys, starts):
     assert len(starts) == 2
 
 
-def test_the_command_measures_grammar_if_its_file_is_present(
-    files, tmp_path, monkeypatch
-):
+def test_command_measures_grammar_if_its_file_exists(files, tmp_path, monkeypatch):
     lines = [
         json.dumps({"good": pair.right, "bad": pair.wrong, "paradigm": "verbs"})
         for pair in GRAMMAR

@@ -51,12 +51,10 @@ def test_the_weight_is_the_least_that_satisfies_the_limit(
 ) -> None:
     result = forgetting_limit(environment, BUDGET, seed=0)
     rng = np.random.default_rng(5)
-    selections = [
+    draws = [
         rng.choice(len(environment.pool), BUDGET, replace=False) for _ in range(400)
     ]
-    mean = np.mean(
-        [predicted_terms(environment, rows)["forgetting"] for rows in selections]
-    )
+    mean = np.mean([predicted_terms(environment, rows)["forgetting"] for rows in draws])
     assert result.limit == pytest.approx(MARGIN * mean, rel=0.05)
 
     terms = predicted_terms(environment, greedy(environment, result.weight))

@@ -84,26 +84,22 @@ def run(folder, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     out = tmp_path_factory.mktemp("runs") / "limited"
     plain = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    variables = ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")
+    names = ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")
     kwargs = json.dumps({"budget": 12, "num_slates": 6})
-    process = subprocess.run(
+    done = subprocess.run(
         [
             *(sys.executable, "-c", WATCHED, "train", "--wandb", *FEW),
             *("--bundle", str(folder), "--out", str(out), f"--env_kwargs={kwargs}"),
             *("--steps=1024", "--evaluations=3", "--cost_limit=0.01"),
             *("--episodes=4", "--seed=5"),
         ],
-        env=plain
-        | dict.fromkeys(variables, str(home))
-        | {"NETRC": str(home / "netrc")},
+        env=plain | dict.fromkeys(names, str(home)) | {"NETRC": str(home / "netrc")},
         capture_output=True,
         text=True,
     )
-    assert process.returncode == 0, process.stderr
+    assert done.returncode == 0, done.stderr
     place = (out / "wandb" / "latest-run").resolve()
-    return Logged(
-        out, place, list(records(next(place.glob("*.wandb")))), process.stderr
-    )
+    return Logged(out, place, list(records(next(place.glob("*.wandb")))), done.stderr)
 
 
 def rows(run):
