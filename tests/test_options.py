@@ -89,7 +89,7 @@ def test_values_have_the_types_of_the_fields():
     assert settings_of(Training, options, limit=1.0) == Training(0.5, 1.0)
 
 
-def test_what_is_not_given_has_the_default():
+def test_omitted_options_have_the_default():
     assert parse(Options, ["f"]) == Options(files=(Path("f"),))
     assert parse(Options, ["f", "--names"]).names == ()
 

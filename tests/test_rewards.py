@@ -124,7 +124,7 @@ def test_information_of_orthogonal_directions_is_log_2() -> None:
     )
 
 
-def test_preview_is_what_a_pick_gives(either: Bundle) -> None:
+def test_preview_equals_the_terms_of_a_pick(either: Bundle) -> None:
     rewards = Rewards(SurrogateLearner(either), Information(either.k, 8))
     units = units_of(either)
     for index in (1, 150, 300):

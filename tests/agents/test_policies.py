@@ -120,7 +120,7 @@ def test_the_selector_is_called_once_per_stream(env: gymnasium.Env) -> None:
         assert set(inner.picked) == set(selector.chosen[-48:])
 
 
-def test_less_over_the_stream_picks_what_less_selects(
+def test_planned_less_picks_the_selection_of_less(
     env: gymnasium.Env, bundle: Bundle
 ) -> None:
     play_episode(env, policy_of("less/stream", env), seed=5)

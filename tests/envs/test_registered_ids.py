@@ -117,7 +117,7 @@ def test_pickled_and_copied_envs_continue_equally(spec: EnvSpec) -> None:
         assert data_equivalence(other.reset(), expected, exact=True)
 
 
-def test_spec_goes_through_json(spec: EnvSpec) -> None:
+def test_a_spec_is_restored_from_json(spec: EnvSpec) -> None:
     spec.kwargs["reward_weights"] = {"conflict": 0.5}
     original = gymnasium.make(spec)
     restored = gymnasium.make(EnvSpec.from_json(original.spec.to_json()))

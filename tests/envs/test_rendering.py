@@ -54,7 +54,7 @@ def table(env: SelectionEnv) -> dict[int, tuple[str, list[str]]]:
     return rows
 
 
-def test_the_table_shows_what_is_observed(env: SelectionEnv) -> None:
+def test_the_table_shows_the_observation(env: SelectionEnv) -> None:
     d = env.bundle.basis.shape[1]
     env.reset(seed=3)
     slate = env.slate.copy()
@@ -296,7 +296,7 @@ def test_a_live_models_frames(live_files: Any) -> None:
     assert env.render().shape == (560, 1000, 3)
 
 
-def test_the_mixtures_table_shows_what_is_observed(bundle_folder: Path) -> None:
+def test_the_mixtures_table_shows_the_observation(bundle_folder: Path) -> None:
     env = MixtureEnv(
         str(bundle_folder), clusters=3, batch=4, steps=9, render_mode="ansi"
     )

@@ -206,7 +206,7 @@ def test_make_vec_has_three_modes_that_agree(bundle_folder: Path) -> None:
 def test_seeds_and_options_of_reset(bundle_folder: Path) -> None:
     native, sync = both(bundle_folder, 3, **SMALL)
     for seed in (5, [9, 8, 9], None, [1, None, 2]):
-        if seed is None:  # goes on with the sub-environments' generators
+        if seed is None:  # continues the sub-environments' generators
             assert_same(native.reset(), sync.reset())
         assert_same(native.reset(seed=seed), sync.reset(seed=seed))
         step = np.array([1, 2, 4])

@@ -524,7 +524,7 @@ def test_without_room_there_is_no_gap() -> None:
     assert {line["gap_closed"] for line in result["table"]} == {None}
 
 
-def test_the_table_is_made_of_the_records(finished: Path) -> None:
+def test_the_table_follows_from_the_records(finished: Path) -> None:
     report = read_report(finished)
     greedy = record_of(finished, "made", "greedy").measures["return"].astype(float)
     [line] = [

@@ -1,4 +1,4 @@
-"""A learner that was fitted to changes made by known slopes and curvatures."""
+"""Fits of a learner to changes with known slopes and curvatures."""
 
 from pathlib import Path
 

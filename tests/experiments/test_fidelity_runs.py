@@ -42,7 +42,7 @@ SUBSET = Subset("random-0", [3, 17, 0, 29, 8, 11])
 
 @dataclass(frozen=True)
 class Medical:
-    """A bundle of the small domain, and what it was made of."""
+    """A bundle of the small domain, and its data."""
 
     bundle: Bundle
     data: DomainData

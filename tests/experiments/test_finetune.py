@@ -438,7 +438,7 @@ def test_real_model_learns(tmp_path):
     settings = FinetuneSettings(epochs=4, batch=4, max_tokens=64)
     result = finetune(TRAINED[:4], TEST[:2], RETENTION[:2], settings, tmp_path / "run")
     assert result["training_loss"][-1] < result["training_loss"][0] - 0.5
-    # The loss of plain English is low for a trained model, 10.8 for an untrained one.
+    # The loss of plain English is low for a trained model; 10.8 for an untrained one.
     assert result["before"]["retention"]["per_sample"] < 5
 
 

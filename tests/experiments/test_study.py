@@ -58,7 +58,7 @@ def test_every_method_has_a_run_in_every_pool(finished):
         assert results(finished, draw).keys() == {*METHODS, "base"}
 
 
-def test_runs_train_on_what_their_method_selects(finished, settings):
+def test_runs_train_on_the_selection_of_their_method(finished, settings):
     by_method = results(finished, 1)
     budget = settings.budget
     assert by_method["random-0"]["samples"] == by_method["oracle"]["samples"] == budget
@@ -76,7 +76,7 @@ def test_a_finished_study_is_not_repeated(finished, settings):
     assert {f: f.stat().st_mtime_ns for f in finished.rglob("*.json")} == files
 
 
-def test_a_missing_run_is_made_again_with_the_same_numbers(finished, settings):
+def test_a_missing_run_is_repeated_with_the_same_numbers(finished, settings):
     file = finished / "runs" / "tiny" / "medical-packages-2" / "oracle.json"
     before = json.loads(file.read_text())
     file.unlink()

@@ -24,7 +24,7 @@ def pairs(name: str, count: int, **fields: str) -> list[dict[str, str]]:
 
 
 def write_sources(folder: Path, count: int = 140) -> None:
-    """Write what the real domains need, for `OGS_DATA` and `sys.path`."""
+    """Write the files that real domains read, for `OGS_DATA` and `sys.path`."""
     medquad = pairs("medquad", count + 10)
     repeats = [
         {"prompt": f"  MedQuAD {i} ?", "response": f"another answer {i}"}

@@ -209,7 +209,7 @@ def test_anchor_cosines_follow_the_formula(any_bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("before", [0, 3, 7, 8, 12])
-def test_preview_is_what_update_gives(any_bundle: Bundle, before: int) -> None:
+def test_preview_equals_an_update(any_bundle: Bundle, before: int) -> None:
     learner = SurrogateLearner(any_bundle)
     for index in PICKS[:before]:
         learner.update(index)

@@ -238,7 +238,7 @@ def test_no_end_token_stands_between_prompt_and_response(plain):
         plain.backend_tokenizer.post_processor = None
 
 
-def test_earlier_turns_go_to_the_template_as_they_are(plain):
+def test_earlier_turns_reach_the_template_unchanged(plain):
     question, answer = written(with_template(plain, CHATML), CHAT, "6")
     assert question == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2+2?<|im_end|>\n"
