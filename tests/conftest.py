@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# The user's variables change what libraries do, and must not change what tests find.
+# The user's variables change what libraries do; test results must not depend on them.
 # OGS_DATA and OGS_CACHE stay: they only name folders.
 for _name in [*os.environ]:
     if _name.startswith(("HF_", "TRANSFORMERS_", "WANDB_", "CUDA_", "TORCH_")) or (

@@ -35,9 +35,9 @@ def test_rows_of_several_shards_are_those_of_the_files_in_order(folder: Path) ->
         assert whole.shape == (60, width)
         np.testing.assert_array_equal(bundle.pool.sketches(kind), whole)
         some = np.array([59, 0, 20, 19, 21, 20])
-        found = bundle.pool.sketches(kind, some)
-        assert found.dtype == np.float32
-        np.testing.assert_array_equal(found, whole[some])
+        sketches = bundle.pool.sketches(kind, some)
+        assert sketches.dtype == np.float32
+        np.testing.assert_array_equal(sketches, whole[some])
         blocks = list(bundle.pool.blocks(kind))
         assert [first for first, _ in blocks] == [0, 20, 40]
         np.testing.assert_array_equal(np.concatenate([b for _, b in blocks]), whole)
@@ -60,10 +60,10 @@ def test_a_part_has_the_given_samples_and_replaced_columns(folder: Path) -> None
         np.testing.assert_array_equal(part.sketches(kind), pool.sketches(kind, rows))
         assert [first for first, _ in part.blocks(kind)] == [0]
     every = np.arange(4)
-    again = part.part(np.array([2]))
+    smaller = part.part(np.array([2]))
     for read in (Rows.products, Rows.answer_products):
         np.testing.assert_array_equal(read(part, every), read(pool, rows))
-        np.testing.assert_array_equal(read(again, every[:1]), read(pool, rows[[2]]))
+        np.testing.assert_array_equal(read(smaller, every[:1]), read(pool, rows[[2]]))
 
 
 def test_columns_are_read_only(folder: Path) -> None:
@@ -179,8 +179,8 @@ def test_a_basis_of_another_k_is_refused(folder: Path) -> None:
 )
 def test_invalid_scales_are_refused(folder: Path, scales: np.ndarray | None) -> None:
     tensors = load_file(folder / "basis.safetensors") | {"scales": scales}
-    found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    rewrite(folder, "basis.safetensors", found)
+    replaced = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    rewrite(folder, "basis.safetensors", replaced)
     with pytest.raises(InputError, match=r"'scales' of shape \(2, 3\), its second row"):
         load_bundle(folder)
 
@@ -225,12 +225,12 @@ def test_answer_products_have_the_untouched_models_weight(folder: Path) -> None:
     edit_manifest(folder, checkpoints=weights)
     bundle = load_bundle(folder)
     rows = np.array([59, 0, 20, 19, 21, 20])
-    found = bundle.pool.answer_products(rows)
+    loaded_products = bundle.pool.answer_products(rows)
     answers = len(bundle.anchor_answers) + len(bundle.retention_answers)
-    assert found.shape == (6, answers)
-    assert found.dtype == np.float32
+    assert loaded_products.shape == (6, answers)
+    assert loaded_products.dtype == np.float32
     expected = 0.25 * units[rows, None] * np.concatenate(products)[rows]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(loaded_products, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["answer_products", "answer_units"])
@@ -255,12 +255,12 @@ def test_a_bundle_may_have_no_answers(tmp_path: Path) -> None:
 
 def damaged_answers(folder: Path, change: str) -> dict[str, np.ndarray]:
     tensors = load_file(folder / "answers.safetensors")
-    found = tensors["anchor_answers"]
+    tokens = tensors["anchor_answers"]
     changed = {
         "missing": None,
-        "flat": found[0].copy(),
-        "a row short": found[1:].copy(),
-        "a token short": np.where(np.arange(len(found[0])) == 0, -1, found),
+        "flat": tokens[0].copy(),
+        "a row short": tokens[1:].copy(),
+        "a token short": np.where(np.arange(len(tokens[0])) == 0, -1, tokens),
     }[change]
     del tensors["anchor_answers"]
     return tensors if changed is None else {**tensors, "anchor_answers": changed}

@@ -21,9 +21,9 @@ from ogs_env.files import sha256_of
 def ogs(capsys):
     """Run `ogs` in this process; return the status and the lines on stderr."""
 
-    def run(*words: object) -> tuple[int, list[str]]:
+    def run(*arguments: object) -> tuple[int, list[str]]:
         capsys.readouterr()
-        status = main([str(word) for word in words])
+        status = main([str(word) for word in arguments])
         return status, capsys.readouterr().err.splitlines()
 
     return run
@@ -33,8 +33,8 @@ def ogs(capsys):
 def refused(ogs):
     """Run `ogs` with bad input; return its error line."""
 
-    def run(*words: object) -> str:
-        status, lines = ogs(*words)
+    def run(*arguments: object) -> str:
+        status, lines = ogs(*arguments)
         assert status == 2
         assert len(lines) == 1, lines
         assert lines[0].startswith("ogs: error: ")
@@ -207,8 +207,8 @@ def test_commands(ogs, refused, capsys):
     assert "unknown command 'skech'; did you mean sketch?" in refused("skech")
     assert "see `ogs --help`" in refused("xyzzy")
     assert main(["--help"]) == 0
-    shown = capsys.readouterr().out
-    assert all(name in shown for name in COMMANDS)
+    output = capsys.readouterr().out
+    assert all(name in output for name in COMMANDS)
     assert main([]) == 2
     assert main(["--version"]) == 0
 
@@ -259,7 +259,7 @@ def test_a_bad_budget_is_refused(refused, small_bundle, tmp_path, budget, messag
 
 
 def test_a_negative_budget_is_refused(refused, small_bundle, tmp_path):
-    words = [
+    arguments = [
         "select",
         "--agent",
         "random",
@@ -269,15 +269,17 @@ def test_a_negative_budget_is_refused(refused, small_bundle, tmp_path):
         tmp_path / "out",
     ]
     for budget in (["--budget", "-3"], ["--budget=-3"]):
-        assert "budget '-3': expected a whole number" in refused(*words, *budget)
+        assert "budget '-3': expected a whole number" in refused(*arguments, *budget)
     assert not (tmp_path / "out").exists()
 
 
 def test_only_all_needs_no_budget(ogs, refused, small_bundle, tmp_path):
-    words = ["select", "--bundle", small_bundle, "--out", tmp_path / "out"]
-    assert "--budget: is missing; say how many" in refused(*words, "--agent", "random")
+    arguments = ["select", "--bundle", small_bundle, "--out", tmp_path / "out"]
+    assert "--budget: is missing; say how many" in refused(
+        *arguments, "--agent", "random"
+    )
     assert not (tmp_path / "out").exists()
-    assert ogs(*words, "--agent", "all")[0] == 0
+    assert ogs(*arguments, "--agent", "all")[0] == 0
     lines = (tmp_path / "out" / "selection.jsonl").read_text().splitlines()
     assert len({json.loads(line)["id"] for line in lines}) == 90
 
@@ -383,10 +385,10 @@ def test_a_damaged_bundle_is_refused(refused, small_bundle, tmp_path, damage, me
 # In a process of its own, to see all that Python prints.
 
 
-def ogs_process(*words: object, **environment: str) -> subprocess.CompletedProcess:
+def ogs_process(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
     inherited = {name: v for name, v in os.environ.items() if name != "OGS_DATA"}
     return subprocess.run(
-        [sys.executable, "-m", "ogs_env.cli", *map(str, words)],
+        [sys.executable, "-m", "ogs_env.cli", *map(str, arguments)],
         env={**inherited, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,

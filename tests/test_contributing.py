@@ -14,10 +14,10 @@ REPOSITORY = Path(__file__).parents[1]
 CHANGES = sorted((REPOSITORY / "docs" / "changes").glob("*.diff"))
 
 
-def run(*words: str | Path, cwd: Path) -> None:
+def run(*args: str | Path, cwd: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(cwd)}
     done = subprocess.run(
-        list(map(str, words)), cwd=cwd, env=environment, capture_output=True, text=True
+        list(map(str, args)), cwd=cwd, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -114,10 +114,10 @@ def imports() -> dict[str, set[str]]:
 
 
 def test_no_imports_form_a_circle(imports):
-    left = dict(imports)
-    while free := {name for name in left if not left[name] & left.keys() - {name}}:
-        left = {name: left[name] for name in left.keys() - free}
-    assert not left
+    rest = dict(imports)
+    while free := {name for name in rest if not rest[name] & rest.keys() - {name}}:
+        rest = {name: rest[name] for name in rest.keys() - free}
+    assert not rest
 
 
 def test_language_models_need_no_sketches_and_no_learners(imports):

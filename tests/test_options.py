@@ -74,8 +74,8 @@ def test_every_option_of_a_command_is_described(command):
 
 
 def test_values_have_the_types_of_the_fields():
-    words = ["f", "g", "--out=o_p", "--seeds", "3", "--learning_rate=.5", "--list"]
-    options = parse(Options, [*words, "--limit", "none", '--env_kwargs={"a_b": 1}'])
+    arguments = ["f", "g", "--out=o_p", "--seeds", "3", "--learning_rate=.5", "--list"]
+    options = parse(Options, [*arguments, "--limit", "none", '--env_kwargs={"a_b": 1}'])
     assert options == Options(
         files=(Path("f"), Path("g")),
         out=Path("o_p"),
@@ -89,7 +89,7 @@ def test_values_have_the_types_of_the_fields():
     assert settings_of(Training, options, limit=1.0) == Training(0.5, 1.0)
 
 
-def test_what_is_not_given_has_the_default():
+def test_omitted_options_have_the_default():
     assert parse(Options, ["f"]) == Options(files=(Path("f"),))
     assert parse(Options, ["f", "--names"]).names == ()
 
@@ -97,7 +97,7 @@ def test_what_is_not_given_has_the_default():
 def test_help_is_the_docstring_with_the_defaults(capsys):
     with pytest.raises(SystemExit, match="0"):
         parse(Options, ["--help"], "ogs test", "Does it.")
-    shown = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     for text in (
         "Does it. options:",
         "Options of a command: FILE Files to read, 10% of all. --out PATH Folder; by "
@@ -109,8 +109,8 @@ def test_help_is_the_docstring_with_the_defaults(capsys):
         "nothing. (default: 0.001) --limit X Largest cost; None: no limit. (default: "
         "2.0)",
     ):
-        assert text in shown
-    assert "Not shown" not in shown
+        assert text in output
+    assert "Not shown" not in output
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def units_of(bundle: Bundle) -> np.ndarray:
 
 
 class Potentials:
-    """What terms are differences of, by the definitions."""
+    """The potentials whose differences are the terms, by the definitions."""
 
     def __init__(self, learner: SurrogateLearner) -> None:
         self.learner = learner
@@ -85,10 +85,10 @@ def test_terms_are_differences_of_potentials(either: Bundle) -> None:
     for name, total in sums.items():
         assert total == pytest.approx(before[name], abs=1e-8)
     conflicts, forgettings = np.transpose(signs)
-    # Else nothing above was looked at where it differs.
+    # Otherwise the assertions above covered one sign only.
     assert {-1, 1} <= set(conflicts)
-    found = {-1, 1} if either.has_answers else {0}
-    assert set(forgettings) == found
+    expected_signs = {-1, 1} if either.has_answers else {0}
+    assert set(forgettings) == expected_signs
 
 
 def test_without_a_pick_nothing_is_forgotten(either: Bundle) -> None:
@@ -102,8 +102,8 @@ def test_information_is_the_log_determinant(bundle: Bundle) -> None:
     information = Information(bundle.k, len(units))
 
     def log_det(count: int) -> float:
-        chosen = units[:count]
-        return float(np.linalg.slogdet(np.eye(bundle.k) + chosen.T @ chosen)[1])
+        selected = units[:count]
+        return float(np.linalg.slogdet(np.eye(bundle.k) + selected.T @ selected)[1])
 
     for number, unit in enumerate(units.astype(np.float32)):
         expected = log_det(number + 1) - log_det(number)
@@ -124,15 +124,15 @@ def test_information_of_orthogonal_directions_is_log_2() -> None:
     )
 
 
-def test_preview_is_what_a_pick_gives(either: Bundle) -> None:
+def test_preview_equals_the_terms_of_a_pick(either: Bundle) -> None:
     rewards = Rewards(SurrogateLearner(either), Information(either.k, 8))
     units = units_of(either)
     for index in (1, 150, 300):
         rows = np.array([index, 20, 400])
         previewed = rewards.preview(rows, units[rows])
-        picked = rewards.pick(index, units[index])
-        assert previewed.keys() == picked.keys() == NO_PICK.keys()
-        for name, value in picked.items():
+        terms = rewards.pick(index, units[index])
+        assert previewed.keys() == terms.keys() == NO_PICK.keys()
+        for name, value in terms.items():
             assert previewed[name][0] == pytest.approx(value, abs=1e-4)
 
 
@@ -199,8 +199,8 @@ def test_a_batch_is_worth_the_sum_of_its_samples(either: Bundle) -> None:
 def test_weights_not_named_keep_the_bundles_default(either: Bundle) -> None:
     default = DEFAULT_WEIGHTS["own" if either.has_answers else "reference"]
     assert checked_weights(None, either) == default
-    found = checked_weights({"conflict": 2}, either)
-    assert found == {**default, "conflict": 2.0}
+    weights = checked_weights({"conflict": 2}, either)
+    assert weights == {**default, "conflict": 2.0}
     weighed = {name for name, weight in default.items() if weight}
     # The reward is about the same answers as the cost.
     anchor = "forgetting" if either.has_answers else "anchor_gain"
@@ -208,7 +208,7 @@ def test_weights_not_named_keep_the_bundles_default(either: Bundle) -> None:
     assert COST[answers_of(either)] in NO_PICK
 
 
-def test_a_bundle_about_both_kinds_of_answers_pays_for_both(tmp_path) -> None:
+def test_a_bundle_with_both_kinds_of_answers_weights_both(tmp_path) -> None:
     folder = make_bundle(tmp_path / "both")
     edit_manifest(folder, answers={"kind": "both", "max_tokens": 128})
     bundle = load_bundle(folder)

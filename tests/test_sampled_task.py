@@ -86,18 +86,18 @@ def rows_of(bundle: Bundle, rows: Rows) -> np.ndarray:
 
 
 def contents(task: Bundle) -> dict[str, Any]:
-    found: dict[str, Any] = {"manifest": task.manifest, "basis": task.basis}
+    arrays: dict[str, Any] = {"manifest": task.manifest, "basis": task.basis}
     for role in ("pool", *task.measured):
         rows = getattr(task, role)
-        found |= {f"{role}/{name}": getattr(rows, name) for name in COLUMNS}
+        arrays |= {f"{role}/{name}": getattr(rows, name) for name in COLUMNS}
         has_trajectory = task.has_trajectory and role not in ANSWERS
         kinds = ("initial", "trajectory") if has_trajectory else ("initial",)
-        found |= {f"{role}/{kind}": rows.sketches(kind) for kind in kinds}
+        arrays |= {f"{role}/{kind}": rows.sketches(kind) for kind in kinds}
     if task.has_trajectory:
         every = np.arange(len(task.pool))
-        found["products"] = task.pool.products(every)
-        found["answer_products"] = task.pool.answer_products(every)
-    return found
+        arrays["products"] = task.pool.products(every)
+        arrays["answer_products"] = task.pool.answer_products(every)
+    return arrays
 
 
 # Samples.
@@ -112,8 +112,8 @@ def test_a_number_determines_the_task(origin: Bundle) -> None:
         assert data_equivalence(contents(other), contents(first), exact=True)
     shared = sample_task(origin, 3, "train")
     assert len(pickle.dumps(shared)) < 1000
-    for again in (copy.copy(shared), copy.deepcopy([shared])[0], others[1]):
-        assert again is shared
+    for duplicate in (copy.copy(shared), copy.deepcopy([shared])[0], others[1]):
+        assert duplicate is shared
 
 
 def test_other_numbers_give_other_tasks(origin: Bundle) -> None:
@@ -135,8 +135,8 @@ def test_the_samples_of_a_task(origin: Bundle, split: str) -> None:
         assert len(set.union(*ids)) == sum(map(len, roles))
         assert set.union(*ids) <= part
         assert len(task.split(split)) == len(task.pool)
-        left = len(part) - len(task.dev) - len(task.test)
-        assert len(task.pool) == min(POOL, left) <= 256
+        available = len(part) - len(task.dev) - len(task.test)
+        assert len(task.pool) == min(POOL, available) <= 256
         sources = set(task.dev.sources.tolist())
         assert len(sources) == 2
         assert set(task.test.sources.tolist()) == sources
@@ -158,17 +158,17 @@ def test_half_of_the_sources_are_cut_to_a_neighbourhood(origin: Bundle) -> None:
     initial = origin.pool.sketches("initial")
     units = initial / np.linalg.norm(initial, axis=1, keepdims=True)
     part = origin.split("train")
-    found = []
+    cut_sources = []
     for number in range(40):
         task = SampledTask(origin, number, "train")
-        taken = np.concatenate([rows_of(origin, r) for r in (task.dev, task.test)])
+        held_out = np.concatenate([rows_of(origin, r) for r in (task.dev, task.test)])
         for source in np.unique(task.dev.sources):
             own = part[origin.pool.sources[part] == source]
             cosines = units[own] @ units[own].T
             half = np.sort(cosines, axis=1)[:, len(own) // 2]
             near = cosines >= half[:, None]  # the nearest half, for each centre
-            found.append(near[:, np.isin(own, taken)].all(axis=1).any())
-    assert 0.35 < np.mean(found) < 0.65
+            cut_sources.append(near[:, np.isin(own, held_out)].all(axis=1).any())
+    assert 0.35 < np.mean(cut_sources) < 0.65
 
 
 def test_with_few_other_samples_the_pool_has_more_of_the_domain(
@@ -205,9 +205,9 @@ def test_products_against_a_plain_loop(origin: Bundle, number: int) -> None:
         rows_of(origin, task.pool),
         np.concatenate([rows_of(origin, task.dev), rows_of(origin, task.test)]),
     )
-    found = task.pool.products(np.arange(len(pool)))
+    task_products = task.pool.products(np.arange(len(pool)))
     measured = len(domain) + len(origin.anchor) + len(origin.retention)
-    assert found.shape == (len(pool), 2, measured)
+    assert task_products.shape == (len(pool), 2, measured)
     sketches = origin.pool.sketches("trajectory").astype(np.float64)
     sketches = sketches.reshape(-1, 2, origin.k)
     for place in range(0, len(pool), 37):
@@ -215,10 +215,10 @@ def test_products_against_a_plain_loop(origin: Bundle, number: int) -> None:
             for checkpoint in range(2):
                 expected = sketches[pool[place], checkpoint] @ sketches[row, checkpoint]
                 scale = np.linalg.norm(sketches[[pool[place], row], checkpoint], axis=1)
-                product = found[place, checkpoint, other]
+                product = task_products[place, checkpoint, other]
                 assert abs(product - expected) < 1e-5 * scale.prod()
     others = origin.pool.products(pool)[:, :, len(origin.dev) + len(origin.test) :]
-    np.testing.assert_allclose(found[:, :, len(domain) :], others, rtol=1e-6)
+    np.testing.assert_allclose(task_products[:, :, len(domain) :], others, rtol=1e-6)
     np.testing.assert_array_equal(
         task.pool.answer_products(np.arange(len(pool))),
         origin.pool.answer_products(pool),
@@ -240,13 +240,13 @@ def test_an_off_domain_trajectory_replaces_the_later_checkpoints(
     ):
         rows, before = getattr(task, role), getattr(plain, role)
         np.testing.assert_array_equal(rows.ids, before.ids)
-        found, known = rows.sketches("trajectory"), before.sketches("trajectory")
-        np.testing.assert_array_equal(found[:, : origin.k], known[:, : origin.k])
+        actual, known = rows.sketches("trajectory"), before.sketches("trajectory")
+        np.testing.assert_array_equal(actual[:, : origin.k], known[:, : origin.k])
         place = {number: row for row, number in enumerate(from_.ids.tolist())}
-        chosen = np.array([place[number] for number in rows.ids.tolist()])
-        off_domain = from_.sketches("off_domain")[chosen]
-        np.testing.assert_array_equal(found[:, later], off_domain)
-        assert np.abs(found[:, later] - known[:, later]).max() > 1
+        origin_rows = np.array([place[number] for number in rows.ids.tolist()])
+        off_domain = from_.sketches("off_domain")[origin_rows]
+        np.testing.assert_array_equal(actual[:, later], off_domain)
+        assert np.abs(actual[:, later] - known[:, later]).max() > 1
         np.testing.assert_array_equal(
             rows.sketches("initial"), before.sketches("initial")
         )
@@ -268,8 +268,8 @@ def test_an_off_domain_trajectory_replaces_the_later_checkpoints(
             continue
         others = part.sketches("trajectory")[:, later].astype(np.float64)
         scale = np.outer(np.linalg.norm(own, axis=1), np.linalg.norm(others, axis=1))
-        found = products[:, 1, columns]
-        assert (abs(found - own @ others.T) / scale).max() < 1e-5
+        actual = products[:, 1, columns]
+        assert (abs(actual - own @ others.T) / scale).max() < 1e-5
     np.testing.assert_array_equal(products[:, 0], before[:, 0])
     assert task.anchor_answers is with_off_domain.anchor_answers
     assert task.retention_answers is with_off_domain.retention_answers
@@ -316,8 +316,8 @@ def test_the_domain_moves_no_farther_than_the_origins(origin: Bundle) -> None:
             np.testing.assert_allclose(response[role]["slope"], expected, rtol=1e-4)
             assert response[role]["share"] == before[role]["share"]
         expected = before["forgetting"]["curvature"] * ratios[0] ** 2
-        found = response["forgetting"]["curvature"]
-        assert found == pytest.approx(expected, rel=1e-4)
+        curvature = response["forgetting"]["curvature"]
+        assert curvature == pytest.approx(expected, rel=1e-4)
         pairs = zip(response["domain"]["slope"], before["domain"]["slope"], strict=True)
         assert all(mine <= whole for mine, whole in pairs)
     assert 0.2 < np.mean(longer) < 0.8
@@ -350,8 +350,10 @@ def test_the_anchor_responds_to_picks_as_in_the_origin(
     assert np.abs(changes[0]).min() > 1e-4
     losses = task.dev.losses, task.test.losses
     learners[0].reset()
-    found = learners[0].domain_loss(), learners[0].test_loss()
-    assert found == pytest.approx([values.mean() for values in losses], rel=1e-5)
+    initial_losses = learners[0].domain_loss(), learners[0].test_loss()
+    assert initial_losses == pytest.approx(
+        [values.mean() for values in losses], rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -383,11 +385,11 @@ def test_the_dev_loss_follows_the_formula(origin: Bundle, number: int) -> None:
     forgetting -= learner.answer_losses().mean()
     change += response["domain"]["share"] * forgetting
     learner.update(row)
-    found = learner.domain_loss() - losses.mean()
-    assert found == pytest.approx(change, rel=2e-3)
+    predicted = learner.domain_loss() - losses.mean()
+    assert predicted == pytest.approx(change, rel=2e-3)
 
 
-def test_it_needs_no_trajectory(without_trajectory: Bundle) -> None:
+def test_a_task_needs_no_trajectory(without_trajectory: Bundle) -> None:
     task = sample_task(without_trajectory, 1, "train")
     assert not task.has_trajectory
     env = SelectionEnv(str(without_trajectory.path), task_seed=1, **SIZES)

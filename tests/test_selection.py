@@ -43,63 +43,66 @@ def test_bad_budgets(text: str, message: str) -> None:
 
 
 def test_selection_names_the_rows_it_holds(bundle: Bundle) -> None:
-    chosen = select(make_selector("loss"), bundle, "5%", split="test")
+    selection = select(make_selector("loss"), bundle, "5%", split="test")
     part = bundle.split("test")
-    assert len(chosen) == chosen.budget == round(0.05 * len(part))
-    assert set(chosen.indices) <= set(part.tolist())
+    assert len(selection) == selection.budget == round(0.05 * len(part))
+    assert set(selection.indices) <= set(part.tolist())
     ids = bundle.pool.hex_ids()
-    assert chosen.ids == [ids[row] for row in chosen.indices]
-    losses = bundle.pool.losses[chosen.indices]
-    np.testing.assert_array_equal(chosen.scores, losses)
-    assert losses.min() >= np.sort(bundle.pool.losses[part])[-len(chosen)]
-    assert chosen.sources[0] == bundle.sources[bundle.pool.sources[chosen.indices[0]]]
-    assert (chosen.bundle, chosen.space) == (bundle.name, bundle.space)
-    assert chosen.agent == "HighestLossSelector"
+    assert selection.ids == [ids[row] for row in selection.indices]
+    losses = bundle.pool.losses[selection.indices]
+    np.testing.assert_array_equal(selection.scores, losses)
+    assert losses.min() >= np.sort(bundle.pool.losses[part])[-len(selection)]
+    assert (
+        selection.sources[0]
+        == bundle.sources[bundle.pool.sources[selection.indices[0]]]
+    )
+    assert (selection.bundle, selection.space) == (bundle.name, bundle.space)
+    assert selection.agent == "HighestLossSelector"
 
 
 def test_select_is_exported_by_the_package(bundle_folder: Path) -> None:
     by_path = ogs_env.select(make_selector("random"), bundle_folder, 7, seed=3)
-    again = ogs_env.select(make_selector("random"), str(bundle_folder), "7", seed=3)
+    by_string = ogs_env.select(make_selector("random"), str(bundle_folder), "7", seed=3)
     other = ogs_env.select(make_selector("random"), bundle_folder, 7, seed=4)
-    assert by_path == again
+    assert by_path == by_string
     assert by_path.indices != other.indices
     with pytest.raises(InputError, match="budget '481'"):
         ogs_env.select(make_selector("random"), bundle_folder, 481)
 
 
 def test_a_selection_is_saved_and_loaded(bundle: Bundle, tmp_path: Path) -> None:
-    chosen = select(make_selector("orth"), bundle, 6, agent="orth")
-    chosen.save(tmp_path / "out")
-    assert Selection.load(tmp_path / "out") == chosen
+    selection = select(make_selector("orth"), bundle, 6, agent="orth")
+    selection.save(tmp_path / "out")
+    assert Selection.load(tmp_path / "out") == selection
     lines = (tmp_path / "out" / "selection.jsonl").read_text().splitlines()
     values = [json.loads(line) for line in lines]
     assert [v["rank"] for v in values] == list(range(6))
-    assert [v["id"] for v in values] == chosen.ids
-    assert [v["row"] for v in values] == chosen.indices
+    assert [v["id"] for v in values] == selection.ids
+    assert [v["row"] for v in values] == selection.indices
     assert set(values[0]) == {"rank", "score", "id", "source", "row"}
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert names == {"selection.json", "selection.jsonl"}
 
 
 def test_lines_have_the_samples_texts(bundle: Bundle, tmp_path: Path) -> None:
-    chosen = select(make_selector("random"), bundle, 2)
-    texts = {name: Sample(f"p {name}", "é\n") for name in chosen.ids}
-    chosen.save(tmp_path, texts)
+    selection = select(make_selector("random"), bundle, 2)
+    texts = {name: Sample(f"p {name}", "é\n") for name in selection.ids}
+    selection.save(tmp_path, texts)
     first = json.loads((tmp_path / "selection.jsonl").read_text("utf-8").split("\n")[0])
-    assert (first["prompt"], first["response"]) == (f"p {chosen.ids[0]}", "é\n")
+    assert (first["prompt"], first["response"]) == (f"p {selection.ids[0]}", "é\n")
     assert "messages" not in first
-    with pytest.raises(InputError, match=f"sample {chosen.ids[0]}: is selected but"):
-        chosen.save(tmp_path / "none", {})
+    with pytest.raises(InputError, match=f"sample {selection.ids[0]}: is selected but"):
+        selection.save(tmp_path / "none", {})
     assert not (tmp_path / "none").exists()
 
 
 def test_a_selection_of_chats_is_read_as_chats(bundle: Bundle, tmp_path: Path) -> None:
-    chosen = select(make_selector("random"), bundle, 2)
+    selection = select(make_selector("random"), bundle, 2)
     turns = (Turn("system", "Be brief."), Turn("user", "Why?"))
     chat = Sample("Be brief.\n\nWhy?", "So.", "mine", messages=turns)
-    chosen.save(tmp_path, dict.fromkeys(chosen.ids, chat))
-    read = read_samples(tmp_path / "selection.jsonl", source="mine")
-    assert read == [chat, chat]
+    selection.save(tmp_path, dict.fromkeys(selection.ids, chat))
+    samples = read_samples(tmp_path / "selection.jsonl", source="mine")
+    assert samples == [chat, chat]
 
 
 def test_loading_something_else_is_refused(tmp_path: Path) -> None:

@@ -36,8 +36,10 @@ print(ogs_env.__file__)
 """
 
 
-def quiet_run(*words: object, **more) -> str:
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, **more)
+def quiet_run(*arguments: object, **more) -> str:
+    done = subprocess.run(
+        list(map(str, arguments)), capture_output=True, text=True, **more
+    )
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 
@@ -51,25 +53,25 @@ def wheel(tmp_path_factory) -> Path:
     )
     shutil.copytree(REPOSITORY, source, ignore=left_out)
     out = tmp_path_factory.mktemp("wheel")
-    words = ("wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", out)
-    quiet_run(sys.executable, "-m", "pip", "--no-cache-dir", *words, source)
+    arguments = ("wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", out)
+    quiet_run(sys.executable, "-m", "pip", "--no-cache-dir", *arguments, source)
     [file] = out.glob("*.whl")
     return file
 
 
 def needed(names: tuple[str, ...]) -> set[str]:
     """Distributions with all that they need, without extras."""
-    found: set[str] = set()
+    distributions: set[str] = set()
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name in found:
+        if name in distributions:
             continue
-        found.add(name)
+        distributions.add(name)
         for line in importlib.metadata.requires(name) or []:
             if ";" not in line:
                 waiting.append(line.split(" ")[0].split("<")[0].split(">")[0])
-    return found
+    return distributions
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +81,15 @@ def python(wheel, tmp_path_factory) -> Path:
     quiet_run(sys.executable, "-m", "venv", "--without-pip", folder)
     paths = {"base": str(folder), "platbase": str(folder)}
     site = Path(sysconfig.get_path("purelib", "venv", paths))
-    # Installed already, so they are linked: no network, no hundred megabytes.
+    # Linked from the installed packages, which needs no network and little space.
     for name in needed(CORE):
         distribution = importlib.metadata.distribution(name)
         for top in {file.parts[0] for file in distribution.files or []}:
             if top not in ("..", "__pycache__"):
                 (site / top).symlink_to(distribution.locate_file(top))
     python = folder / "bin" / "python"
-    words = ("--python", python, "install", "--no-deps", "--no-index", wheel)
-    quiet_run(sys.executable, "-m", "pip", *words)
+    arguments = ("--python", python, "install", "--no-deps", "--no-index", wheel)
+    quiet_run(sys.executable, "-m", "pip", *arguments)
     return python
 
 
@@ -137,7 +139,7 @@ def test_shipped_bundles_are_small(wheel):
     assert all(size <= 3 * 2**20 for size in off_domain.values())
 
 
-def test_the_core_is_played_without_torch(python, tmp_path):
+def test_the_core_runs_episodes_without_torch(python, tmp_path):
     where = quiet_run(python, "-I", "-c", PLAY, cwd=tmp_path).strip()
     assert Path(where).is_relative_to(python.parent.parent)
 
@@ -145,6 +147,6 @@ def test_the_core_is_played_without_torch(python, tmp_path):
 def test_the_command_lists_its_jobs(python, tmp_path):
     ogs = python.parent / "ogs"
     environment = {**os.environ, "PYTHONPATH": ""}
-    shown = quiet_run(ogs, "--help", cwd=tmp_path, env=environment)
-    assert "sketch" in shown
+    output = quiet_run(ogs, "--help", cwd=tmp_path, env=environment)
+    assert "sketch" in output
     assert quiet_run(ogs, "--version", cwd=tmp_path, env=environment).startswith("ogs")

@@ -33,8 +33,8 @@ def select(
 def test_selections_are_distinct_and_reproducible(bundle: Bundle, name: str) -> None:
     part = bundle.split("test")
     order, scores = select(bundle, name, 10, part)
-    again, _ = select(bundle, name, 10, part)
-    np.testing.assert_array_equal(order, again)
+    repeated, _ = select(bundle, name, 10, part)
+    np.testing.assert_array_equal(order, repeated)
     assert (order.dtype, scores.dtype) == (np.int64, np.float32)
     assert len(set(order.tolist())) == 10 == len(scores)
     assert set(order.tolist()) <= set(part.tolist())
@@ -70,7 +70,7 @@ def test_selections_do_not_depend_on_earlier_calls(bundle: Bundle, name: str) ->
         selector.select(bundle, 20, rng, np.arange(40))
 
 
-# The others look at the order: `all` at nothing else, `information` for its first
+# The others depend on the order: `all` on nothing else, `information` in its first
 # pick, `pgm` where there is more than one partition.
 @pytest.mark.parametrize("name", sorted(set(CHOSEN) - {"all", "information", "pgm"}))
 def test_the_order_of_the_candidates_does_not_matter(bundle: Bundle, name: str) -> None:
@@ -95,11 +95,11 @@ def test_ties_go_to_the_earlier_sample(twins: Bundle, name: str) -> None:
     rng = np.random.default_rng(1)
     rows = rng.permutation(np.concatenate([np.arange(30), np.arange(240, 270)]))
     order, _ = select(twins, name, 60, rows)
-    given = {row: place for place, row in enumerate(rows.tolist())}
-    picked = {row: place for place, row in enumerate(order.tolist())}
+    positions = {row: place for place, row in enumerate(rows.tolist())}
+    ranks = {row: place for place, row in enumerate(order.tolist())}
     for row in range(30):
-        first, second = sorted((row, row + 240), key=given.__getitem__)
-        assert picked[first] < picked[second]
+        first, second = sorted((row, row + 240), key=positions.__getitem__)
+        assert ranks[first] < ranks[second]
 
 
 def formulas(bundle: Bundle) -> dict[str, np.ndarray]:

@@ -42,20 +42,20 @@ def test_greats_is_greedy_on_the_second_order_gain(bundle: Bundle) -> None:
         return -rate * total @ domain + rate**2 * total @ total / 2
 
     rate = minimize_scalar(loss).x
-    picked: list[int] = []
+    picks: list[int] = []
     scores = []
     for _ in range(budget):
         gains = {
-            i: start[i] @ domain - rate * sum(start[i] @ start[j] for j in picked)
+            i: start[i] @ domain - rate * sum(start[i] @ start[j] for j in picks)
             for i in range(60)
-            if i not in picked
+            if i not in picks
         }
-        picked.append(max(gains, key=gains.__getitem__))
-        scores.append(gains[picked[-1]])
+        picks.append(max(gains, key=gains.__getitem__))
+        scores.append(gains[picks[-1]])
     selected, own = select(bundle, "greats", budget, rows)
-    assert selected.tolist() == rows[picked].tolist()
+    assert selected.tolist() == rows[picks].tolist()
     np.testing.assert_allclose(own, scores, rtol=1e-3)
-    assert set(picked) != set(first)
+    assert set(picks) != set(first)
     assert select(bundle, "greats", 1, rows)[0][0] == rows[first[0]]
 
 
@@ -74,20 +74,20 @@ def slow_pursuit(
 ) -> tuple[list[int], list[float]]:
     """Orthogonal matching pursuit with scipy's non-negative least squares."""
     n = len(atoms)
-    picked: list[int] = []
+    picks: list[int] = []
     products: list[float] = []
     residual = target
-    while len(picked) < min(most, n):
-        correlations = {i: atoms[i] @ residual for i in range(n) if i not in picked}
+    while len(picks) < min(most, n):
+        correlations = {i: atoms[i] @ residual for i in range(n) if i not in picks}
         best = max(correlations, key=correlations.__getitem__)
         if correlations[best] <= 1e-6 * (products[0] if products else 0):
             break
-        picked.append(best)
+        picks.append(best)
         products.append(correlations[best])
-        tall = np.vstack([atoms[picked].T, np.sqrt(ridge) * np.eye(len(picked))])
-        weights, _ = nnls(tall, np.append(target, np.zeros(len(picked))))
-        residual = target - weights @ atoms[picked]
-    return picked, products
+        tall = np.vstack([atoms[picks].T, np.sqrt(ridge) * np.eye(len(picks))])
+        weights, _ = nnls(tall, np.append(target, np.zeros(len(picks))))
+        residual = target - weights @ atoms[picks]
+    return picks, products
 
 
 @pytest.mark.parametrize("ridge", [1e-3, 0.5, 20.0])
@@ -135,16 +135,16 @@ def slow_match(bundle: Bundle, rows: np.ndarray, budget: int) -> list[int]:
     """Repeated pursuits over the remaining candidates; then the rest."""
     ridge = 0.5 * np.square(bundle.pool.norms.astype(float)).mean()
     order: list[int] = []
-    left = rows.tolist()
+    remaining = rows.tolist()
     while len(order) < budget:
-        start, domain = gradients(bundle, np.array(left))
+        start, domain = gradients(bundle, np.array(remaining))
         most = min(budget - len(order), bundle.k)
         places, _ = slow_pursuit(start, domain, most, ridge)
         if not places:
-            agreeing = sorted(range(len(left)), key=lambda i: -(start[i] @ domain))
+            agreeing = sorted(range(len(remaining)), key=lambda i: -(start[i] @ domain))
             places = agreeing[: budget - len(order)]
-        order += [left[place] for place in places]
-        left = [row for row in left if row not in order]
+        order += [remaining[place] for place in places]
+        remaining = [row for row in remaining if row not in order]
     return order
 
 
@@ -166,9 +166,9 @@ def test_a_new_pursuit_begins_after_as_many_picks_as_dimensions(
     rows = some_rows(60)
     order, _ = select(narrow, "grad-match", 25, rows)
     assert order.tolist() == slow_match(narrow, rows, 25)
-    left = np.setdiff1d(rows, order[:6], assume_unique=True)
-    again, _ = select(narrow, "grad-match", 6, left)
-    assert order[6:12].tolist() == again.tolist()
+    remaining = np.setdiff1d(rows, order[:6], assume_unique=True)
+    second_order, _ = select(narrow, "grad-match", 6, remaining)
+    assert order[6:12].tolist() == second_order.tolist()
 
 
 @pytest.fixture(scope="module")
@@ -206,24 +206,24 @@ def test_highest_products_fill_the_budget(
 def test_parts_are_interleaved_and_share_the_budget(
     rows: int, budget: int, parts: int
 ) -> None:
-    seen = []
+    calls = []
 
     def choose(part: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        seen.append((part.tolist(), count))
+        calls.append((part.tolist(), count))
         return part[::-1][:count], part[::-1][:count].astype(np.float32)
 
-    given = np.arange(100, 100 + rows)
-    order, scores = in_parts(given, budget, parts, choose)
+    candidates = np.arange(100, 100 + rows)
+    order, scores = in_parts(candidates, budget, parts, choose)
     assert len(order) == budget == len(set(order.tolist()))
     assert order.tolist() == scores.tolist()
-    assert [part for part, _ in seen] == [
+    assert [part for part, _ in calls] == [
         list(range(100 + p, 100 + rows, parts)) for p in range(min(parts, budget))
     ]
-    counts = [count for _, count in seen]
+    counts = [count for _, count in calls]
     assert sum(counts) == budget
     assert max(counts) - min(counts) <= 1
     # First picks of all parts, best first, then the second picks.
-    ranks = [part[::-1].index(row) for row in order for part, _ in seen if row in part]
+    ranks = [part[::-1].index(row) for row in order for part, _ in calls if row in part]
     assert ranks == sorted(ranks)
     for rank in set(ranks):
         assert (np.diff(order[np.array(ranks) == rank]) < 0).all()
@@ -236,9 +236,12 @@ def test_pgm_is_gradient_matching_in_each_partition(bundle: Bundle) -> None:
     for part, share in enumerate((8, 8, 7, 7)):
         for rank, row in enumerate(slow_match(bundle, rows[part::4], share)):
             expected.setdefault(rank, set()).add(row)
-    for rank, wanted in expected.items():
-        assert set(order[4 * rank : 4 * rank + len(wanted)].tolist()) == wanted
-        assert (np.diff(scores[4 * rank : 4 * rank + len(wanted)]) <= 0).all()
+    for rank, expected_rows in expected.items():
+        assert (
+            set(order[4 * rank : 4 * rank + len(expected_rows)].tolist())
+            == expected_rows
+        )
+        assert (np.diff(scores[4 * rank : 4 * rank + len(expected_rows)]) <= 0).all()
     selected, expected = (
         select(bundle, n, 3, rows[:16]) for n in ("pgm", "grad-match")
     )
@@ -260,9 +263,9 @@ def facility(near: np.ndarray, of: tuple[int, ...]) -> float:
 
 def test_similarities_are_largest_distance_less_distance(bundle: Bundle) -> None:
     start, _ = gradients(bundle, some_rows(12))
-    apart = np.array([[np.linalg.norm(a - b) for b in start] for a in start])
+    distances = np.array([[np.linalg.norm(a - b) for b in start] for a in start])
     near, unit = similarities(start.astype(np.float32))
-    np.testing.assert_allclose(near * unit, apart.max() - apart, atol=unit)
+    np.testing.assert_allclose(near * unit, distances.max() - distances, atol=unit)
     assert (near == np.rint(near)).all()
     assert (near.min(), near.max()) == (0, near[3, 3])
     for one in (start[:1], start[[2, 2]]):
@@ -274,17 +277,15 @@ def test_similarities_are_largest_distance_less_distance(bundle: Bundle) -> None
 def test_lazy_greedy_is_greedy(seed: int) -> None:
     near, _ = similarities(np.random.default_rng(seed).normal(size=(30, 4)))
     places, gains = lazy_greedy(near, 15)
-    picked: tuple[int, ...] = ()
+    picks: tuple[int, ...] = ()
     for place, gain in zip(places, gains, strict=True):
-        before = facility(near, picked) if picked else 0
+        before = facility(near, picks) if picks else 0
         gains_by_place = {
-            i: facility(near, (*picked, i)) - before
-            for i in range(30)
-            if i not in picked
+            i: facility(near, (*picks, i)) - before for i in range(30) if i not in picks
         }
         assert place == max(gains_by_place, key=gains_by_place.__getitem__)
         assert gain == gains_by_place[place]
-        picked += (place,)
+        picks += (place,)
     assert (np.diff(gains) <= 0).all()
 
 

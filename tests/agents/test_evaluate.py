@@ -36,7 +36,7 @@ def env(kwargs: dict[str, Any]) -> gymnasium.Env:
 
 
 def last_valid(observation: dict, info: dict, env: gymnasium.Env) -> int:
-    """Pick the last candidate that is left; in a `MixtureEnv` the last cluster."""
+    """Pick the last remaining candidate; in a `MixtureEnv` the last cluster."""
     picks = info["action_mask"]
     if "candidates" in observation:
         picks = picks[:-1]
@@ -131,9 +131,9 @@ def test_model_and_its_file(
     assert_same_as_plain_loop(evaluation, env, act)
     model.save(tmp_path / "model.zip")
     loaded = load_policy(str(tmp_path / "model.zip"))
-    again = evaluate(loaded, "OGS-Custom-v0", SEEDS, **kwargs)
-    np.testing.assert_array_equal(again.returns, evaluation.returns)
-    assert again.selections == evaluation.selections
+    repeated = evaluate(loaded, "OGS-Custom-v0", SEEDS, **kwargs)
+    np.testing.assert_array_equal(repeated.returns, evaluation.returns)
+    assert repeated.selections == evaluation.selections
 
 
 def test_model_of_flat_observations(env: gymnasium.Env, kwargs: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ def test_examples_are_the_oracles_choices_in_the_environments_own_domain(
     # The first two episodes of eight are the environment's own.
     examples = collect(make_env, 2, np.random.default_rng(3))
     targets, rows = examples["targets"].numpy(), examples["candidates"].numpy()
-    # The plan gives forgetting less weight than the reward does.
+    # The oracle's plan weights forgetting less than the reward does.
     rng, env = np.random.default_rng(3), make_env(reward_weights={"forgetting": 0.6})
     step = 0
     for _ in range(2):

@@ -76,8 +76,8 @@ def test_cost_settles_at_the_limit_and_the_multiplier_at_its_price(limit):
     assert np.mean(ascend.multipliers[-125:]) == pytest.approx(price, rel=0.05)
 
 
-def played(rewards_and_costs, lengths, multiplier=0.0):
-    """Play given rewards and costs of one environment, in episodes of given lengths."""
+def run_script(rewards_and_costs, lengths, multiplier=0.0):
+    """Run one environment with given rewards, costs and lengths of episodes."""
 
     class Script(TwoArms):
         ends = set(np.cumsum(lengths).tolist())
@@ -95,14 +95,14 @@ def played(rewards_and_costs, lengths, multiplier=0.0):
 
 
 def test_cost_is_paid_at_the_multipliers_price():
-    _, found = played([(1.0, 0.5), (2.0, 0.0), (0.0, 3.0)], [3], multiplier=3.0)
+    _, rewards = run_script([(1.0, 0.5), (2.0, 0.0), (0.0, 3.0)], [3], multiplier=3.0)
     expected = [(1 - 1.5) / 4, 2 / 4, -9 / 4]
-    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(rewards, expected)
 
 
 def test_costs_are_those_of_whole_episodes():
     steps = [(0.0, 0.25), (0.0, 0.25), (0.0, 2.0), (0.0, 99.0)]
-    envs, _ = played(steps, [2, 1, 5])
+    envs, _ = run_script(steps, [2, 1, 5])
     assert envs.mean_cost() == pytest.approx((0.5 + 2.0) / 2)
     assert np.isnan(envs.mean_cost())  # none has ended since
 

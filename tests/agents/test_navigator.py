@@ -23,8 +23,8 @@ def make_agent(seed=0, skips=True):
     with torch.no_grad():  # heads start near zero; a trained network's do not
         for tensor in network.parameters():
             tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
-    played = {"slate_size": SLATE, "num_slates": 16, "budget": 32}
-    description = {"space": "s", "bundle": "b", "environment": played}
+    environment = {"slate_size": SLATE, "num_slates": 16, "budget": 32}
+    description = {"space": "s", "bundle": "b", "environment": environment}
     return Navigator(network, description)
 
 
@@ -91,7 +91,7 @@ def test_masked_actions_are_never_taken():
 
 def test_pacing_margin_limits_the_lead_of_the_spent_budget():
     def spent_ahead(agent):
-        """Play; return the largest lead of the spent over the dealt share."""
+        """Run an episode; return the largest lead of the spent over the dealt share."""
         env = gymnasium.make("OGS-Medical-v0").unwrapped
         observation, info = env.reset(seed=0)
         lead, over = 0.0, False
@@ -109,7 +109,7 @@ def test_pacing_margin_limits_the_lead_of_the_spent_budget():
     eager.description["pacing_margin"] = 0.125
     lead, picks = spent_ahead(eager)
     assert picks == 48
-    assert lead == pytest.approx(0.125 + 1 / 48)  # one pick more, and it waits
+    assert lead == pytest.approx(0.125 + 1 / 48)  # at most one pick over
 
 
 def test_empty_places_need_no_mask():
@@ -140,7 +140,7 @@ def test_policy_classes_learn_and_take_valid_actions(
     observation, info = environment.reset(seed=1)
     over = False
     while not over:
-        action, _ = model.predict(observation)  # plain PPO is told of no mask
+        action, _ = model.predict(observation)  # plain PPO gets no mask
         assert info["action_mask"][action]
         observation, _, terminated, truncated, info = environment.step(action)
         assert not info["invalid_action"]
@@ -205,8 +205,8 @@ def test_save_and_load_give_equal_actions_at_any_slate_size(tmp_path, slate_size
     observation, masks = make_observations(rng, 50, slate_size)
     loaded = Navigator.load(tmp_path / "agent")
     expected = make_agent().log_probabilities(observation, masks)
-    found = loaded.log_probabilities(observation, masks)
-    np.testing.assert_array_equal(found, expected)
+    log_probabilities = loaded.log_probabilities(observation, masks)
+    np.testing.assert_array_equal(log_probabilities, expected)
     one = {key: value[7] for key, value in observation.items()}
     info = {"action_mask": masks[7].astype(np.int8)}
     assert loaded(one, info, None) == loaded.act(observation, masks)[7]
@@ -279,7 +279,7 @@ def test_a_failed_save_leaves_the_old_agent(tmp_path):
     make_agent(seed=1).save(tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     broken = make_agent(seed=2)
-    broken.description["settings"] = object()  # JSON refuses it midway
+    broken.description["settings"] = object()  # no JSON: fails while it is written
     with pytest.raises(TypeError):
         broken.save(tmp_path)
     after = {file.name: file.read_bytes() for file in tmp_path.iterdir()}

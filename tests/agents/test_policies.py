@@ -101,7 +101,7 @@ class RecordingSelector:
 
 
 @pytest.mark.parametrize("name", ["greats", "random"])
-def test_each_slate_is_chosen_from_once(env: gymnasium.Env, name: str) -> None:
+def test_the_selector_is_called_once_per_slate(env: gymnasium.Env, name: str) -> None:
     selector = RecordingSelector(name)
     play_episode(env, EqualQuota(selector, np.random.default_rng(0)), seed=3)
     inner = selection_env(env)
@@ -109,7 +109,7 @@ def test_each_slate_is_chosen_from_once(env: gymnasium.Env, name: str) -> None:
     assert inner.picked == selector.chosen
 
 
-def test_the_stream_is_chosen_from_once(env: gymnasium.Env) -> None:
+def test_the_selector_is_called_once_per_stream(env: gymnasium.Env) -> None:
     selector = RecordingSelector("craig")
     policy = Planned(selector, np.random.default_rng(0))
     for seed in (3, 4):
@@ -120,7 +120,7 @@ def test_the_stream_is_chosen_from_once(env: gymnasium.Env) -> None:
         assert set(inner.picked) == set(selector.chosen[-48:])
 
 
-def test_less_over_the_stream_picks_what_less_selects(
+def test_planned_less_picks_the_selection_of_less(
     env: gymnasium.Env, bundle: Bundle
 ) -> None:
     play_episode(env, policy_of("less/stream", env), seed=5)
@@ -140,18 +140,20 @@ def test_episodes_do_not_affect_each_other(
         assert play_episode(env, policy, 1).total_return == first
         # The stream of the same candidates is a new one.
         rows = selection_env(env).stream
-        picked = []
+        picks = []
         for _ in range(2):
             observation, info = env.reset(options={"indices": rows})
             over = False
             while not over:
                 action = policy(observation, info, env)
                 observation, _, over, _, info = env.step(action)
-            picked.append(selection_env(env).picked)
-        assert picked[0] == picked[1] != []
+            picks.append(selection_env(env).picked)
+        assert picks[0] == picks[1] != []
 
 
-def test_all_takes_everything_until_the_budget_is_spent(env: gymnasium.Env) -> None:
+def test_all_selects_every_candidate_until_the_budget_is_spent(
+    env: gymnasium.Env,
+) -> None:
     for name in ("all", "all/stream"):
         play_episode(env, policy_of(name, env), seed=0)
         inner = selection_env(env)
@@ -190,7 +192,7 @@ def test_threshold_picks_more_from_rich_slates(
     better = []
     for seed in range(8):
         play_episode(env, threshold, seed)
-        # What is left over for the last slate says nothing about it.
+        # The last slate gets the rest of the budget, whatever its samples are.
         counts = picks_per_slate(env)[:-1]
         inner = selection_env(env)
         slates = inner.stream.reshape(16, 16)[:-1]
@@ -199,9 +201,9 @@ def test_threshold_picks_more_from_rich_slates(
         )
         assert counts[rich[8:]].sum() > 2 * counts[rich[:7]].sum()
         assert counts.max() > 3
-        chosen = np.mean([score[row] for row in inner.picked])
+        mean_score = np.mean([score[row] for row in inner.picked])
         play_episode(env, equal, seed)
-        better.append(chosen > np.mean([score[row] for row in inner.picked]))
+        better.append(mean_score > np.mean([score[row] for row in inner.picked]))
     assert np.mean(better) > 0.7
 
 
@@ -221,20 +223,20 @@ def test_threshold_is_the_share_that_the_budget_is_of_the_candidates_left(
     # The last slate is short.
     rows = np.random.default_rng(2).choice(480, 40, replace=False)
     observation, info = env.reset(options={"indices": rows})
-    left, budget, over = 40, 9, False
+    remaining, budget, over = 40, 9, False
     while not over:
         slate = selection_env(env).slate.copy()
         action = policy(observation, info, env)
         best = max(score[slate[slate >= 0]])
         last = selection_env(env).slate_number == 2
-        if last or best >= np.quantile(reference, 1 - min(1, budget / left)):
+        if last or best >= np.quantile(reference, 1 - min(1, budget / remaining)):
             assert score[slate[action]] == best
-            left, budget = left - 1, budget - 1
+            remaining, budget = remaining - 1, budget - 1
         else:
             assert action == 16
-            left -= (slate >= 0).sum()
+            remaining -= (slate >= 0).sum()
         observation, _, over, _, info = env.step(action)
-    assert budget == 0 < left
+    assert budget == 0 < remaining
 
 
 def test_oracle_beats_less_beats_random(bundle_folder: Path) -> None:
@@ -245,7 +247,7 @@ def test_oracle_beats_less_beats_random(bundle_folder: Path) -> None:
     np.testing.assert_array_equal(returns(env, "oracle"), by_name["oracle"])
 
 
-def test_the_oracle_knows_the_weights_of_the_environment(bundle_folder: Path) -> None:
+def test_the_oracle_uses_the_weights_of_the_environment(bundle_folder: Path) -> None:
     def picks(name: str, **weights: float) -> list[int]:
         env = gymnasium.make(
             "OGS-Custom-v0", bundle=str(bundle_folder), reward_weights=weights
@@ -257,7 +259,7 @@ def test_the_oracle_knows_the_weights_of_the_environment(bundle_folder: Path) ->
     assert picks("oracle", domain_gain=-1.0) != picks("oracle")
 
 
-def test_random_draws_clusters_by_the_samples_they_have_left(
+def test_random_draws_clusters_by_their_remaining_samples(
     bundle_folder: Path,
 ) -> None:
     env = gymnasium.make(
@@ -270,8 +272,8 @@ def test_random_draws_clusters_by_the_samples_they_have_left(
     policy = policy_of("random", env)
     observation, info = env.reset(seed=0)
     shares = observation["clusters"][:, 0]
-    drawn = [policy(observation, info, env) for _ in range(2000)]
-    counts = np.bincount(drawn, minlength=4)
+    actions = [policy(observation, info, env) for _ in range(2000)]
+    counts = np.bincount(actions, minlength=4)
     assert np.abs(counts - 2000 * shares).max() < 5 * np.sqrt(2000 * shares.max())
     over = False
     while not over:

@@ -124,15 +124,15 @@ def test_dsir_draws_without_replacement_by_its_weights(
     shares = np.exp(weights[rows]) / np.exp(weights[rows]).sum()
     assert shares.min() > 0.05
     selector, rng, draws = DsirSelector(texts), np.random.default_rng(0), 6000
-    seen = Counter(
+    counts = Counter(
         tuple(selector.select(tiny, 2, rng, rows)[0].tolist()) for _ in range(draws)
     )
     for one in range(3):
         for two in {0, 1, 2} - {one}:
             chance = shares[one] * shares[two] / (1 - shares[one])
             spread = math.sqrt(draws * chance * (1 - chance))
-            drawn = seen[int(rows[one]), int(rows[two])]
-            assert abs(drawn - draws * chance) < 5 * spread
+            count = counts[int(rows[one]), int(rows[two])]
+            assert abs(count - draws * chance) < 5 * spread
 
 
 # RDS+
@@ -207,9 +207,9 @@ def difficulty(
 
     values = []
     for row, sample in enumerate(samples(tiny, texts, "pool")):
-        given = loss(sample.prompt, sample.response)
-        assert given == pytest.approx(tiny.pool.losses[row], rel=1e-4)
-        values.append(given / loss("", sample.response))
+        conditional_loss = loss(sample.prompt, sample.response)
+        assert conditional_loss == pytest.approx(tiny.pool.losses[row], rel=1e-4)
+        values.append(conditional_loss / loss("", sample.response))
     return np.array(values)
 
 
@@ -249,14 +249,14 @@ def test_metadata_ranks_by_values_or_by_length(tiny: Bundle) -> None:
 def test_metadata_needs_a_number_for_each_pool_sample(tiny: Bundle) -> None:
     ids = tiny.pool.hex_ids()
     for values in ({}, dict.fromkeys(ids, 1.0) | {ids[2]: math.nan}):
-        lacking = ids[2] if values else ids[0]
+        missing_id = ids[2] if values else ids[0]
         with pytest.raises(
-            InputError, match=f"no finite value .the first is {lacking}"
+            InputError, match=f"no finite value .the first is {missing_id}"
         ):
             select(MetadataSelector(values), tiny, 2)
 
 
-# What is read once is kept.
+# Cached results
 
 
 @pytest.mark.parametrize("kind", [RdsSelector, IfdSelector])
@@ -273,7 +273,7 @@ def test_results_are_cached(
     assert list(tmp_path.iterdir()) == []
     expected = select(kind(texts), tiny, 20)
     [file] = tmp_path.iterdir()
-    # Without texts there is nothing to compute from.
+    # Missing texts
     np.testing.assert_array_equal(select(kind(), tiny, 20), expected)
     file.write_bytes(b"torn")
     with pytest.raises(InputError, match="texts of bundle 'tiny' are not known"):
@@ -293,8 +293,8 @@ def test_texts_reach_the_selector(
     name: str, tiny: Bundle, texts: dict[str, Sample], live_files: LiveFiles
 ) -> None:
     expected = select(make_selector(name, texts), tiny, 6)
-    again = select(load_selector(name, live_files.texts), tiny, 6)
-    np.testing.assert_array_equal(again, expected)
+    loaded = select(load_selector(name, live_files.texts), tiny, 6)
+    np.testing.assert_array_equal(loaded, expected)
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -309,9 +309,9 @@ def test_missing_texts_raise(
     monkeypatch.setenv("OGS_CACHE", str(tmp_path))
     for role in READERS[name]:
         rows = getattr(tiny, role)
-        left = {id_: texts[id_] for id_ in texts if id_ != rows.hex_ids()[-1]}
+        fewer = {id_: texts[id_] for id_ in texts if id_ != rows.hex_ids()[-1]}
         with pytest.raises(InputError, match=f"1 of {len(rows)} {role} samples"):
-            select(make_selector(name, left), tiny, 6)
+            select(make_selector(name, fewer), tiny, 6)
     others = {id_: texts[id_] for id_ in texts if id_ not in tiny.anchor.hex_ids()}
     assert len(select(make_selector(name, others), tiny, 6)[0]) == 6
     with pytest.raises(InputError, match="made"):
@@ -323,9 +323,9 @@ def test_a_bundle_without_texts_raises(bundle: Bundle) -> None:
         select(RdsSelector({}), bundle, 6)
 
 
-def ogs(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, list[str]]:
+def ogs(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, list[str]]:
     capsys.readouterr()
-    status = main(["select", *map(str, words)])
+    status = main(["select", *map(str, args)])
     return status, capsys.readouterr().err.splitlines()
 
 
@@ -343,15 +343,15 @@ def test_the_command_reads_one_or_several_files(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ["--agent", name, "--bundle", live_files.bundle, "--budget", "6"]
-    words += ["--out", str(tmp_path / "out")]
-    status, output = ogs(capsys, *words, "--texts", *live_files.texts)
+    arguments = ["--agent", name, "--bundle", live_files.bundle, "--budget", "6"]
+    arguments += ["--out", str(tmp_path / "out")]
+    status, output = ogs(capsys, *arguments, "--texts", *live_files.texts)
     assert status == 0, output
     selected = lines(tmp_path / "out")
     order, _ = select(make_selector(name, texts), tiny, 6)
     assert [line["row"] for line in selected] == order.tolist()
     assert selected[0]["prompt"] == texts[str(selected[0]["id"])].prompt
-    status, [output] = ogs(capsys, *words, "--texts", live_files.texts[1])
+    status, [output] = ogs(capsys, *arguments, "--texts", live_files.texts[1])
     assert status == 2
     assert f"{live_files.texts[1]}: 48 of 48 pool samples of bundle 'tiny'" in output
 
@@ -365,22 +365,22 @@ def test_the_command_ranks_by_a_field(
         for row, sample in enumerate(live_files.data.pool)
     ]
     pool.write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    words = ["--agent", "metadata", "--bundle", live_files.bundle, "--budget", "5"]
-    words += ["--out", tmp_path / "out", "--rank-by", "impact"]
-    status, output = ogs(capsys, *words, "--texts", pool)
+    arguments = ["--agent", "metadata", "--bundle", live_files.bundle, "--budget", "5"]
+    arguments += ["--out", tmp_path / "out", "--rank-by", "impact"]
+    status, output = ogs(capsys, *arguments, "--texts", pool)
     assert (status, output) == (0, [])
     assert [line["row"] for line in lines(tmp_path / "out")] == [9, 19, 29, 39, 8]
     summary = json.loads((tmp_path / "out" / "selection.json").read_text())
     assert summary["agent"] == "metadata by impact"
 
-    status, [output] = ogs(capsys, *words)
+    status, [output] = ogs(capsys, *arguments)
     assert status == 2
     assert "--rank-by: no texts to read the field 'impact' from" in output
-    status, [output] = ogs(capsys, *words, "--texts", pool, "--agent", "orth")
+    status, [output] = ogs(capsys, *arguments, "--texts", pool, "--agent", "orth")
     assert status == 2
     assert "--rank-by: agent 'orth' ranks by no field" in output
     records[3]["impact"] = "high"
     pool.write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    status, [output] = ogs(capsys, *words, "--texts", pool)
+    status, [output] = ogs(capsys, *arguments, "--texts", pool)
     assert status == 2
     assert f"{pool}:4: field 'impact' is 'high'; expected a finite number" in output

@@ -101,7 +101,9 @@ def test_parallel_episodes_equal_serial_episodes(folder, trained):
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "maskable-ppo"])
-def test_mixtures_and_limits_are_trained_too(folder, tmp_path, algorithm):
+def test_agents_are_trained_in_mixtures_and_with_cost_limits(
+    folder, tmp_path, algorithm
+):
     sizes = {"steps": 96, "n_envs": 2, "n_steps": 24, "batch_size": 24}
     agent = train(
         settings(
@@ -138,7 +140,7 @@ def test_evaluations_within_the_limit_rank_first(folder):
     assert sorted(ranks, reverse=True) == ranks
 
 
-def test_description_says_where_the_agent_comes_from(trained):
+def test_the_description_has_the_training_of_the_agent(trained):
     description = json.loads((trained[1] / "agent.json").read_text())
     assert description["bundle"] == "made"
     assert description["space"] == "made-64"
@@ -159,11 +161,11 @@ def test_same_seed_gives_the_same_weights_another_seed_others(folder):
         "evaluations": 1,
     }
     short["evaluation_episodes"] = 2
-    first, again, other = (
+    first, repeated, other = (
         train(settings(folder, seed=seed, **short)).network.state_dict()
         for seed in (7, 7, 8)
     )
-    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert all(torch.equal(first[name], repeated[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
@@ -252,8 +254,8 @@ def test_deployment_selects_exactly_the_budget(folder, trained, budget):
     assert (np.diff(scores) <= 0).all()
     assert scores.min() >= 0
     assert scores.max() <= 1
-    again, _ = selector.select(bundle, budget, np.random.default_rng(0))
-    np.testing.assert_array_equal(again, rows)
+    repeated, _ = selector.select(bundle, budget, np.random.default_rng(0))
+    np.testing.assert_array_equal(repeated, rows)
 
 
 def test_deployment_observations_equal_environment_observations(
@@ -282,8 +284,8 @@ def test_deployment_observations_equal_environment_observations(
         removed = set(range(50)) - set(dealt)
         assert len(removed) == number
         assert removed <= set(rows)
-        picked = [place for place, row in enumerate(rows) if row in removed]
-        nearest = cosines[:, picked].max(axis=1) if picked else np.zeros(50)
+        places = [place for place, row in enumerate(rows) if row in removed]
+        nearest = cosines[:, places].max(axis=1) if places else np.zeros(50)
         np.testing.assert_allclose(slates[:, -2], nearest[dealt], atol=1e-6)
 
 

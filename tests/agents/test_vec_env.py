@@ -63,18 +63,18 @@ def test_episodes_are_those_of_dummy_vec_env(
     for step in range(400):
         actions = rng.integers(5, size=num_envs)
         if step > 250:
-            actions[0] = 2  # until it is cut off
-        found, expected = ours.step(actions), theirs.step(actions)
-        assert data_equivalence(found[0], dict(expected[0]), exact=True)
-        for a, b in zip(found[1:3], expected[1:3], strict=True):
+            actions[0] = 2  # until it is truncated
+        results, expected = ours.step(actions), theirs.step(actions)
+        assert data_equivalence(results[0], dict(expected[0]), exact=True)
+        for a, b in zip(results[1:3], expected[1:3], strict=True):
             np.testing.assert_array_equal(a, b)
             assert a.dtype == b.dtype
-        assert data_equivalence(untimed(found[3]), untimed(expected[3]), exact=True)
+        assert data_equivalence(untimed(results[3]), untimed(expected[3]), exact=True)
         assert data_equivalence(ours.reset_infos, theirs.reset_infos, exact=True)
         masks = [get_action_masks(env) for env in (ours, theirs)]
         np.testing.assert_array_equal(*masks)
-        episodes += found[2].sum()
-        truncated += sum(info["TimeLimit.truncated"] for info in found[3])
+        episodes += results[2].sum()
+        truncated += sum(info["TimeLimit.truncated"] for info in results[3])
     assert episodes > 10 * num_envs
     assert truncated
 
@@ -90,8 +90,8 @@ def test_infos_have_the_info_keywords(bundle_folder: Path) -> None:
     for _ in range(60):
         actions = rng.integers(5, size=3)
         whole, part = (untimed(env.step(actions)[3]) for env in (every, some))
-        kept = [{n: v for n, v in info.items() if n in ends} for info in whole]
-        assert data_equivalence(part, kept, exact=True)
+        expected = [{n: v for n, v in info.items() if n in ends} for info in whole]
+        assert data_equivalence(part, expected, exact=True)
         lasts = [{"cost": info["cost"]} for info in every.reset_infos if info]
         assert [info for info in some.reset_infos if info] == lasts
 
@@ -179,10 +179,10 @@ def test_a_pickled_environment_continues_equally(bundle_folder: Path) -> None:
     rng = np.random.default_rng(0)
     for _ in range(60):
         actions = rng.integers(5, size=2)
-        found, expected = ours.step(actions), other.step(actions)
-        untimed(found[3])
+        results, expected = ours.step(actions), other.step(actions)
+        untimed(results[3])
         untimed(expected[3])
-        assert data_equivalence(found, expected, exact=True)
+        assert data_equivalence(results, expected, exact=True)
 
 
 def test_other_environments_raise(bundle_folder: Path) -> None:

@@ -43,11 +43,11 @@ def roles(data: DomainData) -> dict[str, list[Sample]]:
 
 def assert_no_prompt_in_two_roles(data: DomainData) -> None:
     check_disjoint(roles(data))
-    asked = {role: {words(s) for s in some} for role, some in roles(data).items()}
-    names = list(asked)
+    prompts = {role: {words(s) for s in some} for role, some in roles(data).items()}
+    names = list(prompts)
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
-            assert not asked[one] & asked[other], (one, other)
+            assert not prompts[one] & prompts[other], (one, other)
 
 
 @pytest.mark.usefixtures("data_folder")
@@ -78,13 +78,13 @@ def test_held_out_tables_and_clauses_are_not_in_the_pool(
     name: str, source: str, part: int
 ) -> None:
     data = real_domain(name, 0, pool_size=300)
-    asked = {
+    contexts = {
         role: [s.prompt.split("\n")[part] for s in some if s.source == source]
         for role, some in roles(data).items()
     }
-    assert len(set(asked["dev"])) == len(set(asked["test"])) == 32
-    assert not set(asked["pool"]) & {*asked["dev"], *asked["test"]}
-    assert not set(asked["dev"]) & set(asked["test"])
+    assert len(set(contexts["dev"])) == len(set(contexts["test"])) == 32
+    assert not set(contexts["pool"]) & {*contexts["dev"], *contexts["test"]}
+    assert not set(contexts["dev"]) & set(contexts["test"])
 
 
 @pytest.mark.usefixtures("data_folder")
@@ -147,7 +147,7 @@ def test_package_roles_share_no_question_and_no_code() -> None:
     assert named == {s.source for some in roles(data).values() for s in some}
 
 
-def test_the_domain_may_be_both_kinds_of_questions():
+def test_the_domain_may_have_both_kinds_of_questions():
     data = medical_packages(
         2,
         40,

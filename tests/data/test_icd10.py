@@ -86,9 +86,9 @@ def test_lists_and_terms_are_those_of_the_classification(long: list[Sample]) -> 
         assert code.casefold() in response
         assert title(code) in response
     for code, _, response in kinds["difference"]:
-        found = {c for c in re.findall(CODE, response.upper()) if icd.is_valid_item(c)}
-        assert code in found
-        assert all(title(c) in response for c in found - {icd.get_parent(code)})
+        codes = {c for c in re.findall(CODE, response.upper()) if icd.is_valid_item(c)}
+        assert code in codes
+        assert all(title(c) in response for c in codes - {icd.get_parent(code)})
 
 
 def test_short_answers_are_right_and_nothing_else(short: list[Sample]) -> None:
@@ -130,14 +130,14 @@ def test_yes_and_no_are_balanced(short: list[Sample]) -> None:
 def test_wordings_vary(long: list[Sample], short: list[Sample]) -> None:
     def frames(samples: list[Sample], part: str) -> set[str]:
         """Return the texts without codes and the code's own description."""
-        found = set()
+        wordings = set()
         for sample in samples:
             if sample.fields["kind"] in ("meaning", "code", "chapter", "bare_code"):
                 code = sample.fields["code"]
                 text = getattr(sample, part).casefold()
                 text = text.replace(title(code), "N").replace(code.casefold(), "C")
-                found.add(re.sub(r"chapter.*", "", text))
-        return found
+                wordings.add(re.sub(r"chapter.*", "", text))
+        return wordings
 
     assert len(frames(long, "prompt")) >= 18
     assert len(frames(long, "response")) >= 13

@@ -17,19 +17,19 @@ def test_every_shipped_bundle_is_listed(capsys: pytest.CaptureFixture[str]) -> N
         bundle = load_bundle(part.split(":")[0])
         heading, *rest = part.splitlines()
         assert f"OGS-{bundle.name.title()}-v0" in heading.split(": ")[1].split(", ")
-        shown = {line.split()[0]: line for line in rest}
-        assert f"{len(bundle.pool)} pool, {len(bundle.dev)} dev" in shown["samples"]
+        entries = {line.split()[0]: line for line in rest}
+        assert f"{len(bundle.pool)} pool, {len(bundle.dev)} dev" in entries["samples"]
         for capability in bundle.capabilities:
-            assert capability in shown["anchor"]
+            assert capability in entries["anchor"]
         for source in bundle.manifest["sources"]:
-            line = shown[source["name"]]
+            line = entries[source["name"]]
             assert f"{source['pool']:,}" in line.split()
             assert source["licence"] in line
             assert line.endswith(source["url"])
         for recipe in bundle.manifest.get("fidelity", ()):
-            assert f"{recipe}: domain " in shown["fidelity"]
+            assert f"{recipe}: domain " in entries["fidelity"]
         if "fidelity" not in bundle.manifest:
-            assert "not measured" in shown["fidelity"]
+            assert "not measured" in entries["fidelity"]
 
 
 def test_the_fidelity_is_listed_by_recipe(bundle_folder: Path, tmp_path: Path) -> None:

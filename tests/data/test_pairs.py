@@ -62,10 +62,10 @@ def test_every_other_digit_can_be_the_wrong_one(number):
 
 def test_a_pair_depends_only_on_the_seed_and_its_sample():
     samples = [Sample(f"{i}?", f"It is {1000 + i}.\n#### {i}") for i in range(20)]
-    found = solution_pairs(samples, 5)
-    assert solution_pairs(samples[::-1], 5) == found[::-1]
-    assert solution_pairs([samples[7]], 5) == [found[7]]
-    assert solution_pairs(samples, 6) != found
+    pairs = solution_pairs(samples, 5)
+    assert solution_pairs(samples[::-1], 5) == pairs[::-1]
+    assert solution_pairs([samples[7]], 5) == [pairs[7]]
+    assert solution_pairs(samples, 6) != pairs
 
 
 @pytest.mark.parametrize(
@@ -132,10 +132,10 @@ def test_a_hub_without_the_file_gives_one_error_line(monkeypatch, tmp_path):
 
 def test_hub_columns_become_pairs(monkeypatch):
     # Datasets with the hub's columns replace the hub.
-    asked = []
+    requests = []
 
     def load(path: str, name: str, split: str) -> datasets.Dataset:
-        asked.append((path, name, split))
+        requests.append((path, name, split))
         row = {"sentence_good": f"{name} is.", "sentence_bad": f"{name} are."}
         return datasets.Dataset.from_list([row] * 3)
 
@@ -145,4 +145,4 @@ def test_hub_columns_become_pairs(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load)
     expected = [Pair(None, "", f"{name} is.", f"{name} are.") for name in "aaabbb"]
     assert grammar_pairs(each=3) == expected
-    assert asked == [("nyu-mll/blimp", name, "train[:3]") for name in "ab"]
+    assert requests == [("nyu-mll/blimp", name, "train[:3]") for name in "ab"]

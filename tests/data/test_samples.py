@@ -326,10 +326,10 @@ def test_chats_are_written_and_read_back(
     ]
     samples = read_samples(jsonl(folder / "p.jsonl", *records))
     write_samples(folder / "again.jsonl", samples)
-    again = read_samples(folder / "again.jsonl")
-    assert again == samples
-    assert [sample.id for sample in again] == [sample.id for sample in samples]
-    assert [sample.fields for sample in again] == [{}] * len(samples)
+    reread = read_samples(folder / "again.jsonl")
+    assert reread == samples
+    assert [sample.id for sample in reread] == [sample.id for sample in samples]
+    assert [sample.fields for sample in reread] == [{}] * len(samples)
 
 
 def test_messages_that_disagree_remain_a_field(tmp_path: Path) -> None:

@@ -94,16 +94,16 @@ def test_hub_columns_become_prompt_response_and_decision(
             }
         ]
     )
-    asked: list[tuple[str, str, str]] = []
+    requests: list[tuple[str, str, str]] = []
 
     def load(path: str, name: str, split: str) -> datasets.Dataset:
-        asked.append((path, name, split))
+        requests.append((path, name, split))
         return rows
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr(sources, "hub_answers", lambda: True)
     (sample,) = collection("pubmedqa").load()
-    assert asked == [("qiaojin/PubMedQA", "pqa_labeled", "train")]
+    assert requests == [("qiaojin/PubMedQA", "pqa_labeled", "train")]
     assert (sample.prompt, sample.response) == ("Does it?", "It does.")
     assert (sample.source, sample.fields) == ("pubmedqa", {"decision": "yes"})
     rows = rows.remove_columns("final_decision")
@@ -122,7 +122,7 @@ def test_every_source_states_licence_and_home() -> None:
         assert info["url"].startswith("https://")
 
 
-MADE = {
+GENERATED = {
     "gsm_symbolic": generated.gsm_symbolic,
     "puzzles": generated.puzzles,
     "icd10cm": icd10.icd10cm,
@@ -130,9 +130,9 @@ MADE = {
 }
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", GENERATED)
 def test_generated_sources_are_deterministic_and_without_repeats(name: str) -> None:
-    make = MADE[name]
+    make = GENERATED[name]
     samples = make(200, 3)
     assert samples == make(200, 3)
     assert len({sample.prompt for sample in samples}) == 200

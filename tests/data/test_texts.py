@@ -1,4 +1,4 @@
-"""The texts of a bundle's samples, found by id."""
+"""The texts of a bundle's samples, looked up by id."""
 
 from pathlib import Path
 
@@ -28,15 +28,15 @@ def by_id(data: DomainData) -> dict[str, Sample]:
 
 
 def test_files_give_every_sample(tiny: Bundle, live_files: LiveFiles) -> None:
-    found = bundle_texts(tiny, live_files.texts)
-    assert found == by_id(live_files.data)
-    assert {found[id_].source for id_ in tiny.anchor.hex_ids()} == {"sums", "names"}
+    texts = bundle_texts(tiny, live_files.texts)
+    assert texts == by_id(live_files.data)
+    assert {texts[id_].source for id_ in tiny.anchor.hex_ids()} == {"sums", "names"}
 
 
 def test_only_the_given_roles_are_required(tiny: Bundle, live_files: LiveFiles) -> None:
     pool = live_files.texts[:1]
-    found = bundle_texts(tiny, [Path(pool[0])], ("pool",))
-    assert set(found) == set(tiny.pool.hex_ids())
+    texts = bundle_texts(tiny, [Path(pool[0])], ("pool",))
+    assert set(texts) == set(tiny.pool.hex_ids())
     message = rf"{pool[0]}: 9 of 9 dev samples of bundle 'tiny' are not among the texts"
     with pytest.raises(InputError, match=message):
         bundle_texts(tiny, pool, ("pool", "dev"))
@@ -47,9 +47,11 @@ def test_only_the_given_roles_are_required(tiny: Bundle, live_files: LiveFiles) 
 def test_samples_by_id_are_checked(tiny: Bundle, live_files: LiveFiles) -> None:
     texts = by_id(live_files.data)
     assert bundle_texts(tiny, texts) is texts
-    lacking = tiny.dev.hex_ids()[4]
-    del texts[lacking]
-    with pytest.raises(InputError, match=rf"^texts: 1 of 9 dev .* first is {lacking}"):
+    missing_id = tiny.dev.hex_ids()[4]
+    del texts[missing_id]
+    with pytest.raises(
+        InputError, match=rf"^texts: 1 of 9 dev .* first is {missing_id}"
+    ):
         bundle_texts(tiny, texts)
     assert bundle_texts(tiny, texts, ("pool",)) is texts
 
@@ -58,8 +60,8 @@ def test_fields_of_other_names(tiny: Bundle, tmp_path: Path) -> None:
     lines = [{"q": f"what is {i}?", "a": f"it is {i}"} for i in range(3)]
     write(tmp_path / "pool.jsonl", lines)
     fields = {"prompt_field": "q", "response_field": "a"}
-    found = bundle_texts(tiny, [tmp_path / "pool.jsonl"], (), **fields)
-    assert {sample.prompt for sample in found.values()} == {s["q"] for s in lines}
+    texts = bundle_texts(tiny, [tmp_path / "pool.jsonl"], (), **fields)
+    assert {sample.prompt for sample in texts.values()} == {s["q"] for s in lines}
 
 
 def of_domain(folder: Path, seed: int, name: str | None) -> tuple[Bundle, DomainData]:
@@ -113,9 +115,9 @@ def ranked(tmp_path: Path) -> Path:
 
 def test_numbers_are_read(ranked: Path) -> None:
     texts = {sample.id: sample for sample in read_samples(ranked)}
-    found = numbers(texts, "impact", texts, [ranked])
-    assert list(found.values()) == [3.0, 1.5, -2.0, 0.0]
-    assert all(isinstance(value, float) for value in found.values())
+    impacts = numbers(texts, "impact", texts, [ranked])
+    assert list(impacts.values()) == [3.0, 1.5, -2.0, 0.0]
+    assert all(isinstance(value, float) for value in impacts.values())
     first = next(iter(texts))
     assert numbers(texts, "impact", [first], [ranked]) == {first: 3.0}
 

@@ -11,7 +11,7 @@ PLAIN = "an island of the northern sea"
 
 
 @pytest.fixture(autouse=True)
-def nowhere_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_installed_wordnet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "PLACES", (str(tmp_path / "usual"),))
     monkeypatch.delenv("WNHOME", raising=False)
     monkeypatch.setenv("OGS_DATA", str(tmp_path))
@@ -29,8 +29,8 @@ def test_questions_are_about_names_and_glosses_are_the_answers(tmp_path: Path) -
             (["Thule"], f'{PLAIN}; "he sailed to Thule"'),
         ],
     )
-    found = [(s.prompt, s.response, s.source) for s in wordnet()]
-    assert found == [
+    samples = [(s.prompt, s.response, s.source) for s in wordnet()]
+    assert samples == [
         (
             "Who or what is Jules Verne?",
             "Writer of tales of the sea (1828-1905).",

@@ -10,8 +10,8 @@ import ogs_env  # noqa: F401
 IDS = sorted(name for name in gymnasium.registry if name.startswith("OGS-"))
 # Tests run these on one small bundle, where they are all the same.
 LIVE = [name for name in IDS if gymnasium.spec(name).kwargs.get("learner") == "live"]
-# One id of every environment class, on the bundle that tests make: for what is the
-# same with all bundles and takes long.
+# One id of every environment class, on the test bundle: for slow tests whose result
+# does not depend on the bundle.
 CLASSES = sorted(
     {
         gymnasium.spec(name).entry_point: name for name in IDS if "Custom" in name
@@ -21,7 +21,7 @@ CLASSES = sorted(
 
 @pytest.fixture
 def spec_of(request: pytest.FixtureRequest) -> Callable[[str], EnvSpec]:
-    """Give the spec of an id, with what it needs to be made."""
+    """Return the spec of an id, with the arguments that it requires."""
 
     def find(name: str) -> EnvSpec:
         spec = copy.deepcopy(gymnasium.spec(name))

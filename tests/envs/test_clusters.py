@@ -22,9 +22,13 @@ def spread(points: np.ndarray, labels: np.ndarray) -> float:
 
 
 def best_partition(points: np.ndarray, count: int) -> float:
-    """The least spread over all ways to part the points."""
-    ways = itertools.product(range(count), repeat=len(points))
-    return min(spread(points, np.array(way)) for way in ways if len(set(way)) == count)
+    """The least spread over all partitions of the points."""
+    partitions = itertools.product(range(count), repeat=len(points))
+    return min(
+        spread(points, np.array(partition))
+        for partition in partitions
+        if len(set(partition)) == count
+    )
 
 
 def units(bundle: Bundle) -> np.ndarray:
@@ -49,8 +53,8 @@ def test_centres_are_the_means_of_their_nearest(
     rng = np.random.default_rng(seed)
     points = np.repeat(rng.normal(size=(size, k)), copies, axis=0)
     centres = k_means(points, count, np.random.default_rng(seed))
-    again = k_means(points, count, np.random.default_rng(seed))
-    np.testing.assert_array_equal(centres, again)
+    repeated = k_means(points, count, np.random.default_rng(seed))
+    np.testing.assert_array_equal(centres, repeated)
     labels, squares = nearest(points, centres)
     assert set(labels) == set(range(count))
     means = [points[labels == label].mean(0) for label in range(count)]
@@ -62,19 +66,19 @@ def test_centres_are_the_means_of_their_nearest(
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("count", [2, 3])
-def test_no_way_to_part_a_few_points_is_better(seed: int, count: int) -> None:
+def test_the_partition_of_a_few_points_is_optimal(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     middles = rng.normal(size=(count, 2))
     points = middles[np.arange(8) % count] + 0.3 * rng.normal(size=(8, 2))
     # The best of a few starts: one alone may end in a local optimum.
-    found = min(
+    fitted_spread = min(
         spread(points, nearest(points, k_means(points, count, rng))[0])
         for _ in range(10)
     )
-    assert found == pytest.approx(best_partition(points, count))
+    assert fitted_spread == pytest.approx(best_partition(points, count))
 
 
-def test_groups_that_lie_apart_are_found() -> None:
+def test_separate_groups_become_clusters() -> None:
     rng = np.random.default_rng(0)
     middles = 10 * np.eye(12)
     of = np.repeat(np.arange(12), rng.integers(1, 30, size=12))
@@ -83,7 +87,7 @@ def test_groups_that_lie_apart_are_found() -> None:
     assert len(set(zip(of.tolist(), labels.tolist(), strict=True))) == 12
 
 
-def test_a_centre_without_points_goes_where_it_is_missing() -> None:
+def test_a_centre_without_points_is_moved_to_distant_points() -> None:
     points = np.array([[0.0], [0.1], [5.0], [5.1], [9.0]])
     centres = lloyd(points, np.array([[2.5], [100.0], [-100.0]]))
     assert sorted(centres.ravel()) == pytest.approx([0.05, 5.05, 9.0])
@@ -102,13 +106,13 @@ def test_more_clusters_than_different_points() -> None:
 
 @pytest.mark.parametrize("count", [1, 5, 16])
 def test_every_sample_is_in_the_nearest_cluster(bundle: Bundle, count: int) -> None:
-    found = clusters(bundle, count)
-    assert found.labels.shape == (len(bundle.pool),)
-    assert set(found.labels) == set(range(count))
+    clustering = clusters(bundle, count)
+    assert clustering.labels.shape == (len(bundle.pool),)
+    assert set(clustering.labels) == set(range(count))
     points = units(bundle).astype(np.float64)
-    means = np.stack([points[found.labels == n].mean(0) for n in range(count)])
+    means = np.stack([points[clustering.labels == n].mean(0) for n in range(count)])
     distances = np.linalg.norm(points[:, None] - means, axis=2)
-    np.testing.assert_array_equal(found.labels, distances.argmin(axis=1))
+    np.testing.assert_array_equal(clustering.labels, distances.argmin(axis=1))
 
 
 def test_cluster_0_agrees_most_with_the_domain(bundle: Bundle) -> None:
@@ -144,17 +148,17 @@ def test_statistics_of_a_sample(bundle: Bundle) -> None:
 
 
 def test_copies_share_the_clusters(bundle: Bundle) -> None:
-    # As loaded last: other tests may have loaded more bundles than are kept.
+    # Loaded again, because other tests may have displaced it from the cache.
     bundle = load_bundle(bundle.path)
-    found = clusters(bundle, 6)
-    assert clusters(bundle, 6) is found
-    assert copy.deepcopy(found) is found
-    assert pickle.loads(pickle.dumps(found)) is found
-    again = Clusters(bundle, 6)
-    np.testing.assert_array_equal(again.labels, found.labels)
-    np.testing.assert_array_equal(again.statistics, found.statistics)
+    clustering = clusters(bundle, 6)
+    assert clusters(bundle, 6) is clustering
+    assert copy.deepcopy(clustering) is clustering
+    assert pickle.loads(pickle.dumps(clustering)) is clustering
+    refitted = Clusters(bundle, 6)
+    np.testing.assert_array_equal(refitted.labels, clustering.labels)
+    np.testing.assert_array_equal(refitted.statistics, clustering.statistics)
     with pytest.raises(ValueError, match="read-only"):
-        found.labels[0] = 1
+        clustering.labels[0] = 1
 
 
 def test_a_large_pool_is_fitted_on_a_part_and_read_in_blocks(

@@ -40,12 +40,12 @@ def test_the_first_observation_is_the_surrogates(
 ) -> None:
     surrogate = SelectionEnv(live_files.bundle, **SIZES)
     expected, expected_info = surrogate.reset(seed=0)
-    seen, info = env.reset(seed=0)
+    observation, info = env.reset(seed=0)
     np.testing.assert_array_equal(env.stream, surrogate.stream)
     for key in ("candidates", "context"):
         # The bundle's sketches are rounded to float16.
-        np.testing.assert_allclose(seen[key], expected[key], atol=1e-2)
-    assert np.abs(seen["candidates"]).max() > 1
+        np.testing.assert_allclose(observation[key], expected[key], atol=1e-2)
+    assert np.abs(observation["candidates"]).max() > 1
     assert info["domain_loss"] == pytest.approx(expected_info["domain_loss"], 1e-4)
     assert info.keys() == expected_info.keys()
     assert info["learner_sketches"] == "live"
@@ -53,10 +53,10 @@ def test_the_first_observation_is_the_surrogates(
 
 ENDS = {
     "the budget, in the middle of a batch": [0, 1, 4, 2, 0, 4, 3, 1, 2],
-    "passing": [0, 1, 4, 2, 3, 0, 4, 4, 4, 4],
-    "passing, nothing picked": [4, 4, 4, 4, 4],
-    "the last slate used up": [4, 4, 4, 4, 0, 1, 2, 3],
-    "repeating what is invalid": [0] + [0] * STALL_LIMIT,
+    "skipping": [0, 1, 4, 2, 3, 0, 4, 4, 4, 4],
+    "skipping, nothing picked": [4, 4, 4, 4, 4],
+    "an empty last slate": [4, 4, 4, 4, 0, 1, 2, 3],
+    "repeated invalid actions": [0] + [0] * STALL_LIMIT,
 }
 
 
@@ -69,19 +69,19 @@ def test_the_gains_of_an_episode_sum_to_its_gain(
     test, retention = env.learner.test_loss(), env.learner.retention_loss()
     gains, losses = [], [before]
     for action in actions:
-        seen, reward, terminated, truncated, info = env.step(action)
+        observation, reward, terminated, truncated, info = env.step(action)
         terms = info["reward_terms"]
         penalty = 0.1 * info["invalid_action"]
         assert reward == weighted_sum(terms, env.reward_weights) - penalty
         assert (info["cost"], info["cost_answers"]) == (terms["conflict"], "reference")
-        assert env.observation_space.contains(seen)
+        assert env.observation_space.contains(observation)
         assert (terms["domain_gain"] != 0) == (info["domain_loss"] != losses[-1])
         gains.append(terms["domain_gain"])
         losses.append(info["domain_loss"])
     assert terminated or truncated
     gain = 100 * (before - losses[-1]) / before
     assert sum(gains) == pytest.approx(gain, abs=1e-4)
-    # The same picks, given to a learner of our own.
+    # The same picks in a separate learner.
     learner = LiveLearner(env.bundle, env.learner.settings)
     for row in env.picked:
         learner.update(row)
@@ -94,42 +94,44 @@ def test_the_gains_of_an_episode_sum_to_its_gain(
     assert info["retention_change"] == pytest.approx(retention_change, abs=1e-2)
 
 
-def test_what_is_on_the_table_is_seen_at_the_current_weights(
+def test_the_slate_is_observed_at_the_current_weights(
     env: SelectionEnv,
 ) -> None:
     bundle = env.bundle
     pool, d = bundle.pool, bundle.basis.shape[1]
     env.reset(seed=2)
     learner = LiveLearner(bundle, env.learner.settings)
-    picked: list[np.ndarray] = []
+    directions_of_picks: list[np.ndarray] = []
     for action in (1, 0, 4, 3, 1):
         if action < 4:
             row = np.array([env.slate[action]])
-            picked.append(unit(learner.pool_gradients(row).sketches))
+            directions_of_picks.append(unit(learner.pool_gradients(row).sketches))
             learner.update(int(row[0]))
-        seen, *_ = env.step(action)
+        observation, *_ = env.step(action)
         places = np.flatnonzero(env.slate >= 0)
-        found = learner.pool_gradients(env.slate[places])
-        units = unit(found.sketches)
+        gradients = learner.pool_gradients(env.slate[places])
+        units = unit(gradients.sketches)
         # The scales are those of the bundle's own pool.
         logs, tokens = np.log(pool.norms), np.log(pool.tokens)
         columns = [
             unit(units) @ bundle.basis,
-            found.domain_cosines,
-            found.anchor_cosines.min(axis=1),
-            (np.log(found.norms) - logs.mean()) / logs.std(),
-            (found.losses - pool.losses.mean()) / pool.losses.std(),
+            gradients.domain_cosines,
+            gradients.anchor_cosines.min(axis=1),
+            (np.log(gradients.norms) - logs.mean()) / logs.std(),
+            (gradients.losses - pool.losses.mean()) / pool.losses.std(),
             (tokens[env.slate[places]] - tokens.mean()) / tokens.std(),
-            (units @ np.concatenate(picked).T).max(axis=1),
+            (units @ np.concatenate(directions_of_picks).T).max(axis=1),
             np.ones(len(places)),
         ]
         expected = np.clip(np.column_stack(columns), -10, 10)
-        np.testing.assert_allclose(seen["candidates"][places], expected, atol=5e-3)
+        np.testing.assert_allclose(
+            observation["candidates"][places], expected, atol=5e-3
+        )
         domain = unit(learner.domain_gradient())
         anchor = unit(learner.anchor_gradients()).mean(axis=0)
         directions = unit(np.stack([domain, anchor])) @ bundle.basis
         np.testing.assert_allclose(
-            seen["context"][: 2 * d], directions.ravel().clip(-10, 10), atol=5e-3
+            observation["context"][: 2 * d], directions.ravel().clip(-10, 10), atol=5e-3
         )
         dev = bundle.dev
         means = [
@@ -137,10 +139,10 @@ def test_what_is_on_the_table_is_seen_at_the_current_weights(
             (dev.losses - pool.losses.mean()).mean() / pool.losses.std(),
             (np.log(dev.tokens) - tokens.mean()).mean() / tokens.std(),
         ]
-        np.testing.assert_allclose(seen["context"][-3:], means, atol=1e-4)
+        np.testing.assert_allclose(observation["context"][-3:], means, atol=1e-4)
 
 
-def test_training_moves_what_is_seen(env: SelectionEnv) -> None:
+def test_training_changes_the_observation(env: SelectionEnv) -> None:
     d = env.bundle.basis.shape[1]
     before = env.reset(seed=2)[0]["candidates"]
     env.step(0)
@@ -150,7 +152,7 @@ def test_training_moves_what_is_seen(env: SelectionEnv) -> None:
     assert np.abs(three[3] - two[3]).max() > 0.05
 
 
-def play(env: SelectionEnv, seed: int) -> list[Any]:
+def episode(env: SelectionEnv, seed: int) -> list[Any]:
     rng = np.random.default_rng(seed)
     results: list[Any] = [env.reset(seed=seed)]
     over = False
@@ -165,10 +167,10 @@ def test_the_same_seed_gives_the_same_episode(
     env: SelectionEnv, live_files: LiveFiles
 ) -> None:
     other = make(live_files)
-    first = play(env, 3)
-    play(other, 4)
-    assert data_equivalence(play(other, 3), first, exact=True)
-    assert data_equivalence(play(env, 3), first, exact=True)
+    first = episode(env, 3)
+    episode(other, 4)
+    assert data_equivalence(episode(other, 3), first, exact=True)
+    assert data_equivalence(episode(env, 3), first, exact=True)
 
 
 def test_two_environments_in_turns_do_not_disturb_each_other(
@@ -185,15 +187,15 @@ def test_two_environments_in_turns_do_not_disturb_each_other(
 
 
 def test_a_custom_bundle_by_its_id(live_files: LiveFiles) -> None:
-    made = gymnasium.make(
+    env = gymnasium.make(
         "OGS-Custom-v0",
         bundle=live_files.bundle,
         learner="live",
         live={"texts": live_files.texts},
         **SIZES,
     )
-    made.reset(seed=0)
-    assert made.step(0)[4]["learner_sketches"] == "live"
+    env.reset(seed=0)
+    assert env.step(0)[4]["learner_sketches"] == "live"
 
 
 @pytest.mark.parametrize(
@@ -242,19 +244,23 @@ def test_a_real_model_on_real_texts() -> None:
     assert env.learner.settings == settings
     surrogate = gymnasium.make("OGS-Medical-v0", **sizes)
     expected, _ = surrogate.reset(seed=0)
-    seen, info = env.reset(seed=0)
+    observation, info = env.reset(seed=0)
     before = info["domain_loss"]
     d = env.bundle.basis.shape[1]
     # The same gradients, as far as the processor's precision goes.
-    pairs = zip(seen["candidates"][:, :d], expected["candidates"][:, :d], strict=True)
+    pairs = zip(
+        observation["candidates"][:, :d], expected["candidates"][:, :d], strict=True
+    )
     assert min(a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in pairs) > 0.98
     scalars = slice(d + 2, d + 5)
     np.testing.assert_allclose(
-        seen["candidates"][:, scalars], expected["candidates"][:, scalars], atol=0.1
+        observation["candidates"][:, scalars],
+        expected["candidates"][:, scalars],
+        atol=0.1,
     )
     gain = 0.0
     for action in (0, 1, 2, 3):
-        seen, _, over, _, info = env.step(action)
+        observation, _, over, _, info = env.step(action)
         gain += info["reward_terms"]["domain_gain"]
     assert over
     assert gain == pytest.approx(100 * (before - info["domain_loss"]) / before)

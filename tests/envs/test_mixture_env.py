@@ -54,21 +54,21 @@ def rows_of(bundle: Bundle, names: list[str]) -> list[int]:
 
 def test_seeds_make_different_orders(spec: EnvSpec) -> None:
     env = gymnasium.make(spec).unwrapped
-    drawn = []
+    orders = []
     for seed in (0, 1):
         env.reset(seed=seed)
-        drawn.append(env.step(env.left.argmax())[4]["sample_ids"])
-    assert drawn[0] != drawn[1]
+        orders.append(env.step(env.left.argmax())[4]["sample_ids"])
+    assert orders[0] != orders[1]
 
 
-def test_frames_have_what_came_before(
+def test_frames_have_the_history_of_the_episode(
     bundle_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [*range(0, 480, 2)]
     env = MixtureEnv(str(bundle_folder), steps=4, render_mode="human")
     with pytest.raises(gymnasium.error.ResetNeeded, match="nothing to render"):
         env.render()
-    for _ in range(2):  # nothing is left of the first episode
+    for _ in range(2):  # the first episode leaves no state
         env.reset(options={"indices": rows})
         results = [env.step(env.left.argmax()) for _ in range(4)]
         assert env.over
@@ -82,7 +82,7 @@ def test_frames_have_what_came_before(
     assert frames.count("batch 0 of 4") == frames.count("batch 4 of 4") == 2
 
 
-# What an episode is.
+# Episodes.
 
 
 @settings(max_examples=60, deadline=None)
@@ -114,9 +114,9 @@ def test_any_episode(
     )
     part = set(env.bundle.split(split).tolist())
     observation, info = env.reset(seed=seed)
-    left = {n: {r for r in part if env.clusters[r] == n} for n in range(clusters)}
+    remaining = {n: {r for r in part if env.clusters[r] == n} for n in range(clusters)}
     assert info["sample_ids"] == []
-    drawn: list[str] = []
+    selection: list[str] = []
     over, batches = False, 0
     while not over:
         assert env.observation_space.contains(observation)
@@ -128,7 +128,7 @@ def test_any_episode(
         assert mask.dtype == bool
         assert info["action_mask"].dtype == np.int8
         np.testing.assert_array_equal(mask, info["action_mask"])
-        assert mask.tolist() == [bool(left[n]) for n in range(clusters)]
+        assert mask.tolist() == [bool(remaining[n]) for n in range(clusters)]
         action = data.draw(st.integers(0, clusters - 1))
         observation, reward, over, truncated, info = env.step(action)
         terms = info["reward_terms"]
@@ -144,17 +144,17 @@ def test_any_episode(
         assert 0 <= terms["orthogonality"] <= 1
         assert np.isfinite([reward, *terms.values()]).all()
         assert not truncated
-        assert info["invalid_action"] == (not left[action])
+        assert info["invalid_action"] == (not remaining[action])
         rows = rows_of(env.bundle, info["sample_ids"])
-        assert len(rows) == len(set(rows)) == min(batch, len(left[action]))
-        assert set(rows) <= left[action]
-        left[action] -= set(rows)
-        drawn += info["sample_ids"]
+        assert len(rows) == len(set(rows)) == min(batch, len(remaining[action]))
+        assert set(rows) <= remaining[action]
+        remaining[action] -= set(rows)
+        selection += info["sample_ids"]
         batches += not info["invalid_action"]
     assert env.observation_space.contains(observation)
-    assert batches == steps or not any(left.values())
-    assert info["selection"] == drawn
-    assert len(set(drawn)) == len(drawn)
+    assert batches == steps or not any(remaining.values())
+    assert info["selection"] == selection
+    assert len(set(selection)) == len(selection)
 
 
 def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
@@ -168,8 +168,8 @@ def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
         domain, anchors = learner.domain_loss(), learner.anchor_losses().copy()
         test, retention = learner.test_loss(), learner.retention_loss()
         before, own = domain, learner.answer_losses()
-        kept = learner.answers_loss()
-        picked: list[np.ndarray] = []
+        answers_before = learner.answers_loss()
+        gradients: list[np.ndarray] = []
         over, stood, moved = False, 0.0, 0.0
         while not over:
             _, reward, over, _, info = env.step(env.action_space.sample())
@@ -177,7 +177,9 @@ def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
             for row in rows_of(env.bundle, info["sample_ids"]):
                 learner.update(row)
                 cosines.append(np.abs(learner.anchor_cosine(row)).max())
-                picked.append(env.bundle.pool.sketches("initial", np.array([row]))[0])
+                gradients.append(
+                    env.bundle.pool.sketches("initial", np.array([row]))[0]
+                )
             now, anchors_now = learner.domain_loss(), learner.anchor_losses().copy()
             terms = info["reward_terms"]
             gain = 100 * (before - now) / domain
@@ -200,7 +202,7 @@ def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
             assert terms["orthogonality"] == pytest.approx(1 - np.mean(cosines))
             assert info["domain_loss"] == pytest.approx(now, rel=1e-7)
             before = now
-        units = np.stack(picked) / np.linalg.norm(picked, axis=1, keepdims=True)
+        units = np.stack(gradients) / np.linalg.norm(gradients, axis=1, keepdims=True)
         before_last = units[: -len(info["sample_ids"])]
         information = [
             np.linalg.slogdet(np.eye(env.bundle.k) + u.T @ u)[1]
@@ -211,7 +213,9 @@ def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
         retention_change = 100 * (learner.retention_loss() / retention - 1)
         assert info["test_change"] == pytest.approx(test_change)
         assert info["retention_change"] == pytest.approx(retention_change)
-        answers_change = 100 * (learner.answers_loss() / kept - 1) if kept else 0
+        answers_change = (
+            100 * (learner.answers_loss() / answers_before - 1) if answers_before else 0
+        )
         assert info["answers_change"] == pytest.approx(answers_change)
 
 
@@ -247,8 +251,8 @@ def test_observation_against_plain_formulas(env: MixtureEnv, bundle: Bundle) -> 
     assert (start["clusters"][:, 5] == 0).all()
     assert start["context"][2 * d :].tolist() == [0] * d + [1, 0, 0]
     for action in (0, 2, 2, 4):
-        seen, *_ = env.step(action)
-    part, drawn = bundle.split("train"), env.picked
+        observation, *_ = env.step(action)
+    part, picks = bundle.split("train"), env.picked
 
     def unit(x: np.ndarray) -> np.ndarray:
         return x / np.linalg.norm(x, axis=-1, keepdims=True)
@@ -271,21 +275,23 @@ def test_observation_against_plain_formulas(env: MixtureEnv, bundle: Bundle) -> 
     )
     for cluster in range(5):
         members = [row for row in part if env.clusters[row] == cluster]
-        left = [row for row in members if row not in drawn]
-        means = samples[left].mean(0)
+        remaining = [row for row in members if row not in picks]
+        means = samples[remaining].mean(0)
         share = {0: 0.25, 2: 0.5, 4: 0.25}.get(cluster, 0)
-        expected = [len(left) / len(part), *means[:4], share, *means[4:]]
-        np.testing.assert_allclose(seen["clusters"][cluster], expected, atol=2e-4)
-        assert env.left[cluster] == len(left)
+        expected = [len(remaining) / len(part), *means[:4], share, *means[4:]]
+        np.testing.assert_allclose(
+            observation["clusters"][cluster], expected, atol=2e-4
+        )
+        assert env.left[cluster] == len(remaining)
     directions = unit(np.stack([domain, anchors.mean(0)])) @ bundle.basis
     context = np.concatenate(
         [
             directions.ravel(),
-            samples[drawn, 4:].mean(0),
-            [2 / 6, samples[drawn, 3].mean(), cosines[drawn].min(axis=1).mean()],
+            samples[picks, 4:].mean(0),
+            [2 / 6, samples[picks, 3].mean(), cosines[picks].min(axis=1).mean()],
         ]
     )
-    np.testing.assert_allclose(seen["context"], context, atol=2e-4)
+    np.testing.assert_allclose(observation["context"], context, atol=2e-4)
 
 
 # Ends.
@@ -308,18 +314,18 @@ def test_an_empty_cluster_is_masked_and_invalid(bundle_folder: Path) -> None:
     assert not info_before["action_mask"][cluster]
     assert info_before["action_mask"].sum() == 11
 
-    seen, reward, terminated, truncated, info = env.step(cluster)
+    observation, reward, terminated, truncated, info = env.step(cluster)
     assert reward == -INVALID_ACTION_PENALTY
     assert (terminated, truncated) == (False, False)
     assert info["invalid_action"] is True
     assert info["sample_ids"] == []
     assert info["cost"] == 0
     assert info["domain_loss"] == info_before["domain_loss"]
-    assert data_equivalence(seen, before, exact=True)
+    assert data_equivalence(observation, before, exact=True)
     assert env.step((cluster + 1) % 12)[4]["invalid_action"] is False
 
 
-def test_a_policy_that_repeats_an_invalid_action_is_cut_off(
+def test_repeated_invalid_actions_truncate_the_episode(
     bundle_folder: Path,
 ) -> None:
     env = MixtureEnv(str(bundle_folder), clusters=2, steps=2)
@@ -327,7 +333,7 @@ def test_a_policy_that_repeats_an_invalid_action_is_cut_off(
     env.reset(options={"indices": rows})
     for _ in range(STALL_LIMIT - 1):
         assert not any(env.step(0)[2:4])
-    env.step(1)  # a valid one starts the count anew
+    env.step(1)  # a valid action resets the count
     for _ in range(STALL_LIMIT - 1):
         assert not any(env.step(0)[2:4])
     _, reward, terminated, truncated, info = env.step(0)
@@ -341,17 +347,17 @@ def test_a_policy_that_repeats_an_invalid_action_is_cut_off(
     assert not any(env.step(0)[2:4])
 
 
-def test_nothing_left_ends_with_a_mask_of_ones(env: MixtureEnv) -> None:
+def test_an_exhausted_stream_ends_with_a_mask_of_ones(env: MixtureEnv) -> None:
     rows = np.flatnonzero(env.clusters == 2)[:6]
     _, info = env.reset(options={"indices": rows})
     assert info["action_mask"].tolist() == [0, 0, 1, 0, 0]
     assert not env.step(2)[2]
-    seen, _, terminated, truncated, info = env.step(2)
+    observation, _, terminated, truncated, info = env.step(2)
     assert (terminated, truncated) == (True, False)
     assert len(info["sample_ids"]) == 2
     assert info["action_mask"].tolist() == [1] * 5
     assert env.action_masks().all()
-    assert (seen["clusters"][:, 0] == 0).all()
+    assert (observation["clusters"][:, 0] == 0).all()
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.step(2)
 
@@ -369,13 +375,13 @@ def test_actions_outside_the_space_are_refused(env: MixtureEnv) -> None:
 
 
 def test_observations_are_copies(env: MixtureEnv) -> None:
-    seen, info = env.reset(seed=0)
-    kept = copy.deepcopy((seen, info))
+    observation, info = env.reset(seed=0)
+    expected = copy.deepcopy((observation, info))
     env.step(0)
-    assert data_equivalence((seen, info), kept, exact=True)
+    assert data_equivalence((observation, info), expected, exact=True)
 
 
-# Given rows, and what fits.
+# Given rows and sizes.
 
 
 def test_given_rows_are_drawn_in_order(env: MixtureEnv) -> None:
@@ -391,8 +397,8 @@ def test_an_episode_is_replayed_by_its_stream(env: MixtureEnv) -> None:
     actions = [0, 4, 2, 4, 1, 3]
     first = [env.reset(seed=9)[0], *[env.step(a) for a in actions]]
     options = {"indices": env.stream.tolist()}
-    again = [env.reset(options=options)[0], *[env.step(a) for a in actions]]
-    assert data_equivalence(first, again, exact=True)
+    repeated = [env.reset(options=options)[0], *[env.step(a) for a in actions]]
+    assert data_equivalence(first, repeated, exact=True)
 
 
 def test_both_splits_share_the_clusters(bundle_folder: Path) -> None:
@@ -406,7 +412,7 @@ def test_both_splits_share_the_clusters(bundle_folder: Path) -> None:
     assert train.left.sum() + test.left.sum() == len(train.clusters)
 
 
-def test_a_bundle_without_path_plays_on_start(tmp_path: Path) -> None:
+def test_a_bundle_without_trajectory_uses_initial_sketches(tmp_path: Path) -> None:
     env = MixtureEnv(str(make_bundle(tmp_path / "initial", checkpoints=0)))
     _, info = env.reset(seed=0)
     assert info["learner_sketches"] == "initial"

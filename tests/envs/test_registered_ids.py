@@ -1,7 +1,7 @@
 """One battery over every registered id; ids that are added are tested too.
 
-What takes long runs on one id of every class: `test_workers.py`, `test_sb3.py`.
-Imports and what they cost are in `test_registration.py`.
+Slow tests run on one id of every class: `test_workers.py`, `test_sb3.py`.
+Imports and their cost are in `test_registration.py`.
 """
 
 import copy
@@ -38,12 +38,12 @@ def make(spec: EnvSpec, **kwargs: Any) -> Any:
     return gymnasium.make(spec, **kwargs).unwrapped
 
 
-def play(env: Any, actions: list[int], **reset: Any) -> list[Any]:
+def run(env: Any, actions: list[int], **reset: Any) -> list[Any]:
     return [env.reset(**reset), *[env.step(action) for action in actions]]
 
 
 def valid_actions(env: Any, count: int) -> list[int]:
-    """Play a random policy that knows the mask; return what it did."""
+    """Run an episode of random valid actions; return the actions."""
     rng = np.random.default_rng(0)
     env.reset(seed=3)
     actions: list[int] = []
@@ -76,7 +76,7 @@ def test_stable_baselines3_checker(spec: EnvSpec) -> None:
     check_env_for_sb3(make(spec))
 
 
-def test_two_copies_play_the_same(spec: EnvSpec) -> None:
+def test_two_environments_have_the_same_episodes(spec: EnvSpec) -> None:
     one, two = make(spec), make(spec)
     one.action_space.seed(1)
     start = one.reset(seed=1)
@@ -90,12 +90,12 @@ def test_two_copies_play_the_same(spec: EnvSpec) -> None:
             assert data_equivalence(one.reset(), two.reset(), exact=True)
 
 
-def test_a_seed_starts_the_same_episodes_whatever_went_before(spec: EnvSpec) -> None:
+def test_a_seed_gives_the_same_episodes_after_any_others(spec: EnvSpec) -> None:
     env = make(spec)
     first = env.reset(seed=5), env.reset()
     valid_actions(env, 5)
-    again = env.reset(seed=5), env.reset()
-    assert data_equivalence(first, again, exact=True)
+    repeated = env.reset(seed=5), env.reset()
+    assert data_equivalence(first, repeated, exact=True)
     streams = set()
     for seed in (5, None, 6, None):
         env.reset(seed=seed)
@@ -103,10 +103,10 @@ def test_a_seed_starts_the_same_episodes_whatever_went_before(spec: EnvSpec) -> 
     assert len(streams) == 4
 
 
-def test_pickled_and_copied_envs_go_on_alike(spec: EnvSpec) -> None:
+def test_pickled_and_copied_envs_continue_equally(spec: EnvSpec) -> None:
     env = make(spec)
     actions = valid_actions(env, 6)
-    play(env, actions[:3], seed=3)
+    run(env, actions[:3], seed=3)
     others = [pickle.loads(pickle.dumps(env)), copy.deepcopy(env)]
     for action in actions[3:]:
         expected = env.step(action)
@@ -117,12 +117,12 @@ def test_pickled_and_copied_envs_go_on_alike(spec: EnvSpec) -> None:
         assert data_equivalence(other.reset(), expected, exact=True)
 
 
-def test_spec_goes_through_json(spec: EnvSpec) -> None:
+def test_a_spec_is_restored_from_json(spec: EnvSpec) -> None:
     spec.kwargs["reward_weights"] = {"conflict": 0.5}
-    made = gymnasium.make(spec)
-    again = gymnasium.make(EnvSpec.from_json(made.spec.to_json()))
-    assert data_equivalence(made.reset(seed=0), again.reset(seed=0), exact=True)
-    assert again.unwrapped.reward_weights["conflict"] == 0.5
+    original = gymnasium.make(spec)
+    restored = gymnasium.make(EnvSpec.from_json(original.spec.to_json()))
+    assert data_equivalence(original.reset(seed=0), restored.reset(seed=0), exact=True)
+    assert restored.unwrapped.reward_weights["conflict"] == 0.5
 
 
 @pytest.mark.parametrize("render_mode", ["human", "ansi", "rgb_array"])
@@ -131,18 +131,18 @@ def test_rendering_changes_nothing(
 ) -> None:
     plain = make(spec)
     actions = valid_actions(plain, 4)
-    expected = play(plain, actions, seed=3)
+    expected = run(plain, actions, seed=3)
     env = make(spec, render_mode=render_mode)
     if render_mode != "human":
         with pytest.raises(gymnasium.error.ResetNeeded):
             env.render()
     frames = []
-    found = [env.reset(seed=3)]
+    results = [env.reset(seed=3)]
     for action in actions:
         frames.append(env.render())
-        found.append(env.step(action))
+        results.append(env.step(action))
     frames.append(env.render())
-    assert data_equivalence(found, expected, exact=True)
+    assert data_equivalence(results, expected, exact=True)
     if render_mode == "human":
         assert frames == [None] * len(frames)
         printed = capsys.readouterr().out
@@ -158,10 +158,10 @@ def test_rendering_changes_nothing(
 
 
 @pytest.mark.parametrize("policy", ["first", "last", "random"])
-def test_both_masks_tell_the_valid_actions(spec: EnvSpec, policy: str) -> None:
+def test_both_masks_mark_the_valid_actions(spec: EnvSpec, policy: str) -> None:
     env = make(spec)
     rng = np.random.default_rng(1)
-    seen, info = env.reset(seed=2)
+    observation, info = env.reset(seed=2)
     over = False
     while True:
         mask = env.action_masks()
@@ -176,12 +176,12 @@ def test_both_masks_tell_the_valid_actions(spec: EnvSpec, policy: str) -> None:
         if not mask.all():  # an invalid action changes nothing but costs
             wrong = rng.choice(np.flatnonzero(~mask))
             same, reward, *ends, info = env.step(wrong)
-            assert data_equivalence(same, seen, exact=True)
+            assert data_equivalence(same, observation, exact=True)
             assert (reward, *ends) == (-INVALID_ACTION_PENALTY, False, False)
             assert info["invalid_action"] is True
         valid = np.flatnonzero(mask)
         action = {"first": valid[0], "last": valid[-1], "random": rng.choice(valid)}
-        seen, _, over, truncated, info = env.step(action[policy])
+        observation, _, over, truncated, info = env.step(action[policy])
         assert info["invalid_action"] is False
         assert not truncated
 
@@ -200,11 +200,11 @@ def test_actions_outside_the_space_are_refused(spec: EnvSpec) -> None:
 def test_an_episode_is_replayed_by_its_stream(spec: EnvSpec) -> None:
     env, other = make(spec), make(spec)
     actions = valid_actions(env, 8)
-    first = play(env, actions, seed=3)
+    first = run(env, actions, seed=3)
     options = {"indices": env.stream}
-    assert data_equivalence(play(env, actions, options=options), first, exact=True)
+    assert data_equivalence(run(env, actions, options=options), first, exact=True)
     options = {"indices": env.stream.tolist()}
-    assert data_equivalence(play(other, actions, options=options), first, exact=True)
+    assert data_equivalence(run(other, actions, options=options), first, exact=True)
 
 
 def test_splits_are_disjoint(spec: EnvSpec) -> None:
@@ -212,16 +212,16 @@ def test_splits_are_disjoint(spec: EnvSpec) -> None:
     short = {"num_slates": 1, "slate_size": 4, "budget": 2}
     if "Mixture" in spec.id:
         short = {"steps": 1}
-    met: dict[str, set[int]] = {}
+    stream_rows: dict[str, set[int]] = {}
     for split in ("train", "test"):
         env = make(spec, split=split, **short)
-        met[split] = set()
+        stream_rows[split] = set()
         for seed in range(20):
             env.reset(seed=seed)
-            met[split] |= set(env.stream.tolist())
-        assert met[split] <= set(env.bundle.split(split).tolist())
-        assert len(met[split]) > 10
-    assert not met["train"] & met["test"]
+            stream_rows[split] |= set(env.stream.tolist())
+        assert stream_rows[split] <= set(env.bundle.split(split).tolist())
+        assert len(stream_rows[split]) > 10
+    assert not stream_rows["train"] & stream_rows["test"]
 
 
 @settings(
@@ -242,15 +242,15 @@ def test_any_sequence_of_actions(spec: EnvSpec, data: st.DataObject, seed: int) 
         )
     }
     env = make(spec, reward_weights=weights | {"information": 0.5})
-    seen, info = env.reset(seed=seed)
-    chosen: list[str] = []
+    observation, info = env.reset(seed=seed)
+    selection: list[str] = []
     for _ in range(data.draw(st.integers(1, 30))):
         assert info["selection"] == []
         legal = np.flatnonzero(env.action_masks()).tolist()
         anything = st.integers(0, int(env.action_space.n) - 1)
         action = data.draw(st.sampled_from(legal) | anything)
-        seen, reward, terminated, truncated, info = env.step(action)
-        assert env.observation_space.contains(seen)
+        observation, reward, terminated, truncated, info = env.step(action)
+        assert env.observation_space.contains(observation)
         terms = info["reward_terms"]
         expected = weighted_sum(terms, env.reward_weights)
         assert info["invalid_action"] == (action not in legal)
@@ -261,13 +261,13 @@ def test_any_sequence_of_actions(spec: EnvSpec, data: st.DataObject, seed: int) 
         own = info["cost_answers"] == "own"
         assert info["cost"] == terms["forgetting" if own else "conflict"]
         ids = info["sample_ids"] if "sample_ids" in info else [info["sample_id"]]
-        chosen += [name for name in ids if name]
+        selection += [name for name in ids if name]
         if terminated or truncated:
-            assert info["selection"] == chosen
+            assert info["selection"] == selection
             break
-    assert len(set(chosen)) == len(chosen)
+    assert len(set(selection)) == len(selection)
     pool = env.bundle.pool.ids[env.stream].tolist()
-    assert {int(name, 16) for name in chosen} <= set(pool)
+    assert {int(name, 16) for name in selection} <= set(pool)
 
 
 CREATORS = {

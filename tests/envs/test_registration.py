@@ -97,6 +97,6 @@ except ogs_env.InputError as error:
 
 def test_only_live_ids_are_nondeterministic() -> None:
     ours = {name: spec for name, spec in gymnasium.registry.items() if "OGS-" in name}
-    found = {name for name, spec in ours.items() if spec.nondeterministic}
-    assert "OGS-Medical-Live-v0" in found
-    assert found == {name for name in ours if "-Live-" in name}
+    nondeterministic = {name for name, spec in ours.items() if spec.nondeterministic}
+    assert "OGS-Medical-Live-v0" in nondeterministic
+    assert nondeterministic == {name for name in ours if "-Live-" in name}

@@ -48,18 +48,18 @@ def table(env: SelectionEnv) -> dict[int, tuple[str, list[str]]]:
     """Return each place's mark and the columns beside it."""
     rows = {}
     for line in frame(env).splitlines():
-        found = re.match(r" ([ x>]) +(\d+) +(.*)", line)
-        if found:
-            rows[int(found[2])] = found[1], found[3].split()
+        match = re.match(r" ([ x>]) +(\d+) +(.*)", line)
+        if match:
+            rows[int(match[2])] = match[1], match[3].split()
     return rows
 
 
-def test_the_table_shows_what_is_observed(env: SelectionEnv) -> None:
+def test_the_table_shows_the_observation(env: SelectionEnv) -> None:
     d = env.bundle.basis.shape[1]
     env.reset(seed=3)
     slate = env.slate.copy()
     env.step(1)
-    seen, *_ = env.step(2)
+    observation, *_ = env.step(2)
     rows = table(env)
     assert {place: mark for place, (mark, _) in rows.items()} == {
         0: " ",
@@ -73,9 +73,9 @@ def test_the_table_shows_what_is_observed(env: SelectionEnv) -> None:
         assert columns[0] == pool.hex_ids()[row]
         assert columns[-1] == env.bundle.sources[pool.sources[row]]
         if env.slate[place] >= 0:
-            shown = [float(column) for column in columns[1:-1]]
-            expected = seen["candidates"][place, d : d + 6]
-            np.testing.assert_allclose(shown, expected, atol=0.0051)
+            printed = [float(column) for column in columns[1:-1]]
+            expected = observation["candidates"][place, d : d + 6]
+            np.testing.assert_allclose(printed, expected, atol=0.0051)
 
 
 def test_a_snapshot_is_enough_for_a_frame(env: SelectionEnv) -> None:
@@ -97,7 +97,7 @@ def test_the_header_and_the_last_pick(env: SelectionEnv) -> None:
     height = text.count("\n")
     total = 0.0
     for count, action in enumerate((0, 3, 2, 1), start=1):
-        seen = env.observation()["candidates"][action]
+        candidate = env.observation()["candidates"][action]
         _, reward, _, _, info = env.step(action)
         total += reward
         text = frame(env)
@@ -107,7 +107,7 @@ def test_the_header_and_the_last_pick(env: SelectionEnv) -> None:
         assert f"last pick: {info['sample_id']} of " in text
         assert f", slate 1, place {action}\n" in text  # where it was picked
         d = env.bundle.basis.shape[1]
-        assert f"domain {seen[d]:+.3f}, anchor {seen[d + 1]:+.3f};" in text
+        assert f"domain {candidate[d]:+.3f}, anchor {candidate[d + 1]:+.3f};" in text
         gains = [info["reward_terms"][name] for name in ("domain_gain", "forgetting")]
         assert "; domain gain {:+.3f}%, forgetting {:+.3f}%\n".format(*gains) in text
         assert text.count("█") + text.count("░") >= 30
@@ -136,7 +136,7 @@ def test_the_last_pick_without_own_answers(folder_without_answers: Path) -> None
 
 
 def losses_of(learner: Learner) -> list[float]:
-    """Return the domain's loss and those that forgetting, or the anchor gain, is of."""
+    """Return the domain's loss and those of forgetting or the anchor gain."""
     own = learner.answer_losses().tolist()
     return [learner.domain_loss(), *(own or learner.anchor_losses().tolist())]
 
@@ -146,8 +146,8 @@ def loss_rows(text: str) -> dict[str, tuple[str, float, float, float]]:
         r"^(domain|(?:anchor|own answers): \w+) +([▁-█]+) +([\d.]+) +([\d.]+) "
         r"+([-+\d.]+)%$"
     )
-    found = re.findall(pattern, text, re.MULTILINE)
-    return {name: (line, *map(float, numbers)) for name, line, *numbers in found}
+    matches = re.findall(pattern, text, re.MULTILINE)
+    return {name: (line, *map(float, numbers)) for name, line, *numbers in matches}
 
 
 def test_losses_of_the_domain_and_every_capability(either_folder: str) -> None:
@@ -177,10 +177,10 @@ def test_the_mixtures_losses(either_folder: str) -> None:
     start = losses_of(env.learner)
     env.step(0)
     env.step(1)
-    shown = [row[1:] for row in loss_rows(frame(env)).values()]
+    printed = [row[1:] for row in loss_rows(frame(env)).values()]
     changes = zip(start, losses_of(env.learner), strict=True)
     expected = [(a, b, 100 * (b / a - 1)) for a, b in changes]
-    np.testing.assert_allclose(shown, expected, atol=0.0051)
+    np.testing.assert_allclose(printed, expected, atol=0.0051)
 
 
 def test_pictures_are_of_own_answers_where_there_are_any(
@@ -209,7 +209,7 @@ def test_sparklines_rise_where_the_curve_does(values: list[float], points: int) 
     assert list(line) == sorted(line)
     assert ("█" in line) <= (curve[-1] > 1.004 * curve[0])
     assert len(line) == pytest.approx(44 * len(values) / points, abs=1)
-    # A scale of its own: what halves all values changes nothing.
+    # Each has its own scale: halving all values changes nothing.
     unsorted = np.array(values)
     assert sparkline(unsorted / 2, points) == sparkline(unsorted, points)
 
@@ -235,12 +235,12 @@ def test_candidates_have_their_sources_colours(env: SelectionEnv) -> None:
     )
     for _ in range(3):
         slate = env.render()[130:490, 80:570].astype(int)  # the axes, not the legend
-        met = {n for n, c in enumerate(colours) if (slate == c).all(axis=2).any()}
-        assert met == set(env.bundle.pool.sources[env.slate].tolist())
+        sources = {n for n, c in enumerate(colours) if (slate == c).all(axis=2).any()}
+        assert sources == set(env.bundle.pool.sources[env.slate].tolist())
         env.step(env.slate_size)
 
 
-def test_odd_names_and_a_short_hand(tmp_path: Path) -> None:
+def test_unusual_names_and_a_short_slate(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "odd")
     names = ["_hidden $x$", "", "two\nlines", "$\\alpha", "long " * 40]
     edit_manifest(
@@ -289,14 +289,14 @@ def test_a_live_models_frames(live_files: Any) -> None:
     assert "invalid" in frame(env)
     for _ in range(3):
         *_, info = env.step(4)
-    # What the last step measured is a part of the curve, though it was a pass.
+    # What the last step measured is a part of the curve, though it was a skip.
     row = loss_rows(frame(env))["domain"]
     assert row[2] == round(info["domain_loss"], 4)
     env.render_mode = "rgb_array"
     assert env.render().shape == (560, 1000, 3)
 
 
-def test_the_mixtures_table_shows_what_is_observed(bundle_folder: Path) -> None:
+def test_the_mixtures_table_shows_the_observation(bundle_folder: Path) -> None:
     env = MixtureEnv(
         str(bundle_folder), clusters=3, batch=4, steps=9, render_mode="ansi"
     )
@@ -304,7 +304,7 @@ def test_the_mixtures_table_shows_what_is_observed(bundle_folder: Path) -> None:
     assert "last step: none yet" in frame(env)
     total = cost = 0.0
     for action in (0, 2, 2):
-        seen, reward, _, _, info = env.step(action)
+        observation, reward, _, _, info = env.step(action)
         total, cost = total + reward, cost + info["cost"]
     text = frame(env)
     assert f"made: batch 3 of 9, return {total:+.2f}, cost {cost:.2f}\n" in text
@@ -312,12 +312,12 @@ def test_the_mixtures_table_shows_what_is_observed(bundle_folder: Path) -> None:
     rows = table(env)
     assert [mark for mark, _ in rows.values()] == [" ", " ", ">"]
     for cluster, (_, columns) in rows.items():
-        shown = [float(column.rstrip("%")) for column in columns[:7]]
-        _, orth, conf, norm, domain, share = seen["clusters"][cluster, :6]
-        left, drawn = env.left[cluster], env.picked_from[cluster]
-        expected = [left, domain, orth, conf, norm, drawn, 100 * share]
-        np.testing.assert_allclose(shown, expected, atol=0.51)
-        np.testing.assert_allclose(shown[1:4], expected[1:4], atol=6e-4)
+        printed = [float(column.rstrip("%")) for column in columns[:7]]
+        _, orth, conf, norm, domain, share = observation["clusters"][cluster, :6]
+        remaining, picks = env.left[cluster], env.picked_from[cluster]
+        expected = [remaining, domain, orth, conf, norm, picks, 100 * share]
+        np.testing.assert_allclose(printed, expected, atol=0.51)
+        np.testing.assert_allclose(printed[1:4], expected[1:4], atol=6e-4)
     assert loss_rows(text)["domain"][2] == round(info["domain_loss"], 4)
 
 
@@ -363,7 +363,7 @@ def test_pictures_need_matplotlib_but_no_pyplot() -> None:
     assert "needs matplotlib; run `pip install 'ogs-env[plots]'`" in result.stdout
 
 
-def test_rendering_without_a_mode_is_told(bundle_folder: Path) -> None:
+def test_rendering_without_a_mode_warns(bundle_folder: Path) -> None:
     env = gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder)).unwrapped
     env.reset(seed=0)
     with pytest.warns(UserWarning, match="render_mode is None"):

@@ -1,7 +1,7 @@
 """Stable-Baselines3's algorithms, each learning for a few hundred steps.
 
-They meet the spaces alone, which are the same for all ids of a class: one id of every
-environment class is enough.
+They depend on the spaces alone, which are the same for all ids of a class: one id of
+every environment class is enough.
 """
 
 from typing import Any
@@ -41,8 +41,8 @@ def learn(model: Any, steps: int) -> list[dict[str, Any]]:
     assert any((a != b).any() for a, b in zip(after, before, strict=True))
     assert len(infos.found) >= steps
     assert any("episode" in info for info in infos.found)
-    seen = model.get_env().reset()
-    action, _ = model.predict(seen)
+    observations = model.get_env().reset()
+    action, _ = model.predict(observations)
     assert model.action_space.contains(action[0])
     return infos.found
 
@@ -75,7 +75,7 @@ def test_dqn(class_spec: EnvSpec, policy: str) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_maskable_ppo_never_does_what_is_masked(
+def test_maskable_ppo_never_takes_a_masked_action(
     class_spec: EnvSpec, policy: str
 ) -> None:
     env = make(class_spec, policy)

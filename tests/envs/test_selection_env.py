@@ -48,22 +48,22 @@ def env(bundle_folder: Path) -> SelectionEnv:
 
 def test_a_context_is_computed_without_an_environment(env: SelectionEnv) -> None:
     env.reset(seed=0)
-    seen = observations.candidates(env.bundle, "initial")
+    candidates = observations.candidates(env.bundle, "initial")
     for action in (0, 4, 1, 2, 4, 3):
-        picked, before = len(env.picked), env.observation()["context"]
-        told = seen.context(
-            seen.rows(np.array(env.picked, np.int64))[0],
-            budget_left=1 - picked / 5,
+        picks, before = len(env.picked), env.observation()["context"]
+        context = candidates.context(
+            candidates.rows(np.array(env.picked, np.int64))[0],
+            budget_left=1 - picks / 5,
             slates_left=(5 - env.slate_number) / 6,
             share=min(
-                (5 - picked) / (24 - 4 * env.slate_number - (env.slate < 0).sum()), 1
+                (5 - picks) / (24 - 4 * env.slate_number - (env.slate < 0).sum()), 1
             ),
         )
-        np.testing.assert_allclose(before, told, atol=1e-6)
+        np.testing.assert_allclose(before, context, atol=1e-6)
         env.step(action)
 
 
-# What an episode is.
+# Episodes.
 
 
 @pytest.mark.parametrize("pool", [20, 64, 300, 480, 1200])
@@ -91,7 +91,7 @@ def test_an_episode_fits_a_small_pool(tmp_path: Path, pool: int) -> None:
     order=st.sampled_from(["blocks", "mixed"]),
     observe=st.sampled_from(["initial", "trajectory"]),
 )
-def test_any_legal_episode(
+def test_any_valid_episode(
     bundle_folder: Path,
     data: st.DataObject,
     seed: int,
@@ -111,7 +111,7 @@ def test_any_legal_episode(
     )
     observation, info = env.reset(seed=seed)
     stream = env.stream.tolist()
-    picked: list[str] = []
+    selection: list[str] = []
     costs: list[float] = []
     over = False
     while not over:
@@ -137,24 +137,24 @@ def test_any_legal_episode(
         if action == env.slate_size:
             assert (reward, info["sample_id"]) == (0, "")
         else:
-            picked.append(info["sample_id"])
+            selection.append(info["sample_id"])
     assert env.observation_space.contains(observation)
-    assert info["selection"] == picked
-    assert len(set(picked)) == len(picked) <= budget
-    assert len(picked) == budget or env.slate_number == env.slates_in_stream - 1
+    assert info["selection"] == selection
+    assert len(set(selection)) == len(selection) <= budget
+    assert len(selection) == budget or env.slate_number == env.slates_in_stream - 1
     dealt = {f"{i:016x}" for i in env.bundle.pool.ids[stream].tolist()}
-    assert set(picked) <= dealt
-    # What no reward sees, from a learner of our own.
+    assert set(selection) <= dealt
+    # Losses that no reward is about, from a separate learner.
     learner = SurrogateLearner(env.bundle)
     test, retention = learner.test_loss(), learner.retention_loss()
-    own, kept = learner.answer_losses(), learner.answers_loss()
+    own, answers_before = learner.answer_losses(), learner.answers_loss()
     for row in env.picked:
         learner.update(row)
     forgotten = 100 * (learner.answer_losses() - own) / own
     assert sum(costs) == pytest.approx(forgotten.max(), abs=1e-4)
-    answers_change = 100 * (learner.answers_loss() - kept) / kept
+    answers_change = 100 * (learner.answers_loss() - answers_before) / answers_before
     assert info["answers_change"] == pytest.approx(answers_change, abs=1e-3)
-    assert (info["answers_change"] > 0) == (len(picked) > 0)
+    assert (info["answers_change"] > 0) == (len(selection) > 0)
     test_change = 100 * (learner.test_loss() - test) / test
     retention_change = 100 * (learner.retention_loss() - retention) / retention
     assert info["test_change"] == pytest.approx(test_change, abs=1e-3)
@@ -187,10 +187,10 @@ def test_any_order_of_a_selection_gives_the_same_return(bundle_folder: Path) -> 
     env.reset(seed=0)
     stream, returns, costs = env.stream, [], []
     rng = np.random.default_rng(0)
-    chosen = rng.choice(12, 10, replace=False)
+    places = rng.choice(12, 10, replace=False)
     for _ in range(6):
         env.reset(options={"indices": stream})
-        results = [env.step(int(place)) for place in rng.permutation(chosen)]
+        results = [env.step(int(place)) for place in rng.permutation(places)]
         assert results[-1][2]
         returns.append(sum(result[1] for result in results))
         costs.append(sum(result[4]["cost"] for result in results))
@@ -206,9 +206,9 @@ def test_observation_against_plain_formulas(
     env = make(bundle_folder, slate_size=4, num_slates=6, budget=8, observe=observe)
     env.reset(seed=3)
     for action in (0, 2, 4, 1, 1):
-        seen, *_ = env.step(action)
-    picked = env.picked
-    assert len(picked) == 3  # the second 1 was invalid
+        observation, *_ = env.step(action)
+    picks = env.picked
+    assert len(picks) == 3  # the second 1 was invalid
     pool = bundle.pool
 
     def unit(x: np.ndarray) -> np.ndarray:
@@ -236,53 +236,53 @@ def test_observation_against_plain_formulas(
             units @ domain,
             worst,
             scalars(pool),
-            (units @ units[picked].T).max(axis=1),
+            (units @ units[picks].T).max(axis=1),
             np.ones(len(pool)),
         ]
     )
     expected = np.where(env.slate[:, None] >= 0, table[env.slate], 0)
-    np.testing.assert_allclose(seen["candidates"], expected, atol=2e-4)
+    np.testing.assert_allclose(observation["candidates"], expected, atol=2e-4)
     context = np.concatenate(
         [
             in_basis(np.stack([domain, anchors.mean(0)])).ravel(),
-            in_basis(units[picked]).mean(0),
-            [5 / 8, 4 / 6, (units @ domain)[picked].mean(), worst[picked].mean()],
-            [5 / (3 + 16)],  # three on the table, four slates to come
+            in_basis(units[picks]).mean(0),
+            [5 / 8, 4 / 6, (units @ domain)[picks].mean(), worst[picks].mean()],
+            [5 / (3 + 16)],  # three in this slate, four slates after it
             scalars(bundle.dev).mean(0),
         ]
     )
-    np.testing.assert_allclose(seen["context"], context, atol=2e-4)
+    np.testing.assert_allclose(observation["context"], context, atol=2e-4)
 
 
 def test_nearest_pick_follows_every_pick_from_one_slate(env: SelectionEnv) -> None:
     d = env.bundle.basis.shape[1]
     for seed in range(10):
-        seen, _ = env.reset(seed=seed)
-        assert (seen["candidates"][:, d + 5] == 0).all()
+        observation, _ = env.reset(seed=seed)
+        assert (observation["candidates"][:, d + 5] == 0).all()
         units = env.bundle.pool.sketches("initial", env.slate)
         units /= np.linalg.norm(units, axis=1, keepdims=True)
         cosines = units @ units.T
         for count in (1, 2, 3):
-            seen, *_ = env.step(count - 1)
+            observation, *_ = env.step(count - 1)
             nearest = cosines[count:, :count].max(axis=1)
-            found = seen["candidates"][count:, d + 5]
-            np.testing.assert_allclose(found, nearest, atol=1e-5)
+            similarities = observation["candidates"][count:, d + 5]
+            np.testing.assert_allclose(similarities, nearest, atol=1e-5)
 
 
 def test_skipping_deals_the_next_slate_and_then_ends(env: SelectionEnv) -> None:
     env.reset(seed=0)
     for slate in range(1, 6):
-        seen, reward, over, _, info = env.step(4)
+        observation, reward, over, _, info = env.step(4)
         assert (reward, over, info["sample_id"]) == (0, False, "")
         expected = env.stream[4 * slate : 4 * slate + 4]
         np.testing.assert_array_equal(env.slate, expected)
-        assert seen["context"][-7] == pytest.approx((5 - slate) / 6)
+        assert observation["context"][-7] == pytest.approx((5 - slate) / 6)
     _, _, over, truncated, info = env.step(4)
     assert (over, truncated, info["selection"]) == (True, False, [])
     assert info["test_change"] == info["retention_change"] == 0
 
 
-def test_a_slate_used_up_is_followed_by_the_next(env: SelectionEnv) -> None:
+def test_an_empty_slate_is_followed_by_the_next(env: SelectionEnv) -> None:
     env.reset(seed=0)
     for place in range(4):
         _, _, over, _, info = env.step(place)
@@ -294,19 +294,19 @@ def test_a_slate_used_up_is_followed_by_the_next(env: SelectionEnv) -> None:
     assert len(info["selection"]) == 5
 
 
-def test_the_last_slate_used_up_ends(bundle_folder: Path) -> None:
+def test_the_episode_ends_when_the_last_slate_is_empty(bundle_folder: Path) -> None:
     env = make(bundle_folder, slate_size=2, num_slates=1, budget=2)
     env.reset(seed=0)
     assert not env.step(0)[2]
     assert env.step(1)[2]
 
 
-def test_a_policy_that_repeats_an_invalid_action_is_cut_off(env: SelectionEnv) -> None:
+def test_repeated_invalid_actions_truncate_the_episode(env: SelectionEnv) -> None:
     env.reset(seed=0)
     env.step(0)
     for _ in range(STALL_LIMIT - 1):
         assert not any(env.step(0)[2:4])
-    env.step(1)  # a valid one starts the count anew
+    env.step(1)  # a valid action resets the count
     for _ in range(STALL_LIMIT - 1):
         assert not any(env.step(0)[2:4])
     _, reward, terminated, truncated, info = env.step(0)
@@ -322,12 +322,12 @@ def test_a_policy_that_repeats_an_invalid_action_is_cut_off(env: SelectionEnv) -
 def test_an_invalid_action_changes_nothing_but_costs(env: SelectionEnv) -> None:
     env.reset(seed=0)
     before, _, _, _, info_before = env.step(1)
-    seen, reward, over, _, info = env.step(1)
+    observation, reward, over, _, info = env.step(1)
     assert reward == -INVALID_ACTION_PENALTY == -0.1
     assert info["invalid_action"] is True
     assert info["sample_id"] == ""
     assert not over
-    assert data_equivalence(seen, before, exact=True)
+    assert data_equivalence(observation, before, exact=True)
     assert info["domain_loss"] == info_before["domain_loss"]
     assert env.step(0)[4]["invalid_action"] is False
 
@@ -349,10 +349,10 @@ def test_stepping_needs_a_running_episode(bundle_folder: Path) -> None:
 
 
 def test_observations_are_copies(env: SelectionEnv) -> None:
-    seen, info = env.reset(seed=0)
-    kept = copy.deepcopy((seen, info))
+    observation, info = env.reset(seed=0)
+    expected = copy.deepcopy((observation, info))
     env.step(0)
-    assert data_equivalence((seen, info), kept, exact=True)
+    assert data_equivalence((observation, info), expected, exact=True)
 
 
 # Streams.
@@ -400,15 +400,15 @@ def test_given_candidates_are_dealt_in_order(env: SelectionEnv) -> None:
     assert env.slate.tolist() == rows[:4]
     env.step(4)
     assert env.slate.tolist() == rows[4:8]
-    seen, *_, info = env.step(4)
+    observation, *_, info = env.step(4)
     assert env.slate.tolist() == [14, -1, -1, -1]
     assert info["action_mask"].tolist() == [1, 0, 0, 0, 1]
-    assert (seen["candidates"][1:] == 0).all()
-    assert seen["context"][-7] == 0
+    assert (observation["candidates"][1:] == 0).all()
+    assert observation["context"][-7] == 0
     assert env.step(4)[2]
 
 
-def test_the_share_of_the_candidates_that_the_budget_is_enough_for(
+def test_the_observed_budget_per_remaining_candidate(
     env: SelectionEnv,
 ) -> None:
     shares = [env.reset(options={"indices": range(11)})[0]["context"][-4]]
@@ -422,13 +422,13 @@ def test_the_share_of_the_candidates_that_the_budget_is_enough_for(
     assert env.reset(seed=0)[0]["context"][-4] == np.float32(5 / 24)
 
 
-def test_the_domains_samples_are_seen_from_the_first_step_to_the_last(
+def test_domain_statistics_are_the_same_in_every_observation(
     env: SelectionEnv,
 ) -> None:
     first = env.reset(seed=0)[0]["context"][-3:]
     for action in (0, 4, 2):
-        seen, *_ = env.step(action)
-        np.testing.assert_array_equal(seen["context"][-3:], first)
+        observation, *_ = env.step(action)
+        np.testing.assert_array_equal(observation["context"][-3:], first)
     np.testing.assert_array_equal(env.reset(seed=1)[0]["context"][-3:], first)
 
 
@@ -436,11 +436,11 @@ def test_an_episode_is_replayed_by_its_stream(env: SelectionEnv) -> None:
     actions = [0, 4, 2, 4, 1, 3]
     first = [env.reset(seed=9)[0], *[env.step(a)[:4] for a in actions]]
     stream = env.stream
-    again = [
+    repeated = [
         env.reset(options={"indices": stream})[0],
         *[env.step(a)[:4] for a in actions],
     ]
-    assert data_equivalence(first, again, exact=True)
+    assert data_equivalence(first, repeated, exact=True)
 
 
 def test_the_whole_pool_is_one_stream(bundle_folder: Path, bundle: Bundle) -> None:
@@ -456,10 +456,10 @@ def test_the_whole_pool_is_one_stream(bundle_folder: Path, bundle: Bundle) -> No
     assert slates == env.num_slates == env.slates_in_stream
 
 
-# What is seen, and of what.
+# Observations.
 
 
-def test_a_bundle_without_path_plays_on_start(tmp_path: Path) -> None:
+def test_a_bundle_without_trajectory_uses_initial_sketches(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "initial", checkpoints=0)
     env = make(folder)
     _, info = env.reset(seed=0)
@@ -471,32 +471,32 @@ def test_a_bundle_without_path_plays_on_start(tmp_path: Path) -> None:
         make(folder, observe="trajectory")
 
 
-def test_observations_need_no_path_sketches(bundle_folder: Path) -> None:
-    read: list[str] = []
+def test_observations_need_no_trajectory_sketches(bundle_folder: Path) -> None:
+    kinds: list[str] = []
     rows = type(load_bundle(bundle_folder).pool)
     original = rows.sketches
 
     def sketches(self: Any, kind: str, indices: Any = None) -> Any:
-        read.append(kind)
+        kinds.append(kind)
         return original(self, kind, indices)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "sketches", sketches)
         Candidates(load_bundle(bundle_folder), "initial")
-    assert set(read) == {"initial"}
+    assert set(kinds) == {"initial"}
 
 
-def test_a_pool_read_as_dealt_looks_the_same(
+def test_sketches_read_on_demand_give_equal_observations(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = make(bundle_folder, observe="trajectory")
     monkeypatch.setattr(observations, "_PREPARED_ROWS", 0)
     monkeypatch.setattr(selection, "candidates", Candidates)
-    read = make(bundle_folder, observe="trajectory")
+    on_demand = make(bundle_folder, observe="trajectory")
     for action in (None, 0, 3, 16, 5):
         results = [
             env.reset(seed=4) if action is None else env.step(action)
-            for env in (prepared, read)
+            for env in (prepared, on_demand)
         ]
         for key in ("candidates", "context"):
             a, b = (result[0][key] for result in results)
@@ -529,9 +529,9 @@ def test_a_selection_is_filled_at_random(bundle_folder: Path) -> None:
         steps = [env.step(action) for action in (0, 2, 4, 1, *[4] * 5)]
         assert [step[2] for step in steps] == [False] * 8 + [True]
         ends.append((sum(step[1] for step in steps), steps[-1][4]))
-    picked, selection = ends[0][1]["selection"], ends[1][1]["selection"]
-    assert len(picked) == 3
-    assert selection[:3] == picked
+    picks, selection = ends[0][1]["selection"], ends[1][1]["selection"]
+    assert len(picks) == 3
+    assert selection[:3] == picks
     assert len(set(selection)) == 9
     stream = bundle_names(filled.unwrapped)
     assert set(selection) <= stream

@@ -69,10 +69,10 @@ def both(
     return native, sync
 
 
-def play(
+def run_episodes(
     native: SelectionVectorEnv, sync: SyncVectorEnv, steps: int, seed: int = 0
 ) -> np.ndarray:
-    """Play the same in both; return how many sub-environments ended or were cut off."""
+    """Step both with the same actions; return the numbers of ends and truncations."""
     assert_same(native.reset(seed=seed), sync.reset(seed=seed))
     rng = np.random.default_rng(seed)
     places = native.single_action_space.n
@@ -80,7 +80,7 @@ def play(
     for step in range(steps):
         actions = rng.integers(places, size=native.num_envs)
         if step > steps / 2:
-            actions[0] = 0  # for ever: invalid until it is cut off
+            actions[0] = 0  # invalid until the episode is truncated
         results = native.step(actions), sync.step(actions)
         assert_same(*results, where=f"step {step}")
         observation, _, terminated, truncated, _ = results[0]
@@ -100,9 +100,11 @@ def play(
 
 @pytest.mark.parametrize("num_envs", [1, 3, 16])
 @pytest.mark.parametrize("mode", MODES)
-def test_it_plays_as_sync_does(bundle_folder: Path, num_envs: int, mode: str) -> None:
+def test_episodes_equal_those_of_sync_vector_env(
+    bundle_folder: Path, num_envs: int, mode: str
+) -> None:
     native, sync = both(bundle_folder, num_envs, mode, fill=True, **SMALL)
-    terminated, truncated = play(native, sync, 400)
+    terminated, truncated = run_episodes(native, sync, 400)
     assert terminated > 8 * num_envs
     assert truncated > 1
 
@@ -131,7 +133,7 @@ def test_it_plays_as_sync_does(bundle_folder: Path, num_envs: int, mode: str) ->
 )
 def test_any_arguments(bundle_folder: Path, kwargs: dict[str, Any]) -> None:
     native, sync = both(bundle_folder, 3, **kwargs)
-    assert play(native, sync, 300).sum() > 3
+    assert run_episodes(native, sync, 300).sum() > 3
 
 
 @settings(max_examples=15, deadline=None)
@@ -152,17 +154,17 @@ def test_any_shape(
 ) -> None:
     budget = 1 + round(share * (slate_size * num_slates - 1))
     shape = {"slate_size": slate_size, "num_slates": num_slates, "budget": budget}
-    play(*both(bundle_folder, 4, mode, **shape), steps=60, seed=seed)
+    run_episodes(*both(bundle_folder, 4, mode, **shape), steps=60, seed=seed)
 
 
 def test_a_bundle_without_own_answers(folder_without_answers: Path) -> None:
     native, sync = both(folder_without_answers, 3, **SMALL)
-    assert play(native, sync, 100)[0] > 3
+    assert run_episodes(native, sync, 100)[0] > 3
 
 
 def test_the_shipped_bundle() -> None:
     native, sync = both(Path("medical"), 3)
-    assert play(native, sync, 250)[0] > 3
+    assert run_episodes(native, sync, 250)[0] > 3
 
 
 @pytest.mark.parametrize("checkpoints", [0, 3])
@@ -175,36 +177,36 @@ def test_a_pool_too_large_for_tables(
     monkeypatch.setattr(gram, "TABLE_FLOATS", 0)
     monkeypatch.setattr(observations, "_PREPARED_ROWS", 0)
     native, sync = both(folder, 3, slate_size=3, num_slates=8, budget=11)
-    assert play(native, sync, 80)[0] > 3
+    assert run_episodes(native, sync, 80)[0] > 3
 
 
 @pytest.mark.parametrize("checkpoints", [0, 1])
 def test_bundles_of_one_checkpoint(tmp_path: Path, checkpoints: int) -> None:
     folder = make_bundle(tmp_path / "b", pool=200, checkpoints=checkpoints, held_out=12)
-    play(*both(folder, 3, slate_size=5, num_slates=9, budget=30), steps=150)
+    run_episodes(*both(folder, 3, slate_size=5, num_slates=9, budget=30), steps=150)
 
 
 def test_make_vec_has_three_modes_that_agree(bundle_folder: Path) -> None:
     kwargs = {**SMALL, "bundle": str(bundle_folder)}
-    made: list[VectorEnv] = [
+    vector_envs: list[VectorEnv] = [
         gymnasium.make_vec("OGS-Custom-v0", 2, vectorization_mode=mode, **kwargs)
         for mode in ("vector_entry_point", "sync", "async")
     ]
-    resets = [envs.reset(seed=3) for envs in made]
+    resets = [envs.reset(seed=3) for envs in vector_envs]
     assert_same(resets[0], resets[1])
     assert_same(resets[0], resets[2])
     for action in (0, 0, 4, 2, 3, 1):
-        steps = [envs.step(np.array([action, 1])) for envs in made]
+        steps = [envs.step(np.array([action, 1])) for envs in vector_envs]
         assert_same(steps[0], steps[1])
         assert_same(steps[0], steps[2])
-    for envs in made:
+    for envs in vector_envs:
         envs.close()
 
 
 def test_seeds_and_options_of_reset(bundle_folder: Path) -> None:
     native, sync = both(bundle_folder, 3, **SMALL)
     for seed in (5, [9, 8, 9], None, [1, None, 2]):
-        if seed is None:  # goes on with the sub-environments' generators
+        if seed is None:  # continues the sub-environments' generators
             assert_same(native.reset(), sync.reset())
         assert_same(native.reset(seed=seed), sync.reset(seed=seed))
         step = np.array([1, 2, 4])
@@ -270,21 +272,23 @@ def test_bad_calls(bundle_folder: Path) -> None:
         native.step(np.zeros(3, int))
 
 
-def test_what_is_returned_stays_as_it_was(bundle_folder: Path) -> None:
+def test_later_steps_do_not_change_returned_values(bundle_folder: Path) -> None:
     native, _ = both(bundle_folder, 3, "SameStep", **SMALL)
     returned = [native.reset(seed=0)]
-    kept = copy.deepcopy(returned)
+    expected = copy.deepcopy(returned)
     rng = np.random.default_rng(0)
     actions = np.zeros(3, np.int64)
     for _ in range(60):
         actions[:] = rng.integers(5, size=3)
         returned.append(native.step(actions))
-        kept.append(copy.deepcopy(returned[-1]))
-    assert_same(returned, kept)
+        expected.append(copy.deepcopy(returned[-1]))
+    assert_same(returned, expected)
 
 
 @pytest.mark.parametrize("render_mode", ["ansi", "rgb_array"])
-def test_frames_are_those_of_each_copy(bundle_folder: Path, render_mode: str) -> None:
+def test_frames_are_those_of_each_sub_environment(
+    bundle_folder: Path, render_mode: str
+) -> None:
     native, sync = both(bundle_folder, 2, render_mode=render_mode, **SMALL)
     for envs in (native, sync):
         envs.reset(seed=2)
@@ -296,7 +300,7 @@ def test_frames_are_those_of_each_copy(bundle_folder: Path, render_mode: str) ->
         assert_same(mine, theirs)
 
 
-def test_pickled_and_copied_ones_go_on_alike(bundle_folder: Path) -> None:
+def test_pickled_and_copied_vector_envs_continue_equally(bundle_folder: Path) -> None:
     native, _ = both(bundle_folder, 3, **SMALL)
     native.reset(seed=0)
     native.step(np.array([0, 1, 4]))
@@ -331,7 +335,7 @@ def test_docstring_example() -> None:
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
-def test_a_bundles_tables_are_made_once(bundle_folder: Path) -> None:
+def test_the_tables_of_a_bundle_are_computed_once(bundle_folder: Path) -> None:
     native, _ = both(bundle_folder, 2)
     single = SelectionEnv(str(bundle_folder))
     assert native._learners.tables is single.learner._tables

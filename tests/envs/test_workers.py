@@ -13,21 +13,23 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("context", ["spawn", "forkserver"])
-def test_workers_play_as_one_process_does(class_spec: EnvSpec, context: str) -> None:
+def test_worker_processes_give_the_episodes_of_one_process(
+    class_spec: EnvSpec, context: str
+) -> None:
     def make() -> gymnasium.Env:
         return gymnasium.make(f"ogs_env:{class_spec.id}", **class_spec.kwargs)
 
     workers = AsyncVectorEnv([make, make], context=context)
-    here = SyncVectorEnv([make, make])
+    sync = SyncVectorEnv([make, make])
     try:
-        found, expected = workers.reset(seed=7), here.reset(seed=7)
-        assert data_equivalence(found, expected, exact=True)
+        results, expected = workers.reset(seed=7), sync.reset(seed=7)
+        assert data_equivalence(results, expected, exact=True)
         rng = np.random.default_rng(0)
         for _ in range(20):
-            masks = here.call("action_masks")
+            masks = sync.call("action_masks")
             actions = np.array([rng.choice(np.flatnonzero(mask)) for mask in masks])
-            found, expected = workers.step(actions), here.step(actions)
-            assert data_equivalence(found, expected, exact=True)
-        assert data_equivalence(workers.call("action_masks"), here.call("action_masks"))
+            results, expected = workers.step(actions), sync.step(actions)
+            assert data_equivalence(results, expected, exact=True)
+        assert data_equivalence(workers.call("action_masks"), sync.call("action_masks"))
     finally:
         workers.close()

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def play(env: Any) -> list[tuple[Any, ...]]:
-    """Play an episode of a random policy that knows the mask."""
+def run_episode(env: Any) -> list[tuple[Any, ...]]:
+    """Run an episode of random valid actions."""
     rng = np.random.default_rng(0)
     steps = [env.reset(seed=4)]
     while len(steps) == 1 or not (steps[-1][2] or steps[-1][3]):
@@ -26,15 +26,17 @@ def play(env: Any) -> list[tuple[Any, ...]]:
 def test_flattened_observations_are_all_of_it(spec: EnvSpec) -> None:
     env = wrappers.FlattenObservation(gymnasium.make(spec))
     assert env.observation_space.dtype == np.float32
-    for seen, *_ in play(env):
-        assert env.observation_space.contains(seen)
+    for observation, *_ in run_episode(env):
+        assert env.observation_space.contains(observation)
     # The last one; a Dict is flattened in the order of its keys.
     rows = env.unwrapped.observation().values()
-    np.testing.assert_array_equal(seen, np.concatenate([row.ravel() for row in rows]))
+    np.testing.assert_array_equal(
+        observation, np.concatenate([row.ravel() for row in rows])
+    )
 
 
 def test_episode_statistics_are_those_of_the_episode(spec: EnvSpec) -> None:
-    steps = play(wrappers.RecordEpisodeStatistics(gymnasium.make(spec)))[1:]
+    steps = run_episode(wrappers.RecordEpisodeStatistics(gymnasium.make(spec)))[1:]
     episode = steps[-1][4]["episode"]
     assert episode["r"] == pytest.approx(sum(reward for _, reward, *_ in steps))
     assert episode["l"] == len(steps)
@@ -42,7 +44,7 @@ def test_episode_statistics_are_those_of_the_episode(spec: EnvSpec) -> None:
 
 def test_a_time_limit_truncates(spec: EnvSpec) -> None:
     assert gymnasium.make(spec).spec.max_episode_steps is None
-    steps = play(wrappers.TimeLimit(gymnasium.make(spec), 3))[1:]
+    steps = run_episode(wrappers.TimeLimit(gymnasium.make(spec), 3))[1:]
     assert [step[3] for step in steps] == [False, False, True]
     assert not steps[-1][2]
 
@@ -50,9 +52,9 @@ def test_a_time_limit_truncates(spec: EnvSpec) -> None:
 def test_normalised_observations_and_rewards(spec: EnvSpec) -> None:
     flat = wrappers.FlattenObservation(gymnasium.make(spec))
     env = wrappers.NormalizeReward(wrappers.NormalizeObservation(flat))
-    seen = np.stack([step[0] for _ in range(3) for step in play(env)])
-    assert seen.dtype == np.float32
-    assert np.isfinite(seen).all()
+    observations = np.stack([step[0] for _ in range(3) for step in run_episode(env)])
+    assert observations.dtype == np.float32
+    assert np.isfinite(observations).all()
     assert np.abs(env.get_wrapper_attr("obs_rms").mean).max() > 0
 
 

@@ -1,4 +1,4 @@
-"""The whole job on a tiny model."""
+"""`ogs adapt` on a tiny model."""
 
 import html
 import json
@@ -42,13 +42,13 @@ def files(tmp_path_factory):
 
 
 def arguments(files, out, *options):
-    given = [
+    option_values = [
         *(files / "pool.jsonl", "--domain", files / "domain.jsonl"),
         *("--anchor", files / "anchor.jsonl", "--out", out, "--budget", "12"),
         *("--proxy", files / "model", "--model", files / "model"),
         *("--train-steps", 3000, "--epochs", 1, *options),
     ]
-    return parse(Options, [str(value) for value in given])
+    return parse(Options, [str(value) for value in option_values])
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def finished(files, tmp_path_factory):
     return out
 
 
-def test_every_part_is_left_behind(finished):
+def test_every_output_is_written(finished):
     environment = load_bundle(finished / "environment")
     assert len(environment.pool) == 120
     # Judged as a selection of the command's epochs.
@@ -77,7 +77,7 @@ def test_every_part_is_left_behind(finished):
     assert [own["selector"] for own in result["results"]][1:3] == ["random"] * 2
 
 
-def test_what_is_done_is_not_done_again(files, finished, capsys, monkeypatch):
+def test_finished_stages_are_not_repeated(files, finished, capsys, monkeypatch):
     monkeypatch.setattr(itables.options, "maxBytes", 100)
     before = {
         file: file.stat().st_mtime_ns
@@ -119,15 +119,15 @@ def chromium():
 
 
 def loaded(chromium, page, folder):
-    """Load a page, sort its table by the eighth column twice; return what came of it.
+    """Load a page, sort its table by the eighth column twice; return the results.
 
-    Without a network, as it should open anywhere.
+    Without a network, because the page must open offline.
     """
-    watch = """<script>
+    error_listener = """<script>
       window.failures = [];
       window.addEventListener("error", e => window.failures.push(String(e.message)));
     </script>"""
-    then = """<script>
+    result_script = """<script>
       const wait = () => new Promise(done => setTimeout(done, 1000));
       const cells = () => [...document.querySelectorAll("table.dataTable tbody tr")]
         .map(row => row.cells[7]?.textContent);
@@ -151,7 +151,9 @@ def loaded(chromium, page, folder):
       })();
     </script>"""
     text = page.read_text(encoding="utf-8")
-    text = text.replace("<head>", "<head>" + watch).replace("</body>", then + "</body>")
+    text = text.replace("<head>", "<head>" + error_listener).replace(
+        "</body>", result_script + "</body>"
+    )
     copy = folder / "watched.html"
     copy.write_text(text, encoding="utf-8")
     done = subprocess.run(
@@ -162,9 +164,9 @@ def loaded(chromium, page, folder):
         ],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    told = re.search("RESULT(.*)END", done.stdout, re.DOTALL)
-    assert told, done.stdout[-500:] + done.stderr[-500:]
-    return json.loads(html.unescape(told[1]))
+    match = re.search("RESULT(.*)END", done.stdout, re.DOTALL)
+    assert match, done.stdout[-500:] + done.stderr[-500:]
+    return json.loads(html.unescape(match[1]))
 
 
 def test_the_report_opens_offline_and_its_table_sorts(chromium, finished, tmp_path):
@@ -196,7 +198,7 @@ def test_the_report_opens_offline_and_its_table_sorts(chromium, finished, tmp_pa
         (("--model", "nomodel"), "unknown model 'nomodel'; known: smollm2"),
     ],
 )
-def test_bad_options_are_told_before_anything_is_written(
+def test_bad_options_are_refused_before_anything_is_written(
     files, tmp_path, options, message
 ):
     with pytest.raises(InputError, match=message):
@@ -209,21 +211,21 @@ def test_a_folder_of_other_settings_is_refused(files, finished):
         run(arguments(files, finished, "--budget", "13"))
 
 
-def test_a_damaged_note_of_a_run_is_told(files, finished, tmp_path):
+def test_a_damaged_description_of_a_run_is_refused(files, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "adapt.json").write_text("[]")
     with pytest.raises(InputError, match=r"adapt.json: holds a JSON list; expected a"):
         run(arguments(files, tmp_path / "run"))
 
 
-def test_a_pool_too_small_is_told(files, tmp_path):
+def test_a_pool_too_small_is_refused(files, tmp_path):
     shutil.copytree(files, tmp_path / "files")
     write_samples(tmp_path / "files" / "pool.jsonl", colours(0, 63))
     with pytest.raises(InputError, match="has 63 samples; expected at least 64"):
         run(arguments(tmp_path / "files", tmp_path / "run"))
 
 
-def test_too_little_of_the_domain_is_told(files, tmp_path):
+def test_too_few_domain_samples_are_refused(files, tmp_path):
     few = tmp_path / "few.jsonl"
     write_samples(few, colours(200, 3))
     for option in ("--domain", "--test"):
@@ -232,7 +234,7 @@ def test_too_little_of_the_domain_is_told(files, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_anchor_that_shares_samples_with_the_pool_is_told(files, tmp_path):
+def test_an_anchor_that_shares_samples_with_the_pool_is_refused(files, tmp_path):
     shared = tmp_path / "shared.jsonl"
     write_samples(shared, [*sums(23), *colours(3, 1)])
     with pytest.raises(InputError, match="is in both pool and anchor; remove"):

@@ -105,7 +105,7 @@ def finished(
 
 @pytest.fixture
 def results(finished: Path, tmp_path: Path) -> Path:
-    """A copy that may be damaged."""
+    """A copy that a test may damage."""
     return shutil.copytree(finished, tmp_path / "results")
 
 
@@ -119,15 +119,15 @@ def files_of(folder: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in files}
 
 
-# Playing
+# Evaluating
 
 
-def test_all_policies_play_every_domain(finished: Path) -> None:
+def test_all_policies_are_evaluated_in_every_domain(finished: Path) -> None:
     seeds_of: dict[str, dict[str, list[int]]] = {}
     for record in read_records(finished):
-        played = record.identity
-        seeds_of.setdefault(played.domain, {})[played.selector] = played.seeds
-        assert record.rows.shape[:2] == (max(1, len(played.seeds)), len(EPISODES))
+        identity = record.identity
+        seeds_of.setdefault(identity.domain, {})[identity.selector] = identity.seeds
+        assert record.rows.shape[:2] == (max(1, len(identity.seeds)), len(EPISODES))
         assert record.rows.dtype == np.int16
         assert set(record.measures) == set(MEASURES)
     untrained = {name: [] for name in POLICIES}
@@ -154,7 +154,7 @@ def test_selections_and_returns_equal_separate_episodes(
         assert [row for row in rows if row >= 0] == selection_env(env).picked
 
 
-def test_agents_play_in_their_own_environment(
+def test_agents_are_evaluated_in_their_own_environment(
     finished: Path, domains: list[Domain], agents_folder: Path
 ) -> None:
     agent = Navigator.load(agents_folder / "navigator" / "made" / "seed-10")
@@ -167,7 +167,7 @@ def test_agents_play_in_their_own_environment(
         assert [row for row in rows if row >= 0] == selection_env(env).picked
     modest = record_of(finished, "made", "modest")
     assert modest.rows.shape == (1, len(EPISODES), 6)
-    # Its own reward was the domain's alone, but it is judged as everyone is.
+    # It was trained on the domain's gain alone, but is evaluated like the others.
     parts = modest.measures["domain_gain"] - modest.measures["cost"]
     assert modest.identity.env_kwargs == {**domains[0].env_kwargs, "budget": 6}
     np.testing.assert_allclose(modest.measures["return"], parts, rtol=1e-5)
@@ -193,7 +193,7 @@ def test_measures_are_sums_over_the_episode(
     assert (figures["seconds"] > 0).all()
 
 
-def test_existing_records_are_not_played_again(
+def test_existing_records_are_not_repeated(
     results: Path, domains: list[Domain], agents_folder: Path
 ) -> None:
     before = files_of(results)
@@ -203,13 +203,13 @@ def test_existing_records_are_not_played_again(
     play(domains, POLICIES, find_agents(agents_folder), EPISODES, results)
     after = files_of(results)
     assert {file for file in before if before[file] != after[file]} == {lost}
-    again = read_record(lost)
-    np.testing.assert_array_equal(again.rows, first.rows)
+    repeated = read_record(lost)
+    np.testing.assert_array_equal(repeated.rows, first.rows)
     for name in set(MEASURES) - {"seconds"}:
-        np.testing.assert_array_equal(again.measures[name], first.measures[name])
+        np.testing.assert_array_equal(repeated.measures[name], first.measures[name])
 
 
-def test_retrained_agents_are_played_again(
+def test_retrained_agents_are_evaluated_again(
     results: Path, domains: list[Domain], agents_folder: Path, tmp_path: Path
 ) -> None:
     before = files_of(results)
@@ -271,15 +271,15 @@ def change(folder: Path, name: str, tensor: str, values: np.ndarray) -> None:
     save_file(load_file(file) | {tensor: values}, file, metadata)
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     capsys.readouterr()
-    assert main(["benchmark", *map(str, words)]) == 2
+    assert main(["benchmark", *map(str, arguments)]) == 2
     lines = capsys.readouterr().err.splitlines()
     [line] = [line for line in lines if line.startswith("ogs: error: ")]
     return line.removeprefix("ogs: error: ")
 
 
-def test_verify_finds_a_changed_figure(
+def test_verify_detects_a_changed_figure(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cost = record_of(results, "made", "navigator").measures["cost"]
@@ -292,7 +292,7 @@ def test_verify_finds_a_changed_figure(
     )
 
 
-def test_verify_finds_a_changed_selection(
+def test_verify_detects_a_changed_selection(
     results: Path, domains: list[Domain], capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = record_of(results, "other", "less")
@@ -309,7 +309,7 @@ def test_verify_finds_a_changed_selection(
     assert not error.endswith(stored)
 
 
-def test_verify_finds_a_row_that_is_never_dealt(
+def test_verify_detects_a_row_that_is_in_no_slate(
     results: Path, domains: list[Domain], capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = record_of(results, "made", "oracle").rows
@@ -332,7 +332,7 @@ def test_verify_finds_a_row_that_is_never_dealt(
         (("aggregate", 0, "iqm"), "aggregate oracle iqm"),
     ],
 )
-def test_verify_finds_a_changed_report(
+def test_verify_detects_a_changed_report(
     results: Path, capsys: pytest.CaptureFixture[str], path: tuple, field: str
 ) -> None:
     content = read_report(results)
@@ -348,7 +348,7 @@ def test_verify_finds_a_changed_report(
     assert ", found " in line
 
 
-def test_verify_finds_a_lost_record(
+def test_verify_detects_a_missing_record(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (results / "selections" / "made" / "less.safetensors").unlink()
@@ -393,8 +393,8 @@ def test_a_damaged_record_raises(
 
 def test_a_record_opens_registered_environments_alone(results: Path) -> None:
     record = record_of(results, "made", "less")
-    played = replace(record.identity, env="antigravity:OGS-Medical-v0")
-    Record(played, record.rows, record.measures).write(results)
+    identity = replace(record.identity, env="antigravity:OGS-Medical-v0")
+    Record(identity, record.rows, record.measures).write(results)
     with pytest.raises(InputError, match="unknown environment 'antigravity:OGS"):
         list(verify(results))
 
@@ -408,11 +408,11 @@ def first_valid(observation: dict, info: dict, env: gymnasium.Env) -> int:
 
 
 def always_first(observation: dict, info: dict, env: gymnasium.Env) -> int:
-    """A user's policy that knows no masks."""
+    """A user's policy that ignores the masks."""
     return 0
 
 
-def test_users_policies_enter_the_benchmark(
+def test_user_policies_are_benchmarked(
     domains: list[Domain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = PPO("MultiInputPolicy", make("OGS-Custom-v0", domains[0].env_kwargs))
@@ -446,7 +446,7 @@ def test_users_policies_enter_the_benchmark(
 
 def by_hand(selector: str, values: list[float], seeds: list[int] | None = None):
     seeds = seeds or []
-    played = Identity(
+    identity = Identity(
         domain="here",
         selector=selector,
         env="OGS-Custom-v0",
@@ -460,7 +460,7 @@ def by_hand(selector: str, values: list[float], seeds: list[int] | None = None):
     runs = len(values)
     figures = {name: np.zeros((runs, 4), np.float32) for name in MEASURES}
     figures["return"] += np.array(values, np.float32)[:, None]
-    return Record(played, np.zeros((runs, 4, 3), np.int16), figures)
+    return Record(identity, np.zeros((runs, 4, 3), np.int16), figures)
 
 
 def test_gap_and_room_by_hand() -> None:
@@ -524,12 +524,12 @@ def test_without_room_there_is_no_gap() -> None:
     assert {line["gap_closed"] for line in result["table"]} == {None}
 
 
-def test_the_table_is_made_of_the_records(finished: Path) -> None:
-    written = read_report(finished)
+def test_the_table_follows_from_the_records(finished: Path) -> None:
+    report = read_report(finished)
     greedy = record_of(finished, "made", "greedy").measures["return"].astype(float)
     [line] = [
         one
-        for one in written["table"]
+        for one in report["table"]
         if (one["domain"], one["selector"]) == ("made", "navigator")
     ]
     record = record_of(finished, "made", "navigator")
@@ -544,11 +544,11 @@ def test_the_table_is_made_of_the_records(finished: Path) -> None:
 
 
 def test_the_aggregate_has_policies_of_all_domains(finished: Path) -> None:
-    written = read_report(finished)
-    lines = {line["selector"]: line for line in written["aggregate"]}
+    report = read_report(finished)
+    lines = {line["selector"]: line for line in report["aggregate"]}
     assert set(lines) == {*POLICIES, "navigator"}
     scores = []
-    for head in written["domains"]:
+    for head in report["domains"]:
         record = record_of(finished, head["domain"], "navigator")
         scores.append(record.measures["return"].astype(float) / head["oracle_iqm"])
     line = lines["navigator"]
@@ -557,19 +557,19 @@ def test_the_aggregate_has_policies_of_all_domains(finished: Path) -> None:
     assert lines["greedy"]["improvement_over_greedy"] == 0.5
 
 
-def test_the_outputs_are_there_and_readable(finished: Path) -> None:
+def test_the_output_files_exist_and_are_readable(finished: Path) -> None:
     pictures = {"returns-made.png", "returns-other.png", "profiles.png", "agents.png"}
     assert {file.name for file in finished.iterdir()} == {
         *("selections", "benchmark.json", "benchmark.md", *pictures)
     }
     for name in pictures:
-        drawn = image.imread(finished / name)
-        assert drawn.shape[1] >= 1200
-        assert drawn.std() > 0.02
-    written = read_report(finished)
+        pixels = image.imread(finished / name)
+        assert pixels.shape[1] >= 1200
+        assert pixels.std() > 0.02
+    report = read_report(finished)
     text = (finished / "benchmark.md").read_text()
-    assert text == markdown(written)
-    for line in written["table"]:
+    assert text == markdown(report)
+    for line in report["table"]:
         assert f"| {line['selector']} | {line['return_iqm']:.2f} |" in text
 
 
@@ -582,8 +582,8 @@ def test_the_summary_is_one_line_a_domain_and_selector(
     assert main(["benchmark", "--summary", "--out", str(finished)]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == len(files_of(finished))
-    written = read_report(finished)["table"]
-    for line, one in zip(lines, written, strict=True):
+    table = read_report(finished)["table"]
+    for line, one in zip(lines, table, strict=True):
         assert tuple(line) == KEYS
         assert line == {name: one[name] for name in KEYS}
 
@@ -623,8 +623,8 @@ def test_bad_input_is_one_line(
     options: list[str],
     message: str,
 ) -> None:
-    words = ["--out", tmp_path / "out", *options]
-    assert message in refused(capsys, *words)
+    arguments = ["--out", tmp_path / "out", *options]
+    assert message in refused(capsys, *arguments)
     assert not (tmp_path / "out").exists()
 
 
@@ -670,7 +670,7 @@ def test_agents_that_do_not_fit_raise(domains: list[Domain], tmp_path: Path) -> 
         play([far], [], agents, EPISODES, tmp_path / "out")
 
 
-def test_a_bundle_plays_the_same_whatever_its_off_domain_trajectory(
+def test_the_digest_does_not_depend_on_the_off_domain_trajectory(
     tmp_path: Path,
 ) -> None:
     bundles = {
@@ -687,20 +687,20 @@ def test_a_bundle_plays_the_same_whatever_its_off_domain_trajectory(
 
 
 @pytest.mark.skipif(not RESULTS.exists(), reason="no results are committed yet")
-def test_the_committed_results_are_of_these_bundles_and_of_a_piece() -> None:
-    records, written = read_records(RESULTS), read_report(RESULTS)
-    assert {head["domain"] for head in written["domains"]} == set(DOMAINS)
+def test_the_committed_results_are_of_the_shipped_bundles_and_complete() -> None:
+    records, report = read_records(RESULTS), read_report(RESULTS)
+    assert {head["domain"] for head in report["domains"]} == set(DOMAINS)
     digests = {name: bundle_digest(load_bundle(name)) for name in DOMAINS}
     for record in records:
         assert record.identity.bundle == digests[record.identity.domain]
     names = [(one.identity.domain, one.identity.selector) for one in records]
-    lines = [(line["domain"], line["selector"]) for line in written["table"]]
+    lines = [(line["domain"], line["selector"]) for line in report["table"]]
     assert sorted(names) == sorted(lines)
-    for head in written["domains"]:
+    for head in report["domains"]:
         assert (head["domain"], "oracle") in names
         assert head["room"] > 0
         domain = DOMAINS[head["domain"]]
         best = record_of(RESULTS, domain.name, head["best"])
         verify_record(best, make(domain.env, domain.env_kwargs))
-    assert (RESULTS / "benchmark.md").read_text() == markdown(written)
+    assert (RESULTS / "benchmark.md").read_text() == markdown(report)
     assert sum(file.stat().st_size for file in files_of(RESULTS)) < 6 * 2**20

@@ -30,7 +30,7 @@ def test_a_change_is_of_the_means_and_its_interval_is_over_samples():
 
 def test_contrasts_are_paired_by_sample():
     before = [5.0, 1.0]
-    found = contrasts(
+    comparisons = contrasts(
         [
             result("oracle", before, [4.0, 0.0], [1.5, 1.5]),
             result("random", before, [4.5, 0.5], [1.0, 1.0]),
@@ -38,16 +38,16 @@ def test_contrasts_are_paired_by_sample():
             result("less", before, [3.0, 0.5]),
         ]
     )
-    assert found.keys() == {"random", "less"}
-    own = found["random"]["test"]
+    assert comparisons.keys() == {"random", "less"}
+    own = comparisons["random"]["test"]
     # Samples differ by 4, the runs' differences not at all.
     assert [own[n] for n in ("mean", "low", "high")] == pytest.approx([-0.6] * 3)
     assert (own["runs"], own["lower_than"]) == (2, 2)
-    assert found["random"]["answers"]["lower_than"] == 1
-    own = found["less"]["test"]
+    assert comparisons["random"]["answers"]["lower_than"] == 1
+    own = comparisons["less"]["test"]
     assert [own[n] for n in ("mean", "low", "high")] == pytest.approx([0.25, -0.5, 1])
     assert (own["runs"], own["lower_than"]) == (1, 0)
-    first, second = lines(found, "oracle")
+    first, second = lines(comparisons, "oracle")
     assert first == (
         "oracle less random, nats: domain test -0.600 [-0.600, -0.600], lower than 2 "
         "of 2; own answers +0.050 [+0.050, +0.050], lower than 1 of 2"

@@ -96,19 +96,19 @@ def test_preferences_are_those_of_whole_texts(
         - log_probability(*loaded, pair.prompt, pair.shared + pair.wrong)
         for pair in pairs
     ]
-    found = pair_preferences(*loaded, pairs)
-    assert found == {
+    measures = pair_preferences(*loaded, pairs)
+    assert measures == {
         "pairs": len(pairs),
         "accuracy": sum(margin > 0 for margin in margins) / len(pairs),
         "margin": pytest.approx(sum(margins) / len(pairs), rel=1e-4),
     }
-    assert 0 < found["accuracy"] < 1
+    assert 0 < measures["accuracy"] < 1
 
 
 def test_preferences_by_hand():
-    found = preferences([1.0, 2.0, 3.0, 4.0], [2.0, 1.5, 3.0, 7.0])
+    measures = preferences([1.0, 2.0, 3.0, 4.0], [2.0, 1.5, 3.0, 7.0])
     # The third pair is a tie: its right text is not the likelier one.
-    assert found == {"accuracy": 0.5, "margin": 0.875}
+    assert measures == {"accuracy": 0.5, "margin": 0.875}
 
 
 def test_evaluation_leaves_the_model_as_it_was(loaded):
@@ -161,9 +161,11 @@ def test_generated_answers_are_those_of_single_prompts(loaded, monkeypatch):
 
 
 def test_exact_match_counts_right_numbers(loaded, monkeypatch):
-    said = {"0 and 0?": "#### 0", "1 and 1?": "#### $2.00", "2 and 2?": "#### 5"}
+    answers = {"0 and 0?": "#### 0", "1 and 1?": "#### $2.00", "2 and 2?": "#### 5"}
     monkeypatch.setattr(
-        evaluation, "_answers", lambda *args: [said.get(s.prompt, "?") for s in args[2]]
+        evaluation,
+        "_answers",
+        lambda *args: [answers.get(s.prompt, "?") for s in args[2]],
     )
     assert exact_match(*loaded, sums(4)) == 0.5
 

@@ -39,7 +39,7 @@ def shipped(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def shipped_here(shipped, tmp_path, monkeypatch, request) -> None:
-    """Ship copies of these bundles, but for tests of the committed results."""
+    """Ship copies of these bundles, except in tests of the committed results."""
     if "committed" not in request.fixturenames:
         folder = shutil.copytree(shipped, tmp_path / "shipped")
         monkeypatch.setattr(bundles, "SHIPPED", folder)
@@ -76,7 +76,7 @@ def test_the_summary_needs_no_bundle(capsys, results, monkeypatch):
             assert -1 <= low <= summary[f"{name}_spearman"] <= high <= 1
 
 
-def test_a_list_without_terms_is_told_and_left_out(capsys, results):
+def test_a_list_without_terms_is_reported_and_left_out(capsys, results):
     run(capsys, "--terms", "--results", str(results))
     (results / "medical" / "held-out" / TERMS).unlink()
     out, err = run(capsys, "--summary", "--results", str(results))
@@ -86,12 +86,12 @@ def test_a_list_without_terms_is_told_and_left_out(capsys, results):
     assert line.endswith("run `ogs fidelity --terms`")
 
 
-def test_a_list_that_is_hardly_begun_is_told_and_left_out(capsys, results):
-    begun = results / "legal" / "held-out"
-    write_random_list(load_bundle("legal"), begun, names=NAMES[:2])
+def test_a_list_with_too_few_runs_is_reported_and_left_out(capsys, results):
+    incomplete = results / "legal" / "held-out"
+    write_random_list(load_bundle("legal"), incomplete, names=NAMES[:2])
     _, err = run(capsys, "--terms", "--results", str(results))
-    assert err == [f"ogs: note: {begun}: left out: has runs of 2 subsets of 3"]
-    assert not (begun / TERMS).exists()
+    assert err == [f"ogs: note: {incomplete}: left out: has runs of 2 subsets of 3"]
+    assert not (incomplete / TERMS).exists()
     assert (results / "legal" / "tenth" / TERMS).exists()
 
 
@@ -112,7 +112,9 @@ def test_terms_come_with_tables_and_plots(capsys, results):
         assert picture.startswith(b"\x89PNG")
 
 
-def test_shipped_bundles_are_told_of_the_shipped_results(capsys, results, monkeypatch):
+def test_shipped_results_are_written_into_the_shipped_bundles(
+    capsys, results, monkeypatch
+):
     def manifests() -> dict[str, dict]:
         return {pool: load_bundle(pool).manifest for pool in ("legal", "medical")}
 
@@ -127,7 +129,7 @@ def test_shipped_bundles_are_told_of_the_shipped_results(capsys, results, monkey
         assert manifests()[pool] == before[pool] | {"fidelity": expected}
 
 
-def test_a_bundle_without_own_answers_is_told(capsys, results):
+def test_a_bundle_without_own_answers_is_refused(capsys, results):
     folder = bundles.SHIPPED / "legal"
     shutil.rmtree(folder)
     make_bundle(folder, answers=False)
@@ -194,7 +196,7 @@ def test_committed_lists_have_the_terms_of_their_subsets(committed):
     for folder in committed:
         assert folder.name in command.LISTS
         results = read_results(folder)
-        # A pool whose bundle has no own answers yet has runs alone.
+        # A pool whose bundle has no own answers has only runs.
         if (folder / TERMS).exists() or folder.parent.name in with_answers():
             assert read_terms(folder).subsets == list(results)
         for runs in results.values():
@@ -213,15 +215,15 @@ def test_committed_terms_are_those_of_the_shipped_bundles(committed, tmp_path):
         for name in terms.subsets[::10]:
             for file in folder.glob(f"{name}--s*.json"):
                 shutil.copy(file, few)
-        found = compute_terms(load_bundle(pool), few)
-        places = [terms.subsets.index(name) for name in found.subsets]
-        assert found.norms == pytest.approx(terms.norms, rel=1e-6)
-        for group, values in found.shifts.items():
-            kept = terms.shifts[group][places]
-            np.testing.assert_allclose(values, kept, rtol=1e-3, atol=1e-5)
-            np.testing.assert_array_equal(found.losses[group], terms.losses[group])
-            np.testing.assert_array_equal(found.tokens[group], terms.tokens[group])
-        for name, values in found.naive.items():
+        computed = compute_terms(load_bundle(pool), few)
+        places = [terms.subsets.index(name) for name in computed.subsets]
+        assert computed.norms == pytest.approx(terms.norms, rel=1e-6)
+        for group, values in computed.shifts.items():
+            expected = terms.shifts[group][places]
+            np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-5)
+            np.testing.assert_array_equal(computed.losses[group], terms.losses[group])
+            np.testing.assert_array_equal(computed.tokens[group], terms.tokens[group])
+        for name, values in computed.naive.items():
             np.testing.assert_allclose(values, terms.naive[name][places], rtol=1e-5)
 
 
@@ -240,17 +242,17 @@ def test_committed_lists_for_fitting_and_judging_share_no_subset(committed):
 
 def test_the_constants_are_those_that_fit_the_committed_list():
     folder = command.RESULTS / command.FITTED_POOL / command.DEVELOPMENT
-    terms, found = read_terms(folder), table(folder)
+    terms, results = read_terms(folder), table(folder)
     assert tuple(terms.steps) == STEPS
     assert terms.norms == pytest.approx(NORMS, abs=1e-4)
     tenth = folder.parent / command.TENTH
     further = [(read_terms(tenth), table(tenth))]
 
     def untouched(kind):
-        return fitted_untouched(terms, found, kind, further)
+        return fitted_untouched(terms, results, kind, further)
 
     def whole(kind):
-        return fitted_learner(terms, found, kind)
+        return fitted_learner(terms, results, kind)
 
     for fit, constants in (whole, FITTED), (untouched, FITTED_UNTOUCHED):
         for kind, known in constants.items():

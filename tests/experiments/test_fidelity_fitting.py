@@ -1,4 +1,4 @@
-"""A learner that was fitted to changes made by known slopes and curvatures."""
+"""Fits of a learner to changes with known slopes and curvatures."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ ROLES = ("domain", "anchor", "forgetting")
 
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory) -> Bundle:
-    """A bundle whose learner is to be found."""
+    """A bundle with the learner that the fit must recover."""
     folder = make_bundle(tmp_path_factory.mktemp("truth") / "made")
     edit_manifest(folder, learner=TRUE)
     return load_bundle(folder)
@@ -46,11 +46,13 @@ def subsets(bundle: Bundle) -> dict[str, list[int]]:
     """From the whole pool and from single sources, of several sizes."""
     rng = np.random.default_rng(0)
     of = bundle.pool.sources
-    found = [rng.permutation(len(of))[: 8 + 4 * (n % 9)].tolist() for n in range(18)]
+    row_lists = [
+        rng.permutation(len(of))[: 8 + 4 * (n % 9)].tolist() for n in range(18)
+    ]
     for source in range(len(bundle.sources)):
         rows = np.flatnonzero(of == source)
-        found += [rng.permutation(rows)[:n].tolist() for n in (8, 24, 48)]
-    return {f"mixture-{number}": rows for number, rows in enumerate(found)}
+        row_lists += [rng.permutation(rows)[:n].tolist() for n in (8, 24, 48)]
+    return {f"mixture-{number}": rows for number, rows in enumerate(row_lists)}
 
 
 def losses(learner: SurrogateLearner) -> dict[str, float]:
@@ -93,10 +95,10 @@ def terms(folder) -> Terms:
     return read_terms(folder)
 
 
-def test_a_known_learner_is_found_again(folder, terms):
-    found = table(folder)
-    assert found.epochs == TRUE["epochs"]
-    entry = fitted_learner(terms, found, "own")
+def test_a_known_learner_is_recovered(folder, terms):
+    results = table(folder)
+    assert results.epochs == TRUE["epochs"]
+    entry = fitted_learner(terms, results, "own")
     assert entry.keys() == TRUE.keys()
     assert (entry["sketches"], entry["epochs"]) == ("trajectory", 2)
     for role in ROLES:
@@ -105,7 +107,7 @@ def test_a_known_learner_is_found_again(folder, terms):
             assert entry[role][name] == pytest.approx(expected, rel=0.01, abs=2e-3)
     predicted = predict(terms, entry)
     for name, real in (("domain", "test"), ("forgetting", "forgetting")):
-        np.testing.assert_allclose(predicted[name], found.real[real], atol=0.02)
+        np.testing.assert_allclose(predicted[name], results.real[real], atol=0.02)
 
 
 @pytest.mark.parametrize("kind", ["own", "reference"])
@@ -121,7 +123,7 @@ def test_the_constants_make_the_fitted_learner(folder, terms, monkeypatch, kind)
             assert learner[role][name] == pytest.approx(expected, abs=2e-5)
 
 
-def test_nothing_is_fitted_below_zero(truth, tmp_path):
+def test_fitted_constants_are_not_negative(truth, tmp_path):
     folder = tmp_path / "medical" / "development"
     write_truth(truth, folder, direction=-1)
     entry = fitted_learner(read_terms(folder), table(folder), "own")
@@ -141,14 +143,14 @@ def test_the_ablation_judges_each_model_by_itself(truth, folder, tmp_path):
     ]
     assert rows[0] == ["model", "development (fitted)", "legal, tenth"]
     figures = {row[0]: [float(cell) for cell in row[1:]] for row in rows[2:]}
-    # The whole models are those that the development list was made by.
+    # The development list follows the complete models.
     whole = "domain: dev samples, less what own answers lose"
     assert figures[whole][0] > 0.999
     assert figures["forgetting: own answers"][0] == 1
 
-    terms, found = read_terms(other), table(other)
-    assert real.keys() == set(found.names)
-    # One weight leaves the order as it is: the terms alone tell it.
+    terms, results = read_terms(other), table(other)
+    assert real.keys() == set(results.names)
+    # A single weight does not change the order of the terms.
     expected = {}
     for kind, label in (("own", "own answers"), ("reference", "references")):
         rises = [
@@ -156,11 +158,11 @@ def test_the_ablation_judges_each_model_by_itself(truth, folder, tmp_path):
             for name in terms.capabilities
         ]
         expected[f"forgetting: {label}"] = np.max(rises, axis=0), "forgetting"
-    for name, values in found.naive.items():
+    for name, values in results.naive.items():
         expected[f"domain: {name} (naive)"] = values, "test"
         expected[f"forgetting: {name} (naive)"] = values, "forgetting"
     for name, (values, measured) in expected.items():
-        correlation = stats.spearmanr(values, found.real[measured]).statistic
+        correlation = stats.spearmanr(values, results.real[measured]).statistic
         assert figures[name][1] == pytest.approx(correlation, abs=0.0051)
     assert figures.keys() == expected.keys() | {
         whole,

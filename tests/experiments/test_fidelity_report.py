@@ -56,7 +56,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def measured(bundle, folder):
-    """What each run came to, by subset, one a seed."""
+    """The results of the runs by subset, one for each seed."""
     runs = write_random_list(bundle, folder)
     write_terms(compute_terms(bundle, folder), folder)
     return runs
@@ -153,15 +153,15 @@ def test_predictions_are_those_of_the_learner(bundle, folder, whole_table):
 
 
 def test_terms_are_read_as_they_were_written(bundle, folder, measured):
-    terms, again = compute_terms(bundle, folder), read_terms(folder)
+    terms, restored = compute_terms(bundle, folder), read_terms(folder)
     assert (terms.capabilities, terms.steps) == ([MATHS, KNOWLEDGE], [0, 6])
     for name in ("capabilities", "steps", "norms", "subsets"):
-        assert getattr(again, name) == getattr(terms, name)
+        assert getattr(restored, name) == getattr(terms, name)
     for part in ("losses", "tokens", "shifts", "naive"):
-        written, reread = getattr(terms, part), getattr(again, part)
-        assert written.keys() == reread.keys()
-        for name in written:
-            np.testing.assert_allclose(reread[name], written[name], 1e-6, 1e-9)
+        original, reread = getattr(terms, part), getattr(restored, part)
+        assert original.keys() == reread.keys()
+        for name in original:
+            np.testing.assert_allclose(reread[name], original[name], 1e-6, 1e-9)
 
 
 def distance(bundle: Bundle, rows: np.ndarray) -> float:
@@ -264,12 +264,12 @@ def test_without_noise_the_ceiling_is_one():
     assert ceiling(repeats) == 1
 
 
-def test_of_noise_alone_nothing_can_be_told():
+def test_the_ceiling_of_noise_is_low():
     noise = np.random.default_rng(1).normal(size=(4000, 2))
     assert ceiling(list(noise)) < 0.2
 
 
-def test_the_ceiling_is_what_the_truth_reaches():
+def test_the_ceiling_is_the_correlation_of_the_true_changes():
     rng = np.random.default_rng(3)
     truth = rng.normal(size=3000)
     # Some subsets have two seeds, others one, as in the study.
@@ -277,9 +277,9 @@ def test_the_ceiling_is_what_the_truth_reaches():
         value + rng.normal(scale=0.7, size=1 + number % 2)
         for number, value in enumerate(truth)
     ]
-    reached = np.corrcoef(truth, [own.mean() for own in repeats])[0, 1]
-    assert ceiling(repeats) == pytest.approx(reached, abs=0.02)
-    assert 0.8 < reached < 0.95
+    correlation = np.corrcoef(truth, [own.mean() for own in repeats])[0, 1]
+    assert ceiling(repeats) == pytest.approx(correlation, abs=0.02)
+    assert 0.8 < correlation < 0.95
 
 
 def test_a_ceiling_needs_two_seeds():
@@ -333,7 +333,7 @@ def test_the_summary_is_of_these_parts(whole_table, summary):
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
-def test_without_repeats_no_ceiling_is_told(bundle, tmp_path):
+def test_without_repeats_no_ceiling_is_reported(bundle, tmp_path):
     folder = tmp_path / "pool" / "tenth"
     write_random_list(
         bundle, folder, names=["random-1", "random-2", "mixture-0", "less-0"]
@@ -376,7 +376,7 @@ def test_the_markdown_table_has_a_row_a_kind(whole_table):
         assert [float(cell) for cell in cells[2:]] == pytest.approx(means, abs=0.0051)
 
 
-def test_a_kind_is_what_stands_before_the_number():
+def test_a_kind_is_the_name_up_to_the_number():
     assert kind_of("best-anchor_gain-0") == "best-anchor_gain"
     assert kind_of("grad-match-12") == "grad-match"
 
@@ -393,12 +393,12 @@ def test_the_plot_is_a_picture(whole_table, summary, tmp_path):
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-def test_a_folder_without_results_is_told(tmp_path):
+def test_a_folder_without_results_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no results; run `ogs fidelity` first"):
         read_results(tmp_path)
 
 
-def test_results_of_another_bundle_are_told(bundle: Bundle):
+def test_results_of_another_bundle_are_refused(bundle: Bundle):
     ids = bundle.pool.hex_ids()
     assert rows_of(bundle, [ids[7], ids[0]]) == [7, 0]
     with pytest.raises(InputError, match="sample 12ab: is not in the pool of"):

@@ -42,7 +42,7 @@ SUBSET = Subset("random-0", [3, 17, 0, 29, 8, 11])
 
 @dataclass(frozen=True)
 class Medical:
-    """A bundle of the small domain, and what it was made of."""
+    """A bundle of the small domain, and its data."""
 
     bundle: Bundle
     data: DomainData
@@ -97,31 +97,31 @@ def plain_losses(proxy: Proxy, medical: Medical) -> dict[str, float]:
             strict=True,
         )
     )
-    found = {}
-    for name, kept in data.retention.items():
-        samples[f"reference/{name}"] = kept[:RETENTION]
+    losses = {}
+    for name, retained in data.retention.items():
+        samples[f"reference/{name}"] = retained[:RETENTION]
         own = []
-        for sample in kept[:RETENTION]:
-            asked = encode(tokenizer, sample.prompt, sample.response, 256)
-            prompt = asked.input_ids[: asked.response_start]
+        for sample in retained[:RETENTION]:
+            encoding = encode(tokenizer, sample.prompt, sample.response, 256)
+            prompt = encoding.input_ids[: encoding.response_start]
             whole = [*prompt, *answers[sample.id]]
             own.append(Encoded(whole, len(prompt), False))
-        found[f"own/{name}"] = mean_loss(proxy.model, own)
+        losses[f"own/{name}"] = mean_loss(proxy.model, own)
     for name, own in samples.items():
-        found[name] = mean_loss(proxy.model, encoded(tokenizer, own))
-    return found
+        losses[name] = mean_loss(proxy.model, encoded(tokenizer, own))
+    return losses
 
 
 def plain_pairs(proxy: Proxy, medical: Medical) -> dict[str, dict[str, float]]:
-    """How the model tells right from wrong, by each whole text's probability."""
+    """The model's preferences, from the probability of each whole text."""
 
     def log_probability(prompt: str | None, text: str) -> float:
         tokenizer = proxy.tokenizer
         if prompt is None:
             begin = [tokenizer.bos_token_id]
         else:
-            asked = encode(tokenizer, prompt, "x", 256)
-            begin = asked.input_ids[: asked.response_start]
+            encoding = encode(tokenizer, prompt, "x", 256)
+            begin = encoding.input_ids[: encoding.response_start]
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         whole = Encoded([*begin, *ids], len(begin), False)
         return -float(token_losses(proxy.model, whole).sum().detach())
@@ -186,12 +186,12 @@ def test_a_run_is_that_of_a_plain_loop(study, medical, tmp_path):
             **{"batch": 4, "layers": 2},
         }
         assert result["seconds"].keys() == {"training", "measuring"}
-    found = read_results(tmp_path)
-    assert [run["seed"] for run in found[SUBSET.name]] == [0, 3]
+    results = read_results(tmp_path)
+    assert [run["seed"] for run in results[SUBSET.name]] == [0, 3]
     assert {path.suffix for path in tmp_path.iterdir()} == {".json"}
 
 
-def test_without_grammar_pairs_the_study_says_what_to_do(medical, monkeypatch):
+def test_without_grammar_pairs_the_error_says_what_to_do(medical, monkeypatch):
     monkeypatch.setenv("OGS_DATA", "/nowhere")
     # No request leaves the machine: the hub's address leads to a closed port.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -201,13 +201,13 @@ def test_without_grammar_pairs_the_study_says_what_to_do(medical, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_there_is_not_made_again(study, tmp_path):
+def test_existing_results_are_not_computed_again(study, tmp_path):
     study.base(tmp_path)
     study.run(SUBSET, 0, tmp_path / "list")
     files = [tmp_path / BASE, result_file(tmp_path / "list", SUBSET.name, 0)]
     for file in files:
         content = json.loads(file.read_text())
-        content["losses"]["test"] = 123.0  # no run ends there
+        content["losses"]["test"] = 123.0  # no run has this loss
         file.write_text(json.dumps(content))
     study.base(tmp_path)
     study.run(SUBSET, 0, tmp_path / "list")
@@ -231,7 +231,7 @@ with FileLock(sys.argv[1]):
 """
 
 
-def test_what_another_process_has_begun_is_left_alone(study, tmp_path):
+def test_runs_of_another_process_are_skipped(study, tmp_path):
     file = result_file(tmp_path, SUBSET.name, 0)
     other = subprocess.Popen(
         [sys.executable, "-c", HOLD, f"{file}.lock"],
@@ -244,7 +244,7 @@ def test_what_another_process_has_begun_is_left_alone(study, tmp_path):
         study.run(SUBSET, 0, tmp_path)
         assert not file.exists()
     finally:
-        # As a run that is killed: its lock's file stays, the lock does not.
+        # Like a killed run: the file of the lock remains, the lock is released.
         other.kill()
         other.communicate()
     assert Path(f"{file}.lock").exists()
@@ -268,13 +268,13 @@ def test_another_model_than_the_bundles_is_refused(medical, tmp_path):
 
 
 def test_prose_is_whole_paragraphs_drawn_from_a_seed():
-    found = prose(40)
-    assert len({sample.response for sample in found}) == len(found) == 40
-    for sample in found:
+    samples = prose(40)
+    assert len({sample.response for sample in samples}) == len(samples) == 40
+    for sample in samples:
         assert 40 <= len(sample.response.split()) <= 120
         assert sample.response.endswith(".")
         assert "\n" not in sample.response
         assert sample.prompt.startswith("From the Python documentation,")
-    assert prose(40) == found
-    assert prose(12) == found[:12]
-    assert prose(40, seed=1) != found
+    assert prose(40) == samples
+    assert prose(12) == samples[:12]
+    assert prose(40, seed=1) != samples

@@ -1,4 +1,4 @@
-"""Lists of subsets: what is asked of every list, and each kind's own rule."""
+"""Lists of subsets: properties of every list, and the rule of each kind."""
 
 from collections import Counter
 
@@ -45,17 +45,17 @@ def tenths(medical) -> dict[str, list[int]]:
     return {subset.name: subset.rows for subset in tenth(medical)}
 
 
-def test_subsets_hold_so_many_samples_and_none_twice(bundle, lists):
-    for found in lists.values():
-        for subset in found:
+def test_subsets_have_the_given_size_without_repeats(bundle, lists):
+    for subset_list in lists.values():
+        for subset in subset_list:
             assert len(subset.rows) == len(set(subset.rows)) == SIZE
             assert all(0 <= row < len(bundle.pool) for row in subset.rows)
             assert all(type(row) is int for row in subset.rows)
 
 
-def test_names_are_unique_and_tell_the_kind(lists):
-    for found in lists.values():
-        assert len({subset.name for subset in found}) == len(found)
+def test_names_are_unique_and_contain_the_kind(lists):
+    for subset_list in lists.values():
+        assert len({subset.name for subset in subset_list}) == len(subset_list)
     kinds = Counter(kind_of(subset.name) for subset in lists["held_out"])
     sources = {f"source-{name}": 1 for name in ("alpha", "beta", "gamma", "delta")}
     scores = ("domain_gain", "orthogonality", "anchor_gain")
@@ -68,9 +68,11 @@ def test_names_are_unique_and_tell_the_kind(lists):
     }
 
 
-def test_a_list_is_the_same_again_and_no_other(bundle, lists):
+def test_a_list_is_reproducible_and_differs_from_all_others(bundle, lists):
     assert development(bundle, SIZE) == lists["development"]
-    known = [tuple(subset.rows) for found in lists.values() for subset in found]
+    known = [
+        tuple(subset.rows) for subset_list in lists.values() for subset in subset_list
+    ]
     assert len(set(known)) == len(known)
 
 
@@ -113,11 +115,11 @@ def test_mixtures_are_more_uneven_than_random_subsets(bundle, lists):
     assert len(set(largest_share("mixture"))) > 3
 
 
-def test_a_mixture_may_ask_for_more_than_a_source_has(bundle):
+def test_a_mixture_may_exceed_the_size_of_a_source(bundle):
     size = len(bundle.pool) - 20
-    found = [s for s in development(bundle, size) if kind_of(s.name) == "mixture"]
-    assert len(found) == 10
-    assert all(len(set(subset.rows)) == size for subset in found)
+    mixtures = [s for s in development(bundle, size) if kind_of(s.name) == "mixture"]
+    assert len(mixtures) == 10
+    assert all(len(set(subset.rows)) == size for subset in mixtures)
 
 
 def test_the_tenth_list_has_a_tenth_of_the_pool(medical, tenths):
@@ -152,10 +154,10 @@ def reward_of(bundle: Bundle, rows: list[int]) -> float:
     return sum(weighted_sum(rewards.pick(row, units[row]), weights) for row in rows)
 
 
-def test_what_the_reward_picks_earns_more_than_random_picks(medical, tenths):
+def test_picks_by_reward_return_more_than_random_picks(medical, tenths):
     for number in range(5):
-        random, picked = tenths[f"random-{number}"], tenths[f"reward-{number}"]
-        assert reward_of(medical, picked) > reward_of(medical, random)
+        random, by_reward = tenths[f"random-{number}"], tenths[f"reward-{number}"]
+        assert reward_of(medical, by_reward) > reward_of(medical, random)
 
 
 def test_the_reward_picks_from_a_half_that_has_the_random_subset(medical, tenths):
@@ -172,22 +174,22 @@ def test_subsets_of_results_are_those_that_were_run(bundle, tmp_path):
     picks = {"random-0": [5, 3, 400], "less-0": [7, 8, 9]}
     runs = {name: [{"losses": {}, "pairs": {}}] for name in picks}
     write_list(bundle, tmp_path / "pool" / "tenth", picks, runs)
-    found = of_results(bundle, tmp_path / "pool" / "tenth")
-    assert found == {name: Subset(name, rows) for name, rows in picks.items()}
+    loaded = of_results(bundle, tmp_path / "pool" / "tenth")
+    assert loaded == {name: Subset(name, rows) for name, rows in picks.items()}
 
 
 def scores_of_the_pool(bundle: Bundle) -> dict[str, np.ndarray]:
     """Each score of every pool row, sample by sample."""
     learner = SurrogateLearner(bundle)
     domain, anchor = learner.domain_loss(), learner.anchor_losses()
-    found: dict[str, list[float]] = {"domain_gain": [], "anchor_gain": []}
+    scores: dict[str, list[float]] = {"domain_gain": [], "anchor_gain": []}
     orthogonality = []
     for row in range(len(bundle.pool)):
         learner.reset()
         learner.update(row)
-        found["domain_gain"].append((domain - learner.domain_loss()) / domain)
+        scores["domain_gain"].append((domain - learner.domain_loss()) / domain)
         gains = (anchor - learner.anchor_losses()) / anchor
-        found["anchor_gain"].append(gains.min())
+        scores["anchor_gain"].append(gains.min())
         orthogonality.append(1 - np.abs(learner.anchor_cosine(row)).max())
 
     def unit(rows: np.ndarray) -> np.ndarray:
@@ -199,7 +201,7 @@ def scores_of_the_pool(bundle: Bundle) -> dict[str, np.ndarray]:
     means = np.stack([anchors[of == n].mean(0) for n in np.unique(of)])
     cosines = unit(starts["pool"]) @ unit(means).T
     return {
-        **{name: np.array(values) for name, values in found.items()},
+        **{name: np.array(values) for name, values in scores.items()},
         "orthogonality": np.array(orthogonality),
         "start_domain_cosine": unit(starts["pool"]) @ unit(starts["dev"].mean(0)),
         "start_anchor_cosine": cosines.min(1),

@@ -46,8 +46,8 @@ def test_the_rate_rises_to_its_peak_and_falls(steps, peak):
 def test_the_rates_of_six_steps():
     # One step up, then the cosine of 0, 30, 60 ... 150 degrees.
     halves = [1, 0.5 + 0.75**0.5 / 2, 0.75, 0.5, 0.25, 0.5 - 0.75**0.5 / 2]
-    found = learning_rates(Recipe(learning_rate=2.0), 6)
-    assert found == pytest.approx([2 * half for half in halves])
+    rates = learning_rates(Recipe(learning_rate=2.0), 6)
+    assert rates == pytest.approx([2 * half for half in halves])
 
 
 @pytest.mark.parametrize(("epochs", "seed"), [(1, 0), (2, 4)])
@@ -67,9 +67,9 @@ def test_fine_tuning_is_that_of_a_plain_loop(model_folder, epochs, seed):
     draw_adapter(plain, seed)
     before = plain.state()
     plain_training(plain, [samples[row] for row in order], 3, RATE)
-    found = ours.state()
+    state = ours.state()
     for name, expected in plain.state().items():
-        torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=2e-3 * RATE)
+        torch.testing.assert_close(state[name], expected, rtol=1e-3, atol=2e-3 * RATE)
         assert (expected - before[name]).abs().max() > RATE / 10
 
 
@@ -81,10 +81,10 @@ def test_a_run_is_a_function_of_its_seed(model_folder):
         fine_tune(proxy, texts, range(5), Recipe(epochs, RATE, batch=2), seed)
         return proxy.state()
 
-    first, again, other = weights(2, 1), weights(2, 1), weights(2, 2)
+    first, repeated, other = weights(2, 1), weights(2, 1), weights(2, 2)
     for name, expected in first.items():
         # The frozen layers' states are rounded as the batch that made them.
-        torch.testing.assert_close(again[name], expected, rtol=0, atol=1e-3 * RATE)
+        torch.testing.assert_close(repeated[name], expected, rtol=0, atol=1e-3 * RATE)
         assert (other[name] - expected).abs().max() > RATE / 10
 
 

@@ -54,19 +54,19 @@ def settings(tiny_model):
 
 @pytest.fixture
 def starts(monkeypatch):
-    """Note the checkpoint from which each training starts."""
-    noted = []
+    """Record the checkpoint from which each training starts."""
+    checkpoints = []
     train = adapter_training.Trainer.train
 
     def noting(self, resume_from_checkpoint=None):
-        noted.append(resume_from_checkpoint)
+        checkpoints.append(resume_from_checkpoint)
         return train(self, resume_from_checkpoint=resume_from_checkpoint)
 
     monkeypatch.setattr(adapter_training.Trainer, "train", noting)
-    return noted
+    return checkpoints
 
 
-def test_learns_a_set_by_heart(settings, tmp_path):
+def test_training_memorises_a_small_set(settings, tmp_path):
     result = finetune(
         TRAINED, TEST, RETENTION, replace(settings, epochs=24), tmp_path / "run"
     )
@@ -98,17 +98,17 @@ def test_figures_are_those_of_model_and_adapter(settings, tmp_path):
             for name, samples in {"test": TEST, "retention": RETENTION}.items()
         }
 
-    def told(when):
+    def reported(when):
         return {name: result[when][name]["per_sample"] for name in losses()}
 
-    assert told("before") == pytest.approx(losses(), rel=1e-6)
+    assert reported("before") == pytest.approx(losses(), rel=1e-6)
     model = PeftModel.from_pretrained(model, tmp_path / "run" / "adapter")
-    assert told("after") == pytest.approx(losses(), rel=1e-6)
-    assert told("after") != pytest.approx(told("before"), rel=1e-3)
+    assert reported("after") == pytest.approx(losses(), rel=1e-6)
+    assert reported("after") != pytest.approx(reported("before"), rel=1e-3)
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
     # No pickle and no checkpoint stays behind.
-    left = {file.name for file in (tmp_path / "run").rglob("*") if file.is_file()}
-    assert left == {
+    files = {file.name for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    assert files == {
         *("run.json", "result.json"),
         *("adapter_model.safetensors", "adapter_config.json", "README.md"),
     }
@@ -133,7 +133,7 @@ def test_pairs_are_measured_before_and_after(settings, tmp_path):
     assert result["after"]["pairs"] != result["before"]["pairs"]
 
 
-def test_the_table_tells_which_share_of_pairs_is_right(settings, tmp_path):
+def test_the_table_has_the_share_of_correct_pairs(settings, tmp_path):
     result = finetune(
         TRAINED, TEST, RETENTION, settings, tmp_path / "run", grammar=GRAMMAR
     )
@@ -154,7 +154,7 @@ def test_without_maths_and_grammar_there_are_no_pairs(settings, tmp_path):
 
 
 def close(losses, rel=1e-6):
-    """Return what equals such losses but for rounding."""
+    """Return a value that equals such losses up to rounding."""
     return {name: pytest.approx(value, rel=rel) for name, value in losses.items()}
 
 
@@ -173,13 +173,13 @@ def test_own_answers_are_measured_before_and_after(settings, tmp_path):
     assert result["after"]["answers"] == close(asdict(after))
     assert after.per_token > before.per_token
     # Runs side by side are measured on the same.
-    (kept,) = (tmp_path / "own_answers").rglob("answers-*")
-    written = kept.stat().st_mtime_ns
+    (answers_file,) = (tmp_path / "own_answers").rglob("answers-*")
+    modified = answers_file.stat().st_mtime_ns
     finetune(
         TRAINED[:8], TEST, RETENTION, replace(settings, seed=1), tmp_path / "other"
     )
-    assert list((tmp_path / "own_answers").rglob("answers-*")) == [kept]
-    assert kept.stat().st_mtime_ns == written
+    assert list((tmp_path / "own_answers").rglob("answers-*")) == [answers_file]
+    assert answers_file.stat().st_mtime_ns == modified
 
 
 def test_other_pairs_of_grammar_are_another_run(settings, tmp_path, starts):
@@ -188,34 +188,34 @@ def test_other_pairs_of_grammar_are_another_run(settings, tmp_path, starts):
     assert len(starts) == 3
 
 
-def test_seed_and_set_alone_decide(settings, tmp_path):
+def test_a_result_depends_only_on_seed_and_set(settings, tmp_path):
     def after(name, samples, settings):
         result = finetune(samples, TEST, RETENTION, settings, tmp_path / name)
         return result["training_loss"], result["after"]
 
     first = after("a", TRAINED, settings)
-    torch.rand(3)  # the state of the global generator is of no account
+    torch.rand(3)  # the state of the global generator has no effect
     assert after("b", TRAINED[::-1], settings) == first
     assert after("c", TRAINED, replace(settings, seed=1)) != first
 
 
 def test_a_finished_run_is_reused(settings, tmp_path, starts):
-    def again(**changed):
+    def run(**changed):
         return finetune(
             TRAINED, TEST, RETENTION, replace(settings, **changed), tmp_path / "run"
         )
 
-    first = again()
-    assert again() == first
+    first = run()
+    assert run() == first
     assert starts == [None]
-    other = again(learning_rate=2e-2)
+    other = run(learning_rate=2e-2)
     assert starts == [None, None]
     assert other["after"] != first["after"]
-    assert again(learning_rate=2e-2) == other
+    assert run(learning_rate=2e-2) == other
     assert len(starts) == 2
 
 
-def test_a_killed_run_goes_on(settings, tmp_path, starts):
+def test_a_killed_run_is_resumed(settings, tmp_path, starts):
     """Kill -9 in the middle and run again: the result is that of an unbroken run."""
     settings = replace(settings, epochs=15)
     unbroken = finetune(TRAINED, TEST, RETENTION, settings, tmp_path / "unbroken")
@@ -299,8 +299,8 @@ def save_selection(folder, samples, agent, texts=True):
     ).save(folder, {sample.id: sample for sample in samples} if texts else None)
 
 
-def command(*words):
-    module.run(parse(module.Options, [str(word) for word in words]))
+def command(*arguments):
+    module.run(parse(module.Options, [str(word) for word in arguments]))
 
 
 @pytest.fixture
@@ -310,8 +310,8 @@ def files(tmp_path, tiny_model, monkeypatch):
     write_samples(tmp_path / "keep.jsonl", RETENTION)
     save_selection(tmp_path / "picked", TRAINED[:8], "agents/navigator")
     save_selection(tmp_path / "drawn", TRAINED[8:], "random")
-    words = ["--test", tmp_path / "test.jsonl", "--retention", tmp_path / "keep.jsonl"]
-    return [*words, "--model", tiny_model, "--out", tmp_path / "out"]
+    args = ["--test", tmp_path / "test.jsonl", "--retention", tmp_path / "keep.jsonl"]
+    return [*args, "--model", tiny_model, "--out", tmp_path / "out"]
 
 
 def test_command_runs_several_selections(files, tmp_path, capsys, starts):
@@ -332,7 +332,7 @@ def test_command_runs_several_selections(files, tmp_path, capsys, starts):
     assert len(starts) == 2
 
 
-def test_command_measures_grammar_where_the_file_is(files, tmp_path, monkeypatch):
+def test_command_measures_grammar_if_its_file_exists(files, tmp_path, monkeypatch):
     lines = [
         json.dumps({"good": pair.right, "bad": pair.wrong, "paradigm": "verbs"})
         for pair in GRAMMAR
@@ -348,7 +348,7 @@ def test_command_measures_grammar_where_the_file_is(files, tmp_path, monkeypatch
     assert json.loads(file.read_text())["after"]["pairs"]["grammar"]["pairs"] == 2
 
 
-def test_grammar_that_cannot_be_had_is_told_before_training(
+def test_missing_grammar_pairs_are_reported_before_training(
     files, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -438,7 +438,7 @@ def test_real_model_learns(tmp_path):
     settings = FinetuneSettings(epochs=4, batch=4, max_tokens=64)
     result = finetune(TRAINED[:4], TEST[:2], RETENTION[:2], settings, tmp_path / "run")
     assert result["training_loss"][-1] < result["training_loss"][0] - 0.5
-    # A trained model finds plain English likely, an untrained one (10.8) does not.
+    # The loss of plain English is low for a trained model; 10.8 for an untrained one.
     assert result["before"]["retention"]["per_sample"] < 5
 
 

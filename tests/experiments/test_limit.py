@@ -33,7 +33,9 @@ def greedy(bundle: Bundle, weight: float) -> np.ndarray:
     return rows
 
 
-def test_a_selection_is_worth_what_its_episode_pays(environment: Bundle) -> None:
+def test_the_value_of_a_selection_is_the_return_of_its_episode(
+    environment: Bundle,
+) -> None:
     rows = greedy(environment, 1.0)
     rewards = Rewards(SurrogateLearner(environment), None)
     terms = [rewards.pick(int(row)) for row in rows]
@@ -44,30 +46,30 @@ def test_a_selection_is_worth_what_its_episode_pays(environment: Bundle) -> None
         )
 
 
-def test_the_least_weight_that_keeps_to_the_limit_is_found(
+def test_the_weight_is_the_least_that_satisfies_the_limit(
     environment: Bundle,
 ) -> None:
-    found = forgetting_limit(environment, BUDGET, seed=0)
+    result = forgetting_limit(environment, BUDGET, seed=0)
     rng = np.random.default_rng(5)
-    drawn = [
+    draws = [
         rng.choice(len(environment.pool), BUDGET, replace=False) for _ in range(400)
     ]
-    mean = np.mean([predicted_terms(environment, rows)["forgetting"] for rows in drawn])
-    assert found.limit == pytest.approx(MARGIN * mean, rel=0.05)
+    mean = np.mean([predicted_terms(environment, rows)["forgetting"] for rows in draws])
+    assert result.limit == pytest.approx(MARGIN * mean, rel=0.05)
 
-    chosen = predicted_terms(environment, greedy(environment, found.weight))
-    assert chosen["forgetting"] == found.predicted <= found.limit
-    less = predicted_terms(environment, greedy(environment, 0.9 * found.weight))
-    assert less["forgetting"] > found.limit
-    assert less["domain_gain"] > chosen["domain_gain"]
-    assert forgetting_limit(environment, BUDGET, seed=0) == found
+    terms = predicted_terms(environment, greedy(environment, result.weight))
+    assert terms["forgetting"] == result.predicted <= result.limit
+    less = predicted_terms(environment, greedy(environment, 0.9 * result.weight))
+    assert less["forgetting"] > result.limit
+    assert less["domain_gain"] > terms["domain_gain"]
+    assert forgetting_limit(environment, BUDGET, seed=0) == result
 
 
-def test_without_a_weight_that_would_do_the_largest_is_taken(tmp_path: Path) -> None:
+def test_without_forgetting_the_weight_is_close_to_zero(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "made", checkpoints=1)
     learner = load_bundle(folder).manifest["learner"]
-    nothing = {"curvature": 0.0, "share": 0.0, "distance": 0.0}
-    edit_manifest(folder, learner=learner | {"forgetting": nothing})
+    no_forgetting = {"curvature": 0.0, "share": 0.0, "distance": 0.0}
+    edit_manifest(folder, learner=learner | {"forgetting": no_forgetting})
     bundle = load_bundle(folder)
     # Nothing is forgotten: any weight keeps to a limit of 0.
     assert forgetting_limit(bundle, BUDGET, seed=0).weight < 0.01
@@ -75,11 +77,11 @@ def test_without_a_weight_that_would_do_the_largest_is_taken(tmp_path: Path) -> 
 
 def test_selectors_are_compared_with_the_given_weights(environment: Bundle) -> None:
     selectors = {"greedy": OracleSelector({"forgetting": 3.0})}
-    [found] = compare(environment, selectors, BUDGET, 0, {"forgetting": 3.0}).values()
+    [terms] = compare(environment, selectors, BUDGET, 0, {"forgetting": 3.0}).values()
     [plain] = compare(environment, selectors, BUDGET, 0, {}).values()
-    np.testing.assert_array_equal(found["forgetting"], plain["forgetting"])
+    np.testing.assert_array_equal(terms["forgetting"], plain["forgetting"])
     np.testing.assert_allclose(
-        plain["value"] - found["value"], 2 * found["forgetting"], atol=1e-9
+        plain["value"] - terms["value"], 2 * terms["forgetting"], atol=1e-9
     )
 
 

@@ -9,49 +9,51 @@ from ogs_env.experiments.train import Options
 from ogs_env.options import parse
 
 
-def read(*options):
+def parsed(*options):
     return parse(Options, [str(option) for option in options]).training_settings()
 
 
 def test_without_options_they_are_the_defaults():
-    assert read() == TrainSettings()
+    assert parsed() == TrainSettings()
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda f: f.stem)
 def test_shipped_configs_are_read_by_name_and_by_path(file):
-    assert read("--config", file.stem) == read("--config", file) != TrainSettings()
+    assert parsed("--config", file.stem) == parsed("--config", file) != TrainSettings()
 
 
 def test_options_override_the_config(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("width: 32\nlearning_rate: 1\nenv_kwargs: {budget: 9}\nsteps: 50\n")
-    settings = read("--config", file, "--learning_rate=0.5", "--bundle", "some/bundle")
+    settings = parsed(
+        "--config", file, "--learning_rate=0.5", "--bundle", "some/bundle"
+    )
     assert (settings.width, settings.learning_rate) == (32, 0.5)
     assert settings.env == "OGS-Custom-v0"
     assert settings.env_kwargs == {"budget": 9, "bundle": "some/bundle"}
 
 
 def test_hyphens_and_underscores_are_the_same():
-    hyphens = read("--cost-limit=0.5", '--env-kwargs={"budget": 8}')
-    assert hyphens == read("--cost_limit=0.5", '--env_kwargs={"budget": 8}')
-    assert read("--cost-limit=None").cost_limit is None
+    hyphens = parsed("--cost-limit=0.5", '--env-kwargs={"budget": 8}')
+    assert hyphens == parsed("--cost_limit=0.5", '--env_kwargs={"budget": 8}')
+    assert parsed("--cost-limit=None").cost_limit is None
 
 
 def test_the_algorithm_chooses_the_settings():
-    transfer = read("--config", "navigator-transfer", "--seed", 3, "--bundle", "mine")
+    transfer = parsed("--config", "navigator-transfer", "--seed", 3, "--bundle", "mine")
     assert transfer == ImitationSettings(
         env_kwargs={"bundle": "mine"},
         seed=3,
         oracle_episodes=2400,
         evaluation_episodes=96,
     )
-    assert read("--algorithm", "imitation") == ImitationSettings()
-    assert read("--algorithm", "maskable-ppo").algorithm == "maskable-ppo"
+    assert parsed("--algorithm", "imitation") == ImitationSettings()
+    assert parsed("--algorithm", "maskable-ppo").algorithm == "maskable-ppo"
 
 
 def test_steps_alone_have_no_limit_of_time():
-    assert read("--steps", 10).seconds is None
-    assert read("--steps", 10, "--seconds", 5).seconds == 5
+    assert parsed("--steps", 10).seconds is None
+    assert parsed("--steps", 10, "--seconds", 5).seconds == 5
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_steps_alone_have_no_limit_of_time():
 )
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        read(*options)
+        parsed(*options)
 
 
 @pytest.mark.parametrize(
@@ -97,4 +99,4 @@ def test_wrong_options_are_refused(options, message):
 def test_wrong_files_are_refused(tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
-        read("--config", tmp_path / "mine.yaml")
+        parsed("--config", tmp_path / "mine.yaml")

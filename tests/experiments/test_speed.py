@@ -1,4 +1,4 @@
-"""`ogs speed`: what it compares and prints; how fast anything is, no test asks."""
+"""`ogs speed`: its comparisons and what it prints, without the speeds."""
 
 import json
 from pathlib import Path

@@ -6,7 +6,7 @@ from ogs_env.errors import InputError
 from ogs_env.experiments.stages import Stages
 
 
-def test_a_stage_that_is_done_keeps_the_seconds_it_took(tmp_path):
+def test_a_finished_stage_keeps_its_duration(tmp_path):
     (tmp_path / "seconds.json").write_text('{"sketch": 500.0}')
     stages = Stages(tmp_path, 5)
     assert stages.do("sketch", "sketch again", lambda: 7) == 7
@@ -15,7 +15,7 @@ def test_a_stage_that_is_done_keeps_the_seconds_it_took(tmp_path):
     assert Stages(tmp_path, 5).seconds.keys() == {"sketch", "select"}
 
 
-def test_a_stage_that_fails_is_not_noted(tmp_path):
+def test_a_stage_that_fails_is_not_recorded(tmp_path):
     stages = Stages(tmp_path, 5)
     with pytest.raises(InputError):
         stages.do("train", "train", lambda: (_ for _ in ()).throw(InputError("no")))

@@ -11,7 +11,7 @@ from ogs_env.experiments.statistics import (
     probability_of_improvement,
 )
 
-# Runs by tasks, and what rliable 1.2.0 makes of them (`aggregate_iqm`,
+# Runs by tasks, and the results of rliable 1.2.0 for them (`aggregate_iqm`,
 # `get_interval_estimates` and `create_performance_profile` with 100,000 draws,
 # `probability_of_improvement`); it does not run beside the pandas that is pinned here.
 FIRST = np.array(
@@ -59,11 +59,13 @@ def test_the_numbers_are_those_of_rliable(tables):
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 11, 100])
 def test_the_interquartile_mean_leaves_a_quarter_at_each_end(count):
     scores = np.random.default_rng(count).normal(size=count)
-    left = sorted(scores)[count // 4 : count - count // 4]
-    assert interquartile_mean([scores[None]]) == pytest.approx(sum(left) / len(left))
+    middle = sorted(scores)[count // 4 : count - count // 4]
+    assert interquartile_mean([scores[None]]) == pytest.approx(
+        sum(middle) / len(middle)
+    )
 
 
-def test_tasks_are_drawn_apart_and_outliers_do_not_count():
+def test_tasks_are_resampled_separately_and_outliers_are_ignored():
     tasks = [np.array([[1.0, 1.0, 1.0]]), np.array([[5.0, 5.0, 5.0]])]
     assert interval(tasks) == (3.0, 3.0)
     assert interquartile_mean([np.array([[1e9, 1.0, 2.0, -1e9]])]) == 1.5
@@ -83,13 +85,13 @@ def test_the_interval_is_that_of_all_draws_of_runs_and_episodes():
     np.testing.assert_allclose(interval([table], 60_000), expected, atol=0.05)
 
 
-def test_runs_are_a_source_of_chance_of_their_own():
+def test_runs_add_variance_to_the_interval():
     rng = np.random.default_rng(0)
-    luck = np.array([[-1.0], [0.0], [1.0]])
-    table = luck + 0.1 * rng.normal(size=(3, 50))
+    run_effects = np.array([[-1.0], [0.0], [1.0]])
+    table = run_effects + 0.1 * rng.normal(size=(3, 50))
     low, high = interval([table])
-    blind_low, blind_high = interval([table.reshape(1, -1)])
-    assert high - low > 2 * (blind_high - blind_low)
+    pooled_low, pooled_high = interval([table.reshape(1, -1)])
+    assert high - low > 2 * (pooled_high - pooled_low)
 
 
 def test_intervals_are_repeatable_and_move_with_the_scores():
@@ -104,9 +106,9 @@ def test_profiles_count_what_is_above_and_weigh_tasks_alike():
     tasks = [np.array([[0.0, 1.0, 1.0, 2.0]]), np.array([[1.0], [3.0]])]
     levels = np.array([-1.0, 0.0, 1.0, 2.0, 3.0])
     profile, low, high = performance_profile(tasks, levels)
-    for level, found in zip(levels, profile, strict=True):
+    for level, share in zip(levels, profile, strict=True):
         shares = [sum(x > level for x in one.ravel()) / one.size for one in tasks]
-        assert found == pytest.approx(sum(shares) / 2)
+        assert share == pytest.approx(sum(shares) / 2)
     assert (low <= profile).all()
     assert (profile <= high).all()
     assert low[2] < profile[2] < high[2]

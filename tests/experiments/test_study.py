@@ -58,7 +58,7 @@ def test_every_method_has_a_run_in_every_pool(finished):
         assert results(finished, draw).keys() == {*METHODS, "base"}
 
 
-def test_runs_train_on_what_their_method_selects(finished, settings):
+def test_runs_train_on_the_selection_of_their_method(finished, settings):
     by_method = results(finished, 1)
     budget = settings.budget
     assert by_method["random-0"]["samples"] == by_method["oracle"]["samples"] == budget
@@ -76,7 +76,7 @@ def test_a_finished_study_is_not_repeated(finished, settings):
     assert {f: f.stat().st_mtime_ns for f in finished.rglob("*.json")} == files
 
 
-def test_a_missing_run_is_made_again_with_the_same_numbers(finished, settings):
+def test_a_missing_run_is_repeated_with_the_same_numbers(finished, settings):
     file = finished / "runs" / "tiny" / "medical-packages-2" / "oracle.json"
     before = json.loads(file.read_text())
     file.unlink()
@@ -129,8 +129,8 @@ def test_the_report_has_a_row_per_method(finished):
 def test_pools_of_a_domain_differ_and_share_no_question_with_test(settings):
     first, second = (pool_data("medical-packages", d, settings) for d in (1, 2))
     assert {s.id for s in first.pool} != {s.id for s in second.pool}
-    asked = {question_key(sample) for sample in first.pool}
-    assert asked.isdisjoint(question_key(sample) for sample in first.test)
+    questions = {question_key(sample) for sample in first.pool}
+    assert questions.isdisjoint(question_key(sample) for sample in first.test)
 
 
 def test_a_selection_is_computed_once(finished, settings):

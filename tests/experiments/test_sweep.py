@@ -54,7 +54,7 @@ def bundle(tmp_path_factory):
 
 
 def few(bundle, *options):
-    """Return a sweep's command that trains for moments."""
+    """Return a sweep's command with a very short training."""
     kwargs = json.dumps({"bundle": str(bundle), "budget": 16, "num_slates": 8})
     return [
         *("${env}", "${program}", "train", "--wandb", "--env=OGS-Custom-v0"),
@@ -75,7 +75,7 @@ def test_shipped_sweeps_fit_ogs_train(file):
     assert sweep.read_sweep(file.stem).path == file
 
 
-def test_samples_keep_to_their_distributions_and_reach_the_settings(tmp_path):
+def test_samples_follow_their_distributions_and_set_the_settings(tmp_path):
     search = sweep.read_sweep(str(write(tmp_path)))
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
     samples = [study.ask(search.space).params for _ in range(40)]
@@ -93,14 +93,14 @@ def test_samples_keep_to_their_distributions_and_reach_the_settings(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["grid", "bayes"])
-def test_a_stopped_search_goes_on(bundle, tmp_path, method, monkeypatch, capsys):
+def test_a_stopped_search_is_resumed(bundle, tmp_path, method, monkeypatch, capsys):
     parameters = {"width": {"values": [8, 16]}, "seed": {"values": [0, 1]}}
     if method != "grid":
         parameters["learning_rate"] = BASE["parameters"]["learning_rate"]
     changes = {"method": method, "run_cap": 4, "parameters": parameters}
     file = write(tmp_path, command=few(bundle), **changes)
-    words = ["sweep", str(file), "--out"]
-    assert main([*words, str(tmp_path / "whole")]) == 0
+    command = ["sweep", str(file), "--out"]
+    assert main([*command, str(tmp_path / "whole")]) == 0
     calls = []
 
     def stopping(*arguments):
@@ -110,8 +110,8 @@ def test_a_stopped_search_goes_on(bundle, tmp_path, method, monkeypatch, capsys)
         return train(*arguments)
 
     monkeypatch.setattr(sweep, "train", stopping)
-    assert main([*words, str(tmp_path / "stopped")]) == 130
-    assert main([*words, str(tmp_path / "stopped")]) == 0
+    assert main([*command, str(tmp_path / "stopped")]) == 130
+    assert main([*command, str(tmp_path / "stopped")]) == 0
     if method == "grid":
         points = [(call.width, call.seed) for call, _ in calls]
         assert sorted(points[:1] + points[2:]) == [(8, 0), (8, 1), (16, 0), (16, 1)]
@@ -134,11 +134,11 @@ def test_a_stopped_search_goes_on(bundle, tmp_path, method, monkeypatch, capsys)
     assert str(agent["settings"]["width"]) == best["width"]
     assert imread(tmp_path / "stopped" / "trials.png").size
 
-    assert main([*words, str(tmp_path / "stopped"), "--seed=1"]) == 2
+    assert main([*command, str(tmp_path / "stopped"), "--seed=1"]) == 2
     assert "has another sweep or --seed" in capsys.readouterr().err
 
 
-def test_hyperband_prunes_what_does_not_learn(bundle, tmp_path, capsys):
+def test_hyperband_prunes_trials_that_do_not_learn(bundle, tmp_path, capsys):
     file = write(
         tmp_path,
         command=few(
@@ -162,7 +162,7 @@ def test_hyperband_prunes_what_does_not_learn(bundle, tmp_path, capsys):
     assert agent["training"]["steps"] < 3000
 
 
-def test_a_metric_of_the_end_can_be_searched_for(bundle, tmp_path):
+def test_a_final_metric_can_be_optimised(bundle, tmp_path):
     metric = {"name": "kept/held_out_gain", "goal": "minimize"}
     parameters = {"seed": {"values": [0, 1]}}
     changes = {"method": "grid", "metric": metric, "parameters": parameters}

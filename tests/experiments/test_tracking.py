@@ -54,7 +54,7 @@ def few(folder, **changes):
     return TrainSettings("OGS-Custom-v0", kwargs, **(settings | changes))
 
 
-# Tells every host that is looked up, to the very end of the process.
+# Prints every host that the process looks up, until it ends.
 WATCHED = """
 import socket, sys
 from ogs_env.cli import main
@@ -84,37 +84,37 @@ def run(folder, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     out = tmp_path_factory.mktemp("runs") / "limited"
     plain = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    told = ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")
+    names = ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")
     kwargs = json.dumps({"budget": 12, "num_slates": 6})
-    found = subprocess.run(
+    done = subprocess.run(
         [
             *(sys.executable, "-c", WATCHED, "train", "--wandb", *FEW),
             *("--bundle", str(folder), "--out", str(out), f"--env_kwargs={kwargs}"),
             *("--steps=1024", "--evaluations=3", "--cost_limit=0.01"),
             *("--episodes=4", "--seed=5"),
         ],
-        env=plain | dict.fromkeys(told, str(home)) | {"NETRC": str(home / "netrc")},
+        env=plain | dict.fromkeys(names, str(home)) | {"NETRC": str(home / "netrc")},
         capture_output=True,
         text=True,
     )
-    assert found.returncode == 0, found.stderr
+    assert done.returncode == 0, done.stderr
     place = (out / "wandb" / "latest-run").resolve()
-    return Logged(out, place, list(records(next(place.glob("*.wandb")))), found.stderr)
+    return Logged(out, place, list(records(next(place.glob("*.wandb")))), done.stderr)
 
 
 def rows(run):
-    """What was logged, a dict for each row."""
-    found = []
+    """The logged values, a dict for each row."""
+    history = []
     for record in run.records:
         if record.WhichOneof("record_type") == "history":
             names = (
                 (item.key or item.nested_key[0], item) for item in record.history.item
             )
-            found.append({name: json.loads(item.value_json) for name, item in names})
-    return found
+            history.append({name: json.loads(item.value_json) for name, item in names})
+    return history
 
 
-def test_nobody_logged_in_is_offline_without_a_word_to_any_host(run):
+def test_without_a_login_the_run_is_offline_and_contacts_no_host(run):
     assert run.place.name.startswith("offline-run-")
     assert "not logged in to W&B" in run.stderr
     assert "looked up" not in run.stderr
@@ -169,8 +169,8 @@ def test_report_is_that_of_the_result_file(run):
         margin = result["agent_minus"][name]["mean"]
         assert last[f"report/minus_{name}"] == pytest.approx(margin, rel=1e-5)
     table = json.loads(next(run.place.glob("files/media/table/returns*")).read_text())
-    shown = {row[0]: row[1] for row in table["data"]}
-    assert shown == {
+    entries = {row[0]: row[1] for row in table["data"]}
+    assert entries == {
         name: pytest.approx(summary["mean"])
         for name, summary in result["returns"].items()
     }
@@ -211,15 +211,15 @@ def test_runs_of_several_seeds_share_a_group(folder, tmp_path, monkeypatch):
     assert names == ["study, seed 0", "study, seed 1"]
 
 
-def test_a_run_that_fails_is_finished_as_failed(folder, tmp_path, monkeypatch):
+def test_a_failed_run_is_logged_as_failed(folder, tmp_path, monkeypatch):
     wandb.teardown()  # it reads its environment once
     monkeypatch.setenv("WANDB_MODE", "offline")
     with pytest.raises(ZeroDivisionError), tracked(few(folder), tmp_path, None):
         raise ZeroDivisionError
     assert wandb.run is None
     wandb.teardown()
-    written = records(next(tmp_path.glob("wandb/offline-run-*/*.wandb")))
-    assert [r.exit.exit_code for r in written if r.HasField("exit")] == [1]
+    logged = records(next(tmp_path.glob("wandb/offline-run-*/*.wandb")))
+    assert [r.exit.exit_code for r in logged if r.HasField("exit")] == [1]
 
 
 def test_a_sweeps_run_has_its_own_folder_and_one_seed(folder, tmp_path, monkeypatch):

@@ -79,9 +79,9 @@ def test_study_saves_an_agent_per_seed(folder, tmp_path, capsys):
     capsys.readouterr()
     run_with(*options)
     assert capsys.readouterr().err.count("was trained already") == 1
-    again = json.loads(result_file.read_text())
-    assert again["agents"][0] == result["agents"][0]
-    assert again["returns"] == result["returns"]
+    repeated = json.loads(result_file.read_text())
+    assert repeated["agents"][0] == result["agents"][0]
+    assert repeated["returns"] == result["returns"]
 
 
 @pytest.mark.parametrize(

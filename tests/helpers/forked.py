@@ -22,15 +22,15 @@ ERRORS = "stderr.txt"
 """File in a process's folder that its stderr is written to."""
 
 
-def _run(words: list[str], folder: Path) -> None:
+def _run(arguments: list[str], folder: Path) -> None:
     os.chdir(folder)
     sys.stdout = sys.stderr = open(ERRORS, "w", buffering=1)  # noqa: SIM115
-    sys.argv = ["ogs", *words]
+    sys.argv = ["ogs", *arguments]
     sys.exit(main())
 
 
-def start_ogs(words: list[str], folder: Path) -> ForkServerProcess:
+def start_ogs(arguments: list[str], folder: Path) -> ForkServerProcess:
     """Start a command of `ogs` in a folder."""
-    process = _CONTEXT.Process(target=_run, args=(words, folder))
+    process = _CONTEXT.Process(target=_run, args=(arguments, folder))
     process.start()
     return process

@@ -17,7 +17,7 @@ MAX_TOKENS = 96
 
 @dataclass(frozen=True)
 class LiveFiles:
-    """Where the bundle lies, what it was made of, and its texts as files."""
+    """Paths of a bundle, its model and its text files, and the bundle's data."""
 
     bundle: str
     model: str
@@ -38,7 +38,7 @@ def _samples(count: int, seed: int, source: str) -> list[Sample]:
 
 
 def make_live_bundle(folder: Path) -> LiveFiles:
-    """Sketch 48 samples of two sources, in float32; two capabilities to keep."""
+    """Sketch 48 samples of two sources, in float32; with two capabilities."""
     model = make_tiny_model(folder / "model")
     data = DomainData(
         name="tiny",

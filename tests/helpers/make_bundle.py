@@ -58,7 +58,7 @@ def make_bundle(
 
     roles = {role: _role(rng, role, pool, held_out, means, maps) for role in ROLES}
     if answers:
-        # Drawn apart, so that all else is the same without answers.
+        # A separate generator: all else is the same without answers.
         own = np.random.default_rng([seed, 2])
         for role in ANSWERS:
             roles[role] = _answers(own, role, roles, means, maps)
@@ -218,10 +218,10 @@ def _answers(
     maps: list[np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Own answers to the prompts of two of three anchor or retention samples."""
-    asked = roles[role.removesuffix("_answers")]
-    n = len(asked["ids"])
+    reference = roles[role.removesuffix("_answers")]
+    n = len(reference["ids"])
     columns = _role(rng, role, 0, n, means, maps)
-    columns |= {name: asked[name] for name in ("ids", "sources", "capabilities")}
+    columns |= {name: reference[name] for name in ("ids", "sources", "capabilities")}
     return {name: column[np.arange(n) % 3 > 0] for name, column in columns.items()}
 
 
@@ -231,9 +231,9 @@ def _tokens(counts: np.ndarray) -> np.ndarray:
     return np.where(places < counts[:, None], places % 50, -1).astype(np.int32)
 
 
-def _off_domain(path: np.ndarray, checkpoints: int, seed: int) -> np.ndarray:
-    """What another warm-up makes of sketches: all but the start's, in other metric."""
-    later = path[:, path.shape[1] // checkpoints :]
+def _off_domain(trajectory: np.ndarray, checkpoints: int, seed: int) -> np.ndarray:
+    """Sketches of another warm-up: the later checkpoints, in another metric."""
+    later = trajectory[:, trajectory.shape[1] // checkpoints :]
     metric = np.random.default_rng([seed, 1]).uniform(0.2, 2, later.shape[1])
     return (later * metric).astype(np.float16)
 
@@ -244,8 +244,8 @@ def _products(
     """Products of the pool's trajectory sketches with roles' (n, checkpoints, m)."""
 
     def cut(role: str) -> np.ndarray:
-        path = roles[role]["trajectory"].astype(np.float32)
-        return path.reshape(len(path), checkpoints, -1)
+        trajectory = roles[role]["trajectory"].astype(np.float32)
+        return trajectory.reshape(len(trajectory), checkpoints, -1)
 
     measured = np.concatenate([cut(role) for role in names])
     products = np.einsum("ick,mck->icm", cut("pool"), measured)

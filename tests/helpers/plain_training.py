@@ -1,4 +1,4 @@
-"""Fine-tuning the obvious way: the whole model, one sample a pass, torch's AdamW."""
+"""Reference fine-tuning: the whole model, one sample a pass, torch's AdamW."""
 
 import math
 

@@ -24,13 +24,13 @@ def pairs(name: str, count: int, **fields: str) -> list[dict[str, str]]:
 
 
 def write_sources(folder: Path, count: int = 140) -> None:
-    """Write what the real domains need, for `OGS_DATA` and `sys.path`."""
+    """Write the files that real domains read, for `OGS_DATA` and `sys.path`."""
     medquad = pairs("medquad", count + 10)
-    again = [
+    repeats = [
         {"prompt": f"  MedQuAD {i} ?", "response": f"another answer {i}"}
         for i in range(count + 10)
     ]
-    write(folder / "medquad.jsonl", [*medquad, *again, *medquad[:20]])
+    write(folder / "medquad.jsonl", [*medquad, *repeats, *medquad[:20]])
     write(folder / "pubmedqa.jsonl", pairs("pubmedqa", count - 10, decision="maybe"))
     write(folder / "fibo.jsonl", pairs("fibo", count))
     for name in ("gsm8k_train", "gsm8k_test"):

@@ -48,7 +48,7 @@ def write_random_list(
     """Write random results of random subsets, and the file of the untouched model.
 
     Returns:
-        By subset what was measured, one a seed.
+        The results by subset, one for each seed.
     """
     rng = np.random.default_rng(seed)
     results = {
@@ -70,7 +70,7 @@ def write_list(
     measured: Mapping[str, Sequence[Mapping[str, Any]]],
     epochs: int = 3,
 ) -> None:
-    """Write the files of a list: `picks` of each subset, and what was measured."""
+    """Write the files of a list: `picks` of each subset, and its results."""
     ids = bundle.pool.hex_ids()
     write_json(folder.parent / BASE, {"losses": BEFORE, "pairs": PAIRS})
     for name, runs in measured.items():

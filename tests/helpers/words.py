@@ -1,4 +1,4 @@
-"""Words that tests make texts of."""
+"""Words for the texts of tests."""
 
 WORDS = ["red", "green", "blue", "dark", "light", "sky", "sea", "grass", "stone"]
 WORDS += ["night"]

@@ -75,8 +75,8 @@ class PlainTraining:
         """The mean of B's gradients."""
         loss = sum(self.token_losses(s).mean() for s in samples) / len(samples)
         layers = [layer.weight for layer in self.proxy.b.values()]
-        found = torch.autograd.grad(loss, layers)
-        return dict(zip(self.proxy.b, found, strict=True))
+        gradients = torch.autograd.grad(loss, layers)
+        return dict(zip(self.proxy.b, gradients, strict=True))
 
     def sketch(self, gradient: dict[str, torch.Tensor]) -> np.ndarray:
         out = torch.zeros(self.bundle.k, 1)
@@ -130,7 +130,7 @@ def add_answers(files: LiveFiles, folder: Path) -> dict[str, list[list[int]]]:
     return tokens
 
 
-def test_losses_on_own_answers_are_those_of_whole_passes(
+def test_losses_on_own_answers_equal_those_of_full_forward_passes(
     live_files: LiveFiles, settings: LiveSettings, plain: PlainTraining, tmp_path: Path
 ) -> None:
     tokens = add_answers(live_files, tmp_path / "answers")
@@ -143,7 +143,7 @@ def test_losses_on_own_answers_are_those_of_whole_passes(
     }
 
     def losses(role: str) -> np.ndarray:
-        found = []
+        values = []
         for id_, answer in zip(
             getattr(bundle, role).hex_ids(), tokens[role], strict=True
         ):
@@ -154,8 +154,8 @@ def test_losses_on_own_answers_are_those_of_whole_passes(
             with torch.no_grad():
                 logits = plain.proxy.model(input_ids=ids).logits[0]
             start = len(prompt)
-            found.append(float(cross_entropy(logits[start - 1 : -1], ids[0, start:])))
-        return np.array(found)
+            values.append(float(cross_entropy(logits[start - 1 : -1], ids[0, start:])))
+        return np.array(values)
 
     for trained in (False, True):
         if trained:
@@ -239,7 +239,7 @@ def test_gradients_are_those_at_the_current_weights(
                 learner.update(row)
             plain.train(PICKS[:3])
             plain.train(PICKS[3:6])
-        found = learner.pool_gradients(rows)
+        gradients = learner.pool_gradients(rows)
         data = plain.data
         domain = plain.gradient(data.dev)
         anchors = [plain.gradient(group) for group in data.anchor.values()]
@@ -253,16 +253,20 @@ def test_gradients_are_those_at_the_current_weights(
             own = plain.gradient([sample])
             sketch = plain.sketch(own)
             np.testing.assert_allclose(
-                found.sketches[place], sketch, atol=1e-3 * abs(sketch).max()
+                gradients.sketches[place], sketch, atol=1e-3 * abs(sketch).max()
             )
-            assert found.norms[place] == pytest.approx(np.linalg.norm(flat(own)), 1e-3)
-            assert found.losses[place] == pytest.approx(plain.loss([sample]), 1e-4)
+            assert gradients.norms[place] == pytest.approx(
+                np.linalg.norm(flat(own)), 1e-3
+            )
+            assert gradients.losses[place] == pytest.approx(plain.loss([sample]), 1e-4)
             expected = cosine(flat(own), flat(domain))
-            assert found.domain_cosines[place] == pytest.approx(expected, abs=1e-3)
+            assert gradients.domain_cosines[place] == pytest.approx(expected, abs=1e-3)
             expected = [cosine(flat(own), flat(anchor)) for anchor in anchors]
-            np.testing.assert_allclose(found.anchor_cosines[place], expected, atol=1e-3)
+            np.testing.assert_allclose(
+                gradients.anchor_cosines[place], expected, atol=1e-3
+            )
             np.testing.assert_array_equal(
-                learner.anchor_cosine(row), found.anchor_cosines[place]
+                learner.anchor_cosine(row), gradients.anchor_cosines[place]
             )
 
 
@@ -270,17 +274,17 @@ def test_initial_gradients_are_those_of_the_bundle(
     learner: LiveLearner, bundle: Bundle
 ) -> None:
     rows = np.arange(len(bundle.pool))
-    found = learner.pool_gradients(rows)
+    gradients = learner.pool_gradients(rows)
     initial = bundle.pool.sketches("initial")
-    error = np.linalg.norm(found.sketches - initial, axis=1)
+    error = np.linalg.norm(gradients.sketches - initial, axis=1)
     assert (error / np.linalg.norm(initial, axis=1)).max() < 1e-3
-    np.testing.assert_allclose(found.norms, bundle.pool.norms, rtol=1e-4)
-    np.testing.assert_allclose(found.losses, bundle.pool.losses, rtol=1e-5)
+    np.testing.assert_allclose(gradients.norms, bundle.pool.norms, rtol=1e-4)
+    np.testing.assert_allclose(gradients.losses, bundle.pool.losses, rtol=1e-5)
     np.testing.assert_allclose(
-        found.domain_cosines, bundle.domain_cosines(rows), atol=1e-4
+        gradients.domain_cosines, bundle.domain_cosines(rows), atol=1e-4
     )
     np.testing.assert_allclose(
-        found.anchor_cosines, bundle.anchor_cosines(rows), atol=1e-4
+        gradients.anchor_cosines, bundle.anchor_cosines(rows), atol=1e-4
     )
     assert learner.domain_loss() == pytest.approx(bundle.dev.losses.mean(), 1e-5)
 
@@ -307,12 +311,12 @@ def test_an_episode_after_reset_repeats_bitwise(
 ) -> None:
     def episode(learner: LiveLearner, first: int) -> list[object]:
         learner.reset(np.random.default_rng(first))
-        found: list[object] = [learner.pool_gradients(np.arange(first, 20)).sketches]
+        results: list[object] = [learner.pool_gradients(np.arange(first, 20)).sketches]
         for row in PICKS:
             learner.update(row)
-            found.append(learner.anchor_cosine(2))
+            results.append(learner.anchor_cosine(2))
         learner.finish()
-        return [*found, learner.domain_loss(), learner.test_loss()]
+        return [*results, learner.domain_loss(), learner.test_loss()]
 
     one, two = LiveLearner(bundle, settings), LiveLearner(bundle, settings)
     first = episode(one, 4)
@@ -381,7 +385,7 @@ def test_another_model_and_depth(
 
 
 @pytest.mark.parametrize(
-    ("given", "line"),
+    ("settings", "line"),
     [
         ({"batches": 1}, "unknown live setting 'batches'; did you mean batch"),
         ({"batch": 0}, "live: batch is 0; expected a whole number from 1 on"),
@@ -396,9 +400,9 @@ def test_another_model_and_depth(
         ({"texts": [3]}, r"live: texts is \[3\]; expected the name of a domain or a"),
     ],
 )
-def test_bad_settings(given: dict[str, object], line: str) -> None:
+def test_bad_settings(settings: dict[str, object], line: str) -> None:
     with pytest.raises(InputError, match=line):
-        LiveSettings.of(given)
+        LiveSettings.of(settings)
 
 
 def test_texts_must_be_those_of_the_bundle(

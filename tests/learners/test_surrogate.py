@@ -209,7 +209,7 @@ def test_anchor_cosines_follow_the_formula(any_bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("before", [0, 3, 7, 8, 12])
-def test_preview_is_what_update_gives(any_bundle: Bundle, before: int) -> None:
+def test_preview_equals_an_update(any_bundle: Bundle, before: int) -> None:
     learner = SurrogateLearner(any_bundle)
     for index in PICKS[:before]:
         learner.update(index)
@@ -326,7 +326,7 @@ class BatchLearner:
 @pytest.mark.parametrize(
     ("count", "tolerance"), [(5, 1e-3), (8, 1e-3), (16, 0.15), (20, 0.3), (48, 0.6)]
 )
-def test_it_is_the_mean_over_orders_of_a_batch_learner(
+def test_changes_are_the_mean_over_orders_of_a_batch_learner(
     count: int, tolerance: float
 ) -> None:
     """Tolerances are in percent of the initial loss, for each loss in rewards.

@@ -101,8 +101,8 @@ def test_rules_hold_for_any_text(tokenizer, plain, chat, prompt, response, max_t
     whole.append(tokenizer.eos_token_id)
     assert answer == whole[: max_tokens * 3 // 4]
     format_tokens = encode(tokenizer, "", "a", 128).response_start
-    asked = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-    fits = format_tokens + asked + len(answer) <= max_tokens
+    prompt_tokens = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    fits = format_tokens + prompt_tokens + len(answer) <= max_tokens
     assert encoded.cut == (len(whole) > len(answer) or not fits)
 
 
@@ -166,14 +166,14 @@ CHAT = [
 
 def with_template(plain, template, eos="</s>"):
     """Return a tokenizer with Qwen's and Gemma's control tokens and a template."""
-    made = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=plain.backend_tokenizer, bos_token="<s>", eos_token=eos
     )
     marks = ["<|im_start|>", "<|im_end|>", "<start>", "<end>"]
-    made.add_special_tokens({"additional_special_tokens": marks})
-    made.add_tokens(["\n\n", "<think>", "</think>"])  # as Gemma and Qwen have them
-    made.chat_template = template
-    return made
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    tokenizer.add_tokens(["\n\n", "<think>", "</think>"])  # as Gemma and Qwen have them
+    tokenizer.chat_template = template
+    return tokenizer
 
 
 def written(tokenizer, turns, response, max_tokens=256) -> tuple[str, str]:
@@ -238,7 +238,7 @@ def test_no_end_token_stands_between_prompt_and_response(plain):
         plain.backend_tokenizer.post_processor = None
 
 
-def test_earlier_turns_go_to_the_template_as_they_are(plain):
+def test_earlier_turns_reach_the_template_unchanged(plain):
     question, answer = written(with_template(plain, CHATML), CHAT, "6")
     assert question == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2+2?<|im_end|>\n"
@@ -267,8 +267,8 @@ def test_a_long_chat_is_cut_at_its_first_turns(plain):
     without_system = len(encode_prompt(tokenizer, CHAT[1:])) + 2
     for room in (without_system, without_system - 8):
         question, answer = written(tokenizer, CHAT, "6", room)
-        left = CHAT[1:] if room == without_system else CHAT[3:]
-        assert question == tokenizer.decode(encode_prompt(tokenizer, left))
+        remaining_turns = CHAT[1:] if room == without_system else CHAT[3:]
+        assert question == tokenizer.decode(encode_prompt(tokenizer, remaining_turns))
     # and of the last turn the end remains.
     last = [*CHAT[:3], Turn("user", "A passage. " * 30 + "What follows?")]
     question, answer = written(tokenizer, last, "6", 64)
@@ -322,7 +322,7 @@ def test_turns_that_the_template_refuses_give_one_error_line(plain, turns, reaso
 
 
 def test_a_template_with_a_clock_gives_the_same_text_every_day(plain, monkeypatch):
-    found = []
+    texts = []
     for day in (3, 17):
 
         class Clock(datetime.datetime):
@@ -336,9 +336,9 @@ def test_a_template_with_a_clock_gives_the_same_text_every_day(plain, monkeypatc
             [{"role": "user", "content": "Hi?"}], tokenize=False
         )
         assert theirs.startswith(f"\nToday is {day:02} May 2031.")
-        found.append(written(tokenizer, "Hi?", "Yes."))
-    assert found[0] == found[1]
-    assert found[0][0].startswith("\nToday is 01 Jan 2026.")
+        texts.append(written(tokenizer, "Hi?", "Yes."))
+    assert texts[0] == texts[1]
+    assert texts[0][0].startswith("\nToday is 01 Jan 2026.")
     assert reads_clock(tokenizer)
     assert not reads_clock(plain)
     assert not reads_clock(with_template(plain, CHATML))

@@ -58,8 +58,8 @@ def looped(proxy: Proxy, texts):
     return torch.stack(losses), stacked
 
 
-def relative_error(found, expected):
-    flat = torch.cat([found[name].flatten(1) for name in expected], 1)
+def relative_error(gradients, expected):
+    flat = torch.cat([gradients[name].flatten(1) for name in expected], 1)
     truth = torch.cat([expected[name].flatten(1) for name in expected], 1)
     return ((flat - truth).norm(dim=1) / truth.norm(dim=1)).max().item()
 
@@ -104,8 +104,8 @@ def test_a_shared_trunk_does_not_change_gradients(proxy):
     _, expected = hooked(proxy, batch)
     with shared_trunk(proxy.trunk):
         hooked(proxy, batch)
-        _, again = hooked(proxy, batch)
-    assert all(torch.equal(again[name], expected[name]) for name in expected)
+        _, repeated = hooked(proxy, batch)
+    assert all(torch.equal(repeated[name], expected[name]) for name in expected)
     other = batch_of(proxy, TEXTS[::-1])
     _, after = hooked(proxy, other)
     reversed_rows = {name: g.flip(0) for name, g in after.items()}
@@ -202,7 +202,7 @@ def test_experts_carry_no_adapter(tiny_model_folder):
     assert relative_error(ours, {name: expected[name] for name in proxy.b}) < 1e-4
 
 
-def test_a_layer_that_sees_some_tokens_alone_is_refused(tiny_model_folder):
+def test_a_layer_that_gets_only_some_tokens_is_refused(tiny_model_folder):
     model, tokenizer = load_model(str(tiny_model_folder))
     model.model.layers[-1].mlp = Mixture(32, "parts")
     proxy = attach_adapter(model, tokenizer, rank=4, alpha=8, layers=1, seed=3)

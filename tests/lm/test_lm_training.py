@@ -132,8 +132,8 @@ def test_an_adapter_is_drawn_from_its_seed(tiny_model_folder):
         torch.rand(3)  # the global generator must not matter
         draw_adapter(proxy, seed)
         states.append(proxy.state())
-    first, other, again = states
-    assert all(torch.equal(first[name], again[name]) for name in first)
+    first, other, repeated = states
+    assert all(torch.equal(first[name], repeated[name]) for name in first)
     for name, layer in proxy.a.items():
         bound = layer.weight.shape[1] ** -0.5
         assert not torch.equal(first[name], other[name])

@@ -109,16 +109,16 @@ def test_losses_and_gradients_equal_plain_single_samples(name):
     # Several chunks of positions, one of them short.
     assert sum(s.response_tokens for s in encoded) > 2 * _CHUNK
     layers = {**proxy.a, **proxy.b}
-    found: dict[str, torch.Tensor] = {}
+    gradients: dict[str, torch.Tensor] = {}
     losses = per_sample_gradients(
-        proxy.model, layers, collate(encoded, 1), lambda n, g: found.update({n: g})
+        proxy.model, layers, collate(encoded, 1), lambda n, g: gradients.update({n: g})
     )
     for row, sample in enumerate(encoded):
         loss = plain_loss(proxy.model, sample)
         torch.testing.assert_close(losses[row], loss.detach(), rtol=1e-5, atol=1e-5)
         weights = [layer.weight for layer in layers.values()]
         truth = torch.autograd.grad(loss, weights)
-        ours = torch.cat([found[n][row].flatten() for n in layers])
+        ours = torch.cat([gradients[n][row].flatten() for n in layers])
         theirs = torch.cat([g.flatten() for g in truth])
         assert (ours - theirs).norm() < 1e-4 * theirs.norm()
 
@@ -135,10 +135,10 @@ def test_chunked_cross_entropy_equals_autograd(positions, biased):
     weight, bias = 3 * normal(30, 12), normal(30) if biased else None
     targets = torch.randint(30, (positions,), generator=generator)
     outer = normal(positions)
-    found = _LinearCrossEntropy.apply(states, weight, bias, targets)
+    losses = _LinearCrossEntropy.apply(states, weight, bias, targets)
     expected = cross_entropy(linear(states, weight, bias), targets, reduction="none")
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    [ours] = torch.autograd.grad(found, states, outer)
+    torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-5)
+    [ours] = torch.autograd.grad(losses, states, outer)
     [theirs] = torch.autograd.grad(expected, states, outer)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 

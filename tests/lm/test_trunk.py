@@ -56,24 +56,26 @@ def plain_loss(proxy: Proxy, sample: Encoded) -> torch.Tensor:
 def plain_gradients(proxy: Proxy, samples) -> dict[str, torch.Tensor]:
     layers = {**proxy.a, **proxy.b}
     weights = [layer.weight for layer in layers.values()]
-    found = [torch.autograd.grad(plain_loss(proxy, s), weights) for s in samples]
+    gradients = [torch.autograd.grad(plain_loss(proxy, s), weights) for s in samples]
     return {
         name: torch.stack(parts)
-        for name, parts in zip(layers, zip(*found, strict=True), strict=True)
+        for name, parts in zip(layers, zip(*gradients, strict=True), strict=True)
     }
 
 
 def cached_gradients(proxy: Proxy, texts: TrunkStates, rows):
-    found: dict[str, torch.Tensor] = {}
+    gradients: dict[str, torch.Tensor] = {}
     losses = texts.gradients(
-        rows, {**proxy.a, **proxy.b}, lambda name, g: found.update({name: g.clone()})
+        rows,
+        {**proxy.a, **proxy.b},
+        lambda name, g: gradients.update({name: g.clone()}),
     )
-    return losses, found
+    return losses, gradients
 
 
-def relative_error(found, expected) -> float:
-    assert found.keys() == expected.keys()
-    flat = torch.cat([found[name].flatten(1) for name in expected], 1)
+def relative_error(gradients, expected) -> float:
+    assert gradients.keys() == expected.keys()
+    flat = torch.cat([gradients[name].flatten(1) for name in expected], 1)
     truth = torch.cat([expected[name].flatten(1) for name in expected], 1)
     return float(((flat - truth).norm(dim=1) / truth.norm(dim=1)).max())
 
@@ -84,10 +86,10 @@ def test_losses_are_those_of_single_samples(proxy, samples):
         for seed in (5, 6):  # the adapter changes while the states are cached
             set_weights(proxy, seed)
             for rows in BATCHES:
-                found = texts.losses(rows)
+                losses = texts.losses(rows)
                 expected = [plain_loss(proxy, samples[row]) for row in rows]
                 torch.testing.assert_close(
-                    found, torch.stack(expected), rtol=1e-4, atol=1e-6
+                    losses, torch.stack(expected), rtol=1e-4, atol=1e-6
                 )
 
 
@@ -100,10 +102,10 @@ def test_losses_can_be_differentiated(proxy, samples):
         name: g.sum(0, keepdim=True)
         for name, g in plain_gradients(proxy, [samples[row] for row in rows]).items()
     }
-    found = {
+    gradients = {
         name: layer.weight.grad[None] for name, layer in {**proxy.a, **proxy.b}.items()
     }
-    assert relative_error(found, summed) < 1e-4
+    assert relative_error(gradients, summed) < 1e-4
 
 
 def test_gradients_are_those_of_single_samples(proxy, samples):
@@ -111,9 +113,9 @@ def test_gradients_are_those_of_single_samples(proxy, samples):
     for seed in (5, 6):
         set_weights(proxy, seed)
         for rows in BATCHES:
-            losses, found = cached_gradients(proxy, texts, rows)
+            losses, gradients = cached_gradients(proxy, texts, rows)
             own = [samples[row] for row in rows]
-            assert relative_error(found, plain_gradients(proxy, own)) < 1e-4
+            assert relative_error(gradients, plain_gradients(proxy, own)) < 1e-4
             with torch.no_grad():
                 expected = response_losses(proxy.model, proxy.batch(own))
             torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-6)
@@ -144,21 +146,21 @@ def test_the_model_is_restored_after_an_error(proxy, samples):
     for _ in range(2):  # first with new states, then with cached ones
         with pytest.raises(ArithmeticError):
             texts.gradients([0, 3], proxy.b, fail)
-    found: dict[str, torch.Tensor] = {}
+    restored_gradients: dict[str, torch.Tensor] = {}
     per_sample_gradients(
         proxy.model,
         {**proxy.a, **proxy.b},
         proxy.batch(own),
-        lambda name, g: found.update({name: g.clone()}),
+        lambda name, g: restored_gradients.update({name: g.clone()}),
     )
-    assert relative_error(found, expected) < 1e-4
+    assert relative_error(restored_gradients, expected) < 1e-4
 
 
 def test_tokens_are_counted(proxy, samples):
     texts = TrunkStates(proxy, samples)
-    found = [texts.tokens(row) for row in range(len(samples))]
-    assert found == [len(sample.input_ids) for sample in samples]
-    assert len(set(found)) == len(found)
+    counts = [texts.tokens(row) for row in range(len(samples))]
+    assert counts == [len(sample.input_ids) for sample in samples]
+    assert len(set(counts)) == len(counts)
 
 
 @given(data=st.data(), most=st.integers(1, 200))

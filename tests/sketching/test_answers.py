@@ -102,21 +102,21 @@ def test_the_longest_answer_is_half_of_all_tokens():
 
 def test_answers_depend_only_on_seed_and_sample(proxy, answers, tmp_path):
     torch.rand(3)  # the global generator must not matter
-    found = own_answers(proxy, SAMPLES[::-2], SETTINGS, tmp_path, "retention")
-    assert found == answers[::-2]
+    resampled = own_answers(proxy, SAMPLES[::-2], SETTINGS, tmp_path, "retention")
+    assert resampled == answers[::-2]
     other = replace(SETTINGS, seed=4)
     (tmp_path / "other").mkdir()
-    found = own_answers(proxy, SAMPLES, other, tmp_path / "other", "anchor")
-    assert all(a != b for a, b in zip(found, answers, strict=True))
+    resampled = own_answers(proxy, SAMPLES, other, tmp_path / "other", "anchor")
+    assert all(a != b for a, b in zip(resampled, answers, strict=True))
 
 
 def test_a_run_killed_between_batches_is_resumed(proxy, folder, answers, tmp_path):
     first, second = sorted(folder.iterdir())
     file = tmp_path / first.name
     file.write_bytes(first.read_bytes())
-    written = file.stat().st_mtime_ns
+    modified = file.stat().st_mtime_ns
     assert own_answers(proxy, SAMPLES, SETTINGS, tmp_path, "anchor") == answers
-    assert file.stat().st_mtime_ns == written
+    assert file.stat().st_mtime_ns == modified
     assert (tmp_path / second.name).read_bytes() == second.read_bytes()
 
 
@@ -130,13 +130,13 @@ def test_first_tokens_have_the_models_probabilities(proxy, tmp_path):
     with torch.no_grad():
         logits = proxy.model(torch.tensor([prompt])).logits[0, -1]
     expected = count * torch.softmax(logits.double(), 0).numpy()
-    found = np.bincount([answer[0] for answer in answers], minlength=len(expected))
+    counts = np.bincount([answer[0] for answer in answers], minlength=len(expected))
     common = expected >= 5
     assert common.sum() > 20
     # Rare tokens are counted together.
     expected = [*expected[common], expected[~common].sum()]
-    found = [*found[common], found[~common].sum()]
-    chi_square = np.sum(np.square(np.subtract(found, expected)) / expected)
+    counts = [*counts[common], counts[~common].sum()]
+    chi_square = np.sum(np.square(np.subtract(counts, expected)) / expected)
     freedom = len(expected) - 1
     assert abs(chi_square - freedom) < 4 * np.sqrt(2 * freedom)
 
@@ -177,11 +177,11 @@ def test_the_models_own_generation_config_is_ignored(proxy, answers, tmp_path):
     own_config = proxy.model.get_base_model().generation_config
     own_config.repetition_penalty = 3.0
     try:
-        found = own_answers(proxy, SAMPLES[:4], SETTINGS, tmp_path, "anchor")
+        resampled = own_answers(proxy, SAMPLES[:4], SETTINGS, tmp_path, "anchor")
         assert proxy.model.get_base_model().generation_config is own_config
     finally:
         own_config.repetition_penalty = None
-    assert found == answers[:4]
+    assert resampled == answers[:4]
 
 
 def test_an_encoded_answer_follows_its_prompt(proxy):

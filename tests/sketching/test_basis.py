@@ -37,10 +37,10 @@ def units(pool) -> np.ndarray:
     return whole / np.linalg.norm(whole, axis=1, keepdims=True)
 
 
-def test_it_spans_the_top_singular_vectors_of_unit_sketches():
+def test_the_basis_spans_the_top_singular_vectors_of_unit_sketches():
     pool = shards([100, 64, 30], rank=60)
-    found, origin = basis_for("new", pool)
-    basis = found["basis"]
+    tensors, origin = basis_for("new", pool)
+    basis = tensors["basis"]
     assert origin == "own pool"
     assert basis.shape == (80, DIRECTIONS)
     assert basis.dtype == torch.float32
@@ -57,14 +57,14 @@ def test_coordinates_are_of_the_order_of_one():
     np.testing.assert_allclose(np.square(coordinates).mean(0), 1, rtol=1e-5)
 
 
-def test_signs_are_settled():
+def test_the_largest_entry_of_each_direction_is_positive():
     basis = basis_for("new", shards([90], rank=40))[0]["basis"].numpy()
     largest = np.abs(basis).argmax(axis=0)
     assert (basis[largest, np.arange(DIRECTIONS)] > 0).all()
 
 
 @pytest.mark.parametrize(("rows", "k"), [(5, 80), (90, 16)])
-def test_directions_that_a_small_pool_lacks_read_as_zero(rows, k):
+def test_directions_missing_in_a_small_pool_are_zero(rows, k):
     real = min(rows, k)
     basis = basis_for("new", shards([rows], rank=60, k=k))[0]["basis"].numpy()
     assert basis.shape == (k, DIRECTIONS)
@@ -90,7 +90,7 @@ def test_scales_are_mean_and_deviation_over_the_whole_pool():
     np.testing.assert_allclose(scales, expected, rtol=1e-5)
 
 
-def test_scales_of_samples_that_are_all_alike_can_be_divided_by():
+def test_scales_of_equal_samples_are_positive():
     [shard] = shards([40], rank=30)
     shard |= {"norms": torch.zeros(40), "tokens": torch.ones(40, dtype=torch.int32)}
     scales = basis_for("new", [shard])[0]["scales"].numpy()
@@ -102,11 +102,11 @@ def test_a_space_with_a_shipped_basis_uses_that_file(shipped):
     tensors = {"basis": torch.rand(64, DIRECTIONS), "scales": torch.rand(2, 3)}
     save_file(tensors, shipped / "basis-known.safetensors")
     pool = shards([40], rank=30, k=64)
-    found, origin = basis_for("known", pool)
+    loaded, origin = basis_for("known", pool)
     assert origin == "shipped"
-    assert found.keys() == tensors.keys()
+    assert loaded.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        np.testing.assert_array_equal(found[name], tensor)
+        np.testing.assert_array_equal(loaded[name], tensor)
     assert basis_for("other", pool)[1] == "own pool"
 
 

@@ -34,7 +34,7 @@ def dense(k: int, seed: int) -> torch.Tensor:
 
 @given(seed=st.integers(0, 2**32), k=st.integers(1, 90))
 @settings(max_examples=15, deadline=None)
-def test_it_is_a_matrix_of_one_sign_per_coordinate(seed, k):
+def test_the_projection_is_a_matrix_of_one_sign_per_coordinate(seed, k):
     matrix = dense(k, seed)
     assert set(matrix.unique().tolist()) <= {-1.0, 0.0, 1.0}
     assert (matrix.abs().sum(1) == 1).all()
@@ -61,16 +61,16 @@ def test_inner_products_are_unbiased_with_the_stated_variance(k):
     values = vectors(2, seed=9)
     values = {name: part + 0.3 for name, part in values.items()}
     g, h = torch.cat(list(values.values()), 1).double()
-    found = torch.stack(
+    products = torch.stack(
         [(s := sketched(values, k, seed).double())[0] @ s[1] for seed in range(600)]
     )
-    error = found.std() / len(found) ** 0.5
-    assert abs(found.mean() - g @ h) < 4 * error
+    error = products.std() / len(products) ** 0.5
+    assert abs(products.mean() - g @ h) < 4 * error
     bound = (g.square().sum() * h.square().sum() + (g @ h).square()) / k
     # The bound omits -2 sum g^2 h^2 / k, which is small for spread vectors.
     exact = bound - 2 * (g.square() * h.square()).sum() / k
-    assert found.var() < 1.2 * bound
-    assert abs(found.var() / exact - 1) < 0.2
+    assert products.var() < 1.2 * bound
+    assert abs(products.var() / exact - 1) < 0.2
 
 
 def test_order_of_parts_and_batch_do_not_matter():
@@ -94,7 +94,7 @@ def test_another_seed_or_name_is_another_projection():
         assert abs(cosine) < 0.35  # unrelated directions: 0 +- 0.06
 
 
-def test_the_global_generator_is_neither_read_nor_moved():
+def test_the_global_generator_is_neither_read_nor_advanced():
     torch.rand(7)
     before = torch.get_rng_state()
     first = dense(8, 5)

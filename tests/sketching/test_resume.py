@@ -34,7 +34,7 @@ def write_lines(path: Path, count: int, seed: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory, tiny_model_folder) -> list[str]:
+def arguments(tmp_path_factory, tiny_model_folder) -> list[str]:
     """The command line without --out."""
     folder = tmp_path_factory.mktemp("texts")
     return [
@@ -59,14 +59,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def whole(words, tmp_path_factory) -> tuple[Path, float]:
+def whole(arguments, tmp_path_factory) -> tuple[Path, float]:
     """A bundle of an uninterrupted run, and its duration in seconds.
 
-    Unlike the others it is a Python of its own, with another order of hashes.
+    Unlike the others it is a separate Python process, with another order of hashes.
     """
     folder = tmp_path_factory.mktemp("whole")
     process = subprocess.Popen(
-        [sys.executable, "-m", "ogs_env.cli", *words, *OUT],
+        [sys.executable, "-m", "ogs_env.cli", *arguments, *OUT],
         cwd=folder,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         stderr=subprocess.PIPE,
@@ -86,8 +86,8 @@ def offline(monkeypatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-def start(words: list[str], folder: Path) -> BaseProcess:
-    return start_ogs([*words, *OUT], folder)
+def start(arguments: list[str], folder: Path) -> BaseProcess:
+    return start_ogs([*arguments, *OUT], folder)
 
 
 def kill(process: BaseProcess) -> None:
@@ -95,8 +95,8 @@ def kill(process: BaseProcess) -> None:
     process.join()
 
 
-def finish(words: list[str], folder: Path) -> str:
-    process = start(words, folder)
+def finish(arguments: list[str], folder: Path) -> str:
+    process = start(arguments, folder)
     process.join()
     errors = (folder / ERRORS).read_text()
     assert process.exitcode == 0, errors
@@ -109,7 +109,7 @@ def wait_for(path: Path, process: BaseProcess) -> None:
 
 
 def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
-    words, whole, tmp_path
+    arguments, whole, tmp_path
 ):
     bundle, seconds = whole
     expected = contents(bundle)
@@ -117,7 +117,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     draw = random.Random(7)
     killed = 0
     for _ in range(KILLS):
-        process = start(words, tmp_path)
+        process = start(arguments, tmp_path)
         wait_for(tmp_path / "bundle" / "build" / "request.json", process)
         time.sleep(draw.uniform(0, 0.5 * seconds))
         killed += process.is_alive()
@@ -128,61 +128,61 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
             present[name] == expected[name] for name in present if name in expected
         )
     assert killed >= 2
-    finish(words, tmp_path)
+    finish(arguments, tmp_path)
     assert contents(tmp_path / "bundle") == expected
 
 
-def test_a_run_killed_right_after_a_shard_keeps_it(words, whole, tmp_path):
+def test_a_run_killed_right_after_a_shard_keeps_it(arguments, whole, tmp_path):
     expected = contents(whole[0])
-    # A run killed before its first note leaves this; the next one starts over.
+    # A run killed before its first complete file leaves this; the next starts over.
     (tmp_path / "bundle" / "build").mkdir(parents=True)
     (tmp_path / "bundle" / "build" / ".request.json.123.part").write_bytes(b"{")
-    process = start(words, tmp_path)
+    process = start(arguments, tmp_path)
     shard = tmp_path / "bundle" / "pool-00000.safetensors"
     wait_for(shard, process)
     kill(process)
     assert not (tmp_path / "bundle" / "manifest.json").exists()
-    written = shard.stat().st_mtime_ns
+    modified = shard.stat().st_mtime_ns
     # A run killed while it writes leaves such a file.
     (tmp_path / "bundle" / ".pool-00001.safetensors.123.part").write_bytes(b"torn")
-    assert "resuming an unfinished bundle" in finish(words, tmp_path)
-    assert shard.stat().st_mtime_ns == written
+    assert "resuming an unfinished bundle" in finish(arguments, tmp_path)
+    assert shard.stat().st_mtime_ns == modified
     assert contents(tmp_path / "bundle") == expected
 
 
-def test_a_run_killed_after_some_own_answers_keeps_them(words, whole, tmp_path):
+def test_a_run_killed_after_some_own_answers_keeps_them(arguments, whole, tmp_path):
     expected = contents(whole[0])
     assert {"answers.safetensors", "anchor_answers-00000.safetensors"} < set(expected)
-    process = start(words, tmp_path)
+    process = start(arguments, tmp_path)
     build = tmp_path / "bundle" / "build"
     first = build / "answers-anchor-00000.safetensors"
     wait_for(first, process)
     kill(process)
     assert first.exists()
-    written = first.stat().st_mtime_ns
+    modified = first.stat().st_mtime_ns
     # After a second kill, while sketching, the first answers are unchanged.
-    process = start(words, tmp_path)
+    process = start(arguments, tmp_path)
     wait_for(build / "means.safetensors", process)
     kill(process)
-    assert first.stat().st_mtime_ns == written
-    finish(words, tmp_path)
+    assert first.stat().st_mtime_ns == modified
+    finish(arguments, tmp_path)
     assert contents(tmp_path / "bundle") == expected
 
 
-def run_here(words: list[str], out: Path, capsys) -> tuple[int, list[str]]:
+def run_here(arguments: list[str], out: Path, capsys) -> tuple[int, list[str]]:
     capsys.readouterr()
-    status = main([*words, "--out", str(out)])
+    status = main([*arguments, "--out", str(out)])
     return status, capsys.readouterr().err.splitlines()
 
 
-def test_a_finished_bundle_is_left_as_it_is(words, whole, capsys):
+def test_a_finished_bundle_is_left_as_it_is(arguments, whole, capsys):
     bundle, _ = whole
     before = contents(bundle)
     times = {path: path.stat().st_mtime_ns for path in bundle.iterdir()}
     # A run killed after its last file leaves this.
     (bundle / "build").mkdir()
     (bundle / "build" / "means.safetensors").write_bytes(b"")
-    status, errors = run_here(words, bundle, capsys)
+    status, errors = run_here(arguments, bundle, capsys)
     assert status == 0
     assert errors[0] == f"{bundle}: is complete already"
     assert contents(bundle) == before
@@ -198,10 +198,12 @@ def test_a_finished_bundle_is_left_as_it_is(words, whole, capsys):
         ["--anchor-answers", "both"],
     ],
 )
-def test_other_settings_on_a_finished_bundle_are_refused(words, whole, other, capsys):
+def test_other_settings_on_a_finished_bundle_are_refused(
+    arguments, whole, other, capsys
+):
     bundle, _ = whole
     before = contents(bundle)
-    status, errors = run_here([*words, *other], bundle, capsys)
+    status, errors = run_here([*arguments, *other], bundle, capsys)
     assert status == 2
     assert errors == [
         f"ogs: error: {bundle}: holds a bundle of other samples or settings; choose "
@@ -211,7 +213,7 @@ def test_other_settings_on_a_finished_bundle_are_refused(words, whole, other, ca
 
 
 def test_other_samples_on_an_unfinished_bundle_are_refused(
-    words, whole, tmp_path, capsys
+    arguments, whole, tmp_path, capsys
 ):
     bundle = tmp_path / whole[0].name
     (bundle / "build").mkdir(parents=True)
@@ -219,7 +221,7 @@ def test_other_samples_on_an_unfinished_bundle_are_refused(
     (bundle / "build" / "request.json").write_text(json.dumps(request))
     before = contents(bundle)
     texts = write_lines(tmp_path / "other.jsonl", 60, 4)
-    status, errors = run_here(["sketch", texts, *words[2:]], bundle, capsys)
+    status, errors = run_here(["sketch", texts, *arguments[2:]], bundle, capsys)
     assert status == 2
     assert errors == [
         f"ogs: error: {bundle}: holds an unfinished bundle of other samples or "

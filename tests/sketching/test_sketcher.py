@@ -203,7 +203,9 @@ def oracle(settings, encoded):
     picks = warm_up_picks(len(encoded["pool"]), last, settings.seed).reshape(
         last, BATCH
     )
-    batches = [[encoded["pool"][row] for row in picked] for picked in picks]
+    batches = [
+        [encoded["pool"][row] for row in rows_of_batch] for rows_of_batch in picks
+    ]
     states, scales = [proxy.state()], [{}]
     for scale in train(proxy, batches, settings.learning_rate):
         states.append(proxy.state())
@@ -216,7 +218,7 @@ def oracle(settings, encoded):
         divisors = {n: (v + 1e-8).sqrt() for n, v in scales[max(step, 3)].items()}
         points.append((states[step], {**proxy.a, **proxy.b}, divisors))
     projection = CountSketch(settings.k, settings.seed)
-    found = {role: [[] for _ in own] for role, own in encoded.items()}
+    results = {role: [[] for _ in own] for role, own in encoded.items()}
     for state, layers, divisors in points:
         proxy.load_state(state)
         weights = [layer.weight for layer in layers.values()]
@@ -232,14 +234,14 @@ def oracle(settings, encoded):
                 for name, part in zip(layers, parts, strict=True):
                     projection.add(sketched, name, part.reshape(1, -1))
                 whole = torch.cat([part.flatten() for part in parts])
-                found[role][row].append(
+                results[role][row].append(
                     (loss.item(), whole.double().numpy(), sketched[:, 0].numpy())
                 )
-    return found
+    return results
 
 
-def largest_row_error(found, expected) -> float:
-    error = np.linalg.norm(found - expected, axis=1)
+def largest_row_error(sketches, expected) -> float:
+    error = np.linalg.norm(sketches - expected, axis=1)
     return float((error / np.linalg.norm(expected, axis=1)).max())
 
 
@@ -262,11 +264,11 @@ def test_dev_sketches_have_unit_norm_at_every_checkpoint(bundle):
 def test_trajectory_sketches_equal_a_loop_over_samples_and_checkpoints(
     bundle, oracle, role
 ):
-    found = getattr(bundle, role).sketches("trajectory")
+    sketches = getattr(bundle, role).sketches("trajectory")
     for number, weight in enumerate(weights(bundle)):
         expected = [points[number + 1][2] * weight for points in oracle[role]]
         columns = slice(number * bundle.k, (number + 1) * bundle.k)
-        assert largest_row_error(found[:, columns], np.stack(expected)) < 1e-3
+        assert largest_row_error(sketches[:, columns], np.stack(expected)) < 1e-3
 
 
 def test_off_domain_sketches_equal_a_loop_over_samples(settings, tmp_path):
@@ -306,9 +308,9 @@ def test_off_domain_sketches_equal_a_loop_over_samples(settings, tmp_path):
                     part = gradient.flatten() / (divisors[name].flatten() + 1e-8).sqrt()
                     projection.add(sketched, name, part[None])
                 expected.append(sketched[:, 0].numpy() * entry["weight"])
-            found = getattr(whole, role).sketches("off_domain")
-            found = found[:, number * whole.k : (number + 1) * whole.k]
-            assert largest_row_error(found, np.stack(expected)) < 1e-3
+            sketches = getattr(whole, role).sketches("off_domain")
+            sketches = sketches[:, number * whole.k : (number + 1) * whole.k]
+            assert largest_row_error(sketches, np.stack(expected)) < 1e-3
 
 
 @pytest.mark.parametrize("role", EVERY)
@@ -339,8 +341,8 @@ def test_cosines_are_exact(bundle, oracle):
     own = np.stack([points[0][1] for points in oracle["pool"]])
     domain = np.stack([points[0][1] for points in oracle["dev"]]).mean(0)
     expected = own @ domain / np.linalg.norm(own, axis=1) / np.linalg.norm(domain)
-    found = bundle.domain_cosines(np.arange(len(own)))
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    cosines = bundle.domain_cosines(np.arange(len(own)))
+    np.testing.assert_allclose(cosines, expected, atol=1e-4)
 
 
 def test_trajectory_products_are_exact_within_the_sketch_error(bundle, oracle):
@@ -362,35 +364,35 @@ def test_trajectory_products_are_exact_within_the_sketch_error(bundle, oracle):
     assert np.corrcoef((pool @ dev.T).ravel(), exact.ravel())[0, 1] > 0.7
 
 
-def check_products(found, weight, pool, others):
+def check_products(products, weight, pool, others):
     """Compare products with the exact ones, in a checkpoint's metric."""
     ours, theirs = (weight * np.stack(gradients) for gradients in (pool, others))
     exact = ours @ theirs.T
-    assert found.shape == exact.shape
+    assert products.shape == exact.shape
     lengths = np.outer(np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1))
     # They come from wider sketches than those in the bundle.
-    scores = (found - exact) / np.sqrt((lengths**2 + exact**2) / 8192)
+    scores = (products - exact) / np.sqrt((lengths**2 + exact**2) / 8192)
     assert np.sqrt(np.square(scores).mean()) < 1.2
     assert abs(scores).max() < 6
-    assert np.corrcoef(found.ravel(), exact.ravel())[0, 1] > 0.95
+    assert np.corrcoef(products.ravel(), exact.ravel())[0, 1] > 0.95
 
 
 def test_products_with_the_measured_samples(bundle, oracle):
-    found = bundle.pool.products(np.arange(len(bundle.pool)))
+    products = bundle.pool.products(np.arange(len(bundle.pool)))
     measured = [points for role in MEASURED for points in oracle[role]]
     for number, weight in enumerate(weights(bundle)):
         ours, theirs = (
             [points[number + 1][1] for points in of]
             for of in (oracle["pool"], measured)
         )
-        check_products(found[:, number], weight, ours, theirs)
+        check_products(products[:, number], weight, ours, theirs)
 
 
 def test_products_with_own_answers_are_at_the_untouched_model(bundle, oracle):
-    found = bundle.pool.answer_products(np.arange(len(bundle.pool)))
+    products = bundle.pool.answer_products(np.arange(len(bundle.pool)))
     answers = [points for role in ANSWERS for points in oracle[role]]
     ours, theirs = ([points[1][1] for points in of] for of in (oracle["pool"], answers))
-    check_products(found, weights(bundle)[0], ours, theirs)
+    check_products(products, weights(bundle)[0], ours, theirs)
 
 
 @pytest.mark.parametrize("role", ANSWERS)
@@ -409,10 +411,10 @@ def test_identity_columns_follow_the_samples(bundle):
         assert named == [s.source if has else None for s in own]
     for role in ANSWERS:
         # An answer has the id of the sample whose prompt it answers.
-        asked = getattr(bundle, role.removesuffix("_answers"))
+        reference = getattr(bundle, role.removesuffix("_answers"))
         for name in ("ids", "sources", "capabilities"):
             column = getattr(getattr(bundle, role), name)
-            assert column.tolist() == getattr(asked, name).tolist()
+            assert column.tolist() == getattr(reference, name).tolist()
     long = make_data().pool[-1]
     assert bundle.pool.tokens[-1] == 96  # three quarters of 128
     assert bundle.pool.hex_ids()[-1] == long.id
