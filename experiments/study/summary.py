@@ -12,6 +12,8 @@ from ogs_env.experiments.study.methods import RANDOM, parse_method
 from ogs_env.experiments.study.results import read_runs
 
 RESAMPLES = 4000
+ALL_DOMAINS = "all"
+"""Entries of this domain are means over the pools of all domains."""
 
 
 def summaries(folder: Path) -> list[dict[str, Any]]:
@@ -21,8 +23,8 @@ def summaries(folder: Path) -> list[dict[str, Any]]:
         folder: Folder of the study's results.
 
     Returns:
-        By domain, target and method, JSON-able: `share` of the pool that is trained on;
-        `pools` and `runs`; `domain_change`, the change of the loss on the domain's test
+        By domain (and `all`, over the pools of all domains), target and method,
+        JSON-able: `share` of the pool that is trained on; `pools` and `runs`; `domain_change`, the change of the loss on the domain's test
         samples, percent, with `domain_interval`; `forgetting`, the rise of the loss on
         own answers, percent, of the capability where it rose most, with
         `forgetting_interval`; for both, with `_less_random`, the difference to random
@@ -39,10 +41,14 @@ def summaries(folder: Path) -> list[dict[str, Any]]:
     runs: dict[tuple[str, str, str], list[_Run]] = {}
     for result, base in read_runs(folder):
         run = _Run(result, base)
-        runs.setdefault((run.domain, run.target, run.kind), []).append(run)
+        for domain in (run.pool[0], ALL_DOMAINS):
+            runs.setdefault((domain, run.target, run.kind), []).append(run)
+    # Of a single domain, the mean over all domains would be the same again.
+    domains = {domain for domain, _, _ in runs}
     return [
-        _summary(own, runs.get((domain, target, RANDOM), []))
+        _summary(domain, own, runs.get((domain, target, RANDOM), []))
         for (domain, target, _), own in runs.items()
+        if domain != ALL_DOMAINS or len(domains) > 2
     ]
 
 
@@ -56,7 +62,7 @@ class _Run:
 
     def __init__(self, result: Mapping[str, Any], base: Mapping[str, Any]) -> None:
         self.result = result
-        self.domain, self.draw = result["domain"], result["draw"]
+        self.pool = result["domain"], result["draw"]
         self.target = result["target"]
         self.kind = parse_method(result["method"]).kind
         before = {name: np.array(own) for name, own in base["losses"].items()}
@@ -84,12 +90,14 @@ def _points(before: float | None, after: float | None) -> float | None:
     return None if before is None or after is None else 100 * (after - before)
 
 
-def _summary(runs: Sequence[_Run], random: Sequence[_Run]) -> dict[str, Any]:
+def _summary(
+    domain: str, runs: Sequence[_Run], random: Sequence[_Run]
+) -> dict[str, Any]:
     """Summarise the runs of a method with those of random selections."""
     first = runs[0]
-    pools = sorted({run.draw for run in runs})
+    pools = sorted({run.pool for run in runs})
     entry: dict[str, Any] = {
-        "domain": first.domain,
+        "domain": domain,
         "target": first.target,
         "method": first.kind,
         "share": round(
@@ -103,10 +111,11 @@ def _summary(runs: Sequence[_Run], random: Sequence[_Run]) -> dict[str, Any]:
         ("forgetting", "answer_losses"),
     ):
         values = [
-            [getattr(run, losses) for run in runs if run.draw == d] for d in pools
+            [getattr(run, losses) for run in runs if run.pool == pool] for pool in pools
         ]
         others = [
-            [getattr(run, losses) for run in random if run.draw == d] for d in pools
+            [getattr(run, losses) for run in random if run.pool == pool]
+            for pool in pools
         ]
         entry |= _with_interval(name, values, None)
         if first.kind != RANDOM and all(others):
@@ -120,7 +129,7 @@ def _summary(runs: Sequence[_Run], random: Sequence[_Run]) -> dict[str, Any]:
     entry["select_seconds"] = round(
         float(np.mean([run.result["select_seconds"] for run in runs])), 1
     )
-    plain = [run.result["train_seconds"] for run in random if run.draw in pools]
+    plain = [run.result["train_seconds"] for run in random if run.pool in pools]
     own = [run.result["train_seconds"] for run in runs]
     entry["train_seconds_ratio"] = (
         round(float(np.mean(own) / np.mean(plain)), 3) if plain else None
