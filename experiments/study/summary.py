@@ -24,16 +24,16 @@ def summaries(folder: Path) -> list[dict[str, Any]]:
 
     Returns:
         By domain (and `all`, over the pools of all domains), target and method,
-        JSON-able: `share` of the pool that is trained on; `pools` and `runs`; `domain_change`, the change of the loss on the domain's test
-        samples, percent, with `domain_interval`; `forgetting`, the rise of the loss on
-        own answers, percent, of the capability where it rose most, with
-        `forgetting_interval`; for both, with `_less_random`, the difference to random
-        selections of the same pools; `accuracy_change` and `pairs_change`, percentage
-        points; `gsm8k_before` and `gsm8k_after`; `select_seconds`, CPU seconds with
-        sketching; and `train_seconds_ratio`, CPU seconds of training over those of
-        random selections of the same pools. Means are over pools of the mean over runs.
-        Intervals are Student's t over pools; of a single pool a bootstrap over its
-        measured texts.
+        JSON-able: `share` of the pool that is trained on; `pools` and `runs`;
+        `domain_change`, the change of the loss on the domain's test samples, percent,
+        with `domain_interval`; `forgetting`, the rise of the loss on own answers,
+        percent, of the capability where it rose most, with `forgetting_interval`; for
+        both, with `_less_random`, the difference to random selections of the same
+        pools; `accuracy_change` and `pairs_change`, percentage points; `gsm8k_before`
+        and `gsm8k_after`; `select_seconds`, CPU seconds with sketching; and
+        `train_seconds_ratio`, CPU seconds of training over those of random selections
+        of the same pools. Means are over pools of the mean over runs. Intervals are
+        Student's t over pools; of a single pool a bootstrap over its measured texts.
 
     Raises:
         InputError: If there are no runs.
