@@ -6,7 +6,7 @@ from typing import Any
 
 from ogs_env.experiments.plots import COLOURS, RANDOM_COLOUR
 from ogs_env.experiments.study.methods import SURGERY
-from ogs_env.experiments.study.summary import summaries
+from ogs_env.experiments.study.summary import ALL_DOMAINS, summaries
 from ogs_env.files import whole_file, write_json, write_text
 
 TABLE, PICTURE, SUMMARY = "table.md", "trade-off.png", "summary.json"
@@ -102,7 +102,7 @@ def plot(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = by_panel(entries)
+    panels = by_panel(e for e in entries if e["domain"] != ALL_DOMAINS)
     size = 6.4 * len(panels), 5.6
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)

@@ -9,10 +9,11 @@ from scipy import stats
 
 from ogs_env.data.domains import question_key
 from ogs_env.errors import InputError
+from ogs_env.experiments.study.command import RESULTS
 from ogs_env.experiments.study.methods import parse_method
 from ogs_env.experiments.study.pools import pool_data
 from ogs_env.experiments.study.questions import Question, right_number
-from ogs_env.experiments.study.report import write_report
+from ogs_env.experiments.study.report import table, write_report
 from ogs_env.experiments.study.runs import run_study
 from ogs_env.experiments.study.selections import Pool
 from ogs_env.experiments.study.settings import StudySettings, read_settings
@@ -189,3 +190,9 @@ def test_wrong_settings_are_one_clear_line(tmp_path, line, message):
 def test_shipped_settings_are_read():
     assert read_settings("study").domains == ("legal", "medical", "financial")
     assert read_settings("quick").domains == ("medical-packages",)
+
+
+def test_the_committed_table_is_that_of_the_committed_runs():
+    entries = summaries(RESULTS)
+    assert json.loads((RESULTS / "summary.json").read_text()) == entries
+    assert (RESULTS / "table.md").read_text() == table(entries)
