@@ -209,6 +209,6 @@ _TYPES: dict[Any, tuple[Callable[[str], Any], str, str]] = {
     int: (int, "N", "a whole number"),
     float: (float, "X", "a number"),
     Path: (Path, "PATH", "a path"),
-    dict: (lambda word: dict(json.loads(word)), "JSON", "JSON"),
+    dict: (lambda word: dict(json.loads(word)), "JSON", "a JSON object"),
     type(None): ({"None": None, "none": None, "null": None}.__getitem__, "", "none"),
 }

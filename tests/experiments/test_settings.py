@@ -59,7 +59,7 @@ def test_steps_alone_have_no_limit_of_time():
     [
         (("--width=wide",), "--width: 'wide', expected a whole number"),
         (("--steps=1.5",), "--steps: '1.5', expected a whole number or none"),
-        (("--env-kwargs=[1]",), r"--env-kwargs: '\[1\]', expected JSON"),
+        (("--env-kwargs=[1]",), r"--env-kwargs: '\[1\]', expected a JSON object"),
         (("--seed=-1",), "seed is -1, expected at least 0"),
         (("--batch-size=0",), "batch_size is 0, expected at least 2"),
         (("--evaluations=0",), "evaluations is 0, expected at least 1"),
