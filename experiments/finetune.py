@@ -22,6 +22,7 @@ from ogs_env.data.samples import Sample, check_disjoint
 from ogs_env.errors import InputError
 from ogs_env.files import read_json, read_object, write_json, written_by_library
 from ogs_env.learners.fitted import LAYERS
+from ogs_env.seeding import MOST_SEED
 
 # Independent of the training seed, so that all runs are measured on the same answers.
 _ANSWERS_SEED = 0
@@ -65,6 +66,10 @@ class FinetuneSettings:
                 raise InputError(
                     f"{name}: {getattr(self, name)} is negative; give 0 or more"
                 )
+        if self.seed > MOST_SEED:
+            raise InputError(
+                f"seed: {self.seed} is too large; give {MOST_SEED} or less"
+            )
         if not 0 < self.learning_rate < math.inf:
             raise InputError(
                 f"learning rate: {self.learning_rate} is no positive number; "

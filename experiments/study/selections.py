@@ -99,7 +99,9 @@ class Pool:
         sketching = 0.0
         if selection["sketches"]:
             file = seconds_file(self.folder / selection["sketches"])
-            sketching = _read(file, "duration of sketching", {"seconds"})["seconds"]
+            remedy = f"delete {self.folder} to sketch again"
+            duration = _read(file, "duration of sketching", {"seconds"}, remedy)
+            sketching = duration["seconds"]
         return float(sketching + selection["seconds"])
 
     def navigator(self, kind: str, seed: int) -> AgentSelector:
@@ -116,7 +118,8 @@ class Pool:
         with locked(file):
             if not file.exists():
                 write_json(file, self._new_selection(method))
-        return _read(file, "selection of the study", {"ids", "sketches", "seconds"})
+        keys = {"ids", "sketches", "seconds"}
+        return _read(file, "selection of the study", keys, "delete it to select again")
 
     def _selection_file(self, method: Method) -> Path:
         return self.folder / "selections" / f"{method.name}.json"
@@ -194,11 +197,9 @@ class Pool:
         return navigator_settings(*environment, self.settings.train_steps, seed)
 
 
-def _read(file: Path, what: str, keys: set[str]) -> dict[str, Any]:
+def _read(file: Path, what: str, keys: set[str], remedy: str) -> dict[str, Any]:
     """Read a JSON object that has some keys."""
-    content = read_object(file, f"{what}; delete it and run the command again")
+    content = read_object(file, f"{what}; {remedy}")
     if missing := sorted(keys - content.keys()):
-        raise InputError(
-            f"{file}: lacks {', '.join(missing)}; delete it and run the command again"
-        )
+        raise InputError(f"{file}: lacks {', '.join(missing)}; {remedy}")
     return content

@@ -383,6 +383,7 @@ def test_command_takes_the_held_out_sets_of_a_domain(files, tmp_path, monkeypatc
         (["--batch", 0], "batch: 0 is too small"),
         (["--layers", 0], "layers: 0 is too small"),
         (["--seed", -1], "seed: -1 is negative"),
+        (["--seed", 2**32], "seed: 4294967296 is too large"),
         (["--learning-rate", 0], "learning rate: 0.0 is no positive number"),
         (["--generate", 6], "retention set holds 5 samples"),
         (["--learning-rate", 1e30], "training diverged at learning rate 1e.30"),
