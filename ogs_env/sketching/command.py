@@ -113,10 +113,11 @@ def own_data(options: DataOptions, pool: Path, name: str, seed: int) -> DomainDa
         raise InputError(
             "--domain: is missing; give JSON lines of what the target should learn"
         )
-    for name in ("domain_samples", "anchor_samples"):
-        if getattr(options, name) < 1:
+    for count in ("domain_samples", "anchor_samples"):
+        if getattr(options, count) < 1:
             raise InputError(
-                f"{option_name(name)}: is {getattr(options, name)}; expected at least 1"
+                f"{option_name(count)}: is {getattr(options, count)}; expected at "
+                "least 1"
             )
     fields = options.fields()
     candidates = _read(pool, fields)

@@ -27,6 +27,7 @@ from ogs_env.experiments import finetune_command as module
 from ogs_env.experiments.adapter_training import training_batch, training_order
 from ogs_env.experiments.evaluation import mean_losses, pair_preferences
 from ogs_env.experiments.finetune import FinetuneSettings, finetune, table
+from ogs_env.files import write_json
 from ogs_env.lm.encoding import encode
 from ogs_env.lm.loading import load_model
 from ogs_env.options import parse
@@ -396,6 +397,15 @@ def test_bad_options(files, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         command(tmp_path / "picked", *files, *options)
     assert not list(tmp_path.glob("out/*/result.json"))
+
+
+def test_a_model_that_cannot_be_loaded_leaves_an_earlier_result(files, tmp_path):
+    folder = tmp_path / "out" / "picked"
+    write_json(folder / "run.json", {"settings": {}})
+    write_json(folder / "result.json", {})
+    with pytest.raises(InputError, match="unknown model 'smolm2'"):
+        command(tmp_path / "picked", *files, "--model", "smolm2")
+    assert (folder / "result.json").exists()
 
 
 def test_bad_selections(files, tmp_path):
