@@ -34,7 +34,7 @@ class FinetuneSettings:
     """Settings of fine-tuning and of its evaluation.
 
     Attributes:
-        model: Target model: a name, a folder or a Hugging Face id.
+        model: Target model: a name, a folder, a GGUF file or a Hugging Face id.
         epochs: Number of passes over the samples.
         learning_rate: Peak learning rate of AdamW.
         batch: Number of samples per step.

@@ -208,6 +208,7 @@ def test_a_very_long_response_is_cut_with_a_note(ogs, texts, model):
         "first 20,000"
     ]
     manifest = json.loads((texts["out"] / "manifest.json").read_text())
+    assert manifest["name"] == texts["out"].name
     assert manifest["roles"]["pool"] == 5
     assert manifest["cut"]["pool"] == 1
 

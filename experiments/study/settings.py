@@ -30,8 +30,9 @@ class StudySettings:
         draws: Numbers of the pools of a domain; each is a pool of other samples, with
             selections and training seeds of its own.
         methods: Names of methods, most important first.
-        proxy: Model that is sketched: a name, a folder or a Hugging Face id.
-        target: Model to fine-tune: a name, a folder or a Hugging Face id.
+        proxy: Model that is sketched: a name, a folder, a GGUF file or a Hugging Face
+            id.
+        target: Model to fine-tune: a name, a folder, a GGUF file or a Hugging Face id.
         target_name: Name of the target in tables and of its folder of results: letters,
             digits, and `-`, `_` and `.` within.
         pool_size: Samples in a pool.
