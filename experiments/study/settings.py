@@ -10,7 +10,7 @@ from typing import Any
 from ogs_env.data.domains import PLANS
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.experiments.settings import read_yaml
-from ogs_env.experiments.study.methods import check_method
+from ogs_env.experiments.study.methods import LARGER, LARGER_FACTOR, check_method
 from ogs_env.learners.fitted import EPOCHS, LAYERS
 from ogs_env.lm.loading import DEFAULT_MODEL
 
@@ -93,6 +93,12 @@ class StudySettings:
                 f"share: is {self.share}, which selects no sample of a pool of "
                 f"{self.pool_size}; give a larger share"
             )
+        larger = [name for name in self.methods if check_method(name).kind == LARGER]
+        if larger and LARGER_FACTOR * self.budget > self.pool_size:
+            raise InputError(
+                f"share: is {self.share}, of which {larger[0]} selects "
+                f"{LARGER_FACTOR} times as much; give at most 1/{LARGER_FACTOR}"
+            )
         if not 0 < self.learning_rate < math.inf:
             raise InputError(
                 f"learning_rate: is {self.learning_rate}; expected a number above 0"
@@ -140,6 +146,9 @@ def read_settings(name: str) -> StudySettings:
         if key not in fields:
             raise unknown_name(f"setting (in {path})", str(key), fields)
         checked[key] = _checked(value, fields[key], f"{path}: {key}")
+    target = checked.get("target", DEFAULT_MODEL)
+    if target != DEFAULT_MODEL and "target_name" not in checked:
+        raise InputError(f"{path}: target_name: is missing; name the target '{target}'")
     try:
         return StudySettings(**checked)
     except InputError as error:

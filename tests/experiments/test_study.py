@@ -236,6 +236,11 @@ def test_the_likeliest_option_is_the_answer(settings):
         ("share: 0.0001", "study.yaml: share: is 0.0001, which selects no sample"),
         ("learning_rate: -1", "learning_rate: is -1.0; expected a number above 0"),
         ("learning_rate: .nan", "learning_rate: is nan; expected a number above 0"),
+        ("target: my/model", "target_name: is missing; name the target 'my/model'"),
+        (
+            "share: 0.5\nmethods: [random30-0]",
+            "share: is 0.5, of which random30-0 selects 3 times as much",
+        ),
         ("target_name: ../x", "target_name: is '../x'; expected letters"),
         ("target_name: bundle", "target_name: is 'bundle'; .* none of bundle"),
         ("draws: [99999999999]", "draws: has 99999999999; expected at most"),
