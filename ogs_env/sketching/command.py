@@ -28,7 +28,8 @@ class DataOptions(FieldOptions):
     """Options for a user's own files.
 
     Attributes:
-        domain: JSON lines of what the target should learn.
+        domain: JSON lines of what the target should learn; needed with a pool of your
+            own.
         test: JSON lines for reports; by default half of --domain.
         anchor: Capabilities to keep, each gsm8k, gsm_symbolic or a JSON lines file.
         domain_samples: Number of samples in dev and in test.
