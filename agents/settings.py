@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ogs_env.errors import InputError, unknown_name
+from ogs_env.seeding import MOST_SEED
 
 PPO_ALGORITHMS = ("maskable-ppo", "ppo")
 IMITATION = "imitation"
@@ -162,6 +163,8 @@ def _check_counts(settings: "Settings", least: Mapping[str, int]) -> None:
         value = getattr(settings, name)
         if value < bound:
             raise InputError(f"{name} is {value}, expected at least {bound}")
+    if settings.seed > MOST_SEED:
+        raise InputError(f"seed is {settings.seed}, expected at most {MOST_SEED}")
 
 
 Settings = TrainSettings | ImitationSettings

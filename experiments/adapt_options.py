@@ -28,8 +28,8 @@ class Options(FinetuneSettings, DataOptions):
         compare: Selectors on whose selections the target is fine-tuned as well.
         draws: Number of random selections, if `random` is compared.
         seed: Seed of all random choices.
-        proxy: Model whose gradients are sketched: a name, a folder or a Hugging Face
-            id.
+        proxy: Model whose gradients are sketched: a name, a folder, a GGUF file or a
+            Hugging Face id.
         train_steps: Environment steps of the Navigator's training.
         epochs: Number of passes of fine-tuning over a selection.
         layers: Decoder layers, counted from the last, that are sketched and fine-tuned.

@@ -20,6 +20,7 @@ from ogs_env.experiments import adapt
 from ogs_env.experiments.plots import tradeoff
 from ogs_env.files import read_json
 from ogs_env.options import parse
+from ogs_env.seeding import MOST_SEED
 
 POOL, BUDGET = 320, 32
 SHARES = {icd10.NAME: 0.25, icd10.SHORT_NAME: 0.25, generated.PUZZLES: 0.5}
@@ -44,6 +45,10 @@ class Options:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise InputError(f"--seed: {self.seed} is negative; give 0 or more")
+        if self.seed > MOST_SEED:
+            raise InputError(
+                f"--seed: {self.seed} is too large; give {MOST_SEED} or less"
+            )
 
 
 def run(options: Options) -> None:

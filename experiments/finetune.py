@@ -22,6 +22,7 @@ from ogs_env.data.samples import Sample, check_disjoint
 from ogs_env.errors import InputError
 from ogs_env.files import read_json, read_object, write_json, written_by_library
 from ogs_env.learners.fitted import LAYERS
+from ogs_env.seeding import MOST_SEED
 
 # Independent of the training seed, so that all runs are measured on the same answers.
 _ANSWERS_SEED = 0
@@ -33,7 +34,7 @@ class FinetuneSettings:
     """Settings of fine-tuning and of its evaluation.
 
     Attributes:
-        model: Target model: a name, a folder or a Hugging Face id.
+        model: Target model: a name, a folder, a GGUF file or a Hugging Face id.
         epochs: Number of passes over the samples.
         learning_rate: Peak learning rate of AdamW.
         batch: Number of samples per step.
@@ -65,6 +66,10 @@ class FinetuneSettings:
                 raise InputError(
                     f"{name}: {getattr(self, name)} is negative; give 0 or more"
                 )
+        if self.seed > MOST_SEED:
+            raise InputError(
+                f"seed: {self.seed} is too large; give {MOST_SEED} or less"
+            )
         if not 0 < self.learning_rate < math.inf:
             raise InputError(
                 f"learning rate: {self.learning_rate} is no positive number; "
@@ -128,7 +133,7 @@ def finetune(
     """
     pairs = _pairs(retention, grammar)
     run = _identity(samples, test, retention, pairs, settings)
-    if (result := _resume(folder, run)) is not None:
+    if (result := _result(folder, run)) is not None:
         return result
 
     # Slow imports that reading results and the command's help do not need.
@@ -138,6 +143,7 @@ def finetune(
 
     model, tokenizer = load_model(settings.model)
     check_length(model, settings.max_tokens)
+    _start(folder, run)
     model.requires_grad_(False)  # only the adapter is trained; losses are cheaper
     model_hash = content_hash(settings.model, model)
     clock = time.perf_counter
@@ -255,22 +261,34 @@ def _identity(
     }
 
 
-def _resume(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the result of `run` if it exists; remove the files of another run."""
+def _result(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the result of `run` if it exists."""
+    started, finished = folder / "run.json", folder / "result.json"
+    if not started.exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(
+                f"{folder}: holds files, but no fine-tuning run; choose another folder"
+            )
+        return None
+    known = read_json(started, "note of a fine-tuning run")
+    if known != run or not finished.exists():
+        return None
+    what = "result; delete it to fine-tune again"
+    result = read_object(finished, what)
+    missing = {"selector", "samples", "before", "after"} - set(result)
+    if missing:
+        raise InputError(
+            f"{finished}: lacks {', '.join(sorted(missing))}; expected a {what}"
+        )
+    return result
+
+
+def _start(folder: Path, run: dict[str, Any]) -> None:
+    """Write the note of a run; remove the files of another run."""
     started = folder / "run.json"
     if started.exists():
         if read_json(started, "note of a fine-tuning run") == run:
-            finished = folder / "result.json"
-            what = "result; delete it to fine-tune again"
-            if not finished.exists():
-                return None
-            result = read_object(finished, what)
-            missing = {"selector", "samples", "before", "after"} - set(result)
-            if missing:
-                raise InputError(
-                    f"{finished}: lacks {', '.join(sorted(missing))}; expected a {what}"
-                )
-            return result
+            return
         print(
             f"{folder}: other settings, samples or pairs; starting from scratch",
             file=sys.stderr,
@@ -278,12 +296,7 @@ def _resume(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:
         (folder / "result.json").unlink(missing_ok=True)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         shutil.rmtree(folder / "adapter", ignore_errors=True)
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise InputError(
-            f"{folder}: holds files, but no fine-tuning run; choose another folder"
-        )
     write_json(started, run)
-    return None
 
 
 def _answers_folder(folder: Path, run: dict[str, Any], model_hash: str) -> Path:

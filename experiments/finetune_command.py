@@ -44,10 +44,10 @@ class Options(FinetuneSettings):
 def run(options: Options) -> None:
     """Fine-tune on each selection in turn and print a table of the results."""
     settings = settings_of(FinetuneSettings, options)
-    test = _held_out(options.test, "test")
-    retention = _held_out(options.retention, "retention")
     selections = [_load_selection(folder) for folder in options.selections]
     _check_names([name for name, *_ in selections])
+    test = _held_out(options.test, "test")
+    retention = _held_out(options.retention, "retention")
     grammar = grammar_pairs() if options.grammar or grammar_file() else []
     results: list[dict[str, Any]] = []
     for name, selector, samples in selections:

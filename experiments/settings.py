@@ -110,7 +110,11 @@ def read_yaml(kind: str, name: str, shipped: Path) -> tuple[Path, Any]:
         path = shipped / f"{name}.yaml"
     try:
         return path, yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError:
+    except OSError as error:
+        if path.suffix or path.exists():
+            raise InputError(
+                f"{path}: cannot be read ({error.strerror}); expected a YAML file"
+            ) from None
         raise unknown_name(kind, name, shipped_names(shipped)) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is no YAML file ({error})") from None

@@ -20,7 +20,8 @@ import numpy as np
 from gymnasium.utils import performance
 
 import ogs_env  # noqa: F401  (registers the ids)
-from ogs_env.files import write_json
+from ogs_env.errors import InputError
+from ogs_env.files import write_json, writing
 from ogs_env.learners.tables import tables_of
 
 RESULT = Path(__file__).parent / "results" / "speed.json"
@@ -80,6 +81,11 @@ def run(options: Options) -> None:
     total = SECONDS["quick" if options.quick else "full"]
     with_target = 1 + sum("Mixture" not in name for name in ids())
     share = total / (count() + (TARGET_SHARES - 1) * with_target) / ROUNDS / 2
+    if not options.quick:  # an error now, not after the measurement
+        with writing(options.result):
+            options.result.parent.mkdir(parents=True, exist_ok=True)
+        if options.result.is_dir():
+            raise InputError(f"{options.result}: is a folder; expected a file")
     results = []
     for comparison in comparisons():
         seconds = share * (TARGET_SHARES if comparison.target else 1)

@@ -35,11 +35,28 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
+        # In a folder that cannot be written there is no temporary file, and this error
+        # must not replace the first one.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Report in one line that a file or folder cannot be written.
+
+    Raises:
+        InputError: If the disk is full or the folder cannot be written.
+    """
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _full(path) from error
@@ -48,16 +65,30 @@ def whole_file(path: Path) -> Iterator[Path]:
                 f"{path}: is larger than a file may be here (`ulimit -f`, or the file "
                 "system's limit); choose another folder"
             ) from error
-        if error.errno in _UNWRITABLE:
+        if error.errno in _UNWRITABLE or not path.parent.is_dir():
             raise InputError(
                 f"{path}: cannot be written ({error.strerror}); choose another folder"
             ) from error
         raise
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time make a file or folder; the others wait.
+
+    Raises:
+        InputError: If the folder cannot be written.
+    """
+    from filelock import FileLock
+
+    lock = FileLock(f"{path}.lock")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
     finally:
-        # In a folder that cannot be written there is no temporary file, and this error
-        # must not replace the first one.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -120,8 +120,9 @@ def _add_options(
     annotations, texts = typing.get_type_hints(options_class), _texts(options_class)
     fields = {field.name: field for field in dataclasses.fields(options_class)}
     for base in options_class.__mro__:
-        names = set(inspect.get_annotations(base)) - added
-        own = [field for name, field in fields.items() if name in names]
+        # In the order of the class, not that of a base whose default it changes.
+        names = [name for name in inspect.get_annotations(base) if name not in added]
+        own = [fields[name] for name in names if name in fields]
         if own:
             title = inspect.cleandoc(base.__doc__ or "").partition("\n")[0]
             group = parser.add_argument_group(title.rstrip("."))
@@ -209,6 +210,6 @@ _TYPES: dict[Any, tuple[Callable[[str], Any], str, str]] = {
     int: (int, "N", "a whole number"),
     float: (float, "X", "a number"),
     Path: (Path, "PATH", "a path"),
-    dict: (lambda word: dict(json.loads(word)), "JSON", "JSON"),
+    dict: (lambda word: dict(json.loads(word)), "JSON", "a JSON object"),
     type(None): ({"None": None, "none": None, "null": None}.__getitem__, "", "none"),
 }

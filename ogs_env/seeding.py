@@ -10,6 +10,9 @@ from ogs_env.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+MOST_SEED = 2**32 - 1
+"""Largest seed that NumPy's old generator takes, which Stable-Baselines3 seeds."""
+
 # Published results depend on these numbers. A new purpose takes a new one; two that
 # share a number draw the same numbers from the same seed.
 STREAMS = {

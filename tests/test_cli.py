@@ -132,6 +132,8 @@ def test_a_domain_of_one_sample_is_refused(refused, texts):
         (["--k", 0], "k: is 0; expected a number above 0"),
         (["--k", "many"], "argument --k: 'many', expected a whole number; see `ogs"),
         (["--rank", -4], "rank: is -4"),
+        (["--learning-rate", "nan"], "learning_rate: is nan; expected a number"),
+        (["--checkpoints", 0], "--checkpoints: needs --trajectory; give it too"),
         (["--max-tokens", 3], "max-tokens: is 3; expected 16 or more"),
         (["--trajectory", "--checkpoints", 5, 2], "expected ascending steps"),
         (["--trajectory", "--checkpoints", 50], "need 400 samples, the pool has 9"),
@@ -142,8 +144,8 @@ def test_a_domain_of_one_sample_is_refused(refused, texts):
         ),
         (["--proxy", "smollm2-135m"], "did you mean smollm2-135m-instruct"),
         (["--anchor", "gsm9k"], "unknown anchor 'gsm9k'; did you mean gsm8k"),
-        (["--anchor-samples", 0], "expected at least one"),
-        (["--domain-samples", 0], "dev: is empty"),
+        (["--anchor-samples", 0], "--anchor-samples: is 0; expected at least 1"),
+        (["--domain-samples", 0], "--domain-samples: is 0; expected at least 1"),
         (["--nonsense"], "unrecognized arguments: --nonsense; see `ogs sketch --help`"),
         (["--percision=auto"], "--percision=auto; did you mean --precision?; see"),
     ],
@@ -163,6 +165,13 @@ def test_a_proxy_that_is_no_model_is_named(refused, texts, tmp_path):
 def test_the_domain_has_to_be_given(refused, texts):
     error = refused("sketch", texts["pool"], "--out", texts["out"])
     assert error.startswith("--domain: is missing; give JSON lines")
+
+
+@pytest.mark.parametrize("option", ["--anchor", "--domain", "--prompt-field"])
+def test_options_for_files_are_refused_with_a_named_domain(refused, tmp_path, option):
+    command = "sketch", "medical-packages", "--out", tmp_path / "out"
+    error = refused(*command, option, "x")
+    assert error.startswith(f"{option}: is for your own files, and 'medical-packages'")
 
 
 def test_an_unknown_domain_gets_suggestions(refused, texts):
@@ -199,6 +208,7 @@ def test_a_very_long_response_is_cut_with_a_note(ogs, texts, model):
         "first 20,000"
     ]
     manifest = json.loads((texts["out"] / "manifest.json").read_text())
+    assert manifest["name"] == texts["out"].name
     assert manifest["roles"]["pool"] == 5
     assert manifest["cut"]["pool"] == 1
 

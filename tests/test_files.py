@@ -10,6 +10,7 @@ import pytest
 
 from ogs_env.errors import InputError
 from ogs_env.files import (
+    locked,
     read_json,
     sha256_of,
     whole_file,
@@ -137,3 +138,12 @@ def test_a_full_disk_is_reported_where_a_library_writes(tmp_path: Path) -> None:
         written_by_library(tmp_path),
     ):
         raise RuntimeError("something else")
+
+
+def test_a_lock_in_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(InputError, match=f"{tmp_path}/file/a: cannot be written"),
+        locked(tmp_path / "file" / "a"),
+    ):
+        pass

@@ -119,7 +119,7 @@ def test_help_is_the_docstring_with_the_defaults(capsys):
         ("", "the following arguments are required: FILE; see `ogs test --help`"),
         ("f --seeds 1 x", "argument --seeds: 'x', expected a whole number; see"),
         ("f --limit=much", "argument --limit: 'much', expected a number or none; see"),
-        ("f --env-kwargs=[1]", "argument --env-kwargs: '[1]', expected JSON; see"),
+        ("f --env-kwargs=[1]", "argument --env-kwargs: '[1]', expected a JSON object"),
         ("f --kind c", "argument --kind: invalid choice: 'c'"),
         (
             "f --sedes 3",

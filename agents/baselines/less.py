@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ogs_env.agents.selector import Order, highest, pool_rows
 from ogs_env.bundle import Bundle
-from ogs_env.errors import InputError
+from ogs_env.errors import InputError, unknown_name
 
 
 class LessSelector:
@@ -23,9 +23,14 @@ class LessSelector:
 
     Args:
         sketches: `"initial"`, or `"trajectory"` for a bundle with a trajectory.
+
+    Raises:
+        InputError: For another name.
     """
 
     def __init__(self, sketches: str = "initial") -> None:
+        if sketches not in ("initial", "trajectory"):
+            raise unknown_name("sketches", sketches, ["initial", "trajectory"])
         self._sketches = sketches
 
     def select(

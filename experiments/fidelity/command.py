@@ -47,6 +47,8 @@ class Options:
     results: Path = RESULTS
 
     def __post_init__(self) -> None:
+        if self.summary + self.quick + self.terms + self.fit > 1:
+            raise InputError("--summary, --quick, --terms, --fit: give one of them")
         if min(self.seeds) < 0:
             raise InputError(f"--seeds: has {min(self.seeds)}; expected 0 or more")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ogs_env.errors import InputError
 
-RESULTS = Path(__file__).parent.parent / "results" / "study"
+STUDY = "study"
+RESULTS = Path(__file__).parent.parent / "results" / STUDY
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class Options:
             --report the results of the repository.
     """
 
-    config: str = field(default="study", metadata={"positional": True})
+    config: str = field(
+        default=STUDY, metadata={"positional": True, "metavar": "CONFIG"}
+    )
     quick: bool = False
     summary: bool = False
     cost: bool = False
@@ -34,6 +37,11 @@ class Options:
     def __post_init__(self) -> None:
         if self.quick + self.summary + self.cost + self.report > 1:
             raise InputError("--quick, --summary, --cost, --report: give one of them")
+        if (self.quick or self.summary or self.report) and self.config != STUDY:
+            raise InputError(
+                f"{self.config}: --quick, --summary and --report read no settings; "
+                "leave one of them out"
+            )
 
 
 def run(options: Options) -> None:

@@ -24,7 +24,7 @@ TRANSFER = "transfer"
 LARGER_FACTOR = 3
 """`random30` selects so many times the share of the other methods."""
 
-_SEEDED = re.compile(r"(?P<kind>[a-z0-9]+)-(?P<seed>[0-9]+)")
+_SEEDED = re.compile(r"(?P<kind>[a-z0-9]+)-(?P<seed>0|[1-9][0-9]{0,8})")
 _SINGLE = (*BASELINES, *SURGERY, ALL, LESS_TRAJECTORY, ORACLE, AUTO)
 
 

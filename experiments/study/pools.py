@@ -16,9 +16,8 @@ from ogs_env.data.domains import (
     real_domain,
 )
 from ogs_env.data.samples import Sample
-from ogs_env.experiments.study.locks import locked
 from ogs_env.experiments.study.settings import PACKAGES, StudySettings
-from ogs_env.files import write_json
+from ogs_env.files import locked, write_json
 from ogs_env.sketching.command import TRAJECTORY_CHECKPOINTS
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.sketcher import sketch

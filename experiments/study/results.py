@@ -17,8 +17,8 @@ def result_file(
     return folder / RUNS / settings.target_name / f"{domain}-{draw}" / f"{method}.json"
 
 
-def read_runs(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return every run of a study's folder with its untouched model's measures.
+def read_runs(folder: Path) -> list[tuple[Path, dict[str, Any], dict[str, Any]]]:
+    """Return every run of a study's folder: file, result, untouched model's measures.
 
     Raises:
         InputError: If there are none, or a file is damaged.
@@ -27,9 +27,10 @@ def read_runs(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     for file in sorted((folder / RUNS).glob("*/*/*.json")):
         if file.stem not in (BASE, COSINES):
             base = read_object(
-                file.with_name(f"{BASE}.json"), "measures of an untouched target"
+                file.with_name(f"{BASE}.json"),
+                "file of measures of an untouched target",
             )
-            runs.append((read_object(file, "result of a run"), base))
+            runs.append((file, read_object(file, "result of a run"), base))
     if not runs:
         raise InputError(f"{folder}: holds no runs; run `ogs study` first")
     return runs

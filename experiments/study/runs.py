@@ -13,15 +13,14 @@ from filelock import FileLock, Timeout
 
 from ogs_env.errors import InputError
 from ogs_env.experiments.study.cosines import cosine_agreement
-from ogs_env.experiments.study.locks import locked
 from ogs_env.experiments.study.methods import Method, parse_method
 from ogs_env.experiments.study.results import BASE, COSINES, result_file
 from ogs_env.experiments.study.selections import Pool
 from ogs_env.experiments.study.settings import StudySettings
 from ogs_env.experiments.study.target import Target
-from ogs_env.files import read_object, write_json
+from ogs_env.files import locked, read_object, write_json, writing
 
-POOLS, ANSWERS, NOTE = "pools", "answers", "settings.json"
+POOLS, ANSWERS, TARGETS, NOTE = "pools", "answers", "targets", "settings.json"
 
 
 def run_study(settings: StudySettings, folder: Path) -> None:
@@ -45,8 +44,19 @@ def run_study(settings: StudySettings, folder: Path) -> None:
 
 
 def _note(settings: StudySettings, folder: Path) -> None:
-    """Write the recipe of a folder's runs, or refuse a folder of another recipe."""
-    file, given = folder / NOTE, recipe(settings)
+    """Write the recipe of a folder's runs and the model that a target's name means.
+
+    Raises:
+        InputError: If the folder has runs of another recipe, or of another model under
+            this name.
+    """
+    target_note = folder / TARGETS / f"{settings.target_name}.json"
+    _check_note(folder / NOTE, recipe(settings), "")
+    _check_note(target_note, {"target": settings.target}, "another target_name or ")
+
+
+def _check_note(file: Path, given: dict[str, Any], remedy: str) -> None:
+    """Write a file of settings, or check that it has the given ones."""
     with locked(file):
         if not file.exists():
             write_json(file, given)
@@ -55,7 +65,7 @@ def _note(settings: StudySettings, folder: Path) -> None:
     if other:
         raise InputError(
             f"{file}: has other values of {', '.join(other)}; give these or choose "
-            "another --out"
+            f"{remedy}another --out"
         )
 
 
@@ -90,10 +100,11 @@ def _run_pool(settings: StudySettings, folder: Path, domain: str, draw: int) -> 
 @contextmanager
 def _only_process(file: Path) -> Iterator[bool]:
     """Yield whether no other process makes a file; if so, none starts meanwhile."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{file}.lock", timeout=0)
     try:
-        lock.acquire()
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
     except Timeout:
         yield False
         return

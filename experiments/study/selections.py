@@ -17,6 +17,7 @@ from ogs_env.agents.settings import ImitationSettings, Settings
 from ogs_env.agents.training import is_trained, train
 from ogs_env.bundle import Bundle
 from ogs_env.data.samples import Sample
+from ogs_env.errors import InputError
 from ogs_env.experiments.comparison import best_selector, compare, comparison_summary
 from ogs_env.experiments.limit import ForgettingLimit, forgetting_limit, read_limit
 from ogs_env.experiments.own_environment import (
@@ -25,7 +26,6 @@ from ogs_env.experiments.own_environment import (
     navigator_settings,
 )
 from ogs_env.experiments.study import methods
-from ogs_env.experiments.study.locks import locked
 from ogs_env.experiments.study.methods import Method
 from ogs_env.experiments.study.pools import (
     pool_bundle,
@@ -34,7 +34,7 @@ from ogs_env.experiments.study.pools import (
     trajectory_bundle,
 )
 from ogs_env.experiments.study.settings import StudySettings
-from ogs_env.files import read_object, write_json
+from ogs_env.files import locked, read_object, write_json
 
 
 class Pool:
@@ -82,7 +82,14 @@ class Pool:
         if method.is_surgery:
             return self.rows(methods.parse_method("random-0"))
         known = {sample.id: row for row, sample in enumerate(self.data.pool)}
-        return [known[id_] for id_ in self._selection(method)["ids"]]
+        selection = self._selection(method)
+        unknown = [id_ for id_ in selection["ids"] if id_ not in known]
+        if unknown:
+            raise InputError(
+                f"{self._selection_file(method)}: selects {unknown[0]!r}, which is not "
+                "in the pool; delete it to select again"
+            )
+        return [known[id_] for id_ in selection["ids"]]
 
     def seconds(self, method: Method) -> float:
         """Return the CPU seconds of a selection and of the sketches that it needs."""
@@ -92,7 +99,9 @@ class Pool:
         sketching = 0.0
         if selection["sketches"]:
             file = seconds_file(self.folder / selection["sketches"])
-            sketching = read_object(file, "duration of sketching")["seconds"]
+            remedy = f"delete {self.folder} to sketch again"
+            duration = _read(file, "duration of sketching", {"seconds"}, remedy)
+            sketching = duration["seconds"]
         return float(sketching + selection["seconds"])
 
     def navigator(self, kind: str, seed: int) -> AgentSelector:
@@ -105,11 +114,15 @@ class Pool:
         return AgentSelector(folder)
 
     def _selection(self, method: Method) -> dict[str, Any]:
-        file = self.folder / "selections" / f"{method.name}.json"
+        file = self._selection_file(method)
         with locked(file):
             if not file.exists():
                 write_json(file, self._new_selection(method))
-        return read_object(file, "selection of the study; delete it to select again")
+        keys = {"ids", "sketches", "seconds"}
+        return _read(file, "selection of the study", keys, "delete it to select again")
+
+    def _selection_file(self, method: Method) -> Path:
+        return self.folder / "selections" / f"{method.name}.json"
 
     def _new_selection(self, method: Method) -> dict[str, Any]:
         # Sketching is not part of the selection's time.
@@ -182,3 +195,11 @@ class Pool:
             kwargs = environment_kwargs(*environment)
             return ImitationSettings(env=ENVIRONMENT, env_kwargs=kwargs, seed=seed)
         return navigator_settings(*environment, self.settings.train_steps, seed)
+
+
+def _read(file: Path, what: str, keys: set[str], remedy: str) -> dict[str, Any]:
+    """Read a JSON object that has some keys."""
+    content = read_object(file, f"{what}; {remedy}")
+    if missing := sorted(keys - content.keys()):
+        raise InputError(f"{file}: lacks {', '.join(missing)}; {remedy}")
+    return content

@@ -1,6 +1,7 @@
 """Settings of `ogs study`: pools, targets, methods and recipe, from a YAML file."""
 
-import dataclasses
+import math
+import re
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import Any
 from ogs_env.data.domains import PLANS
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.experiments.settings import read_yaml
-from ogs_env.experiments.study.methods import parse_method
+from ogs_env.experiments.study.methods import LARGER, LARGER_FACTOR, parse_method
 from ogs_env.learners.fitted import EPOCHS, LAYERS
 from ogs_env.lm.loading import DEFAULT_MODEL
 
 PACKAGES = "medical-packages"
 """A domain of texts of installed packages, for machines without other texts."""
 SHIPPED = Path(__file__).parent.parent / "configs" / "study"
+OWN_FOLDERS = ("bundle", "trajectory", "agents", "selections")
+"""Folders of a pool, next to which a target's sketches are in a folder of its name."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,11 @@ class StudySettings:
         draws: Numbers of the pools of a domain; each is a pool of other samples, with
             selections and training seeds of its own.
         methods: Names of methods, most important first.
-        proxy: Model that is sketched: a name, a folder or a Hugging Face id.
-        target: Model to fine-tune: a name, a folder or a Hugging Face id.
-        target_name: Name of the target in tables and of its folder of results.
+        proxy: Model that is sketched: a name, a folder, a GGUF file or a Hugging Face
+            id.
+        target: Model to fine-tune: a name, a folder, a GGUF file or a Hugging Face id.
+        target_name: Name of the target in tables and of its folder of results: letters,
+            digits, and `-`, `_` and `.` within.
         pool_size: Samples in a pool.
         share: Share of the pool that a method selects.
         test_size: Test samples of the domain.
@@ -77,8 +82,33 @@ class StudySettings:
                 )
         if min(self.draws) < 0:
             raise InputError(f"draws: has {min(self.draws)}; expected 0 or more")
+        if max(self.draws) > MOST_DRAW:
+            raise InputError(
+                f"draws: has {max(self.draws)}; expected at most {MOST_DRAW}"
+            )
         if not 0 < self.share < 1:
             raise InputError(f"share: is {self.share}; expected a number from 0 to 1")
+        if self.budget < 1:
+            raise InputError(
+                f"share: is {self.share}, which selects no sample of a pool of "
+                f"{self.pool_size}; give a larger share"
+            )
+        larger = [name for name in self.methods if parse_method(name).kind == LARGER]
+        if larger and LARGER_FACTOR * self.budget > self.pool_size:
+            raise InputError(
+                f"share: is {self.share}, of which {larger[0]} selects "
+                f"{LARGER_FACTOR} times as much; give at most 1/{LARGER_FACTOR}"
+            )
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(
+                f"learning_rate: is {self.learning_rate}; expected a number above 0"
+            )
+        name = self.target_name
+        if not re.fullmatch(r"\w([\w.-]*\w)?", name) or name in OWN_FOLDERS:
+            raise InputError(
+                f"target_name: is {name!r}; expected letters and digits, with -, _ and "
+                f". within, and none of {', '.join(OWN_FOLDERS)}"
+            )
 
     @property
     def budget(self) -> int:
@@ -86,6 +116,7 @@ class StudySettings:
         return round(self.share * self.pool_size)
 
 
+MOST_DRAW = 2**31 - 1
 _LEAST = {
     "pool_size": 64,
     "test_size": 2,
@@ -115,7 +146,13 @@ def read_settings(name: str) -> StudySettings:
         if key not in fields:
             raise unknown_name(f"setting (in {path})", str(key), fields)
         checked[key] = _checked(value, fields[key], f"{path}: {key}")
-    return dataclasses.replace(StudySettings(), **checked)
+    target = checked.get("target", DEFAULT_MODEL)
+    if target != DEFAULT_MODEL and "target_name" not in checked:
+        raise InputError(f"{path}: target_name: is missing; name the target '{target}'")
+    try:
+        return StudySettings(**checked)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _checked(value: Any, annotation: Any, place: str) -> Any:

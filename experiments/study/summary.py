@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from ogs_env.errors import InputError
 from ogs_env.experiments.study.methods import RANDOM, parse_method
-from ogs_env.experiments.study.results import read_runs
+from ogs_env.experiments.study.results import BASE, read_runs
 
 RESAMPLES = 4000
 ALL_DOMAINS = "all"
@@ -39,8 +40,15 @@ def summaries(folder: Path) -> list[dict[str, Any]]:
         InputError: If there are no runs.
     """
     runs: dict[tuple[str, str, str], list[_Run]] = {}
-    for result, base in read_runs(folder):
-        run = _Run(result, base)
+    for file, result, base in read_runs(folder):
+        try:
+            run = _Run(result, base)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"{file}: is no result of a run for the measures in {BASE}.json "
+                f"({type(error).__name__}: {error}); delete it, or both, and run "
+                "`ogs study` again"
+            ) from None
         for domain in (run.pool[0], ALL_DOMAINS):
             runs.setdefault((domain, run.target, run.kind), []).append(run)
     # Of a single domain, the mean over all domains would be the same again.
@@ -61,12 +69,16 @@ class _Run:
     """
 
     def __init__(self, result: Mapping[str, Any], base: Mapping[str, Any]) -> None:
-        self.result = result
         self.pool = result["domain"], result["draw"]
         self.target = result["target"]
         self.kind = parse_method(result["method"]).kind
-        before = {name: np.array(own) for name, own in base["losses"].items()}
-        after = {name: np.array(own) for name, own in result["losses"].items()}
+        before, after = (
+            {name: np.array(own, float) for name, own in of["losses"].items()}
+            for of in (base, result)
+        )
+        for name in before:
+            if before[name].shape != after[name].shape:
+                raise ValueError(f"another number of texts in {name}")
         self.domain_losses = before["test"], after["test"]
         own = {name: (before[name], after[name]) for name in before if "own/" in name}
         worst = max(own, key=lambda name: _percent(*own[name]))
@@ -80,6 +92,9 @@ class _Run:
             np.mean([change for change in pairs if change is not None])
         )
         self.gsm8k = base["gsm8k"], result["gsm8k"]
+        self.samples, self.pool_size = result["samples"], result["recipe"]["pool_size"]
+        self.select_seconds = float(result["select_seconds"])
+        self.train_seconds = float(result["train_seconds"])
 
 
 def _percent(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
@@ -100,9 +115,7 @@ def _summary(
         "domain": domain,
         "target": first.target,
         "method": first.kind,
-        "share": round(
-            first.result["samples"] / first.result["recipe"]["pool_size"], 4
-        ),
+        "share": round(first.samples / first.pool_size, 4),
         "pools": len(pools),
         "runs": len(runs),
     }
@@ -127,10 +140,10 @@ def _summary(
         shares = [run.gsm8k[place] for run in runs]
         entry[name] = None if None in shares else round(float(np.mean(shares)), 4)
     entry["select_seconds"] = round(
-        float(np.mean([run.result["select_seconds"] for run in runs])), 1
+        float(np.mean([run.select_seconds for run in runs])), 1
     )
-    plain = [run.result["train_seconds"] for run in random if run.pool in pools]
-    own = [run.result["train_seconds"] for run in runs]
+    plain = [run.train_seconds for run in random if run.pool in pools]
+    own = [run.train_seconds for run in runs]
     entry["train_seconds_ratio"] = (
         round(float(np.mean(own) / np.mean(plain)), 3) if plain else None
     )

@@ -1,12 +1,14 @@
 """Checks of arguments that several environments share."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.errors import InputError, unknown_name
+
+MOST_EPOCHS = 1_000_000
+"""Predictions of more epochs overflow."""
 
 
 def given_bundle(bundle: str, custom: str) -> Bundle:
@@ -50,6 +52,16 @@ def check_whole(counts: Mapping[str, int]) -> None:
             raise InputError(f"{name}: {count}; expected at least 1")
 
 
+def check_flag(name: str, value: bool) -> None:
+    """Check that an argument is True or False.
+
+    Raises:
+        InputError: For anything else.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name}: {value!r}; expected True or False")
+
+
 def check_task_seed(task_seed: int, learner: str) -> None:
     """Check the seed of a sampled task.
 
@@ -71,11 +83,14 @@ def check_epochs(epochs: float, learner: str) -> None:
     """Check the number of epochs that a learner predicts.
 
     Raises:
-        InputError: If it is no positive number, or for a live learner.
+        InputError: If it is no positive number, too large, or for a live learner.
     """
-    is_number = isinstance(epochs, int | float) and not isinstance(epochs, bool)
-    if not is_number or not 0 < epochs < math.inf:
-        raise InputError(f"epochs: {epochs!r}; expected a number above 0")
+    numbers = int | float | np.integer | np.floating
+    is_number = isinstance(epochs, numbers) and not isinstance(epochs, bool)
+    if not is_number or not 0 < epochs <= MOST_EPOCHS:
+        raise InputError(
+            f"epochs: {epochs!r}; expected a number above 0, at most {MOST_EPOCHS:,}"
+        )
     if learner != "surrogate":
         raise InputError(
             f"epochs: given with learner='{learner}'; expected the surrogate"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ogs_env.bundle import Bundle
 from ogs_env.envs.arguments import (
     check_epochs,
+    check_flag,
     check_render_mode,
     check_task_seed,
     given_bundle,
@@ -315,12 +316,13 @@ class SelectionEnv(EpisodeEnv[Learner]):
         data = given_bundle(bundle, "OGS-Custom-v0")
         if epochs is not None:
             check_epochs(epochs, learner)
-            data = data.with_epochs(epochs)
+            data = data.with_epochs(float(epochs))
         if task_seed is not None:
             check_task_seed(task_seed, learner)
             data = sample_task(data, int(task_seed), split)
         self._part = data.split(split)
         counts = episode_counts(data, split, slate_size, num_slates, budget)
+        check_flag("fill", fill)
         if order not in ORDERS:
             raise unknown_name("order", order, ORDERS)
         check_render_mode(render_mode, self.metadata["render_modes"])

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ogs_env.errors import InputError, unknown_name
-from ogs_env.files import read_json, sha256_of, write_json
+from ogs_env.files import locked, read_json, sha256_of, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,6 +51,11 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = _default_folder() if name_or_path == DEFAULT_MODEL else Path(name_or_path)
+    if not path.exists() and (path.is_absolute() or path.suffix == ".gguf"):
+        raise InputError(
+            f"model '{name_or_path}': no such file or folder; expected a Hugging Face "
+            f"causal LM id, a folder with one, a GGUF file, or '{DEFAULT_MODEL}'"
+        )
     if not path.exists() and "/" not in str(name_or_path):
         raise unknown_name("model", str(name_or_path), [DEFAULT_MODEL])
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -65,8 +71,16 @@ def load_model(
             model: Any = AutoModelForCausalLM.from_pretrained(
                 location, dtype=precision, **attention
             )
-    # RuntimeError: the weights do not fit the configuration.
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    # RuntimeError: the weights do not fit the configuration. The others come from
+    # damaged files: a truncated GGUF file, or one with unknown names.
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        SafetensorError,
+        struct.error,
+        LookupError,
+    ) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
             f"model '{name_or_path}': cannot be loaded ({reason}); expected a Hugging "
@@ -136,11 +150,8 @@ def _converted(file: Path, folder: Path) -> Path:
     """Convert a GGUF file into a folder, unless it is there; return the folder."""
     if (folder / _SOURCE).is_file():
         return folder
-    from filelock import FileLock
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
     # Two processes that start together must not both convert the model.
-    with FileLock(f"{folder}.lock"):
+    with locked(folder):
         if not (folder / _SOURCE).is_file():
             _convert_gguf(file, folder)
     return folder

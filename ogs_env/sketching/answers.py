@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ogs_env.data.records import Turn
 from ogs_env.data.samples import Sample
+from ogs_env.errors import InputError
 from ogs_env.lm.encoding import Encoded, encode_prompt, end_of_turn
 from ogs_env.seeding import named_rng
 from ogs_env.sketching.shards import save_tensors
@@ -84,7 +86,12 @@ def own_answers(
                 batch = [prompts[row] for row in rows]
                 sampled = _sample_batch(model, tokenizer, batch, np.stack(uniforms))
                 save_tensors(file, {"tokens": padded(sampled)})
-            saved = load_file(file)["tokens"].tolist()
+            try:
+                saved = load_file(file)["tokens"].tolist()
+            except (SafetensorError, KeyError) as error:
+                raise InputError(
+                    f"{file}: is damaged ({error}); delete it and run the command again"
+                ) from None
             for row, tokens in zip(rows, saved, strict=True):
                 answers[row] = [token for token in tokens if token >= 0]
             bar.update(len(rows))

@@ -1,5 +1,6 @@
 """`ogs sketch`: build a bundle from texts."""
 
+import dataclasses
 import shlex
 import sys
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from ogs_env.data.samples import (
 )
 from ogs_env.data.sources import source_info
 from ogs_env.errors import InputError, unknown_name
-from ogs_env.options import settings_of
+from ogs_env.options import option_name, settings_of
 from ogs_env.seeding import named_rng
 from ogs_env.sketching.settings import SketchSettings
 
@@ -27,7 +28,8 @@ class DataOptions(FieldOptions):
     """Options for a user's own files.
 
     Attributes:
-        domain: JSON lines of what the target should learn.
+        domain: JSON lines of what the target should learn; needed with a pool of your
+            own.
         test: JSON lines for reports; by default half of --domain.
         anchor: Capabilities to keep, each gsm8k, gsm_symbolic or a JSON lines file.
         domain_samples: Number of samples in dev and in test.
@@ -67,6 +69,8 @@ def run(options: Options) -> None:
     """Run `ogs sketch`."""
     from ogs_env.sketching.sketcher import sketch
 
+    if options.checkpoints != TRAJECTORY_CHECKPOINTS and not options.trajectory:
+        raise InputError("--checkpoints: needs --trajectory; give it too")
     data = _data(options)
     checkpoints = options.checkpoints if options.trajectory else ()
     settings = settings_of(SketchSettings, options, checkpoints=checkpoints)
@@ -79,10 +83,12 @@ def run(options: Options) -> None:
 
 def _data(options: Options) -> DomainData:
     if options.pool in domains():
-        if options.domain or options.test:
-            raise InputError(
-                f"--domain and --test: '{options.pool}' has its own; leave them out"
-            )
+        for name in (field.name for field in dataclasses.fields(DataOptions)):
+            if getattr(options, name) != getattr(DataOptions, name):
+                raise InputError(
+                    f"{option_name(name)}: is for your own files, and "
+                    f"'{options.pool}' is none; leave it out"
+                )
         return domains()[options.pool](options.seed, options.pool_size)
     path = Path(options.pool)
     if not path.exists() and not path.suffix:
@@ -108,6 +114,12 @@ def own_data(options: DataOptions, pool: Path, name: str, seed: int) -> DomainDa
         raise InputError(
             "--domain: is missing; give JSON lines of what the target should learn"
         )
+    for count in ("domain_samples", "anchor_samples"):
+        if getattr(options, count) < 1:
+            raise InputError(
+                f"{option_name(count)}: is {getattr(options, count)}; expected at "
+                "least 1"
+            )
     fields = options.fields()
     candidates = _read(pool, fields)
     samples = _read(domain, fields)

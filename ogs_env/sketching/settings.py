@@ -13,7 +13,7 @@ class SketchSettings:
     """Settings of the sketches of a bundle.
 
     Attributes:
-        proxy: Hugging Face causal LM id, folder, or the packaged default.
+        proxy: Hugging Face causal LM id, folder, GGUF file, or the packaged default.
         precision: `"float32"` or `"bfloat16"` for the frozen weights; `"auto"`
             chooses bfloat16 if it is clearly faster on this machine.
         k: Dimensions of a sketch.

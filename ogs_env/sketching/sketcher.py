@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 import sys
 import time
@@ -131,7 +132,7 @@ def check(data: DomainData, settings: SketchSettings) -> None:
             raise InputError(f"{role}: is empty; expected at least one sample")
     check_disjoint(by_role)
     for name in ("k", "layers", "rank", "epochs", "learning_rate"):
-        if getattr(settings, name) <= 0:
+        if not 0 < getattr(settings, name) < math.inf:
             raise InputError(
                 f"{name}: is {getattr(settings, name)}; expected a number above 0"
             )

@@ -1,5 +1,6 @@
 """Selectors that use sketches only, and selectors that score each sample by itself."""
 
+import copy
 from pathlib import Path
 
 import gymnasium
@@ -274,3 +275,15 @@ def test_oracle_takes_the_best_first_pick(bundle_folder: Path, bundle: Bundle) -
 def test_unknown_names() -> None:
     with pytest.raises(InputError, match="unknown selector 'radnom'; did you mean ran"):
         make_selector("radnom")
+
+
+def test_less_of_unknown_sketches_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown sketches 'trajectorie'; did you"):
+        LessSelector("trajectorie")
+
+
+def test_less_of_a_trajectory_needs_one(bundle: Bundle) -> None:
+    variant = copy.copy(bundle)
+    variant.manifest = {**bundle.manifest, "checkpoints": []}
+    with pytest.raises(InputError, match="has no trajectory; sketch it with"):
+        LessSelector("trajectory").select(variant, 4, np.random.default_rng(0))

@@ -23,6 +23,12 @@ from ogs_env.errors import InputError
         ({"budget": 0}, "budget: 0; expected at least 1"),
         ({"num_slates": 2.0}, r"num_slates: 2\.0; expected a whole number"),
         ({"slate_size": True}, "slate_size: True; expected a whole number"),
+        ({"fill": 1}, "fill: 1; expected True or False"),
+        ({"fill": "yes"}, "fill: 'yes'; expected True or False"),
+        ({"epochs": "3"}, "epochs: '3'; expected a number above 0, at most 1,000,000"),
+        ({"epochs": True}, "epochs: True; expected a number above 0"),
+        ({"epochs": float("nan")}, "epochs: nan; expected a number above 0"),
+        ({"epochs": 1e300}, r"epochs: 1e\+300; expected a number above 0, at most"),
         ({"budget": 33, "num_slates": 2}, "33 picks from a stream of 32 candidates"),
         (
             {"num_slates": 64},

@@ -27,6 +27,7 @@ from ogs_env.experiments import finetune_command as module
 from ogs_env.experiments.adapter_training import training_batch, training_order
 from ogs_env.experiments.evaluation import mean_losses, pair_preferences
 from ogs_env.experiments.finetune import FinetuneSettings, finetune, table
+from ogs_env.files import write_json
 from ogs_env.lm.encoding import encode
 from ogs_env.lm.loading import load_model
 from ogs_env.options import parse
@@ -383,6 +384,7 @@ def test_command_takes_the_held_out_sets_of_a_domain(files, tmp_path, monkeypatc
         (["--batch", 0], "batch: 0 is too small"),
         (["--layers", 0], "layers: 0 is too small"),
         (["--seed", -1], "seed: -1 is negative"),
+        (["--seed", 2**32], "seed: 4294967296 is too large"),
         (["--learning-rate", 0], "learning rate: 0.0 is no positive number"),
         (["--generate", 6], "retention set holds 5 samples"),
         (["--learning-rate", 1e30], "training diverged at learning rate 1e.30"),
@@ -395,6 +397,15 @@ def test_bad_options(files, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         command(tmp_path / "picked", *files, *options)
     assert not list(tmp_path.glob("out/*/result.json"))
+
+
+def test_a_model_that_cannot_be_loaded_leaves_an_earlier_result(files, tmp_path):
+    folder = tmp_path / "out" / "picked"
+    write_json(folder / "run.json", {"settings": {}})
+    write_json(folder / "result.json", {})
+    with pytest.raises(InputError, match="unknown model 'smolm2'"):
+        command(tmp_path / "picked", *files, "--model", "smolm2")
+    assert (folder / "result.json").exists()
 
 
 def test_bad_selections(files, tmp_path):

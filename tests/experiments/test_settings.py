@@ -61,8 +61,9 @@ def test_steps_alone_have_no_limit_of_time():
     [
         (("--width=wide",), "--width: 'wide', expected a whole number"),
         (("--steps=1.5",), "--steps: '1.5', expected a whole number or none"),
-        (("--env-kwargs=[1]",), r"--env-kwargs: '\[1\]', expected JSON"),
+        (("--env-kwargs=[1]",), r"--env-kwargs: '\[1\]', expected a JSON object"),
         (("--seed=-1",), "seed is -1, expected at least 0"),
+        (("--seed=5000000000",), "seed is 5000000000, expected at most 4294967295"),
         (("--batch-size=0",), "batch_size is 0, expected at least 2"),
         (("--evaluations=0",), "evaluations is 0, expected at least 1"),
         (("--learning-rate=-1",), "learning_rate is -1.0, expected a number of 0 or"),
@@ -79,6 +80,7 @@ def test_steps_alone_have_no_limit_of_time():
             ("--config=navigator", "--algorithm=imitation"),
             r"navigator.yaml: seconds: algorithm 'imitation' does not use it",
         ),
+        (("--config", "mine.yaml"), "mine.yaml: cannot be read .*expected a YAML file"),
         (("--config", "navigater"), "unknown config 'navigater'; did you mean navig"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scipy import stats
 
 from ogs_env.data.domains import question_key
 from ogs_env.errors import InputError
-from ogs_env.experiments.study.command import RESULTS
+from ogs_env.experiments.study.command import RESULTS, Options
 from ogs_env.experiments.study.methods import parse_method
 from ogs_env.experiments.study.pools import pool_data
 from ogs_env.experiments.study.questions import Question, right_number
@@ -19,6 +20,7 @@ from ogs_env.experiments.study.selections import Pool
 from ogs_env.experiments.study.settings import StudySettings, read_settings
 from ogs_env.experiments.study.summary import summaries
 from ogs_env.experiments.study.target import choice_accuracy
+from ogs_env.files import write_json
 
 METHODS = ("random-0", "oracle", "random-1", "random30-0", "less-trajectory", "pcgrad")
 
@@ -93,6 +95,42 @@ def test_another_recipe_in_the_same_folder_is_refused(finished, settings):
         run_study(other, finished)
 
 
+def test_another_model_under_the_same_target_name_is_refused(finished, settings):
+    other = dataclasses.replace(settings, target="another/model")
+    with pytest.raises(InputError, match=r"tiny.json.*target.*another target_name"):
+        run_study(other, finished)
+
+
+def test_a_folder_that_is_a_file_is_refused(settings, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file.*cannot be written"):
+        run_study(settings, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda result: result.clear(), "KeyError: 'domain'"),
+        (lambda result: result["losses"].update(test="abc"), "could not convert"),
+        (lambda result: result["losses"]["test"].pop(), "number of texts in test"),
+    ],
+)
+def test_a_damaged_result_is_named(finished, tmp_path, change, message):
+    folder = tmp_path / "runs"
+    shutil.copytree(finished / "runs", folder)
+    file = folder / "tiny" / "medical-packages-1" / "oracle.json"
+    result = json.loads(file.read_text())
+    change(result)
+    file.write_text(json.dumps(result))
+    with pytest.raises(InputError, match=f"oracle.json: is no result.*{message}"):
+        summaries(tmp_path)
+
+
+def test_modes_without_settings_refuse_a_config():
+    with pytest.raises(InputError, match=r"mine.yaml: .*read no settings"):
+        Options(config="mine.yaml", summary=True)
+
+
 def test_the_summary_has_means_over_pools_with_intervals(finished):
     by_method = {entry["method"]: entry for entry in summaries(finished)}
     assert by_method.keys() == {parse_method(name).kind for name in METHODS}
@@ -132,6 +170,23 @@ def test_pools_of_a_domain_differ_and_share_no_question_with_test(settings):
     assert {s.id for s in first.pool} != {s.id for s in second.pool}
     questions = {question_key(sample) for sample in first.pool}
     assert questions.isdisjoint(question_key(sample) for sample in first.test)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "oracle.json: lacks ids, seconds, sketches; delete it"),
+        (
+            {"ids": ["0"], "seconds": 1, "sketches": None},
+            "oracle.json: selects '0', which is not in the pool; delete it",
+        ),
+    ],
+)
+def test_a_damaged_selection_is_named(settings, tmp_path, content, message):
+    pool = Pool("medical-packages", 1, settings, tmp_path)
+    write_json(pool.folder / "selections" / "oracle.json", content)
+    with pytest.raises(InputError, match=message):
+        pool.rows(parse_method("oracle"))
 
 
 def test_a_selection_is_computed_once(finished, settings):
@@ -178,6 +233,18 @@ def test_the_likeliest_option_is_the_answer(settings):
         ("epochs: 1.5", "epochs: is 1.5; expected a whole number"),
         ("draws: [-1]", "draws: has -1; expected 0 or more"),
         ("layers: 0", "layers: is 0; expected 1 or more"),
+        ("share: 0.0001", "study.yaml: share: is 0.0001, which selects no sample"),
+        ("learning_rate: -1", "learning_rate: is -1.0; expected a number above 0"),
+        ("learning_rate: .nan", "learning_rate: is nan; expected a number above 0"),
+        ("target: my/model", "target_name: is missing; name the target 'my/model'"),
+        (
+            "share: 0.5\nmethods: [random30-0]",
+            "share: is 0.5, of which random30-0 selects 3 times as much",
+        ),
+        ("target_name: ../x", "target_name: is '../x'; expected letters"),
+        ("target_name: bundle", "target_name: is 'bundle'; .* none of bundle"),
+        ("draws: [99999999999]", "draws: has 99999999999; expected at most"),
+        ("methods: [random-00]", "unknown method 'random-00'; did you mean random-0"),
     ],
 )
 def test_wrong_settings_are_one_clear_line(tmp_path, line, message):

@@ -154,3 +154,15 @@ def test_two_processes_convert_the_default_model_once(tmp_path):
     assert folder.name.startswith(DEFAULT_MODEL)
     note = json.loads((folder / "ogs_source.json").read_text())
     assert note["sha256"] == first["hash"]
+
+
+@pytest.mark.parametrize("content", [b"GGUF", b"", b"no model", None])
+def test_a_gguf_file_that_cannot_be_read_is_named(tmp_path, monkeypatch, content):
+    monkeypatch.setenv("OGS_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "model.gguf"
+    if content is not None:
+        file.write_bytes(content)
+    message = "cannot be loaded" if content is not None else "no such file"
+    with pytest.raises(InputError, match=f"model.gguf': {message}"):
+        load_model(str(file))
+    assert not [path for path in tmp_path.glob("cache/*") if path.is_dir()]
