@@ -1,6 +1,5 @@
 """Selectors that use sketches only, and selectors that score each sample by itself."""
 
-import copy
 from pathlib import Path
 
 import gymnasium
@@ -280,10 +279,3 @@ def test_unknown_names() -> None:
 def test_less_of_unknown_sketches_is_refused() -> None:
     with pytest.raises(InputError, match="unknown sketches 'trajectorie'; did you"):
         LessSelector("trajectorie")
-
-
-def test_less_of_a_trajectory_needs_one(bundle: Bundle) -> None:
-    variant = copy.copy(bundle)
-    variant.manifest = {**bundle.manifest, "checkpoints": []}
-    with pytest.raises(InputError, match="has no trajectory; sketch it with"):
-        LessSelector("trajectory").select(variant, 4, np.random.default_rng(0))
