@@ -42,7 +42,6 @@ def navigator_settings(
     weights: Mapping[str, float],
     steps: int,
     seed: int,
-    cost_limit: float | None = None,
 ) -> TrainSettings:
     """Return settings of PPO in the environment of a bundle; a repeatable run.
 
@@ -52,7 +51,6 @@ def navigator_settings(
         weights: Weights of reward terms that are not the bundle's default.
         steps: Environment steps of the training.
         seed: Seed of the training.
-        cost_limit: Limit of an episode's mean cost; None for no limit.
     """
     return TrainSettings(
         env=ENVIRONMENT,
@@ -60,5 +58,4 @@ def navigator_settings(
         seed=seed,
         seconds=None,
         steps=steps,
-        cost_limit=cost_limit,
     )

@@ -4,7 +4,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ogs_env.data.domains import DomainData, question_key
+from ogs_env.data.domains import (
+    PUBMEDQA_SHORT,
+    DomainData,
+    load_source,
+    question_key,
+)
 from ogs_env.data.samples import Sample
 from ogs_env.data.sources import collection
 from ogs_env.seeding import named_rng
@@ -58,10 +63,7 @@ def _value(number: str) -> float:
 
 
 def _decisions() -> list[Question]:
-    return [
-        Question(replace(sample, response=sample.fields["decision"]), DECISIONS)
-        for sample in collection("pubmedqa").load()
-    ]
+    return [Question(sample, DECISIONS) for sample in load_source(PUBMEDQA_SHORT)]
 
 
 def _labels() -> list[Question]:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from ogs_env.agents.baselines.less import LessSelector
 from ogs_env.agents.baselines.oracle import OracleSelector
 from ogs_env.agents.deployment import AgentSelector
-from ogs_env.agents.selector import READERS, Selector, make_selector
+from ogs_env.agents.selector import READERS, SELECTORS, Selector, make_selector
 from ogs_env.agents.settings import ImitationSettings, Settings
 from ogs_env.agents.training import is_trained, train
 from ogs_env.bundle import Bundle
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
+from ogs_env.experiments.adapt_options import COMPARED
 from ogs_env.experiments.comparison import best_selector, compare, comparison_summary
 from ogs_env.experiments.limit import ForgettingLimit, forgetting_limit, read_limit
 from ogs_env.experiments.own_environment import (
@@ -156,19 +157,19 @@ class Pool:
         if kind == methods.LESS_TRAJECTORY:
             selector: Selector = LessSelector("trajectory")
             return kind, selector.select(self.trajectory, budget, rng)[0]
-        name = self._best(rng) if kind == methods.AUTO else method.name
+        name = self._best() if kind == methods.AUTO else method.name
         return name, self._selector(name).select(self.bundle, budget, rng)[0]
 
     def _selector(self, name: str) -> Selector:
-        method = methods.parse_method(name)
-        if method.kind == methods.ORACLE:
+        if name == methods.ORACLE:
             return OracleSelector(self.limit.weights)
-        if method.kind in methods.NAVIGATORS:
-            return self.navigator(method.kind, method.seed)
+        if name in SELECTORS:
+            return make_selector(name, self._texts if name in READERS else None)
+        method = methods.parse_method(name)
         if method.kind == methods.TRANSFER:
             other = Pool(method.domain, self.draw, self.settings, self.pools)
             return other.navigator("navigator", 0)
-        return make_selector(name, self._texts if name in READERS else None)
+        return self.navigator(method.kind, method.seed)
 
     @cached_property
     def _texts(self) -> dict[str, Sample]:
@@ -176,14 +177,10 @@ class Pool:
         groups += [*self.data.anchor.values(), *self.data.retention.values()]
         return {sample.id: sample for group in groups for sample in group}
 
-    def _best(self, rng: np.random.Generator) -> str:
+    def _best(self) -> str:
         """Return what `ogs adapt` would deploy."""
-        names = ["random", "navigator-0", methods.ORACLE]
-        names += [name for name in methods.BASELINES if name not in READERS]
-        selectors = {
-            name: make_selector(name) if name == "random" else self._selector(name)
-            for name in names
-        }
+        names = [*COMPARED, "navigator-0"]
+        selectors = {name: self._selector(name) for name in names}
         values = compare(
             self.bundle, selectors, self.settings.budget, self.draw, self.limit.weights
         )

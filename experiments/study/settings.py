@@ -13,6 +13,7 @@ from ogs_env.experiments.settings import read_yaml
 from ogs_env.experiments.study.methods import LARGER, LARGER_FACTOR, parse_method
 from ogs_env.learners.fitted import EPOCHS, LAYERS
 from ogs_env.lm.loading import DEFAULT_MODEL
+from ogs_env.options import expected
 
 PACKAGES = "medical-packages"
 """A domain of texts of installed packages, for machines without other texts."""
@@ -165,6 +166,5 @@ def _checked(value: Any, annotation: Any, place: str) -> Any:
     if annotation is float and type(value) is int:
         return float(value)
     if type(value) is not annotation:
-        names = {int: "a whole number", float: "a number", str: "a text"}
-        raise InputError(f"{place}: is {value!r}; expected {names[annotation]}")
+        raise InputError(f"{place}: is {value!r}; expected {expected([annotation])}")
     return value

@@ -132,7 +132,7 @@ def real_domain(
     """
     plan = PLANS[name]
     rng = named_rng(seed, f"domain {name}")
-    by_source = {source: _load_source(source) for source in plan.shares}
+    by_source = {source: load_source(source) for source in plan.shares}
     held_out, taken = {}, set[str]()
     for role, size in (("dev", DEV_SIZE), ("test", test_size)):
         held_out[role] = [
@@ -260,12 +260,12 @@ def load_anchor(
     return distinct[:count], distinct[count : 2 * count], info
 
 
-def _load_source(source: str) -> list[Sample]:
+def load_source(source: str) -> list[Sample]:
     """Return all samples of a pool's source."""
     if source == licences.NAME:
         return licences.licence_clauses()
     if source == PUBMEDQA_SHORT:
-        return _decisions(_load_source("pubmedqa"))
+        return _decisions(load_source("pubmedqa"))
     return without_duplicates(collection(source).load())[0]
 
 

@@ -104,8 +104,8 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         self._stalled = np.zeros(num_envs, np.int64)
         self._over = np.zeros(num_envs, np.bool_)
-        # Picks of the actions, without those that fill a selection.
-        self._chosen = np.zeros(num_envs, np.int64)
+        # Number of candidates that filled the selection of an ended episode.
+        self._filled = np.zeros(num_envs, np.int64)
         self._started = np.zeros(num_envs, np.bool_)
 
     def reset(
@@ -182,7 +182,6 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         self._stalled = (self._stalled + 1) * invalid
         truncated = self._stalled == STALL_LIMIT
         self._over = terminated | truncated
-        self._chosen = self._learners.counts
         ended, infos = np.flatnonzero(self._over), {}
         if self.single.fill and len(ended):
             terms = self._fill_up(terms, ended)
@@ -240,6 +239,7 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         self._rewards.reset(which)
         self._stalled[which] = 0
         self._over[which] = False
+        self._filled[which] = 0
 
     def _follow(
         self, picking: NDArray[np.bool_], skipping: NDArray[np.bool_]
@@ -270,6 +270,7 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
             filling[index] = self.single.fill_rows(
                 picked.tolist(), stream[stream >= 0], generator
             )
+            self._filled[index] = len(filling[index])
         for pick in range(max(map(len, filling.values()))):
             rows = np.full(self.num_envs, -1)
             for index, own in filling.items():
@@ -333,11 +334,13 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
     def _replayed(self, index: int) -> SelectionEnv:
         """Return an environment in the state of a sub-environment.
 
-        Invalid actions of the episode are not replayed.
+        Invalid actions of the episode, and candidates that filled its selection, are
+        not replayed.
         """
         env, rows = self.single, self._slates.streams[index].ravel()
         env.reset(options={"indices": rows[rows >= 0]})
-        for row in self._learners.picked[: self._chosen[index], index].tolist():
+        count = self._learners.counts[index] - self._filled[index]
+        for row in self._learners.picked[:count, index].tolist():
             while row not in env.slate:
                 env.step(env.slate_size)
             env.step(int(np.flatnonzero(env.slate == row)[0]))

@@ -300,6 +300,26 @@ def test_frames_are_those_of_each_sub_environment(
         assert_same(mine, theirs)
 
 
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_frames_after_a_filled_selection_are_of_the_picks(
+    bundle_folder: Path, mode: str
+) -> None:
+    envs, _ = both(bundle_folder, 2, mode, render_mode="ansi", fill=True, **SMALL)
+    envs.reset(seed=2)
+    envs.step(np.array([1, 0]))
+    # The first ends with one pick of nine; the second has eight left in the stream.
+    for _ in range(6):
+        *_, terminated, _, _ = envs.step(np.array([4, 1]))
+        if terminated[0]:
+            break
+        assert "1 of 9 picked" in envs.render()[0]
+    assert terminated.tolist() == [True, False]
+    picks = 0 if mode == "SameStep" else 1
+    assert f"{picks} of 9 picked" in envs.render()[0]
+    envs.step(np.array([4, 4]))
+    assert "0 of 9 picked" in envs.render()[0]
+
+
 def test_pickled_and_copied_vector_envs_continue_equally(bundle_folder: Path) -> None:
     native, _ = both(bundle_folder, 3, **SMALL)
     native.reset(seed=0)

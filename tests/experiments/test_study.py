@@ -10,6 +10,7 @@ from scipy import stats
 
 from ogs_env.data.domains import question_key
 from ogs_env.errors import InputError
+from ogs_env.experiments.adapt_options import COMPARED
 from ogs_env.experiments.study.command import RESULTS, Options
 from ogs_env.experiments.study.methods import parse_method
 from ogs_env.experiments.study.pools import pool_data
@@ -193,11 +194,24 @@ def test_a_selection_is_computed_once(finished, settings):
     pool = Pool("medical-packages", 1, settings, finished / "pools")
     method = parse_method("oracle")
     file = pool.folder / "selections" / "oracle.json"
-    content = json.loads(file.read_text())
+    original = file.read_text()
+    content = json.loads(original)
     content["ids"] = content["ids"][:3]
     assert len(pool.rows(method)) == settings.budget
     file.write_text(json.dumps(content))
     assert len(pool.rows(method)) == 3
+    file.write_text(original)  # other tests share the folder
+
+
+def test_auto_selects_as_the_best_selector_of_the_environment(finished, settings):
+    pool = Pool("medical-packages", 1, settings, finished / "pools")
+    rows = pool.rows(parse_method("auto"))
+    file = pool.folder / "selections" / "auto.json"
+    selector = json.loads(file.read_text())["selector"]
+    assert selector in {*COMPARED, "navigator-0"}
+    assert len(set(rows)) == settings.budget
+    if selector in ("oracle", "navigator-0"):
+        assert rows == pool.rows(parse_method(selector))
 
 
 @pytest.mark.parametrize(
