@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from ogs_env.errors import InputError
 from ogs_env.experiments.study.cosines import cosine_agreement
-from ogs_env.experiments.study.methods import Method, parse_method
+from ogs_env.experiments.study.methods import AUTO, Method, parse_method
 from ogs_env.experiments.study.results import BASE, COSINES, result_file
 from ogs_env.experiments.study.selections import Pool
 from ogs_env.experiments.study.settings import StudySettings
@@ -94,7 +94,8 @@ def _run_pool(settings: StudySettings, folder: Path, domain: str, draw: int) -> 
             print(
                 f"{domain} {draw}: {method.name}, {len(rows)} samples", file=sys.stderr
             )
-            write_json(file, _result(pool, target, method, rows))
+            result = _repeated(pool, method, rows, file)
+            write_json(file, result or _result(pool, target, method, rows))
 
 
 @contextmanager
@@ -142,19 +143,39 @@ def _result(
     target.train(rows, pool.draw, surgery)
     seconds = time.process_time() - begin
     measured = target.measure()
-    ids = "\n".join(sorted(pool.data.pool[row].id for row in rows))
     return {
         "domain": pool.domain,
         "draw": pool.draw,
         "method": method.name,
         "target": target.settings.target_name,
         "samples": len(rows),
-        "ids_sha256": hashlib.sha256(ids.encode()).hexdigest(),
+        "ids_sha256": _hash(pool, rows),
         "recipe": recipe(target.settings),
         "select_seconds": round(pool.seconds(method), 1),
         "train_seconds": round(seconds, 1),
         **measured,
     }
+
+
+def _repeated(
+    pool: Pool, method: Method, rows: list[int], file: Path
+) -> dict[str, Any] | None:
+    """Return the result of the selector that `auto` chose, if it has been run."""
+    if method.kind != AUTO:
+        return None
+    known = file.with_name(f"{pool.selector(method)}.json")
+    if not known.exists():
+        return None
+    result = read_object(known, "result of a run")
+    if result.get("ids_sha256") != _hash(pool, rows):
+        return None
+    seconds = round(pool.seconds(method), 1)
+    return result | {"method": method.name, "select_seconds": seconds}
+
+
+def _hash(pool: Pool, rows: list[int]) -> str:
+    ids = "\n".join(sorted(pool.data.pool[row].id for row in rows))
+    return hashlib.sha256(ids.encode()).hexdigest()
 
 
 def recipe(settings: StudySettings) -> dict[str, Any]:

@@ -92,6 +92,10 @@ class Pool:
             )
         return [known[id_] for id_ in selection["ids"]]
 
+    def selector(self, method: Method) -> str:
+        """Return the name of the selector that selects for a method."""
+        return str(self._selection(method)["selector"])
+
     def seconds(self, method: Method) -> float:
         """Return the CPU seconds of a selection and of the sketches that it needs."""
         if method.is_surgery:
@@ -119,7 +123,7 @@ class Pool:
         with locked(file):
             if not file.exists():
                 write_json(file, self._new_selection(method))
-        keys = {"ids", "sketches", "seconds"}
+        keys = {"ids", "selector", "sketches", "seconds"}
         return _read(file, "selection of the study", keys, "delete it to select again")
 
     def _selection_file(self, method: Method) -> Path:

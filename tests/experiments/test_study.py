@@ -214,6 +214,23 @@ def test_auto_selects_as_the_best_selector_of_the_environment(finished, settings
         assert rows == pool.rows(parse_method(selector))
 
 
+def test_auto_takes_over_the_run_of_the_selector_that_it_chose(
+    finished, settings, tmp_path
+):
+    folder = tmp_path / "study"
+    shutil.copytree(finished, folder)
+    selections = folder / "pools" / "medical-packages-1" / "selections"
+    chosen = json.loads((selections / "oracle.json").read_text())
+    write_json(selections / "auto.json", chosen | {"seconds": 1000.0})
+    methods = dataclasses.replace(settings, draws=(1,), methods=("auto",))
+    run_study(methods, folder)
+    oracle, auto = (results(folder, 1)[name] for name in ("oracle", "auto"))
+    assert auto["method"] == "auto"
+    assert auto["select_seconds"] > 1000 > oracle["select_seconds"]
+    same = oracle.keys() - {"method", "select_seconds"}
+    assert all(auto[name] == oracle[name] for name in same)
+
+
 @pytest.mark.parametrize(
     ("answer", "response", "is_right"),
     [
