@@ -39,8 +39,6 @@ class Checkpoints:
 
     Args:
         settings: Settings of the run.
-        options: Entries of the agent's description that change how it acts, such as
-            `pacing_margin`.
 
     Attributes:
         curve: The evaluations in order; each has `steps`, mean `return` and `cost`.
@@ -48,14 +46,11 @@ class Checkpoints:
         best_weights: State dict of the network at the best evaluation.
     """
 
-    def __init__(
-        self, settings: Settings, options: dict[str, float] | None = None
-    ) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.curve: list[dict[str, float]] = []
         self.best: dict[str, float] = {}
         self.best_weights: dict[str, torch.Tensor] = {}
-        self._options = options or {}
 
     def evaluate(
         self, network: Network, steps: int, measures: dict[str, float] | None = None
@@ -73,7 +68,7 @@ class Checkpoints:
         evaluation = play_together(
             self.settings.env,
             {**self.settings.env_kwargs, "split": "test"},
-            Navigator(network, self._options),
+            Navigator(network, {}),
             CHOICE_SEEDS[: self.settings.evaluation_episodes],
         )
         point = {
@@ -101,7 +96,6 @@ class Checkpoints:
         network.load_state_dict(self.best_weights)
         description = {
             **described(environment),
-            **self._options,
             "settings": asdict(self.settings),
             "training": {
                 "steps": self.curve[-1]["steps"],

@@ -41,7 +41,7 @@ class Navigator:
         network: The `mlp_extractor` of an SB3 policy; to continue training, call
             `model.policy.mlp_extractor.load_state_dict(agent.network.state_dict())`.
         description: JSON-able: bundle, sketch space, environment, settings, training
-            summary; and optionally `pacing_margin`, see `choose`.
+            summary.
     """
 
     network: Network
@@ -68,37 +68,17 @@ class Navigator:
     def act(
         self, observation: Observation, masks: NDArray[np.bool_]
     ) -> NDArray[np.int64]:
-        """Return the deterministic action (batch,) for each observation."""
-        return self.choose(self.log_probabilities(observation, masks), observation)
-
-    def choose(
-        self, log_probabilities: NDArray[np.float32], observation: Observation
-    ) -> NDArray[np.int64]:
-        """Return the deterministic action of each action distribution.
+        """Return the deterministic action (batch,) for each observation.
 
         It is a skip where skipping is likelier than all picks together, else the
         likeliest candidate. The single likeliest action would skip too often, since
         several similar candidates share the probability of a pick.
-
-        An agent whose description has `pacing_margin` also skips while the spent share
-        of its budget exceeds the share of slates dealt by more than this margin.
-
-        Args:
-            log_probabilities: float32 (batch, actions), the last one of skipping if
-                the environment has that action.
-            observation: The batch of observations.
-
-        Returns:
-            int64 (batch,).
         """
+        logs = self.log_probabilities(observation, masks)
         if not self.network.skips:
-            return log_probabilities.argmax(axis=1)
-        picks = log_probabilities[:, :-1]
-        skips = np.exp(log_probabilities[:, -1]) > 0.5
-        if "pacing_margin" in self.description:
-            place = 3 * (self.network.shape["row"] - SCALARS["candidates"])
-            budget_left, slates_left = observation["context"][:, place : place + 2].T
-            skips |= slates_left - budget_left > self.description["pacing_margin"]
+            return logs.argmax(axis=1)
+        picks = logs[:, :-1]
+        skips = np.exp(logs[:, -1]) > 0.5
         return np.where(skips, picks.shape[1], picks.argmax(axis=1))
 
     def __call__(
@@ -238,12 +218,6 @@ def _read_description(file: Path) -> dict[str, Any]:
     what, remedy = "description of an ogs_env agent", "train the agent again"
     required = ("space", "environment", "network", "weights_sha256")
     description = read_versioned(file, what, FORMAT, FORMAT_VERSION, required, remedy)
-    margin = description.get("pacing_margin", 0.0)
-    if not isinstance(margin, int | float) or not 0 <= margin <= 1:
-        raise InputError(
-            f"{file}: 'pacing_margin' is {margin!r}, expected a number from 0 to 1; "
-            "train the agent again"
-        )
     keys = {"row", "context", "width", "skips"}
     if not isinstance(description["network"], dict) or keys != set(
         description["network"]

@@ -29,8 +29,7 @@ class Trunk(nn.Module):
     equivariant to the candidates' order, for any number of them.
 
     A further input is the row's agreement with the domain, the elementwise product of
-    the row's direction and the domain's: which coordinates of it matter can transfer
-    to other domains.
+    the row's direction and the domain's.
 
     Args:
         row: Number of columns of a candidate.

@@ -120,7 +120,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class ImitationSettings:
-    """Settings of imitation of the oracle, for agents that move to other domains.
+    """Settings of imitation of the oracle.
 
     A run is repeatable to the last bit. See `ogs_env.agents.imitation`.
 
@@ -128,7 +128,7 @@ class ImitationSettings:
         env: Id of the environment, a `SelectionEnv`.
         env_kwargs: Arguments of the environment, without `split`.
         algorithm: `"imitation"`.
-        seed: Seed of weights, tasks, episodes and minibatches.
+        seed: Seed of weights, episodes and minibatches.
         width: Units of each hidden layer.
         oracle_episodes: Episodes of the oracle that are imitated.
         evaluation_episodes: Test episodes of the evaluation after each epoch.

@@ -1,10 +1,9 @@
 """Bundles: the gradient sketches of a pool, its domain set and its anchor set.
 
 A bundle is a folder with `manifest.json`, `basis.safetensors` and, for each role,
-shards `ROLE-00000.safetensors`; with an off-domain trajectory also
-`off_domain-ROLE-00000.safetensors`. It may also have own answers, which the untouched
-proxy gives to the prompts of anchor and retention: two further roles, sketched only at
-the untouched model, with their tokens in `answers.safetensors`. In a bundle with a
+shards `ROLE-00000.safetensors`. It may also have own answers, which the untouched proxy
+gives to the prompts of anchor and retention: two further roles, sketched only at the
+untouched model, with their tokens in `answers.safetensors`. In a bundle with a
 trajectory, the pool's products with them are in `answers-pool-00000.safetensors`.
 Environments need a bundle only, not the texts that it was sketched from.
 """
@@ -120,11 +119,6 @@ class Bundle:
     def has_trajectory(self) -> bool:
         """Whether it has sketches at the checkpoints of a warm-up."""
         return bool(self.manifest["checkpoints"])
-
-    @property
-    def has_off_domain(self) -> bool:
-        """Whether anchor and pool also have sketches along an off-domain trajectory."""
-        return bool(self.manifest.get("off_domain"))
 
     @property
     def has_answers(self) -> bool:

@@ -24,13 +24,8 @@ ANSWERS = ("anchor_answers", "retention_answers")
 retention; the columns of the pool's `answer_products` are in this order."""
 ROLES = ("pool", *MEASURED)
 """Roles of every bundle."""
-OFF_DOMAIN = ("anchor", "pool")
-"""Roles that have sketches along the off-domain trajectory, if there is one."""
-EXTRA_FILES = {
-    "off_domain": ("off_domain",),
-    "answers": ("answer_products", "answer_units"),
-}
-"""Columns in separate files `PREFIX-ROLE-00000.safetensors`, by prefix."""
+ANSWER_COLUMNS = ("answer_products", "answer_units")
+"""Columns of the pool in separate files `answers-pool-00000.safetensors`."""
 MANIFEST = "manifest.json"
 BASIS = "basis.safetensors"
 ANSWER_TOKENS = "answers.safetensors"
@@ -118,7 +113,7 @@ def read_shards(
     """Map the shards of a role and check their tensors.
 
     Returns:
-        For each shard its tensors by name, with those of the extra files.
+        For each shard its tensors by name.
 
     Raises:
         InputError: If a tensor is missing, has another shape than the manifest implies
@@ -126,9 +121,9 @@ def read_shards(
     """
     files = sorted(n for n in manifest["files"] if n.startswith(f"{role}-"))
     shards = [map_tensors(path / name) for name in files]
-    for prefix in _extra_files(manifest, role):
+    if _has_answer_files(manifest, role):
         for name, shard in zip(files, shards, strict=True):
-            shard.update(map_tensors(path / f"{prefix}-{name}"))
+            shard.update(map_tensors(path / f"answers-{name}"))
     for name, shard in zip(files, shards, strict=True):
         _check_shard(manifest, role, path / name, shard)
     rows = sum(len(shard["ids"]) for shard in shards)
@@ -195,12 +190,9 @@ def check_answers(path: Path, role: str, rows: Rows, prompts: Rows) -> None:
         )
 
 
-def _extra_files(manifest: Mapping[str, Any], role: str) -> list[str]:
-    """Return the prefixes of a role's extra files, of `EXTRA_FILES`."""
-    has_off_domain = bool(manifest.get("off_domain")) and role in OFF_DOMAIN
-    trajectory_and_answers = manifest["checkpoints"] and manifest.get("answers")
-    has_answers = bool(trajectory_and_answers) and role == "pool"
-    return ["off_domain"] * has_off_domain + ["answers"] * has_answers
+def _has_answer_files(manifest: Mapping[str, Any], role: str) -> bool:
+    """Whether `ANSWER_COLUMNS` are in files of their own."""
+    return bool(role == "pool" and manifest["checkpoints"] and manifest.get("answers"))
 
 
 def _shapes(
@@ -213,19 +205,16 @@ def _shapes(
     shapes["initial"] = (rows, k)
     if not checkpoints or role in ANSWERS:
         return shapes
-    counts, extra_files = manifest["roles"], _extra_files(manifest, role)
+    counts = manifest["roles"]
     shapes["trajectory"] = (rows, len(checkpoints) * k)
     if role == "pool":
         measured = sum(counts[name] for name in MEASURED)
         shapes["products"] = (rows, len(checkpoints) * measured)
         shapes["product_units"] = (rows, len(checkpoints))
-    if "answers" in extra_files:
+    if _has_answer_files(manifest, role):
         answers = sum(counts[name] for name in ANSWERS)
         shapes["answer_products"] = (rows, answers)
         shapes["answer_units"] = (rows,)
-    if "off_domain" in extra_files:
-        later = sum(entry["step"] > 0 for entry in checkpoints)
-        shapes["off_domain"] = (rows, later * k)
     return shapes
 
 
@@ -234,8 +223,8 @@ def _check_shard(
 ) -> None:
     rows = len(shard["ids"]) if "ids" in shard else 0
     for name, shape in _shapes(manifest, role, rows).items():
-        prefix = [key for key, names in EXTRA_FILES.items() if name in names]
-        path = file.with_name("-".join([*prefix, file.name]))
+        is_beside = name in ANSWER_COLUMNS
+        path = file.with_name(f"answers-{file.name}") if is_beside else file
         if name not in shard or shard[name].shape != shape:
             actual = shard[name].shape if name in shard else "nothing"
             raise InputError(

@@ -71,21 +71,16 @@ class Rows:
         """Return sketches as float32; only the given rows are read from the disk.
 
         Args:
-            kind: `"initial"`; `"trajectory"`, which own answers do not have; or
-                `"off_domain"`, along the off-domain trajectory, which only anchor and
-                pool have.
+            kind: `"initial"`, or `"trajectory"`, which own answers do not have.
             indices: Row numbers (m,); all rows by default.
 
         Returns:
             float32 (m, k) for `"initial"`; (m, checkpoints * k) for `"trajectory"`,
-            each checkpoint's block times its weight; (m, later * k) for
-            `"off_domain"`, weighted in the same way, with the `later` checkpoints
-            after the untouched model.
+            each checkpoint's block times its weight.
         """
         out = self._read(kind, np.arange(len(self)) if indices is None else indices)
         if kind != "initial":
-            k = self._shards[0]["initial"].shape[1]
-            out *= np.repeat(self._weights[-(out.shape[1] // k) :], k)
+            out *= np.repeat(self._weights, out.shape[1] // len(self._weights))
         return out
 
     def products(self, indices: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -120,26 +115,6 @@ class Rows:
         """
         units = self._read("answer_units", indices) * np.square(self._weights[0])
         return self._read("answer_products", indices) * units[:, None]
-
-    def part(self, indices: NDArray[np.integer], **columns: NDArray[Any]) -> "Rows":
-        """Return a part of the samples, in memory.
-
-        Args:
-            indices: Row numbers (m,).
-            columns: Columns of the shards, (m, ...), that replace those of the samples.
-        """
-        scalars = {name: getattr(self, name)[indices] for name in COLUMNS}
-        others = self._shards[0].keys() - COLUMNS.keys()
-        sketches = {name: self._read(name, indices) for name in sorted(others)}
-        return Rows([{**scalars, **sketches, **columns}], self._weights)
-
-    def along_off_domain(self) -> "Rows":
-        """Return the samples with their sketches of the off-domain trajectory."""
-        rows = np.arange(len(self))
-        trajectory = self._read("trajectory", rows)
-        later = self._read("off_domain", rows)
-        trajectory[:, -later.shape[1] :] = later
-        return self.part(rows, trajectory=trajectory)
 
     def _read(self, name: str, indices: NDArray[np.integer]) -> NDArray[np.float32]:
         shape = len(indices), *self._shards[0][name].shape[1:]

@@ -27,7 +27,6 @@ STREAMS = {
     "domain financial": 14,
     "warm-up": 20,
     "user data": 30,
-    "off-domain": 40,
     "fine-tuning": 50,
     "subsets": 51,
     "surgery": 52,

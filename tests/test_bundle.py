@@ -47,25 +47,6 @@ def test_rows_of_several_shards_are_those_of_the_files_in_order(folder: Path) ->
     assert isinstance(bundle.pool._shards[0]["initial"], np.memmap)
 
 
-def test_a_part_has_the_given_samples_and_replaced_columns(folder: Path) -> None:
-    pool = load_bundle(folder).pool
-    rows, dots = np.array([41, 3, 20, 59]), np.arange(4, dtype=np.float32)
-    part = pool.part(rows, domain_dots=dots)
-    assert len(part) == 4
-    for name in COLUMNS:
-        expected = dots if name == "domain_dots" else getattr(pool, name)[rows]
-        np.testing.assert_array_equal(getattr(part, name), expected)
-        assert getattr(part, name).dtype == COLUMNS[name]
-    for kind in ("initial", "trajectory"):
-        np.testing.assert_array_equal(part.sketches(kind), pool.sketches(kind, rows))
-        assert [first for first, _ in part.blocks(kind)] == [0]
-    every = np.arange(4)
-    smaller = part.part(np.array([2]))
-    for read in (Rows.products, Rows.answer_products):
-        np.testing.assert_array_equal(read(part, every), read(pool, rows))
-        np.testing.assert_array_equal(read(smaller, every[:1]), read(pool, rows[[2]]))
-
-
 def test_columns_are_read_only(folder: Path) -> None:
     with pytest.raises(ValueError, match="read-only"):
         load_bundle(folder).pool.losses[0] = 0
@@ -293,23 +274,6 @@ def test_a_capability_without_answers_is_named(folder: Path) -> None:
     rewrite(folder, name, tensors)
     with pytest.raises(InputError, match=r"capability 'knowledge' has no own answers"):
         load_bundle(folder).answer_rows(1)
-
-
-def test_an_off_domain_trajectory_is_checked_like_a_trajectory(tmp_path: Path) -> None:
-    folder = make_bundle(tmp_path / "off_domain", off_domain=True)
-    name = "off_domain-pool-00000.safetensors"
-    tensors = load_file(folder / name)
-    assert load_bundle(folder).has_off_domain
-    rewrite(folder, name, {"off_domain": tensors["off_domain"][:, :-1].copy()})
-    with pytest.raises(InputError, match=r"pool-00000.*'off_domain' should have shape"):
-        load_bundle(folder)
-    tensors["off_domain"][4] = np.nan
-    rewrite(folder, name, tensors)
-    with pytest.raises(InputError, match=r"'off_domain' holds a NaN .* row 4 "):
-        load_bundle(folder)
-    (folder / name).unlink()
-    with pytest.raises(InputError, match=f"{name}: is missing from the bundle"):
-        load_bundle(folder)
 
 
 def test_a_missing_basis_is_refused(folder: Path) -> None:

@@ -126,17 +126,13 @@ def test_every_module_is_in_it(wheel):
 
 def test_shipped_bundles_are_small(wheel):
     sizes: dict[str, int] = {}
-    off_domain: dict[str, int] = {}
     with zipfile.ZipFile(wheel) as archive:
         for info in archive.infolist():
             parts = info.filename.split("/")
             if parts[:2] == ["ogs_env", "bundles"] and len(parts) == 4:
-                of = off_domain if parts[-1].startswith("off_domain-") else sizes
-                of[parts[2]] = of.get(parts[2], 0) + info.file_size
+                sizes[parts[2]] = sizes.get(parts[2], 0) + info.file_size
     assert "medical" in sizes
     assert all(size <= 13 * 2**20 for size in sizes.values())
-    assert off_domain.keys() == sizes.keys()
-    assert all(size <= 3 * 2**20 for size in off_domain.values())
 
 
 def test_the_core_runs_episodes_without_torch(python, tmp_path):

@@ -34,7 +34,7 @@ FROM = "-from-"
 """Separator in the name of an agent group that plays another domain than its own."""
 
 # Entries of a bundle's manifest that do not change an episode.
-_WITHOUT_EFFECT = ("fidelity", "command", "request", "off_domain")
+_WITHOUT_EFFECT = ("fidelity", "command", "request")
 
 
 @dataclass(frozen=True)
@@ -208,15 +208,9 @@ def bundle_digest(bundle: Bundle) -> str:
     """Return a hash of what determines a bundle's episodes: sha256 of its manifest.
 
     The manifest has the sha256 of every file. Left out are the results of the fidelity
-    study, the command and request that built the bundle, and the off-domain trajectory,
-    which only sampled tasks use.
+    study, and the command and request that built the bundle.
     """
     manifest = {n: v for n, v in bundle.manifest.items() if n not in _WITHOUT_EFFECT}
-    manifest["files"] = {
-        name: entry
-        for name, entry in manifest["files"].items()
-        if not name.startswith("off_domain-")
-    }
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 

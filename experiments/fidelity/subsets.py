@@ -77,9 +77,9 @@ def tenth(bundle: Bundle) -> list[Subset]:
     """
     draw = _Sampler(bundle, len(bundle.pool) // 10, seed=4)
     trained = AGENTS / "navigator" / bundle.name / "seed-0"
-    transferred = AGENTS / "navigator-transfer" / "medical" / "seed-0"
     rules = {name: name for name in ("less", "greedy", "grad-match", "oracle")}
-    rules["navigator"] = str(trained if trained.is_dir() else transferred)
+    if trained.is_dir():
+        rules["navigator"] = str(trained)
     return [
         *draw.random(5),
         *draw.selected(rules),

@@ -3,7 +3,6 @@
 import re
 from dataclasses import dataclass
 
-from ogs_env.data.domains import PLANS
 from ogs_env.errors import unknown_name
 
 BASELINES = (
@@ -20,7 +19,6 @@ SURGERY = ("agem", "pcgrad", "ogd", "upgrad")
 NAVIGATORS = ("navigator", "imitation")
 RANDOM, LARGER, ALL = "random", "random30", "all"
 LESS_TRAJECTORY, ORACLE, AUTO = "less-trajectory", "oracle", "auto"
-TRANSFER = "transfer"
 LARGER_FACTOR = 3
 """`random30` selects so many times the share of the other methods."""
 
@@ -36,13 +34,11 @@ class Method:
         name: Its name in the settings, such as `navigator-1`.
         kind: What it is, such as `navigator`.
         seed: Number of the draw or of the training; 0 for methods without one.
-        domain: For `transfer`, the domain whose Navigator selects.
     """
 
     name: str
     kind: str
     seed: int = 0
-    domain: str = ""
 
     @property
     def is_surgery(self) -> bool:
@@ -58,12 +54,8 @@ def parse_method(name: str) -> Method:
     """
     if name in _SINGLE:
         return Method(name, name)
-    kind, _, domain = name.partition("-")
-    if kind == TRANSFER and domain in PLANS:
-        return Method(name, kind, domain=domain)
     match = _SEEDED.fullmatch(name)
     if match and match["kind"] in (RANDOM, LARGER, *NAVIGATORS):
         return Method(name, match["kind"], int(match["seed"]))
     seeded = [f"{kind}-0" for kind in (RANDOM, LARGER, *NAVIGATORS)]
-    transfers = [f"{TRANSFER}-{domain}" for domain in PLANS]
-    raise unknown_name("method", name, [*_SINGLE, *seeded, *transfers])
+    raise unknown_name("method", name, [*_SINGLE, *seeded])

@@ -10,7 +10,7 @@ from ogs_env.experiments.study.summary import ALL_DOMAINS, summaries
 from ogs_env.files import whole_file, write_json, write_text
 
 TABLE, PICTURE, SUMMARY = "table.md", "trade-off.png", "summary.json"
-_OF_ENVIRONMENT = ("oracle", "navigator", "imitation", "transfer", "auto")
+_OF_ENVIRONMENT = ("oracle", "navigator", "imitation", "auto")
 _COLUMNS = (
     "method",
     "share",

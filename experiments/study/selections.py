@@ -52,7 +52,6 @@ class Pool:
         self, domain: str, draw: int, settings: StudySettings, folder: Path
     ) -> None:
         self.domain, self.draw, self.settings = domain, draw, settings
-        self.pools = folder
         self.folder = folder / f"{domain}-{draw}"
         self.data = pool_data(domain, draw, settings)
 
@@ -170,9 +169,6 @@ class Pool:
         if name in SELECTORS:
             return make_selector(name, self._texts if name in READERS else None)
         method = methods.parse_method(name)
-        if method.kind == methods.TRANSFER:
-            other = Pool(method.domain, self.draw, self.settings, self.pools)
-            return other.navigator("navigator", 0)
         return self.navigator(method.kind, method.seed)
 
     @cached_property

@@ -62,23 +62,6 @@ def check_flag(name: str, value: bool) -> None:
         raise InputError(f"{name}: {value!r}; expected True or False")
 
 
-def check_task_seed(task_seed: int, learner: str) -> None:
-    """Check the seed of a sampled task.
-
-    Raises:
-        InputError: For a seed that is negative or not whole, or a live learner.
-    """
-    whole = isinstance(task_seed, int | np.integer) and not isinstance(task_seed, bool)
-    if not whole or task_seed < 0:
-        raise InputError(
-            f"task_seed: {task_seed!r}; expected a whole number, 0 or more"
-        )
-    if learner != "surrogate":
-        raise InputError(
-            f"task_seed: given with learner='{learner}'; expected the surrogate"
-        )
-
-
 def check_epochs(epochs: float, learner: str) -> None:
     """Check the number of epochs that a learner predicts.
 

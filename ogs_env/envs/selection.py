@@ -13,7 +13,6 @@ from ogs_env.envs.arguments import (
     check_epochs,
     check_flag,
     check_render_mode,
-    check_task_seed,
     given_bundle,
 )
 from ogs_env.envs.base import (
@@ -41,7 +40,6 @@ from ogs_env.rewards import (
     document_terms,
     weighted_sum,
 )
-from ogs_env.sampled_task import sample_task
 
 
 @document_terms(DEFAULT_WEIGHTS)
@@ -241,11 +239,6 @@ class SelectionEnv(EpisodeEnv[Learner]):
     - `bundle`: name of a shipped bundle, or the folder of one (`OGS-Custom-v0`
       needs it).
     - `split`: the candidates' part of the pool: `"train"`, `"test"` or `"all"`.
-    - `task_seed`: a whole number, the seed of a sampled task (`ogs_env.sampled_task`):
-      its domain and 256 candidates are drawn from this part of the pool and replace
-      the bundle's own, and its trajectory is the bundle's off-domain trajectory. For
-      agents that should transfer to other domains; `info["test_change"]` is then
-      measured on samples similar to the sampled domain.
     - `slate_size`: places of a slate. `num_slates`: slates in the stream. `budget`:
       picks in an episode. Defaults depend on the pool: 16 slates of 16 and 48 picks if
       each split has 256 samples; otherwise fewer slates, and 3/16 of their candidates
@@ -300,7 +293,6 @@ class SelectionEnv(EpisodeEnv[Learner]):
         bundle: str = "medical",
         *,
         split: str = "train",
-        task_seed: int | None = None,
         slate_size: int | None = None,
         num_slates: int | None = None,
         budget: int | None = None,
@@ -317,9 +309,6 @@ class SelectionEnv(EpisodeEnv[Learner]):
         if epochs is not None:
             check_epochs(epochs, learner)
             data = data.with_epochs(float(epochs))
-        if task_seed is not None:
-            check_task_seed(task_seed, learner)
-            data = sample_task(data, int(task_seed), split)
         self._part = data.split(split)
         counts = episode_counts(data, split, slate_size, num_slates, budget)
         check_flag("fill", fill)

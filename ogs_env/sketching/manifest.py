@@ -76,7 +76,6 @@ def write_manifest(
                 for c, weight in zip(checkpoints, weights, strict=True)
             ],
             "warm_up_batch": BATCH if checkpoints else None,
-            "off_domain": settings.off_domain,
             "answers": {
                 "kind": settings.anchor_answers,
                 "max_tokens": longest_answer(settings.max_tokens),

@@ -21,9 +21,6 @@ class SketchSettings:
         rank: LoRA rank; the adapter's alpha is twice that.
         checkpoints: Warm-up steps at which trajectory sketches are taken; empty for a
             bundle without a trajectory.
-        off_domain: Whether to sketch the pool and the anchor also along an off-domain
-            trajectory: a second warm-up, on pool samples from outside the domain.
-            Sampled tasks use it.
         anchor_answers: The answers that represent a capability: the samples'
             `"reference"` answers, the proxy's `"own"` answers to the same prompts, or
             `"both"`. References are always sketched, because observations use them;
@@ -43,7 +40,6 @@ class SketchSettings:
     layers: int = LAYERS
     rank: int = 16
     checkpoints: tuple[int, ...] = ()
-    off_domain: bool = False
     anchor_answers: str = field(default="own", metadata={"choices": ANCHOR_ANSWERS})
     epochs: int = EPOCHS
     learning_rate: float = 1e-3

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save
 from tqdm import tqdm
 
-from ogs_env.bundle_files import ANSWERS, MEASURED, OFF_DOMAIN
+from ogs_env.bundle_files import ANSWERS, MEASURED
 from ogs_env.errors import InputError
 from ogs_env.files import whole_file
 from ogs_env.lm.adapter import Proxy
@@ -20,7 +20,6 @@ from ogs_env.sketching.batch_sketches import (
     MeanGradients,
     Row,
     batches,
-    sketch_at,
     sketch_initial,
 )
 from ogs_env.sketching.projection import CountSketch
@@ -90,41 +89,6 @@ def write_shards(
                     columns = _answer_products(wide_sketches, own)
                     _check_finite(columns, part)
                     save_tensors(file.with_name(f"answers-{file.name}"), columns)
-                _check_finite(shard, part)
-                save_tensors(file, shard)
-
-
-def write_off_domain(
-    proxy: Proxy,
-    rows: dict[str, list[Row]],
-    checkpoints: Sequence[Checkpoint],
-    projection: CountSketch,
-    folder: Path,
-) -> None:
-    """Sketch anchor and pool along the off-domain trajectory, into shards of their own.
-
-    Args:
-        proxy: The proxy with a fresh adapter.
-        rows: Samples by role.
-        checkpoints: Those of the off-domain warm-up, without the untouched model.
-        projection: Projects gradients to sketches.
-        folder: The bundle's folder; existing shards are kept.
-    """
-    fresh = proxy.state()
-    total = sum(len(rows[role]) for role in OFF_DOMAIN)
-    with tqdm(total=total, desc="off_domain", unit="sample", smoothing=0.1) as bar:
-        for role in OFF_DOMAIN:
-            for file, part in _missing(folder, f"off_domain-{role}", rows[role], bar):
-                sketches = torch.zeros(len(part), len(checkpoints), projection.k)
-                for batch in batches(part):
-                    with shared_trunk(proxy.trunk):
-                        tokens = proxy.batch([part[row].encoded for row in batch])
-                        for number, checkpoint in enumerate(checkpoints):
-                            sums = sketch_at(checkpoint, proxy, tokens, [projection])
-                            sketches[batch, number] = sums.sketches[0].T.cpu()
-                    proxy.load_state(fresh)
-                    bar.update(len(batch))
-                shard = {"off_domain": sketches.flatten(1).half()}
                 _check_finite(shard, part)
                 save_tensors(file, shard)
 
@@ -219,7 +183,7 @@ def _empty_trajectory(
 def _check_finite(shard: dict[str, torch.Tensor], part: Sequence[Row]) -> None:
     """Check values as the loader does, here with the sample's id for the error line."""
     units = "product_units", "answer_units"
-    for name in ("initial", "trajectory", "losses", *units, "off_domain"):
+    for name in ("initial", "trajectory", "losses", *units):
         values = shard.get(name, torch.zeros(len(part))).reshape(len(part), -1)
         finite = values.isfinite().all(1)
         if not finite.all():

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from ogs_env.bundle import Bundle, load_bundle
-from ogs_env.bundle_files import ANSWER_TOKENS, ANSWERS, MANIFEST, OFF_DOMAIN
+from ogs_env.bundle_files import ANSWER_TOKENS, ANSWERS, MANIFEST
 from ogs_env.data.domains import DomainData
 from ogs_env.data.samples import Sample, check_disjoint
 from ogs_env.errors import InputError, unknown_name
@@ -36,10 +36,9 @@ from ogs_env.sketching.batch_sketches import (
 from ogs_env.sketching.manifest import write_manifest
 from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.settings import ANCHOR_ANSWERS, SketchSettings
-from ogs_env.sketching.shards import save_tensors, write_off_domain, write_shards
+from ogs_env.sketching.shards import save_tensors, write_shards
 from ogs_env.sketching.warmup import (
     Checkpoint,
-    off_domain_picks,
     warm_up,
     warm_up_picks,
     warm_up_steps,
@@ -92,15 +91,9 @@ def sketch(
     checkpoints = []
     if settings.checkpoints:
         picks = _warm_up_rows(data, settings)
-        checkpoints = _checkpoints(proxy, rows, picks, settings, build, "warm-up")
+        checkpoints = _checkpoints(proxy, rows, picks, settings, build)
     projection = CountSketch(settings.k, settings.seed)
     write_shards(proxy, rows, means, checkpoints, projection, folder, build)
-    if settings.off_domain:
-        picks = _off_domain_rows(data, settings)
-        off_domain = _checkpoints(proxy, rows, picks, settings, build, "off_domain")
-        write_off_domain(
-            proxy, rows, [c for c in off_domain if c.step], projection, folder
-        )
     write_manifest(
         folder,
         settings,
@@ -153,27 +146,12 @@ def check(data: DomainData, settings: SketchSettings) -> None:
                 "among them; include 0 in --checkpoints or use --anchor-answers "
                 "reference"
             )
-    if settings.off_domain:
-        if not any(steps):
-            raise InputError(
-                "off_domain: is another warm-up; expected --trajectory with a "
-                "checkpoint above 0"
-            )
-        _off_domain_rows(data, settings)
 
 
 def _warm_up_rows(data: DomainData, settings: SketchSettings) -> np.ndarray:
     """Return the pool rows that the warm-up trains on."""
     steps = warm_up_steps(settings.checkpoints)
     return warm_up_picks(len(data.pool), steps, settings.seed)
-
-
-def _off_domain_rows(data: DomainData, settings: SketchSettings) -> np.ndarray:
-    """Return the pool rows that the off-domain trajectory trains on."""
-    inside = {sample.source for sample in data.dev}
-    outside = [row for row, s in enumerate(data.pool) if s.source not in inside]
-    steps = warm_up_steps(settings.checkpoints)
-    return off_domain_picks(np.array(outside, np.int64), steps, settings.seed)
 
 
 def _samples_by_role(data: DomainData) -> dict[str, list[Sample]]:
@@ -337,8 +315,6 @@ def _print_estimate(
     passes = 1 + later
     work = sum(n * (1 if r in ANSWERS else passes) for r, n in tokens.items())
     work += tokens["dev"] + tokens["anchor"]
-    if settings.off_domain:
-        work += later * sum(tokens[role] for role in OFF_DOMAIN)
     minutes = work / rate / 60
     print(
         f"{len(every):,} samples, {sum(tokens.values()):,} tokens, {passes} pass"
@@ -365,14 +341,13 @@ def _checkpoints(
     picks: np.ndarray,
     settings: SketchSettings,
     build: Path,
-    stem: str,
 ) -> list[Checkpoint]:
-    """Train a warm-up on some pool rows, or read the checkpoints if they are saved."""
-    file = build / f"{stem}.safetensors"
+    """Train the warm-up on pool rows, or read the checkpoints if they are saved."""
+    file = build / "warm-up.safetensors"
     if not file.exists():
         samples = [rows["pool"][row].encoded for row in picks]
         checkpoints = warm_up(
-            proxy, samples, settings.checkpoints, settings.learning_rate, stem
+            proxy, samples, settings.checkpoints, settings.learning_rate
         )
         tensors = {
             # Early checkpoints share their scales, which safetensors does not allow.

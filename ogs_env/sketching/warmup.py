@@ -46,30 +46,11 @@ def warm_up_picks(pool_size: int, steps: int, seed: int) -> np.ndarray:
     return named_rng(seed, "warm-up").permutation(pool_size)[:needed]
 
 
-def off_domain_picks(outside: np.ndarray, steps: int, seed: int) -> np.ndarray:
-    """Return the pool rows int64 (steps * 8,) of the off-domain trajectory, in order.
-
-    Args:
-        outside: Pool rows (n,) of sources that the domain's samples do not have.
-        steps: Optimizer steps of the off-domain trajectory.
-        seed: Seed of the choice.
-    """
-    needed = steps * BATCH
-    if needed > len(outside):
-        raise InputError(
-            f"off_domain: {steps} steps of {BATCH} need {needed} samples of sources "
-            f"that the domain does not have, the pool has {len(outside)}; leave "
-            "--off-domain out, use earlier checkpoints or a larger pool"
-        )
-    return named_rng(seed, "off-domain").permutation(outside)[:needed]
-
-
 def warm_up(
     proxy: Proxy,
     samples: Sequence[Encoded],
     checkpoints: Sequence[int],
     learning_rate: float,
-    name: str = "warm-up",
 ) -> list[Checkpoint]:
     """Train the adapter on samples in order and return its checkpoints.
 
@@ -81,12 +62,11 @@ def warm_up(
         samples: 8 samples per step, for `warm_up_steps` steps.
         checkpoints: Steps whose weights to return, ascending.
         learning_rate: Peak learning rate.
-        name: Label of the progress bar.
     """
     texts = TrunkStates(proxy, samples)
     training = AdapterTraining(proxy)
     states, scales = {0: proxy.state()}, {}
-    bar = tqdm(range(1, warm_up_steps(checkpoints) + 1), desc=name, unit="step")
+    bar = tqdm(range(1, warm_up_steps(checkpoints) + 1), desc="warm-up", unit="step")
     for step in bar:
         batch = range((step - 1) * BATCH, step * BATCH)
         loss = training.step(texts, batch, learning_rate * min(1.0, step / RISE))

@@ -89,29 +89,6 @@ def test_masked_actions_are_never_taken():
     np.testing.assert_allclose(probabilities.sum(1), 1.0, atol=1e-5)
 
 
-def test_pacing_margin_limits_the_lead_of_the_spent_budget():
-    def spent_ahead(agent):
-        """Run an episode; return the largest lead of the spent over the dealt share."""
-        env = gymnasium.make("OGS-Medical-v0").unwrapped
-        observation, info = env.reset(seed=0)
-        lead, over = 0.0, False
-        while not over:
-            observation, _, over, _, info = env.step(agent(observation, info, env))
-            if not over:
-                dealt = (env.slate_number + 1) / env.slates_in_stream
-                lead = max(lead, len(env.picked) / env.budget - dealt)
-        return lead, len(env.picked)
-
-    eager = make_agent()
-    with torch.no_grad():
-        eager.network.skip_head.bias -= 1000.0
-    assert spent_ahead(eager) == (pytest.approx(47 / 48 - 3 / 16), 48)
-    eager.description["pacing_margin"] = 0.125
-    lead, picks = spent_ahead(eager)
-    assert picks == 48
-    assert lead == pytest.approx(0.125 + 1 / 48)  # at most one pick over
-
-
 def test_empty_places_need_no_mask():
     observation, masks = make_observations(np.random.default_rng(4))
     agent = make_agent()
@@ -245,10 +222,6 @@ def edit(folder, change):
         (lambda d: d["network"].update(row=12), "'actor.row.weight' has shape"),
         (lambda d: d["network"].update(width=-1), "'network.width' is -1"),
         (lambda d: d["network"].update(skips=1), "'network.skips' is 1"),
-        (
-            lambda d: d.update(pacing_margin="far"),
-            "'pacing_margin' is 'far', expected a number",
-        ),
         (
             lambda d: d["network"].pop("skips"),
             "'network' must have exactly the keys",

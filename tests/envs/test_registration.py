@@ -16,7 +16,7 @@ allowed = set(sys.stdlib_module_names) | {
     "cloudpickle", "farama_notifications", "typing_extensions",
 }
 class Block:
-    def find_spec(self, name, path=None, task_seed=None):
+    def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] not in allowed:
             raise ModuleNotFoundError(f"{name} is blocked", name=name)
 sys.meta_path.insert(0, Block())

@@ -115,9 +115,8 @@ def test_episodes_equal_those_of_sync_vector_env(
         {},
         {"order": "mixed", "split": "all", "num_slates": 30},
         {"observe": "trajectory", "split": "test", "slate_size": 7, "num_slates": 9},
-        {**SMALL, "task_seed": 7, "reward_weights": {"information": 0.3}},
         {**SMALL, "fill": True, "reward_weights": {"information": 0.3}},
-        {**SMALL, "fill": True, "epochs": 12.5, "task_seed": 3},
+        {**SMALL, "fill": True, "epochs": 12.5},
         {
             **SMALL,
             "reward_weights": {

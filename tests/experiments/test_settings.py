@@ -40,8 +40,9 @@ def test_hyphens_and_underscores_are_the_same():
 
 
 def test_the_algorithm_chooses_the_settings():
-    transfer = parsed("--config", "navigator-transfer", "--seed", 3, "--bundle", "mine")
-    assert transfer == ImitationSettings(
+    name = "navigator-imitation"
+    imitation = parsed("--config", name, "--seed", 3, "--bundle", "mine")
+    assert imitation == ImitationSettings(
         env_kwargs={"bundle": "mine"},
         seed=3,
         oracle_episodes=2400,

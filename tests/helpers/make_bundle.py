@@ -15,11 +15,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ogs_env.bundle_files import (
+    ANSWER_COLUMNS,
     ANSWERS,
-    EXTRA_FILES,
     FORMAT_VERSION,
     MEASURED,
-    OFF_DOMAIN,
     ROLES,
 )
 from ogs_env.files import sha256_of, write_json
@@ -39,7 +38,6 @@ def make_bundle(
     held_out: int = 40,
     shards: int = 1,
     seed: int = 0,
-    off_domain: bool = False,
     answers: bool = True,
 ) -> Path:
     """Write a valid bundle; each role but the pool has `held_out` samples.
@@ -79,7 +77,7 @@ def make_bundle(
     if checkpoints and answers:
         products = _products(roles, ANSWERS, checkpoints)
         columns = np.ascontiguousarray(products[:, 0]), units[:, 0].copy()
-        further = dict(zip(EXTRA_FILES["answers"], columns, strict=True))
+        further = dict(zip(ANSWER_COLUMNS, columns, strict=True))
         for role in ANSWERS:
             del roles[role]["trajectory"]
     files = {}
@@ -92,16 +90,12 @@ def make_bundle(
             name = f"{role}-{number:05d}.safetensors"
             save_file({n: c[part] for n, c in columns.items()}, folder / name)
             files[name] = {"sha256": sha256_of(folder / name), "rows": len(part)}
-            beside = {}
-            if off_domain and role in OFF_DOMAIN:
-                other = _off_domain(columns["trajectory"], checkpoints, seed)
-                beside[f"off_domain-{name}"] = {"off_domain": other}
             if further and role == "pool":
-                beside[f"answers-{name}"] = further
-            for other_name, tensors in beside.items():
-                cut = {key: values[part] for key, values in tensors.items()}
-                save_file(cut, folder / other_name)
-                files[other_name] = {"sha256": sha256_of(folder / other_name)}
+                cut = {key: values[part] for key, values in further.items()}
+                save_file(cut, folder / f"answers-{name}")
+                files[f"answers-{name}"] = {
+                    "sha256": sha256_of(folder / f"answers-{name}")
+                }
     if answers:
         name = "answers.safetensors"
         save_file(
@@ -125,7 +119,6 @@ def make_bundle(
         "projection": {"k": k},
         "proxy": {"id": "made"},
         "checkpoints": [{"step": step, "weight": 1.0} for step in steps],
-        "off_domain": off_domain,
         "answers": {"kind": "own", "max_tokens": 120} if answers else None,
         "sources": [{"name": name} for name in SOURCES],
         "capabilities": list(CAPABILITIES),
@@ -229,13 +222,6 @@ def _tokens(counts: np.ndarray) -> np.ndarray:
     """Token ids of answers of these lengths, then -1."""
     places = np.arange(counts.max())
     return np.where(places < counts[:, None], places % 50, -1).astype(np.int32)
-
-
-def _off_domain(trajectory: np.ndarray, checkpoints: int, seed: int) -> np.ndarray:
-    """Sketches of another warm-up: the later checkpoints, in another metric."""
-    later = trajectory[:, trajectory.shape[1] // checkpoints :]
-    metric = np.random.default_rng([seed, 1]).uniform(0.2, 2, later.shape[1])
-    return (later * metric).astype(np.float16)
 
 
 def _products(

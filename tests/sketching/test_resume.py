@@ -46,7 +46,7 @@ def arguments(tmp_path_factory, tiny_model_folder) -> list[str]:
         write_lines(folder / "anchor.jsonl", 12, 3),
         *("--proxy", str(tiny_model_folder), "--precision", "float32"),
         *("--k", "64", "--rank", "4", "--layers", "2", "--max-tokens", "96"),
-        *("--trajectory", "--checkpoints", "0", "2", "5", "--off-domain"),
+        *("--trajectory", "--checkpoints", "0", "2", "5"),
     ]
 
 

@@ -12,7 +12,7 @@ from helpers.words import WORDS
 from safetensors.numpy import load_file
 from torch.nn.functional import cross_entropy
 
-from ogs_env.bundle_files import ANSWERS, MEASURED, OFF_DOMAIN, ROLES
+from ogs_env.bundle_files import ANSWERS, MEASURED, ROLES
 from ogs_env.data.domains import DomainData
 from ogs_env.data.records import Turn
 from ogs_env.data.samples import Sample
@@ -30,7 +30,6 @@ from ogs_env.sketching.settings import ANCHOR_ANSWERS, SketchSettings
 from ogs_env.sketching.sketcher import sketch
 from ogs_env.sketching.warmup import (
     BATCH,
-    off_domain_picks,
     warm_up_picks,
     warm_up_steps,
 )
@@ -269,48 +268,6 @@ def test_trajectory_sketches_equal_a_loop_over_samples_and_checkpoints(
         expected = [points[number + 1][2] * weight for points in oracle[role]]
         columns = slice(number * bundle.k, (number + 1) * bundle.k)
         assert largest_row_error(sketches[:, columns], np.stack(expected)) < 1e-3
-
-
-def test_off_domain_sketches_equal_a_loop_over_samples(settings, tmp_path):
-    data = replace(make_data(), dev=samples(20, 200, "nature"))
-    whole = sketch(data, tmp_path / "whole", replace(settings, off_domain=True))
-    assert whole.has_off_domain
-    files = [name.split("-") for name in whole.manifest["files"]]
-    assert {name[1] for name in files if name[0] == "off_domain"} == set(OFF_DOMAIN)
-    model, tokenizer = load_model(settings.proxy)
-    proxy = attach_adapter(
-        model, tokenizer, rank=4, alpha=8, layers=2, seed=settings.seed
-    )
-    encoded = encoded_by_role(proxy, data, settings, tmp_path)
-    # Forty different samples of the source that is not in the domain.
-    outside = [row for row, s in enumerate(data.pool) if s.source == "colours"]
-    picks = off_domain_picks(np.array(outside), 5, settings.seed)
-    assert set(picks) <= set(outside)
-    assert len(set(picks)) == 5 * BATCH
-    batches = [[encoded["pool"][row] for row in some] for some in np.split(picks, 5)]
-    projection = CountSketch(settings.k, settings.seed)
-    layers = {**proxy.a, **proxy.b}
-    weights_ = [layer.weight for layer in layers.values()]
-    later = [entry for entry in whole.manifest["checkpoints"] if entry["step"]]
-    states = {}
-    for step, scale in enumerate(train(proxy, batches, settings.learning_rate), 1):
-        states[step] = proxy.state(), {name: v.clone() for name, v in scale.items()}
-    for number, entry in enumerate(later):
-        proxy.load_state(states[entry["step"]][0])
-        divisors = states[max(entry["step"], 3)][1]
-        for role in OFF_DOMAIN:
-            expected = []
-            for sample in encoded[role]:
-                loss = token_losses(proxy, sample).mean()
-                sketched = torch.zeros(settings.k, 1)
-                gradients = torch.autograd.grad(loss, weights_)
-                for name, gradient in zip(layers, gradients, strict=True):
-                    part = gradient.flatten() / (divisors[name].flatten() + 1e-8).sqrt()
-                    projection.add(sketched, name, part[None])
-                expected.append(sketched[:, 0].numpy() * entry["weight"])
-            sketches = getattr(whole, role).sketches("off_domain")
-            sketches = sketches[:, number * whole.k : (number + 1) * whole.k]
-            assert largest_row_error(sketches, np.stack(expected)) < 1e-3
 
 
 @pytest.mark.parametrize("role", EVERY)
@@ -582,15 +539,6 @@ def test_the_space_is_that_of_proxy_adapter_and_projection(settings, tmp_path):
             {"checkpoints": (2, 5)},
             r"checkpoints: are \[2, 5\]; own answers need the untouched model among "
             "them; include 0 in --checkpoints or use --anchor-answers reference",
-        ),
-        (
-            {"off_domain": True},
-            "off_domain: 5 steps of 8 need 40 samples of sources that the domain does "
-            "not have, the pool has 8; leave --off-domain out",
-        ),
-        (
-            {"off_domain": True, "checkpoints": ()},
-            "off_domain: is another warm-up; expected --trajectory with a checkpoint",
         ),
     ],
 )
