@@ -6,11 +6,14 @@ from typing import Any
 
 from ogs_env.experiments.plots import COLOURS, RANDOM_COLOUR
 from ogs_env.experiments.study.methods import SURGERY
-from ogs_env.experiments.study.summary import ALL_DOMAINS, summaries
+from ogs_env.experiments.study.summary import summaries
 from ogs_env.files import whole_file, write_json, write_text
 
 TABLE, PICTURE, SUMMARY = "table.md", "trade-off.png", "summary.json"
 _OF_ENVIRONMENT = ("oracle", "navigator", "imitation", "auto")
+_DIFFERENCE = "domain_change_less_random"
+_FAR = 12.0
+"""Largest difference in the picture, points."""
 _COLUMNS = (
     "method",
     "share",
@@ -93,7 +96,9 @@ def _signed(value: float | None) -> str:
 
 
 def plot(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw both changes of every method, one panel for each domain and target.
+    """Draw every method's differences to random selections, a panel for each domain.
+
+    Points beyond `_FAR` are drawn there, with their value.
 
     Args:
         entries: Result of `summaries`.
@@ -102,47 +107,76 @@ def plot(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = by_panel(e for e in entries if e["domain"] != ALL_DOMAINS)
-    size = 6.4 * len(panels), 5.6
-    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    panels = by_panel(entries)
+    size = 5.6 * len(panels), 5.6
+    figure = Figure(figsize=size, dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     for number, ((domain, target), own) in enumerate(sorted(panels.items()), start=1):
         axes = figure.add_subplot(1, len(panels), number)
-        for entry in own:
-            _point(axes, entry)
         axes.axhline(0, color="0.8", zorder=0)
         axes.axvline(0, color="0.8", zorder=0)
+        axes.plot(0, 0, "o", color=RANDOM_COLOUR)
+        labels = [("random", 0.0, 0.0, RANDOM_COLOUR)]
+        labels += [_point(axes, entry) for entry in own if _DIFFERENCE in entry]
         axes.set_title(f"{domain.title()}, {target}", weight="bold")
-        axes.set_xlabel("← learned more      domain test loss, %")
-        axes.set_ylabel("← retained more      loss on own answers, %")
+        axes.set_xlabel("← learns more than random    domain test loss, points")
+        axes.set_ylabel("← forgets less than random    loss on own answers, points")
         axes.grid(alpha=0.25)
+        _limit(axes, labels)
+        _annotate(axes, labels)
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png")
 
 
-def _point(axes: Any, entry: Mapping[str, Any]) -> None:
-    x, y = entry["domain_change"], entry["forgetting"]
-    (left, right), (low, high) = entry["domain_interval"], entry["forgetting_interval"]
+def _point(axes: Any, entry: Mapping[str, Any]) -> tuple[str, float, float, str]:
+    """Draw a point with its intervals; return its label, place and colour."""
     colour = _colour(entry["method"])
-    axes.errorbar(
-        x,
-        y,
-        xerr=[[x - left], [right - x]],
-        yerr=[[y - low], [high - y]],
-        color=colour,
-        marker="o",
-        markersize=7,
-        elinewidth=0.8,
-        alpha=0.9,
-    )
-    axes.annotate(
-        entry["method"],
-        (x, y),
-        xytext=(6, 5),
-        textcoords="offset points",
-        color=colour,
-        fontsize=9,
-    )
+    differences = entry[_DIFFERENCE], entry["forgetting_less_random"]
+    x, y = (min(max(value, -_FAR), _FAR) for value in differences)
+    errors = [
+        [[max(value - low, 0)], [max(high - value, 0)]]
+        for value, (low, high) in (
+            (x, entry["domain_less_random_interval"]),
+            (y, entry["forgetting_less_random_interval"]),
+        )
+    ]
+    axes.errorbar(x, y, *errors[::-1], color=colour, fmt="o", elinewidth=0.7)
+    label = entry["method"]
+    if (x, y) != differences:
+        label += f" ({differences[0]:+.0f}, {differences[1]:+.0f})"
+    return label, x, y, colour
+
+
+def _limit(axes: Any, labels: Sequence[tuple[str, float, float, str]]) -> None:
+    """Limit the axes to the points; wide intervals of few pools are cut."""
+    x, y = ([label[place] for label in labels] for place in (1, 2))
+    for set_limits, values in ((axes.set_xlim, x), (axes.set_ylim, y)):
+        margin = 0.15 * (max(values) - min(values)) + 0.5
+        set_limits(min(values) - margin, max(values) + margin)
+
+
+def _annotate(axes: Any, labels: Sequence[tuple[str, float, float, str]]) -> None:
+    """Write labels beside points, moved up where they would overlap."""
+    low, high = axes.get_ylim()
+    left, right = axes.get_xlim()
+    written: list[tuple[float, float]] = []
+    for label, x, y, colour in sorted(labels, key=lambda item: item[2]):
+        at = y + 0.015 * (high - low)
+        for other_x, other in written:
+            is_near = abs(other_x - x) < 0.25 * (right - left)
+            if is_near and abs(at - other) < 0.035 * (high - low):
+                at = other + 0.035 * (high - low)
+        written.append((x, at))
+        text_x = x + 0.012 * (right - left)
+        is_right = x > left + 0.75 * (right - left)
+        axes.text(
+            text_x,
+            at,
+            label,
+            color=colour,
+            fontsize=9,
+            ha="right" if is_right else "left",
+        )
 
 
 def _colour(method: str) -> str:
