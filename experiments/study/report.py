@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ogs_env.experiments.plots import COLOURS, RANDOM_COLOUR
 from ogs_env.experiments.study.methods import SURGERY
@@ -27,6 +27,13 @@ _COLUMNS = (
     "selecting, s",
     "training, ratio",
 )
+
+
+class _Label(NamedTuple):
+    text: str
+    x: float
+    y: float
+    colour: str
 
 
 def write_report(folder: Path) -> Path:
@@ -116,7 +123,7 @@ def plot(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.axhline(0, color="0.8", zorder=0)
         axes.axvline(0, color="0.8", zorder=0)
         axes.plot(0, 0, "o", color=RANDOM_COLOUR)
-        labels = [("random", 0.0, 0.0, RANDOM_COLOUR)]
+        labels = [_Label("random", 0, 0, RANDOM_COLOUR)]
         labels += [_point(axes, entry) for entry in own if _DIFFERENCE in entry]
         axes.set_title(f"{domain.title()}, {target}", weight="bold")
         axes.set_xlabel("← learns more than random    domain test loss, points")
@@ -128,8 +135,8 @@ def plot(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
         figure.savefig(temporary, format="png")
 
 
-def _point(axes: Any, entry: Mapping[str, Any]) -> tuple[str, float, float, str]:
-    """Draw a point with its intervals; return its label, place and colour."""
+def _point(axes: Any, entry: Mapping[str, Any]) -> _Label:
+    """Draw a point with its intervals; return its label."""
     colour = _colour(entry["method"])
     differences = entry[_DIFFERENCE], entry["forgetting_less_random"]
     x, y = (min(max(value, -_FAR), _FAR) for value in differences)
@@ -144,23 +151,25 @@ def _point(axes: Any, entry: Mapping[str, Any]) -> tuple[str, float, float, str]
     label = entry["method"]
     if (x, y) != differences:
         label += f" ({differences[0]:+.0f}, {differences[1]:+.0f})"
-    return label, x, y, colour
+    return _Label(label, x, y, colour)
 
 
-def _limit(axes: Any, labels: Sequence[tuple[str, float, float, str]]) -> None:
+def _limit(axes: Any, labels: Sequence[_Label]) -> None:
     """Limit the axes to the points; wide intervals of few pools are cut."""
-    x, y = ([label[place] for label in labels] for place in (1, 2))
-    for set_limits, values in ((axes.set_xlim, x), (axes.set_ylim, y)):
+    for set_limits, values in (
+        (axes.set_xlim, [label.x for label in labels]),
+        (axes.set_ylim, [label.y for label in labels]),
+    ):
         margin = 0.15 * (max(values) - min(values)) + 0.5
         set_limits(min(values) - margin, max(values) + margin)
 
 
-def _annotate(axes: Any, labels: Sequence[tuple[str, float, float, str]]) -> None:
+def _annotate(axes: Any, labels: Sequence[_Label]) -> None:
     """Write labels beside points, moved up where they would overlap."""
     low, high = axes.get_ylim()
     left, right = axes.get_xlim()
     written: list[tuple[float, float]] = []
-    for label, x, y, colour in sorted(labels, key=lambda item: item[2]):
+    for label, x, y, colour in sorted(labels, key=lambda label: label.y):
         at = y + 0.015 * (high - low)
         for other_x, other in written:
             is_near = abs(other_x - x) < 0.25 * (right - left)
