@@ -86,6 +86,9 @@ def _run_pool(settings: StudySettings, folder: Path, domain: str, draw: int) -> 
             if not is_only or file.exists():
                 continue
             rows = pool.rows(method)
+            if known := _repeated(pool, method, rows, file):
+                write_json(file, known)
+                continue
             if target is None:
                 answers = folder / ANSWERS / settings.target_name
                 with locked(answers):
@@ -94,8 +97,7 @@ def _run_pool(settings: StudySettings, folder: Path, domain: str, draw: int) -> 
             print(
                 f"{domain} {draw}: {method.name}, {len(rows)} samples", file=sys.stderr
             )
-            result = _repeated(pool, method, rows, file)
-            write_json(file, result or _result(pool, target, method, rows))
+            write_json(file, _result(pool, target, method, rows))
 
 
 @contextmanager
