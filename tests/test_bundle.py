@@ -11,7 +11,6 @@ from safetensors.numpy import load_file, save_file
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.errors import InputError
 from ogs_env.files import sha256_of
-from ogs_env.rows import COLUMNS, Rows
 
 
 @pytest.fixture
