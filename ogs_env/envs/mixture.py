@@ -108,9 +108,10 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
 
     ## Rewards
 
-    The sum of the terms in `info["reward_terms"]`, each with its weight. They are those
-    of `SelectionEnv`, but about a batch: losses are compared before and after the whole
-    batch, `orthogonality` is the mean of its samples, and `information` the sum.
+    The sum of the following terms, each with its weight; `info` has each by its name.
+    They are those of `SelectionEnv`, but about a batch: losses are compared before and
+    after the whole batch, `orthogonality` is the mean of its samples, and `information`
+    the sum.
 
     <reward terms>
 
@@ -144,30 +145,28 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
 
     ## Information
 
-    The same keys at reset and on every step:
+    The same keys at reset and on every step, with numbers and arrays of fixed shapes:
 
     | Key                | Value                                                       |
     |--------------------|-------------------------------------------------------------|
     | `action_mask`      | int8 (clusters,), 1 = valid                                 |
-    | `reward_terms`     | dict, the terms above                                       |
+    | `domain_gain`, ... | float, each of the terms above by its name                  |
     | `cost`             | float, the constrained problem's cost: `forgetting`, or     |
     |                    | `conflict` without own answers; negative where a step       |
     |                    | reverses some, and >= 0 over an episode                     |
-    | `cost_answers`     | str, the answers that the cost is measured on: "own" or     |
-    |                    | "reference"                                                 |
-    | `sample_ids`       | list of str, 16 hex digits of each sample drawn, in order;  |
-    |                    | empty without a draw                                        |
+    | `picked`           | int64 (batch,), pool rows drawn in the step, in order,      |
+    |                    | then -1                                                     |
     | `invalid_action`   | bool                                                        |
     | `domain_loss`      | float, the learner's mean dev loss, nats per token          |
-    | `selection`        | list of all drawn samples' ids in order; empty until the    |
-    |                    | episode's end                                               |
+    | `selection`        | int64 (batch * steps,), pool rows of all samples drawn in   |
+    |                    | order, then -1; only -1 until the episode's end             |
     | `test_change`      | float, change of the domain test loss, percent of its       |
     |                    | start; negative is better; 0.0 until the end                |
     | `retention_change` | float, the same of the retention loss                       |
     | `answers_change`   | float, the same of the loss on own answers to the           |
     |                    | retention's prompts; 0.0 without own answers                |
-    | `learner_sketches` | str, "trajectory", or "initial" for a bundle without        |
-    |                    | trajectory sketches                                         |
+
+    `env.unwrapped.sample_ids(rows)` returns the ids of pool rows.
 
     No reward depends on the test and retention losses, or on the own answers to the
     retention's prompts.
@@ -197,8 +196,8 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
     ((16, 38), (99,))
     >>> largest = observation["clusters"][:, 0].argmax()
     >>> observation, reward, terminated, truncated, info = env.step(largest)
-    >>> len(info["sample_ids"]), reward == info["reward_terms"]["domain_gain"]
-    (8, True)
+    >>> info["picked"].shape, reward == info["domain_gain"]
+    ((8,), True)
     >>> float(observation["clusters"][largest, 5]), info["cost"] >= 0
     (1.0, True)
 
@@ -236,7 +235,7 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
         self.batch, self.steps = batch, steps
         weights = checked_weights(reward_weights, data, DEFAULT_WEIGHTS)
         learner = SurrogateLearner(data)
-        super().__init__(data, learner, weights, batch * steps, render_mode)
+        super().__init__(data, learner, weights, batch * steps, batch, render_mode)
 
         self._clusters = clusters_of(self.bundle, clusters)
         self._candidates = candidates(self.bundle, "initial")
@@ -376,8 +375,7 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
         self, terms: dict[str, float], rows: list[int], *, invalid: bool = False
     ) -> dict[str, Any]:
         mask = self.action_masks().astype(np.int8)
-        picked = {"sample_ids": [self._names[row] for row in rows]}
-        return self._episode_info(mask, terms, picked, invalid)
+        return self._episode_info(mask, terms, rows, invalid)
 
 
 def _episode_counts(

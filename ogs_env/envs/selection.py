@@ -119,7 +119,7 @@ class SelectionEnv(EpisodeEnv[Learner]):
 
     ## Rewards
 
-    The sum of the terms in `info["reward_terms"]`, each with its weight:
+    The sum of the following terms, each with its weight; `info` has each by its name:
 
     <reward terms>
 
@@ -160,29 +160,27 @@ class SelectionEnv(EpisodeEnv[Learner]):
 
     ## Information
 
-    The same keys at reset and on every step:
+    The same keys at reset and on every step, with numbers and arrays of fixed shapes:
 
     | Key                | Value                                                       |
     |--------------------|-------------------------------------------------------------|
     | `action_mask`      | int8 (slate_size + 1,), 1 = valid                           |
-    | `reward_terms`     | dict, the terms above                                       |
+    | `domain_gain`, ... | float, each of the terms above by its name                  |
     | `cost`             | float, the constrained problem's cost: `forgetting`, or     |
     |                    | `conflict` without own answers; negative where a step       |
     |                    | reverses some, and >= 0 over an episode                     |
-    | `cost_answers`     | str, the answers that the cost is measured on: "own" or     |
-    |                    | "reference"                                                 |
-    | `sample_id`        | str, 16 hex digits of the picked sample; "" without a pick  |
+    | `picked`           | int64 (1,), the pool row of the pick; -1 without a pick     |
     | `invalid_action`   | bool                                                        |
     | `domain_loss`      | float, the learner's mean dev loss, nats per token          |
-    | `selection`        | list of the picked samples' ids in order; empty until the   |
-    |                    | episode's end                                               |
+    | `selection`        | int64 (budget,), pool rows of all picks in order, then -1;  |
+    |                    | only -1 until the episode's end                             |
     | `test_change`      | float, change of the domain test loss, percent of its       |
     |                    | start; negative is better; 0.0 until the end                |
     | `retention_change` | float, the same of the retention loss                       |
     | `answers_change`   | float, the same of the loss on own answers to the           |
     |                    | retention's prompts; 0.0 without own answers                |
-    | `learner_sketches` | str, "trajectory", or "initial" for a bundle without        |
-    |                    | trajectory sketches; "live" for the live learner            |
+
+    `env.unwrapped.sample_ids(rows)` returns the ids of pool rows.
 
     No reward depends on the test and retention losses, or on the own answers to the
     retention's prompts.
@@ -271,8 +269,8 @@ class SelectionEnv(EpisodeEnv[Learner]):
     >>> observation["candidates"].shape, int(info["action_mask"].sum())
     ((16, 39), 17)
     >>> observation, reward, terminated, truncated, info = env.step(3)
-    >>> bool(info["action_mask"][3]), info["sample_id"] != ""
-    (False, True)
+    >>> bool(info["action_mask"][3]), len(env.unwrapped.sample_ids(info["picked"]))
+    (False, 1)
 
     ```
 
@@ -319,7 +317,7 @@ class SelectionEnv(EpisodeEnv[Learner]):
         self.slate_size, self.order, self.fill = slate_size, order, fill
         weights = checked_weights(reward_weights, data)
         model, self._candidates = _make_learner(data, observe, learner, live)
-        super().__init__(data, model, weights, self.budget, render_mode)
+        super().__init__(data, model, weights, self.budget, 1, render_mode)
 
         d = self._d = self.bundle.basis.shape[1]
         self._rows = np.zeros((slate_size, d + 7), np.float32)
@@ -502,8 +500,8 @@ class SelectionEnv(EpisodeEnv[Learner]):
     def _info(
         self, terms: dict[str, float], row: int, *, invalid: bool = False
     ) -> dict[str, Any]:
-        picked = {"sample_id": self._names[row]}
-        return self._episode_info(self._mask.copy(), terms, picked, invalid)
+        rows = [row] if row >= 0 else []
+        return self._episode_info(self._mask.copy(), terms, rows, invalid)
 
 
 def _make_learner(

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from ogs_env.envs.arguments import check_render_mode
 from ogs_env.envs.base import INVALID_ACTION_PENALTY, STALL_LIMIT, Observation
-from ogs_env.envs.observations import Candidates, candidates, sample_names
+from ogs_env.envs.observations import Candidates, candidates
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.envs.vector_slates import EnvIndices, VectorSlates
 from ogs_env.episode_rewards import Information, VectorRewards
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import UNCHANGED
 from ogs_env.learners.surrogate import VectorSurrogateLearner
-from ogs_env.rewards import COST, NO_PICK, answers_of, weighted_sum
+from ogs_env.rewards import COST, NO_PICK, weighted_sum
 
 
 class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
@@ -89,7 +89,6 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         self.observation_space = batch_space(single.observation_space, num_envs)
 
         bundle, budget = single.bundle, single.budget
-        self._answers = answers_of(bundle)
         samples = single._candidates
         assert isinstance(samples, Candidates)
         self._learners = VectorSurrogateLearner(bundle, num_envs, budget)
@@ -100,7 +99,6 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
             self._learners,
             [Information(bundle.k, budget) for _ in range(num_envs * informed)],
         )
-        self._names = np.array(sample_names(bundle), object)
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         self._stalled = np.zeros(num_envs, np.int64)
         self._over = np.zeros(num_envs, np.bool_)
@@ -295,26 +293,22 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
     ) -> dict[str, Any]:
         """Return the info of `SelectionEnv` as arrays over sub-environments."""
         n, learners = self.num_envs, self._learners
-        selection, changes = np.empty(n, object), np.zeros((len(UNCHANGED), n))
-        selection.fill([])
+        changes = np.zeros((len(UNCHANGED), n))
+        selection = np.full((n, self.single.budget), -1)
         if ended is not None and len(ended):
-            for index in ended.tolist():
-                picked = learners.picked[: learners.counts[index], index]
-                selection[index] = self._names[picked].tolist()
+            selection[ended] = learners.picked[:-1, ended].T
             start = learners.tables.initial_held_out
             losses = learners.held_out_losses(ended)
             changes[: len(start), ended] = 100 * (losses / start - 1).T
         return {
             "action_mask": self._slates.mask.copy(),
-            "reward_terms": dict(terms),
-            "cost": terms[COST[self._answers]].copy(),
-            "cost_answers": np.full(n, self._answers, object),
-            "sample_id": self._names.take(rows),
+            **terms,
+            "cost": terms[COST[self.single.cost_answers]].copy(),
+            "picked": rows[:, None].copy(),
             "invalid_action": invalid,
             "domain_loss": learners.losses[:, 0].copy(),
             "selection": selection,
             **dict(zip(UNCHANGED, changes, strict=True)),
-            "learner_sketches": np.full(n, learners.tables.kind, object),
         }
 
     def _final(self, values: dict[str, Any], ended: EnvIndices) -> dict[str, Any]:
@@ -353,19 +347,15 @@ def _infos(values: dict[str, Any], which: NDArray[np.bool_]) -> dict[str, Any]:
     """Return infos in the format of Gymnasium's vector environments.
 
     Args:
-        values: Arrays over sub-environments by name, or dicts of such arrays.
-        which: bool (num_envs,), sub-environments with infos; others get 0 or None.
+        values: Arrays over sub-environments by name.
+        which: bool (num_envs,), sub-environments with infos; others get 0.
     """
     infos: dict[str, Any] = {}
     complete = which.all()
     for name, value in values.items():
-        if isinstance(value, dict):
-            infos[name] = _infos(value, which)
-        elif complete:
-            infos[name] = value
-        else:
-            blank = None if value.dtype == object else 0
-            infos[name] = np.full(value.shape, blank, value.dtype)
+        infos[name] = value
+        if not complete:
+            infos[name] = np.zeros_like(value)
             infos[name][which] = value[which]
         infos[f"_{name}"] = which
     return infos

@@ -16,12 +16,15 @@ import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.vector import AutoresetMode, VectorEnv
+from helpers.infos import rows_in, terms_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 import ogs_env
 from ogs_env.envs.base import INVALID_ACTION_PENALTY
+from ogs_env.envs.vector import SelectionVectorEnv
 from ogs_env.errors import InputError
 from ogs_env.rewards import weighted_sum
 
@@ -243,31 +246,118 @@ def test_any_sequence_of_actions(spec: EnvSpec, data: st.DataObject, seed: int) 
     }
     env = make(spec, reward_weights=weights | {"information": 0.5})
     observation, info = env.reset(seed=seed)
-    selection: list[str] = []
+    selection: list[int] = []
     for _ in range(data.draw(st.integers(1, 30))):
-        assert info["selection"] == []
+        assert rows_in(info["selection"]) == []
         legal = np.flatnonzero(env.action_masks()).tolist()
         anything = st.integers(0, int(env.action_space.n) - 1)
         action = data.draw(st.sampled_from(legal) | anything)
         observation, reward, terminated, truncated, info = env.step(action)
         assert env.observation_space.contains(observation)
-        terms = info["reward_terms"]
+        terms = terms_of(info)
         expected = weighted_sum(terms, env.reward_weights)
         assert info["invalid_action"] == (action not in legal)
         expected -= INVALID_ACTION_PENALTY * info["invalid_action"]
         assert reward == expected
         assert type(reward) is float
         assert np.isfinite([reward, *terms.values()]).all()
-        own = info["cost_answers"] == "own"
+        own = env.cost_answers == "own"
         assert info["cost"] == terms["forgetting" if own else "conflict"]
-        ids = info["sample_ids"] if "sample_ids" in info else [info["sample_id"]]
-        selection += [name for name in ids if name]
+        selection += rows_in(info["picked"])
         if terminated or truncated:
-            assert info["selection"] == selection
+            assert rows_in(info["selection"]) == selection
             break
     assert len(set(selection)) == len(selection)
-    pool = env.bundle.pool.ids[env.stream].tolist()
-    assert {int(name, 16) for name in selection} <= set(pool)
+    assert set(selection) <= set(env.stream.tolist())
+    pool = env.bundle.pool.ids[selection].tolist()
+    assert [int(name, 16) for name in env.sample_ids(selection)] == pool
+
+
+# What infos hold: numbers and arrays of fixed shapes, which libraries can stack.
+
+
+def format_of(info: dict[str, Any]) -> dict[str, tuple[type, np.dtype, Any]]:
+    """Return the type, dtype and shape of every value of an info."""
+    formats = {}
+    for name, value in info.items():
+        array = np.asarray(value)
+        assert isinstance(value, bool | int | float | np.number | np.ndarray), name
+        assert array.dtype.kind in "biuf", name
+        formats[name] = type(value), array.dtype, array.shape
+    return formats
+
+
+@pytest.mark.parametrize("weights", [None, {"information": 0.5}])
+def test_all_infos_have_one_format(
+    spec: EnvSpec, weights: dict[str, float] | None
+) -> None:
+    env = make(spec, reward_weights=weights)
+    expected = format_of(env.reset(seed=0)[1])
+    env.action_space.seed(0)
+    last = env.action_space.n - 1
+    policies: list[Callable[[], int]] = [
+        env.action_space.sample,  # also invalid actions
+        lambda: 0,  # in a selection environment, until the episode is truncated
+        lambda: int(np.flatnonzero(env.action_masks())[-1]),
+        lambda: last,
+    ]
+    for policy in policies:
+        over = False
+        while not over:
+            *_, terminated, truncated, info = env.step(policy())
+            assert format_of(info) == expected
+            over = terminated or truncated
+        assert format_of(env.reset()[1]) == expected
+
+
+def vector_formats(infos: dict[str, Any]) -> dict[str, tuple[type, np.dtype, Any]]:
+    """Return `format_of` stacked infos, without the masks of their entries."""
+    formats = format_of(
+        {
+            name: value
+            for name, value in infos.items()
+            if name[0] != "_" and not name.startswith("final_")
+        }
+    )
+    if "final_info" in infos:
+        assert vector_formats(infos["final_info"]) == formats
+    return formats
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_all_vector_infos_have_the_format_of_single_ones(
+    spec: EnvSpec, mode: AutoresetMode
+) -> None:
+    expected = {
+        name: (np.ndarray, dtype, (2, *shape))
+        for name, (_, dtype, shape) in format_of(make(spec).reset(seed=0)[1]).items()
+    }
+    options = {"autoreset_mode": mode}
+    vector_envs: list[VectorEnv] = [
+        gymnasium.make_vec(spec, 2, vectorization_mode="sync", vector_kwargs=options)
+    ]
+    if spec.vector_entry_point and spec.kwargs.get("learner") != "live":
+        vector_envs.append(gymnasium.make_vec(spec, 2, **options))
+        assert isinstance(vector_envs[1], SelectionVectorEnv)
+    for envs in vector_envs:
+        assert vector_formats(envs.reset(seed=0)[1]) == expected
+        envs.action_space.seed(0)
+        ended = np.zeros(2, np.bool_)
+        while not ended.all():
+            *_, terminated, truncated, infos = envs.step(envs.action_space.sample())
+            assert vector_formats(infos) == expected
+            over = terminated | truncated
+            ended |= over
+            assert ("final_info" in infos) == (
+                over.any() and mode is AutoresetMode.SAME_STEP
+            )
+            if mode is AutoresetMode.DISABLED and over.any():
+                _, infos = envs.reset(options={"reset_mask": over.copy()})
+                assert vector_formats(infos) == expected
+        if mode is AutoresetMode.NEXT_STEP:  # the step that begins an episode
+            *_, infos = envs.step(envs.action_space.sample())
+            assert vector_formats(infos) == expected
+        envs.close()
 
 
 CREATORS = {

@@ -100,15 +100,16 @@ def test_the_header_and_the_last_pick(env: SelectionEnv) -> None:
         candidate = env.observation()["candidates"][action]
         _, reward, _, _, info = env.step(action)
         total += reward
+        (name,) = env.sample_ids(info["picked"])
         text = frame(env)
         slate = 1 + count // 4
         assert f"slate {slate} of 3, {count} of 6 picked, return {total:+.2f}\n" in text
         assert f"last step: picked place {action} ({reward:+.2f})" in text
-        assert f"last pick: {info['sample_id']} of " in text
+        assert f"last pick: {name} of " in text
         assert f", slate 1, place {action}\n" in text  # where it was picked
         d = env.bundle.basis.shape[1]
         assert f"domain {candidate[d]:+.3f}, anchor {candidate[d + 1]:+.3f};" in text
-        gains = [info["reward_terms"][name] for name in ("domain_gain", "forgetting")]
+        gains = [info[name] for name in ("domain_gain", "forgetting")]
         assert "; domain gain {:+.3f}%, forgetting {:+.3f}%\n".format(*gains) in text
         assert text.count("█") + text.count("░") >= 30
         assert text.count("\n") == height
@@ -130,7 +131,7 @@ def test_the_last_pick_without_own_answers(folder_without_answers: Path) -> None
     env = SelectionEnv(str(folder_without_answers), render_mode="ansi")
     env.reset(seed=3)
     *_, info = env.step(0)
-    gains = [info["reward_terms"][name] for name in ("domain_gain", "anchor_gain")]
+    gains = [info[name] for name in ("domain_gain", "anchor_gain")]
     assert gains[1] != 0
     assert "; domain gain {:+.3f}%, anchor gain {:+.3f}%\n".format(*gains) in frame(env)
 
