@@ -115,7 +115,7 @@ class EpisodeEnv(gymnasium.Env[Observation, np.int64], Generic[AnyLearner]):
             "action_mask": mask,
             **terms,
             "cost": terms[COST[self.cost_answers]],
-            "picked": _padded(rows, self._most_picks),
+            "picks": _padded(rows, self._most_picks),
             "invalid_action": invalid,
             "domain_loss": self.learner.domain_loss(),
             "selection": _padded(self.picked if self.over else (), self._capacity),

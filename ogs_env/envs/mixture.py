@@ -154,7 +154,7 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
     | `cost`             | float, the constrained problem's cost: `forgetting`, or     |
     |                    | `conflict` without own answers; negative where a step       |
     |                    | reverses some, and >= 0 over an episode                     |
-    | `picked`           | int64 (batch,), pool rows drawn in the step, in order,      |
+    | `picks`            | int64 (batch,), pool rows drawn in the step, in order,      |
     |                    | then -1                                                     |
     | `invalid_action`   | bool                                                        |
     | `domain_loss`      | float, the learner's mean dev loss, nats per token          |
@@ -196,7 +196,7 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
     ((16, 38), (99,))
     >>> largest = observation["clusters"][:, 0].argmax()
     >>> observation, reward, terminated, truncated, info = env.step(largest)
-    >>> info["picked"].shape, reward == info["domain_gain"]
+    >>> info["picks"].shape, reward == info["domain_gain"]
     ((8,), True)
     >>> float(observation["clusters"][largest, 5]), info["cost"] >= 0
     (1.0, True)

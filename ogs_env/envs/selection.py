@@ -169,7 +169,7 @@ class SelectionEnv(EpisodeEnv[Learner]):
     | `cost`             | float, the constrained problem's cost: `forgetting`, or     |
     |                    | `conflict` without own answers; negative where a step       |
     |                    | reverses some, and >= 0 over an episode                     |
-    | `picked`           | int64 (1,), the pool row of the pick; -1 without a pick     |
+    | `picks`            | int64 (1,), the pool row of the pick; -1 without a pick     |
     | `invalid_action`   | bool                                                        |
     | `domain_loss`      | float, the learner's mean dev loss, nats per token          |
     | `selection`        | int64 (budget,), pool rows of all picks in order, then -1;  |
@@ -269,7 +269,7 @@ class SelectionEnv(EpisodeEnv[Learner]):
     >>> observation["candidates"].shape, int(info["action_mask"].sum())
     ((16, 39), 17)
     >>> observation, reward, terminated, truncated, info = env.step(3)
-    >>> bool(info["action_mask"][3]), len(env.unwrapped.sample_ids(info["picked"]))
+    >>> bool(info["action_mask"][3]), len(env.unwrapped.sample_ids(info["picks"]))
     (False, 1)
 
     ```

@@ -304,7 +304,7 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
             "action_mask": self._slates.mask.copy(),
             **terms,
             "cost": terms[COST[self.single.cost_answers]].copy(),
-            "picked": rows[:, None].copy(),
+            "picks": rows[:, None].copy(),
             "invalid_action": invalid,
             "domain_loss": learners.losses[:, 0].copy(),
             "selection": selection,

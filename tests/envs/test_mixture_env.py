@@ -24,7 +24,7 @@ INFO_KEYS = {
     "action_mask",
     *NO_PICK,
     "cost",
-    "picked",
+    "picks",
     "invalid_action",
     "domain_loss",
     "selection",
@@ -52,7 +52,7 @@ def test_seeds_make_different_orders(spec: EnvSpec) -> None:
     orders = []
     for seed in (0, 1):
         env.reset(seed=seed)
-        orders.append(rows_in(env.step(env.left.argmax())[4]["picked"]))
+        orders.append(rows_in(env.step(env.left.argmax())[4]["picks"]))
     assert orders[0] != orders[1]
 
 
@@ -110,13 +110,13 @@ def test_any_episode(
     part = set(env.bundle.split(split).tolist())
     observation, info = env.reset(seed=seed)
     remaining = {n: {r for r in part if env.clusters[r] == n} for n in range(clusters)}
-    assert rows_in(info["picked"]) == []
+    assert rows_in(info["picks"]) == []
     selection: list[int] = []
     over, batches = False, 0
     while not over:
         assert env.observation_space.contains(observation)
         assert set(info) == INFO_KEYS
-        assert info["picked"].shape == (batch,)
+        assert info["picks"].shape == (batch,)
         assert info["selection"].shape == (batch * steps,)
         assert rows_in(info["selection"]) == []
         assert info["test_change"] == info["retention_change"] == 0
@@ -142,7 +142,7 @@ def test_any_episode(
         assert np.isfinite([reward, *terms.values()]).all()
         assert not truncated
         assert info["invalid_action"] == (not remaining[action])
-        rows = rows_in(info["picked"])
+        rows = rows_in(info["picks"])
         assert len(rows) == len(set(rows)) == min(batch, len(remaining[action]))
         assert set(rows) <= remaining[action]
         remaining[action] -= set(rows)
@@ -173,7 +173,7 @@ def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
         while not over:
             _, reward, over, _, info = env.step(env.action_space.sample())
             cosines = []
-            for row in rows_in(info["picked"]):
+            for row in rows_in(info["picks"]):
                 learner.update(row)
                 cosines.append(np.abs(learner.anchor_cosine(row)).max())
                 gradients.append(
@@ -202,7 +202,7 @@ def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
             assert info["domain_loss"] == pytest.approx(now, rel=1e-7)
             before = now
         units = np.stack(gradients) / np.linalg.norm(gradients, axis=1, keepdims=True)
-        before_last = units[: -len(rows_in(info["picked"]))]
+        before_last = units[: -len(rows_in(info["picks"]))]
         information = [
             np.linalg.slogdet(np.eye(env.bundle.k) + u.T @ u)[1]
             for u in (before_last, units)
@@ -304,7 +304,7 @@ def test_an_empty_cluster_is_masked_and_invalid(bundle_folder: Path) -> None:
     sizes = []
     while env.left[cluster]:
         before, _, _, _, info_before = env.step(cluster)
-        sizes.append(len(rows_in(info_before["picked"])))
+        sizes.append(len(rows_in(info_before["picks"])))
     assert sum(sizes) == size
     assert set(sizes[:-1]) <= {8}
     assert sizes[-1] == (size % 8 or 8)
@@ -317,7 +317,7 @@ def test_an_empty_cluster_is_masked_and_invalid(bundle_folder: Path) -> None:
     assert reward == -INVALID_ACTION_PENALTY
     assert (terminated, truncated) == (False, False)
     assert info["invalid_action"] is True
-    assert rows_in(info["picked"]) == []
+    assert rows_in(info["picks"]) == []
     assert info["cost"] == 0
     assert info["domain_loss"] == info_before["domain_loss"]
     assert data_equivalence(observation, before, exact=True)
@@ -353,7 +353,7 @@ def test_an_exhausted_stream_ends_with_a_mask_of_ones(env: MixtureEnv) -> None:
     assert not env.step(2)[2]
     observation, _, terminated, truncated, info = env.step(2)
     assert (terminated, truncated) == (True, False)
-    assert len(rows_in(info["picked"])) == 2
+    assert len(rows_in(info["picks"])) == 2
     assert info["action_mask"].tolist() == [1] * 5
     assert env.action_masks().all()
     assert (observation["clusters"][:, 0] == 0).all()
@@ -388,7 +388,7 @@ def test_given_rows_are_drawn_in_order(env: MixtureEnv) -> None:
     rows = np.random.default_rng(0).permutation(len(of))[:60]
     env.reset(options={"indices": rows})
     expected = [row for row in rows.tolist() if of[row] == 1][:4]
-    assert rows_in(env.step(1)[4]["picked"]) == expected
+    assert rows_in(env.step(1)[4]["picks"]) == expected
     assert env.picked == expected
 
 

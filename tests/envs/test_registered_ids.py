@@ -263,7 +263,7 @@ def test_any_sequence_of_actions(spec: EnvSpec, data: st.DataObject, seed: int) 
         assert np.isfinite([reward, *terms.values()]).all()
         own = env.cost_answers == "own"
         assert info["cost"] == terms["forgetting" if own else "conflict"]
-        selection += rows_in(info["picked"])
+        selection += rows_in(info["picks"])
         if terminated or truncated:
             assert rows_in(info["selection"]) == selection
             break

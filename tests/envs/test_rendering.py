@@ -100,7 +100,7 @@ def test_the_header_and_the_last_pick(env: SelectionEnv) -> None:
         candidate = env.observation()["candidates"][action]
         _, reward, _, _, info = env.step(action)
         total += reward
-        (name,) = env.sample_ids(info["picked"])
+        (name,) = env.sample_ids(info["picks"])
         text = frame(env)
         slate = 1 + count // 4
         assert f"slate {slate} of 3, {count} of 6 picked, return {total:+.2f}\n" in text

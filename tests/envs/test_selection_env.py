@@ -27,7 +27,7 @@ INFO_KEYS = {
     "action_mask",
     *NO_PICK,
     "cost",
-    "picked",
+    "picks",
     "invalid_action",
     "domain_loss",
     "selection",
@@ -117,7 +117,7 @@ def test_any_valid_episode(
     while not over:
         assert env.observation_space.contains(observation)
         assert set(info) == INFO_KEYS
-        assert info["picked"].shape == (1,)
+        assert info["picks"].shape == (1,)
         assert info["selection"].shape == (budget,)
         assert rows_in(info["selection"]) == []
         mask = env.action_masks()
@@ -137,9 +137,9 @@ def test_any_valid_episode(
         assert not truncated
         assert not info["invalid_action"]
         if action == env.slate_size:
-            assert (reward, rows_in(info["picked"])) == (0, [])
+            assert (reward, rows_in(info["picks"])) == (0, [])
         else:
-            (row,) = rows_in(info["picked"])
+            (row,) = rows_in(info["picks"])
             selection.append(row)
     assert env.observation_space.contains(observation)
     assert rows_in(info["selection"]) == selection
@@ -277,7 +277,7 @@ def test_skipping_deals_the_next_slate_and_then_ends(env: SelectionEnv) -> None:
     env.reset(seed=0)
     for slate in range(1, 6):
         observation, reward, over, _, info = env.step(4)
-        assert (reward, over, rows_in(info["picked"])) == (0, False, [])
+        assert (reward, over, rows_in(info["picks"])) == (0, False, [])
         expected = env.stream[4 * slate : 4 * slate + 4]
         np.testing.assert_array_equal(env.slate, expected)
         assert observation["context"][-7] == pytest.approx((5 - slate) / 6)
@@ -329,7 +329,7 @@ def test_an_invalid_action_changes_nothing_but_costs(env: SelectionEnv) -> None:
     observation, reward, over, _, info = env.step(1)
     assert reward == -INVALID_ACTION_PENALTY == -0.1
     assert info["invalid_action"] is True
-    assert rows_in(info["picked"]) == []
+    assert rows_in(info["picks"]) == []
     assert not over
     assert data_equivalence(observation, before, exact=True)
     assert info["domain_loss"] == info_before["domain_loss"]

@@ -14,7 +14,7 @@ def terms_of(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def rows_in(padded: NDArray[np.int64]) -> list[int]:
-    """Return the pool rows in `info["picked"]` or `info["selection"]`, in order.
+    """Return the pool rows in `info["picks"]` or `info["selection"]`, in order.
 
     The padding, -1, comes after all rows.
     """
