@@ -111,15 +111,19 @@ class EpisodeEnv(gymnasium.Env[Observation, np.int64], Generic[AnyLearner]):
             rows: Pool rows picked in the step.
             invalid: Whether the action was invalid.
         """
-        return {
-            "action_mask": mask,
+        scalars = {
             **terms,
             "cost": terms[COST[self.cost_answers]],
-            "picks": _padded(rows, self._most_picks),
-            "invalid_action": invalid,
             "domain_loss": self.learner.domain_loss(),
-            "selection": _padded(self.picked if self.over else (), self._capacity),
             **(self._held_out.changes() if self.over else UNCHANGED),
+        }
+        # Some libraries, such as TorchRL, need values that have a dtype.
+        return {
+            "action_mask": mask,
+            **{name: np.float64(value) for name, value in scalars.items()},
+            "picks": _padded(rows, self._most_picks),
+            "invalid_action": np.int8(invalid),
+            "selection": _padded(self.picked if self.over else (), self._capacity),
         }
 
 

@@ -145,25 +145,25 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
 
     ## Information
 
-    The same keys at reset and on every step, with numbers and arrays of fixed shapes:
+    The same keys at reset and on every step, with NumPy scalars and arrays of fixed shapes:
 
     | Key                | Value                                                       |
     |--------------------|-------------------------------------------------------------|
     | `action_mask`      | int8 (clusters,), 1 = valid                                 |
-    | `domain_gain`, ... | float, each of the terms above by its name                  |
-    | `cost`             | float, the constrained problem's cost: `forgetting`, or     |
+    | `domain_gain`, ... | float64, each of the terms above by its name                |
+    | `cost`             | float64, the constrained problem's cost: `forgetting`, or   |
     |                    | `conflict` without own answers; negative where a step       |
     |                    | reverses some, and >= 0 over an episode                     |
     | `picks`            | int64 (batch,), pool rows drawn in the step, in order,      |
     |                    | then -1                                                     |
-    | `invalid_action`   | bool                                                        |
-    | `domain_loss`      | float, the learner's mean dev loss, nats per token          |
+    | `invalid_action`   | int8, 1 if the action was invalid                           |
+    | `domain_loss`      | float64, the learner's mean dev loss, nats per token        |
     | `selection`        | int64 (batch * steps,), pool rows of all samples drawn in   |
     |                    | order, then -1; only -1 until the episode's end             |
-    | `test_change`      | float, change of the domain test loss, percent of its       |
+    | `test_change`      | float64, change of the domain test loss, percent of its     |
     |                    | start; negative is better; 0.0 until the end                |
-    | `retention_change` | float, the same of the retention loss                       |
-    | `answers_change`   | float, the same of the loss on own answers to the           |
+    | `retention_change` | float64, the same of the retention loss                     |
+    | `answers_change`   | float64, the same of the loss on own answers to the         |
     |                    | retention's prompts; 0.0 without own answers                |
 
     `env.unwrapped.sample_ids(rows)` returns the ids of pool rows.

@@ -203,6 +203,17 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         """Return the valid actions (num_envs, slate_size + 1)."""
         return self._slates.mask.astype(np.bool_)
 
+    def sample_ids(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return the ids of pool rows, such as those of `infos["selection"][0]`.
+
+        Args:
+            rows: int64 (n,), row numbers; those of -1 are left out.
+
+        Returns:
+            16 hex digits for each row.
+        """
+        return self.single.sample_ids(rows.tolist())
+
     def render(self) -> tuple[Any, ...] | None:
         """Return a frame of each sub-environment."""
         if self.render_mode is None:
@@ -305,7 +316,7 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
             **terms,
             "cost": terms[COST[self.single.cost_answers]].copy(),
             "picks": rows[:, None].copy(),
-            "invalid_action": invalid,
+            "invalid_action": invalid.astype(np.int8),
             "domain_loss": learners.losses[:, 0].copy(),
             "selection": selection,
             **dict(zip(UNCHANGED, changes, strict=True)),

@@ -316,12 +316,12 @@ def test_an_empty_cluster_is_masked_and_invalid(bundle_folder: Path) -> None:
     observation, reward, terminated, truncated, info = env.step(cluster)
     assert reward == -INVALID_ACTION_PENALTY
     assert (terminated, truncated) == (False, False)
-    assert info["invalid_action"] is True
+    assert info["invalid_action"] == 1
     assert rows_in(info["picks"]) == []
     assert info["cost"] == 0
     assert info["domain_loss"] == info_before["domain_loss"]
     assert data_equivalence(observation, before, exact=True)
-    assert env.step((cluster + 1) % 12)[4]["invalid_action"] is False
+    assert env.step((cluster + 1) % 12)[4]["invalid_action"] == 0
 
 
 def test_repeated_invalid_actions_truncate_the_episode(
