@@ -182,8 +182,5 @@ class SelectionVecEnv(VecEnv):
 def _each(infos: dict[str, Any], which: np.ndarray) -> list[dict[str, Any]]:
     """Split stacked infos into one dictionary for each selected sub-environment."""
     names = [name for name in infos if name[0] != "_" and not name.startswith("final_")]
-    columns: list[list[Any]] = []
-    for name in names:
-        values = infos[name][which]
-        columns.append(values.tolist() if values.ndim == 1 else list(values))
+    columns = [list(infos[name][which]) for name in names]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

@@ -20,9 +20,6 @@ Observation = dict[str, Any]
 
 INVALID_ACTION_PENALTY = 0.1
 """Subtracted from the reward for an invalid action."""
-STALL_LIMIT = 50
-"""Invalid actions in a row after which an episode is truncated: a deterministic policy
-without action masks could repeat one forever."""
 
 
 class EpisodeEnv(gymnasium.Env[Observation, np.int64], Generic[AnyLearner]):
@@ -73,7 +70,6 @@ class EpisodeEnv(gymnasium.Env[Observation, np.int64], Generic[AnyLearner]):
         self.picked: list[int] = []
         self.cost_answers = answers_of(bundle)
         self.over = True
-        self._stalled = 0
         self._history = None
 
     def render(self) -> str | NDArray[np.uint8] | None:

@@ -10,12 +10,7 @@ from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle
 from ogs_env.envs.arguments import check_render_mode, check_whole, given_bundle
-from ogs_env.envs.base import (
-    INVALID_ACTION_PENALTY,
-    STALL_LIMIT,
-    EpisodeEnv,
-    Observation,
-)
+from ogs_env.envs.base import INVALID_ACTION_PENALTY, EpisodeEnv, Observation
 from ogs_env.envs.clusters import clusters as clusters_of
 from ogs_env.envs.observations import BOUND, candidates
 from ogs_env.envs.snapshots import MixtureHistory
@@ -101,10 +96,14 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
     ## Action Space
 
     `Discrete(clusters)`: draw the next `batch` samples of that cluster, or all that are
-    left if there are fewer. An empty cluster is an invalid action: it changes nothing,
-    costs 0.1 and sets `info["invalid_action"]`. `action_masks()` returns the valid
-    actions (bool, for sb3-contrib), as does `info["action_mask"]` (int8). The mask is
-    never all zeros: when no samples are left the episode is over, and it is all ones.
+    left if there are fewer. `action_masks()` returns the valid actions (bool, for
+    sb3-contrib), as does `info["action_mask"]` (int8). The mask is never all zeros:
+    when no samples are left the episode is over, and it is all ones.
+
+    An empty cluster is an invalid action: the batch is drawn from the cluster with the
+    most samples left (of several, the first), 0.1 is subtracted from the reward, and
+    `info["invalid_action"]` is 1. If it changed nothing, a deterministic policy without
+    action masks would repeat it forever.
 
     ## Rewards
 
@@ -140,12 +139,12 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
     ## Episode End
 
     The episode terminates when `steps` batches have been drawn, or when no samples are
-    left. It is truncated after 50 invalid actions in a row, which a policy without
-    action masks might otherwise repeat forever.
+    left. It is never truncated.
 
     ## Information
 
-    The same keys at reset and on every step, with NumPy scalars and arrays of fixed shapes:
+    The same keys at reset and on every step, with NumPy scalars and arrays of fixed
+    shapes:
 
     | Key                | Value                                                       |
     |--------------------|-------------------------------------------------------------|
@@ -196,9 +195,9 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
     ((16, 38), (99,))
     >>> largest = observation["clusters"][:, 0].argmax()
     >>> observation, reward, terminated, truncated, info = env.step(largest)
-    >>> info["picks"].shape, reward == info["domain_gain"]
+    >>> info["picks"].shape, reward == float(info["domain_gain"])
     ((8,), True)
-    >>> float(observation["clusters"][largest, 5]), info["cost"] >= 0
+    >>> float(observation["clusters"][largest, 5]), float(info["cost"]) >= 0
     (1.0, True)
 
     ```
@@ -278,7 +277,7 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
         self._rewards.reset(self.np_random)
         self.picked = []
         self.picked_from[:] = 0
-        self.batches = self._stalled = 0
+        self.batches = 0
         self.over = False
         self._context[2 * self._d :] = 0
         self._context[3 * self._d] = 1
@@ -307,19 +306,20 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
         if not 0 <= cluster < len(self.left):
             raise InputError(f"action {cluster}: expected 0 to {len(self.left) - 1}")
         invalid = bool(self.left[cluster] == 0)
-        rows = [] if invalid else self._draw(cluster)
-        terms = NO_PICK if invalid else self._learn(rows)
+        if invalid:
+            cluster = int(self.left.argmax())
+        rows = self._draw(cluster)
+        terms = self._learn(rows)
         reward = weighted_sum(terms, self.reward_weights)
         reward -= INVALID_ACTION_PENALTY * invalid
-        self._stalled = self._stalled + 1 if invalid else 0
-        terminated = self.batches == self.steps or not self.left.any()
-        truncated = self._stalled == STALL_LIMIT
-        self.over = terminated or truncated
+        self.over = self.batches == self.steps or not self.left.any()
         info = self._info(terms, rows, invalid=invalid)
         if self._history is not None:
-            self._history.add_step(cluster, info["cost"], reward, self.over)
+            self._history.add_step(
+                int(action), cluster, info["cost"], reward, self.over
+            )
             self._record(self._history)
-        return self.observation(), reward, terminated, truncated, info
+        return self.observation(), reward, self.over, False, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return the valid actions (clusters,), for sb3-contrib; at least one is."""

@@ -15,12 +15,7 @@ from ogs_env.envs.arguments import (
     check_render_mode,
     given_bundle,
 )
-from ogs_env.envs.base import (
-    INVALID_ACTION_PENALTY,
-    STALL_LIMIT,
-    EpisodeEnv,
-    Observation,
-)
+from ogs_env.envs.base import INVALID_ACTION_PENALTY, EpisodeEnv, Observation
 from ogs_env.envs.observations import (
     BELOW_ANY_COSINE,
     BOUND,
@@ -112,10 +107,12 @@ class SelectionEnv(EpisodeEnv[Learner]):
     `Discrete(slate_size + 1)`. Action i < slate_size picks the candidate at place i,
     which leaves the place empty. Action slate_size skips: it discards the rest of the
     slate and deals the next. The next slate is also dealt when the last candidate of a
-    slate is picked. Picking from an empty place is invalid: it changes nothing, costs
-    0.1 and sets `info["invalid_action"]`. `action_masks()` returns the valid actions
-    (bool, for sb3-contrib), as does `info["action_mask"]` (int8); skipping is always
-    valid.
+    slate is picked. `action_masks()` returns the valid actions (bool, for sb3-contrib),
+    as does `info["action_mask"]` (int8); skipping is always valid.
+
+    Picking from an empty place is invalid: it skips, 0.1 is subtracted from the reward,
+    and `info["invalid_action"]` is 1. If it changed nothing, a deterministic policy
+    without action masks would repeat it forever.
 
     ## Rewards
 
@@ -134,7 +131,7 @@ class SelectionEnv(EpisodeEnv[Learner]):
     the set of its picks alone: any order gives the same return, the value of the
     selection. A pick that reverses the harm of others returns what the harm cost.
 
-    A skip has reward 0. The terms are defined in `ogs_env.rewards`, the losses in
+    A valid skip has reward 0. The terms are defined in `ogs_env.rewards`, the losses in
     `ogs_env.learners.surrogate`.
 
     Fidelity: `ogs domains` shows how well predictions rank real fine-tuning runs in
@@ -155,12 +152,12 @@ class SelectionEnv(EpisodeEnv[Learner]):
     ## Episode End
 
     The episode terminates when the budget is spent, or when the last slate is skipped
-    or empty. It is truncated after 50 invalid actions in a row, which a policy without
-    action masks might otherwise repeat forever.
+    or empty. It is never truncated.
 
     ## Information
 
-    The same keys at reset and on every step, with NumPy scalars and arrays of fixed shapes:
+    The same keys at reset and on every step, with NumPy scalars and arrays of fixed
+    shapes:
 
     | Key                | Value                                                       |
     |--------------------|-------------------------------------------------------------|
@@ -351,7 +348,6 @@ class SelectionEnv(EpisodeEnv[Learner]):
         self._context[2 * self._d : 3 * self._d + 5] = 0
         self._context[3 * self._d] = 1
         self.over = False
-        self._stalled = 0
         self._deal(0)
         if self.render_mode is not None:
             self._history = SelectionHistory(
@@ -379,17 +375,12 @@ class SelectionEnv(EpisodeEnv[Learner]):
         place = int(action)
         if not 0 <= place <= self.slate_size:
             raise InputError(f"action {place}: expected 0 to {self.slate_size}")
-        terms, row, invalid = NO_PICK, -1, False
-        if place == self.slate_size:
+        terms, row, invalid = NO_PICK, -1, not self._mask[place]
+        if place == self.slate_size or invalid:
             self._next_slate()
-        elif self._mask[place]:
+        else:
             row = self.slate.item(place)
             terms = self._pick(place, row)
-        else:
-            invalid = True
-        self._stalled = self._stalled + 1 if invalid else 0
-        terminated, truncated = self.over, self._stalled == STALL_LIMIT
-        self.over = terminated or truncated
         if self.over:
             if self.fill:
                 terms = self._fill_up(terms)
@@ -402,7 +393,7 @@ class SelectionEnv(EpisodeEnv[Learner]):
         if self._history is not None:
             self._history.add_step(place, terms, reward, self.over)
             self._record(self._history)
-        return self.observation(), reward, terminated, truncated, info
+        return self.observation(), reward, self.over, False, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return the valid actions (slate_size + 1,), for sb3-contrib."""

@@ -10,7 +10,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from ogs_env.envs.arguments import check_render_mode
-from ogs_env.envs.base import INVALID_ACTION_PENALTY, STALL_LIMIT, Observation
+from ogs_env.envs.base import INVALID_ACTION_PENALTY, Observation
 from ogs_env.envs.observations import Candidates, candidates
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.envs.vector_slates import EnvIndices, VectorSlates
@@ -100,7 +100,6 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
             [Information(bundle.k, budget) for _ in range(num_envs * informed)],
         )
         self._generators: list[np.random.Generator | None] = [None] * num_envs
-        self._stalled = np.zeros(num_envs, np.int64)
         self._over = np.zeros(num_envs, np.bool_)
         # Number of candidates that filled the selection of an ended episode.
         self._filled = np.zeros(num_envs, np.int64)
@@ -167,19 +166,18 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         if len(beginning):
             self._begin(beginning)
         rows = self._slates.at(places)
-        picking, skipping = rows >= 0, places == self.single.slate_size
-        invalid = ~(picking | skipping)
+        picking = rows >= 0
+        invalid = ~picking & (places != self.single.slate_size)
+        skipping = ~picking
         skipping[beginning] = False
 
         terms = self._rewards.pick(rows, self._units)
         self._slates.pick(rows, places)
-        terminated, dealing = self._follow(picking, skipping)
+        self._over, dealing = self._follow(picking, skipping)
         dealing = np.concatenate([beginning, dealing])
         if len(dealing):
             self._slates.deal(dealing)
-        self._stalled = (self._stalled + 1) * invalid
-        truncated = self._stalled == STALL_LIMIT
-        self._over = terminated | truncated
+        terminated, truncated = self._over.copy(), np.zeros(self.num_envs, np.bool_)
         ended, infos = np.flatnonzero(self._over), {}
         if self.single.fill and len(ended):
             terms = self._fill_up(terms, ended)
@@ -188,7 +186,7 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
 
         values = self._info(terms, rows, invalid, ended)
         if len(ended) and self.autoreset_mode == AutoresetMode.SAME_STEP:
-            infos, over = self._final(values, ended), self._over.copy()
+            infos, over = self._final(values, ended), terminated
             self._begin(ended)
             self._slates.deal(ended)
             values = self._info(
@@ -246,7 +244,6 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
                 generator = self._generators[index] = seeding.np_random()[0]
             self._slates.start(index, self.single.draw_stream(generator, options))
         self._rewards.reset(which)
-        self._stalled[which] = 0
         self._over[which] = False
         self._filled[which] = 0
 
@@ -339,8 +336,8 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
     def _replayed(self, index: int) -> SelectionEnv:
         """Return an environment in the state of a sub-environment.
 
-        Invalid actions of the episode, and candidates that filled its selection, are
-        not replayed.
+        Invalid actions are replayed as skips, without their penalty; candidates that
+        filled the selection are not replayed.
         """
         env, rows = self.single, self._slates.streams[index].ravel()
         env.reset(options={"indices": rows[rows >= 0]})

@@ -24,6 +24,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 import ogs_env
 from ogs_env.envs.base import INVALID_ACTION_PENALTY
+from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.envs.vector import SelectionVectorEnv
 from ogs_env.errors import InputError
 from ogs_env.rewards import weighted_sum
@@ -164,7 +165,7 @@ def test_rendering_changes_nothing(
 def test_both_masks_mark_the_valid_actions(spec: EnvSpec, policy: str) -> None:
     env = make(spec)
     rng = np.random.default_rng(1)
-    observation, info = env.reset(seed=2)
+    _, info = env.reset(seed=2)
     over = False
     while True:
         mask = env.action_masks()
@@ -176,17 +177,75 @@ def test_both_masks_mark_the_valid_actions(spec: EnvSpec, policy: str) -> None:
         assert env.action_space.contains(env.action_space.sample(info["action_mask"]))
         if over:
             break
-        if not mask.all():  # an invalid action changes nothing but costs
-            wrong = rng.choice(np.flatnonzero(~mask))
-            same, reward, *ends, info = env.step(wrong)
-            assert data_equivalence(same, observation, exact=True)
-            assert (reward, *ends) == (-INVALID_ACTION_PENALTY, False, False)
-            assert info["invalid_action"] == 1
         valid = np.flatnonzero(mask)
         action = {"first": valid[0], "last": valid[-1], "random": rng.choice(valid)}
-        observation, _, over, truncated, info = env.step(action[policy])
+        *_, over, truncated, info = env.step(action[policy])
         assert info["invalid_action"] == 0
         assert not truncated
+
+
+def reset_with_gaps(env: Any) -> tuple[Any, dict[str, Any]]:
+    """Begin an episode in which every action can become invalid."""
+    if isinstance(env, MixtureEnv):  # few samples, so that clusters are soon empty
+        rows = env.bundle.split("train")
+        few = np.random.default_rng(0).choice(rows, 40, replace=False)
+        return env.reset(options={"indices": few})
+    return env.reset(seed=2)
+
+
+def most_steps(env: Any) -> int:
+    """Return the most steps of an episode that repeats one action."""
+    if isinstance(env, MixtureEnv):
+        return env.steps
+    return 2 * env.slates_in_stream  # for each slate a pick and an invalid action
+
+
+def test_an_invalid_action_is_a_valid_one_with_a_penalty(spec: EnvSpec) -> None:
+    env, other = make(spec), make(spec)
+    rng = np.random.default_rng(0)
+    before, _ = reset_with_gaps(env)
+    assert data_equivalence(reset_with_gaps(other)[0], before, exact=True)
+    count, over = 0, False
+    while not over:
+        mask = env.action_masks()
+        action = valid = int(rng.choice(np.flatnonzero(mask)))
+        if not mask.all():
+            action = int(rng.choice(np.flatnonzero(~mask)))
+            # A draw from the cluster with the most samples left, or a skip.
+            mixture = isinstance(env, MixtureEnv)
+            valid = int(env.left.argmax()) if mixture else len(mask) - 1
+            assert mask[valid]
+        observation, reward, over, truncated, info = env.step(action)
+        expected, reward_of_valid, *ends, expected_info = other.step(valid)
+        invalid = info.pop("invalid_action")
+        assert invalid == (action != valid)
+        assert expected_info.pop("invalid_action") == 0
+        assert reward == reward_of_valid - INVALID_ACTION_PENALTY * invalid
+        assert [over, truncated] == ends
+        assert not truncated
+        assert data_equivalence(observation, expected, exact=True)
+        assert data_equivalence(info, expected_info, exact=True)
+        assert over or not data_equivalence(observation, before)
+        before = observation
+        count += int(invalid)
+    assert count > 1
+
+
+@pytest.mark.parametrize("share", [0, 0.4, 1])
+def test_an_episode_of_one_action_ends(spec: EnvSpec, share: float) -> None:
+    env = make(spec)
+    action = int(share * (env.action_space.n - 1))
+    reset_with_gaps(env)
+    penalties = steps = 0
+    over = False
+    while not over:
+        assert steps < most_steps(env)
+        *_, over, truncated, info = env.step(action)
+        assert not truncated
+        penalties += int(info["invalid_action"])
+        steps += 1
+    skips = not isinstance(env, MixtureEnv) and share == 1
+    assert (penalties == 0) == skips
 
 
 def test_actions_outside_the_space_are_refused(spec: EnvSpec) -> None:
@@ -252,7 +311,8 @@ def test_any_sequence_of_actions(spec: EnvSpec, data: st.DataObject, seed: int) 
         legal = np.flatnonzero(env.action_masks()).tolist()
         anything = st.integers(0, int(env.action_space.n) - 1)
         action = data.draw(st.sampled_from(legal) | anything)
-        observation, reward, terminated, truncated, info = env.step(action)
+        observation, reward, over, truncated, info = env.step(action)
+        assert not truncated
         assert env.observation_space.contains(observation)
         terms = terms_of(info)
         expected = weighted_sum(terms, env.reward_weights)
@@ -264,7 +324,7 @@ def test_any_sequence_of_actions(spec: EnvSpec, data: st.DataObject, seed: int) 
         own = env.cost_answers == "own"
         assert info["cost"] == terms["forgetting" if own else "conflict"]
         selection += rows_in(info["picks"])
-        if terminated or truncated:
+        if over:
             assert rows_in(info["selection"]) == selection
             break
     assert len(set(selection)) == len(selection)
@@ -297,7 +357,7 @@ def test_all_infos_have_one_format(
     last = env.action_space.n - 1
     policies: list[Callable[[], int]] = [
         env.action_space.sample,  # also invalid actions
-        lambda: 0,  # in a selection environment, until the episode is truncated
+        lambda: 0,  # in a selection environment, every second one is invalid
         lambda: int(np.flatnonzero(env.action_masks())[-1]),
         lambda: last,
     ]

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.envs import observations, selection
-from ogs_env.envs.base import INVALID_ACTION_PENALTY, STALL_LIMIT
 from ogs_env.envs.observations import Candidates
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.errors import InputError
@@ -209,10 +208,10 @@ def test_observation_against_plain_formulas(
 ) -> None:
     env = make(bundle_folder, slate_size=4, num_slates=6, budget=8, observe=observe)
     env.reset(seed=3)
-    for action in (0, 2, 4, 1, 1):
+    for action in (0, 2, 2, 1):
         observation, *_ = env.step(action)
     picks = env.picked
-    assert len(picks) == 3  # the second 1 was invalid
+    assert len(picks) == 3  # the second 2 was invalid
     pool = bundle.pool
 
     def unit(x: np.ndarray) -> np.ndarray:
@@ -305,35 +304,30 @@ def test_the_episode_ends_when_the_last_slate_is_empty(bundle_folder: Path) -> N
     assert env.step(1)[2]
 
 
-def test_repeated_invalid_actions_truncate_the_episode(env: SelectionEnv) -> None:
-    env.reset(seed=0)
-    env.step(0)
-    for _ in range(STALL_LIMIT - 1):
-        assert not any(env.step(0)[2:4])
-    env.step(1)  # a valid action resets the count
-    for _ in range(STALL_LIMIT - 1):
-        assert not any(env.step(0)[2:4])
-    _, reward, terminated, truncated, info = env.step(0)
-    assert (terminated, truncated) == (False, True)
-    assert reward == -INVALID_ACTION_PENALTY
-    assert len(rows_in(info["selection"])) == 2
+@pytest.mark.parametrize("fill", [False, True])
+def test_an_invalid_action_skips_and_costs(bundle_folder: Path, fill: bool) -> None:
+    sizes = {"slate_size": 4, "num_slates": 6, "budget": 7}
+    invalid, skipping = (make(bundle_folder, fill=fill, **sizes) for _ in range(2))
+    for env in (invalid, skipping):
+        env.reset(seed=0)
+    for slate in range(6):
+        assert invalid.slate_number == slate
+        picks = invalid.step(1), skipping.step(1)
+        assert data_equivalence(*picks, exact=True)
+        assert not any(picks[0][2:4])
+        observation, reward, *ends, info = invalid.step(1)
+        expected, reward_of_skip, *expected_ends, expected_info = skipping.step(4)
+        assert reward == reward_of_skip - 0.1
+        assert (reward_of_skip != 0) == (fill and slate == 5)
+        assert info.pop("invalid_action") == 1
+        assert expected_info.pop("invalid_action") == 0
+        assert data_equivalence(observation, expected, exact=True)
+        assert data_equivalence(info, expected_info, exact=True)
+        assert ends == expected_ends == [slate == 5, False]
+    assert len(rows_in(info["selection"])) == (7 if fill else 6)
     with pytest.raises(gymnasium.error.ResetNeeded):
-        env.step(0)
-    env.reset(seed=1)
-    assert not any(env.step(0)[2:4])
-
-
-def test_an_invalid_action_changes_nothing_but_costs(env: SelectionEnv) -> None:
-    env.reset(seed=0)
-    before, _, _, _, info_before = env.step(1)
-    observation, reward, over, _, info = env.step(1)
-    assert reward == -INVALID_ACTION_PENALTY == -0.1
-    assert info["invalid_action"] == 1
-    assert rows_in(info["picks"]) == []
-    assert not over
-    assert data_equivalence(observation, before, exact=True)
-    assert info["domain_loss"] == info_before["domain_loss"]
-    assert env.step(0)[4]["invalid_action"] == 0
+        invalid.step(1)
+    assert data_equivalence(invalid.reset(seed=1), skipping.reset(seed=1), exact=True)
 
 
 def test_actions_outside_the_space_are_refused(env: SelectionEnv) -> None:
@@ -416,10 +410,10 @@ def test_the_observed_budget_per_remaining_candidate(
     env: SelectionEnv,
 ) -> None:
     shares = [env.reset(options={"indices": range(11)})[0]["context"][-4]]
-    for action in (0, 0, 1, 4, 1, 4, 0):  # the second 0 is invalid
+    for action in (0, 1, 0, 1, 4, 0):  # the second 0 is invalid
         shares.append(env.step(action)[0]["context"][-4])
     # The last slate is of three.
-    expected = [5 / 11, 4 / 10, 4 / 10, 3 / 9, 3 / 7, 2 / 6, 2 / 3, 1 / 2]
+    expected = [5 / 11, 4 / 10, 3 / 9, 3 / 7, 2 / 6, 2 / 3, 1 / 2]
     np.testing.assert_allclose(shares, expected, rtol=1e-6)
     env.reset(options={"indices": range(7)})
     assert env.step(4)[0]["context"][-4] == 1  # five picks left, three candidates
