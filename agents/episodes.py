@@ -48,8 +48,9 @@ def play_together(
         seeds: Seed of each episode.
     """
     count = len(seeds)
-    envs = make_together(env, kwargs, count)
-    observations, infos = envs.reset(seed=list(seeds))  # type: ignore[arg-type]
+    envs: Any = make_together(env, kwargs, count)
+    single = envs.single if is_native(env, kwargs) else envs.envs[0].unwrapped
+    observations, infos = envs.reset(seed=list(seeds))
     running = np.ones(count, np.bool_)
     steps = np.zeros(count)
     sums = {name: np.zeros(count) for name in ("return", "cost", *NO_PICK)}
@@ -59,16 +60,15 @@ def play_together(
         actions = agent.act(observations, infos["action_mask"].astype(np.bool_))
         observations, rewards, terminated, truncated, infos = envs.step(actions)
         over = terminated | truncated
-        values = {"cost": infos["cost"], **infos["reward_terms"]}
+        values = {name: infos[name] for name in sums if name != "return"}
         if over.any():  # after autoreset, `infos` describes the next episodes
             final = infos["final_info"]
-            last = {"cost": final["cost"], **final["reward_terms"]}
-            values = {n: np.where(over, last[n], values[n]) for n in sums if n in last}
+            values = {n: np.where(over, final[n], own) for n, own in values.items()}
             ended = over & running
             for name, column in changes.items():
                 column[ended] = final[name][ended]
             for index in np.flatnonzero(ended).tolist():
-                selections[index] = final["selection"][index]
+                selections[index] = single.sample_ids(final["selection"][index])
         values["return"] = rewards
         for name, total in sums.items():
             total += values[name] * running

@@ -31,8 +31,8 @@ class Episode:
     Attributes:
         total_return: Undiscounted sum of rewards.
         cost: Sum of `info["cost"]`, percent.
-        terms: Each of `info["reward_terms"]`, as `rewards.episode_terms`.
-        selection: Ids of the picked samples in order, `info["selection"]`.
+        terms: Each reward term in `info`, as `rewards.episode_terms`.
+        selection: Ids of the picked samples in order.
         test_change: Change of the domain test loss, percent; negative is better.
         retention_change: Change of the retention loss, percent.
         answers_change: Change of the loss on own answers to retention prompts, percent.
@@ -129,6 +129,7 @@ def play_episode(env: gymnasium.Env[Any, Any], policy: Policy, seed: int) -> Epi
         policy: A callable from (observation, info, env) to an action.
         seed: Seed of the episode's stream.
     """
+    inner: Any = env.unwrapped
     observation, info = env.reset(seed=seed)
     total, cost, seconds, steps = 0.0, 0.0, 0.0, 0
     terms = dict.fromkeys(NO_PICK, 0.0)
@@ -141,14 +142,14 @@ def play_episode(env: gymnasium.Env[Any, Any], policy: Policy, seed: int) -> Epi
         total += float(reward)
         cost += info["cost"]
         for name in terms:
-            terms[name] += info["reward_terms"][name]
+            terms[name] += info[name]
         steps += 1
         over = terminated or truncated
     return Episode(
         total_return=total,
         cost=cost,
         terms=episode_terms(terms, steps),
-        selection=info["selection"],
+        selection=inner.sample_ids(info["selection"]),
         test_change=info["test_change"],
         retention_change=info["retention_change"],
         answers_change=info["answers_change"],

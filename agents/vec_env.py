@@ -182,13 +182,5 @@ class SelectionVecEnv(VecEnv):
 def _each(infos: dict[str, Any], which: np.ndarray) -> list[dict[str, Any]]:
     """Split stacked infos into one dictionary for each selected sub-environment."""
     names = [name for name in infos if name[0] != "_" and not name.startswith("final_")]
-    columns: list[Any] = []
-    for name in names:
-        values = infos[name]
-        if isinstance(values, dict):
-            columns.append(_each(values, which))
-        elif values.ndim == 1:
-            columns.append(values[which].tolist())
-        else:
-            columns.append(list(values[which]))
+    columns = [list(infos[name][which]) for name in names]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

@@ -38,7 +38,7 @@ from ogs_env.agents.navigator import Navigator, one_thread
 from ogs_env.agents.training import TrainSettings
 from ogs_env.errors import InputError
 from ogs_env.experiments.measures import Evaluations, end_measures
-from ogs_env.rewards import episode_terms
+from ogs_env.rewards import NO_PICK, episode_terms
 
 PROJECT = "ogs_env"
 """The project, unless `WANDB_PROJECT` names another."""
@@ -189,12 +189,11 @@ class _Log(Evaluations):
         infos = self.locals["infos"]
         if self._names is None:
             # Environments without native vectors have only the cost in their infos.
-            self._names = list(infos[0].get("reward_terms", ()))
+            self._names = [name for name in NO_PICK if name in infos[0]]
             self._sums = np.zeros((len(infos), len(self._names) + 1))
         names = self._names
         self._sums += [
-            [*(info["reward_terms"][name] for name in names), info["cost"]]
-            for info in infos
+            [*(info[name] for name in names), info["cost"]] for info in infos
         ]
         self._steps += 1
         over = self.locals["dones"]

@@ -141,7 +141,7 @@ class Term:
     """A reward term. It enters the reward as sign * weight * (value - no_pick).
 
     Attributes:
-        name: Its key in `reward_weights` and `info["reward_terms"]`.
+        name: Its key in `reward_weights` and in `info`.
         documentation: One line for the environments' documentation.
         value: Computes it from a `Transition` of floats or of arrays.
         sign: 1.0 where a larger value is better, -1.0 where a smaller one is.
@@ -224,7 +224,7 @@ TERMS = (
         of_samples="sum",
     ),
 )
-"""All reward terms, in the order of `info["reward_terms"]` and of their sum."""
+"""All reward terms, in the order of their sum."""
 # Attributes of the terms, looked up once: it would slow down every step.
 _ENTRIES = tuple((term.name, term.sign, term.no_pick) for term in TERMS)
 

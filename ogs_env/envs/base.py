@@ -1,6 +1,6 @@
 """What the single environments share: rewards, infos and frames of an episode."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic
 
 import gymnasium
@@ -20,9 +20,6 @@ Observation = dict[str, Any]
 
 INVALID_ACTION_PENALTY = 0.1
 """Subtracted from the reward for an invalid action."""
-STALL_LIMIT = 50
-"""Invalid actions in a row after which an episode is truncated: a deterministic policy
-without action masks could repeat one forever."""
 
 
 class EpisodeEnv(gymnasium.Env[Observation, np.int64], Generic[AnyLearner]):
@@ -33,11 +30,14 @@ class EpisodeEnv(gymnasium.Env[Observation, np.int64], Generic[AnyLearner]):
         learner: The learner, which is trained on the picks.
         weights: The weight of every reward term.
         capacity: Most picks of an episode.
+        most_picks: Most picks of a step.
         render_mode: One of `metadata["render_modes"]`, or None.
 
     Attributes:
         stream: int64 (n,), pool rows of the episode.
         picked: Pool rows picked so far, in order.
+        cost_answers: The answers that `info["cost"]` is measured on: `"own"`, those of
+            the untouched model, or `"reference"`.
         over: Whether the episode has ended, or none has begun.
     """
 
@@ -54,6 +54,7 @@ class EpisodeEnv(gymnasium.Env[Observation, np.int64], Generic[AnyLearner]):
         learner: AnyLearner,
         weights: dict[str, float],
         capacity: int,
+        most_picks: int,
         render_mode: str | None,
     ) -> None:
         self.bundle, self.learner = bundle, learner
@@ -62,18 +63,29 @@ class EpisodeEnv(gymnasium.Env[Observation, np.int64], Generic[AnyLearner]):
         self._informed = information is not None
         self._rewards = Rewards(learner, information)
         self._held_out = HeldOut(learner)
-        self._answers = answers_of(bundle)
+        self._capacity, self._most_picks = capacity, most_picks
         self._names = sample_names(bundle)
         # Read-only for policies and wrappers.
         self.stream = np.empty(0, np.int64)
         self.picked: list[int] = []
+        self.cost_answers = answers_of(bundle)
         self.over = True
-        self._stalled = 0
         self._history = None
 
     def render(self) -> str | NDArray[np.uint8] | None:
         """Return a frame; None in mode "human", which prints its frames itself."""
         return rendering.render(self.render_mode, self._history)
+
+    def sample_ids(self, rows: Iterable[int]) -> list[str]:
+        """Return the ids of pool rows, such as those of `info["selection"]`.
+
+        Args:
+            rows: Row numbers; those of -1 are left out.
+
+        Returns:
+            16 hex digits for each row.
+        """
+        return [self._names[row] for row in rows if row >= 0]
 
     def _print_frame(self, history: SelectionHistory | MixtureHistory) -> None:
         """Print the recorded state in mode "human"."""
@@ -84,7 +96,7 @@ class EpisodeEnv(gymnasium.Env[Observation, np.int64], Generic[AnyLearner]):
         self,
         mask: NDArray[np.int8],
         terms: Mapping[str, float],
-        samples: Mapping[str, Any],
+        rows: Sequence[int],
         invalid: bool,
     ) -> dict[str, Any]:
         """Return the info of a reset or a step.
@@ -92,23 +104,27 @@ class EpisodeEnv(gymnasium.Env[Observation, np.int64], Generic[AnyLearner]):
         Args:
             mask: int8 (actions,), the valid actions.
             terms: The reward terms.
-            samples: The entry with the ids of the samples picked in the step.
+            rows: Pool rows picked in the step.
             invalid: Whether the action was invalid.
         """
-        selection: list[str] = []
-        changes = UNCHANGED
-        if self.over:
-            selection = [self._names[row] for row in self.picked]
-            changes = self._held_out.changes()
+        scalars = {
+            **terms,
+            "cost": terms[COST[self.cost_answers]],
+            "domain_loss": self.learner.domain_loss(),
+            **(self._held_out.changes() if self.over else UNCHANGED),
+        }
+        # Some libraries, such as TorchRL, need values that have a dtype.
         return {
             "action_mask": mask,
-            "reward_terms": dict(terms),
-            "cost": terms[COST[self._answers]],
-            "cost_answers": self._answers,
-            **samples,
-            "invalid_action": invalid,
-            "domain_loss": self.learner.domain_loss(),
-            "selection": selection,
-            **changes,
-            "learner_sketches": self.learner.sketches,
+            **{name: np.float64(value) for name, value in scalars.items()},
+            "picks": _padded(rows, self._most_picks),
+            "invalid_action": np.int8(invalid),
+            "selection": _padded(self.picked if self.over else (), self._capacity),
         }
+
+
+def _padded(rows: Sequence[int], size: int) -> NDArray[np.int64]:
+    """Return rows (size,), and -1 where there are fewer."""
+    padded = np.full(size, -1, np.int64)
+    padded[: len(rows)] = rows
+    return padded

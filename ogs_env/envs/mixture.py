@@ -10,12 +10,7 @@ from numpy.typing import NDArray
 
 from ogs_env.bundle import Bundle
 from ogs_env.envs.arguments import check_render_mode, check_whole, given_bundle
-from ogs_env.envs.base import (
-    INVALID_ACTION_PENALTY,
-    STALL_LIMIT,
-    EpisodeEnv,
-    Observation,
-)
+from ogs_env.envs.base import INVALID_ACTION_PENALTY, EpisodeEnv, Observation
 from ogs_env.envs.clusters import clusters as clusters_of
 from ogs_env.envs.observations import BOUND, candidates
 from ogs_env.envs.snapshots import MixtureHistory
@@ -101,16 +96,21 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
     ## Action Space
 
     `Discrete(clusters)`: draw the next `batch` samples of that cluster, or all that are
-    left if there are fewer. An empty cluster is an invalid action: it changes nothing,
-    costs 0.1 and sets `info["invalid_action"]`. `action_masks()` returns the valid
-    actions (bool, for sb3-contrib), as does `info["action_mask"]` (int8). The mask is
-    never all zeros: when no samples are left the episode is over, and it is all ones.
+    left if there are fewer. `action_masks()` returns the valid actions (bool, for
+    sb3-contrib), as does `info["action_mask"]` (int8). The mask is never all zeros:
+    when no samples are left the episode is over, and it is all ones.
+
+    An empty cluster is an invalid action: the batch is drawn from the cluster with the
+    most samples left (of several, the first), 0.1 is subtracted from the reward, and
+    `info["invalid_action"]` is 1. If it changed nothing, a deterministic policy without
+    action masks would repeat it forever.
 
     ## Rewards
 
-    The sum of the terms in `info["reward_terms"]`, each with its weight. They are those
-    of `SelectionEnv`, but about a batch: losses are compared before and after the whole
-    batch, `orthogonality` is the mean of its samples, and `information` the sum.
+    The sum of the following terms, each with its weight; `info` has each by its name.
+    They are those of `SelectionEnv`, but about a batch: losses are compared before and
+    after the whole batch, `orthogonality` is the mean of its samples, and `information`
+    the sum.
 
     <reward terms>
 
@@ -139,35 +139,33 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
     ## Episode End
 
     The episode terminates when `steps` batches have been drawn, or when no samples are
-    left. It is truncated after 50 invalid actions in a row, which a policy without
-    action masks might otherwise repeat forever.
+    left. It is never truncated.
 
     ## Information
 
-    The same keys at reset and on every step:
+    The same keys at reset and on every step, with NumPy scalars and arrays of fixed
+    shapes:
 
     | Key                | Value                                                       |
     |--------------------|-------------------------------------------------------------|
     | `action_mask`      | int8 (clusters,), 1 = valid                                 |
-    | `reward_terms`     | dict, the terms above                                       |
-    | `cost`             | float, the constrained problem's cost: `forgetting`, or     |
+    | `domain_gain`, ... | float64, each of the terms above by its name                |
+    | `cost`             | float64, the constrained problem's cost: `forgetting`, or   |
     |                    | `conflict` without own answers; negative where a step       |
     |                    | reverses some, and >= 0 over an episode                     |
-    | `cost_answers`     | str, the answers that the cost is measured on: "own" or     |
-    |                    | "reference"                                                 |
-    | `sample_ids`       | list of str, 16 hex digits of each sample drawn, in order;  |
-    |                    | empty without a draw                                        |
-    | `invalid_action`   | bool                                                        |
-    | `domain_loss`      | float, the learner's mean dev loss, nats per token          |
-    | `selection`        | list of all drawn samples' ids in order; empty until the    |
-    |                    | episode's end                                               |
-    | `test_change`      | float, change of the domain test loss, percent of its       |
+    | `picks`            | int64 (batch,), pool rows drawn in the step, in order,      |
+    |                    | then -1                                                     |
+    | `invalid_action`   | int8, 1 if the action was invalid                           |
+    | `domain_loss`      | float64, the learner's mean dev loss, nats per token        |
+    | `selection`        | int64 (batch * steps,), pool rows of all samples drawn in   |
+    |                    | order, then -1; only -1 until the episode's end             |
+    | `test_change`      | float64, change of the domain test loss, percent of its     |
     |                    | start; negative is better; 0.0 until the end                |
-    | `retention_change` | float, the same of the retention loss                       |
-    | `answers_change`   | float, the same of the loss on own answers to the           |
+    | `retention_change` | float64, the same of the retention loss                     |
+    | `answers_change`   | float64, the same of the loss on own answers to the         |
     |                    | retention's prompts; 0.0 without own answers                |
-    | `learner_sketches` | str, "trajectory", or "initial" for a bundle without        |
-    |                    | trajectory sketches                                         |
+
+    `env.unwrapped.sample_ids(rows)` returns the ids of pool rows.
 
     No reward depends on the test and retention losses, or on the own answers to the
     retention's prompts.
@@ -197,9 +195,9 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
     ((16, 38), (99,))
     >>> largest = observation["clusters"][:, 0].argmax()
     >>> observation, reward, terminated, truncated, info = env.step(largest)
-    >>> len(info["sample_ids"]), reward == info["reward_terms"]["domain_gain"]
-    (8, True)
-    >>> float(observation["clusters"][largest, 5]), info["cost"] >= 0
+    >>> info["picks"].shape, reward == float(info["domain_gain"])
+    ((8,), True)
+    >>> float(observation["clusters"][largest, 5]), float(info["cost"]) >= 0
     (1.0, True)
 
     ```
@@ -236,7 +234,7 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
         self.batch, self.steps = batch, steps
         weights = checked_weights(reward_weights, data, DEFAULT_WEIGHTS)
         learner = SurrogateLearner(data)
-        super().__init__(data, learner, weights, batch * steps, render_mode)
+        super().__init__(data, learner, weights, batch * steps, batch, render_mode)
 
         self._clusters = clusters_of(self.bundle, clusters)
         self._candidates = candidates(self.bundle, "initial")
@@ -279,7 +277,7 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
         self._rewards.reset(self.np_random)
         self.picked = []
         self.picked_from[:] = 0
-        self.batches = self._stalled = 0
+        self.batches = 0
         self.over = False
         self._context[2 * self._d :] = 0
         self._context[3 * self._d] = 1
@@ -308,19 +306,20 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
         if not 0 <= cluster < len(self.left):
             raise InputError(f"action {cluster}: expected 0 to {len(self.left) - 1}")
         invalid = bool(self.left[cluster] == 0)
-        rows = [] if invalid else self._draw(cluster)
-        terms = NO_PICK if invalid else self._learn(rows)
+        if invalid:
+            cluster = int(self.left.argmax())
+        rows = self._draw(cluster)
+        terms = self._learn(rows)
         reward = weighted_sum(terms, self.reward_weights)
         reward -= INVALID_ACTION_PENALTY * invalid
-        self._stalled = self._stalled + 1 if invalid else 0
-        terminated = self.batches == self.steps or not self.left.any()
-        truncated = self._stalled == STALL_LIMIT
-        self.over = terminated or truncated
+        self.over = self.batches == self.steps or not self.left.any()
         info = self._info(terms, rows, invalid=invalid)
         if self._history is not None:
-            self._history.add_step(cluster, info["cost"], reward, self.over)
+            self._history.add_step(
+                int(action), cluster, info["cost"], reward, self.over
+            )
             self._record(self._history)
-        return self.observation(), reward, terminated, truncated, info
+        return self.observation(), reward, self.over, False, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return the valid actions (clusters,), for sb3-contrib; at least one is."""
@@ -376,8 +375,7 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
         self, terms: dict[str, float], rows: list[int], *, invalid: bool = False
     ) -> dict[str, Any]:
         mask = self.action_masks().astype(np.int8)
-        picked = {"sample_ids": [self._names[row] for row in rows]}
-        return self._episode_info(mask, terms, picked, invalid)
+        return self._episode_info(mask, terms, rows, invalid)
 
 
 def _episode_counts(

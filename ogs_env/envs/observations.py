@@ -270,8 +270,8 @@ def _standardised(
 
 @functools.lru_cache(maxsize=8)
 def sample_names(bundle: Bundle) -> list[str]:
-    """Return the ids of the pool's samples, and "" as the last, for row -1."""
-    return [*bundle.pool.hex_ids(), ""]
+    """Return the ids of the pool's samples, cached."""
+    return bundle.pool.hex_ids()
 
 
 @functools.lru_cache(maxsize=8)

@@ -15,12 +15,7 @@ from ogs_env.envs.arguments import (
     check_render_mode,
     given_bundle,
 )
-from ogs_env.envs.base import (
-    INVALID_ACTION_PENALTY,
-    STALL_LIMIT,
-    EpisodeEnv,
-    Observation,
-)
+from ogs_env.envs.base import INVALID_ACTION_PENALTY, EpisodeEnv, Observation
 from ogs_env.envs.observations import (
     BELOW_ANY_COSINE,
     BOUND,
@@ -112,14 +107,16 @@ class SelectionEnv(EpisodeEnv[Learner]):
     `Discrete(slate_size + 1)`. Action i < slate_size picks the candidate at place i,
     which leaves the place empty. Action slate_size skips: it discards the rest of the
     slate and deals the next. The next slate is also dealt when the last candidate of a
-    slate is picked. Picking from an empty place is invalid: it changes nothing, costs
-    0.1 and sets `info["invalid_action"]`. `action_masks()` returns the valid actions
-    (bool, for sb3-contrib), as does `info["action_mask"]` (int8); skipping is always
-    valid.
+    slate is picked. `action_masks()` returns the valid actions (bool, for sb3-contrib),
+    as does `info["action_mask"]` (int8); skipping is always valid.
+
+    Picking from an empty place is invalid: it skips, 0.1 is subtracted from the reward,
+    and `info["invalid_action"]` is 1. If it changed nothing, a deterministic policy
+    without action masks would repeat it forever.
 
     ## Rewards
 
-    The sum of the terms in `info["reward_terms"]`, each with its weight:
+    The sum of the following terms, each with its weight; `info` has each by its name:
 
     <reward terms>
 
@@ -134,7 +131,7 @@ class SelectionEnv(EpisodeEnv[Learner]):
     the set of its picks alone: any order gives the same return, the value of the
     selection. A pick that reverses the harm of others returns what the harm cost.
 
-    A skip has reward 0. The terms are defined in `ogs_env.rewards`, the losses in
+    A valid skip has reward 0. The terms are defined in `ogs_env.rewards`, the losses in
     `ogs_env.learners.surrogate`.
 
     Fidelity: `ogs domains` shows how well predictions rank real fine-tuning runs in
@@ -155,34 +152,32 @@ class SelectionEnv(EpisodeEnv[Learner]):
     ## Episode End
 
     The episode terminates when the budget is spent, or when the last slate is skipped
-    or empty. It is truncated after 50 invalid actions in a row, which a policy without
-    action masks might otherwise repeat forever.
+    or empty. It is never truncated.
 
     ## Information
 
-    The same keys at reset and on every step:
+    The same keys at reset and on every step, with NumPy scalars and arrays of fixed
+    shapes:
 
     | Key                | Value                                                       |
     |--------------------|-------------------------------------------------------------|
     | `action_mask`      | int8 (slate_size + 1,), 1 = valid                           |
-    | `reward_terms`     | dict, the terms above                                       |
-    | `cost`             | float, the constrained problem's cost: `forgetting`, or     |
+    | `domain_gain`, ... | float64, each of the terms above by its name                |
+    | `cost`             | float64, the constrained problem's cost: `forgetting`, or   |
     |                    | `conflict` without own answers; negative where a step       |
     |                    | reverses some, and >= 0 over an episode                     |
-    | `cost_answers`     | str, the answers that the cost is measured on: "own" or     |
-    |                    | "reference"                                                 |
-    | `sample_id`        | str, 16 hex digits of the picked sample; "" without a pick  |
-    | `invalid_action`   | bool                                                        |
-    | `domain_loss`      | float, the learner's mean dev loss, nats per token          |
-    | `selection`        | list of the picked samples' ids in order; empty until the   |
-    |                    | episode's end                                               |
-    | `test_change`      | float, change of the domain test loss, percent of its       |
+    | `picks`            | int64 (1,), the pool row of the pick; -1 without a pick     |
+    | `invalid_action`   | int8, 1 if the action was invalid                           |
+    | `domain_loss`      | float64, the learner's mean dev loss, nats per token        |
+    | `selection`        | int64 (budget,), pool rows of all picks in order, then -1;  |
+    |                    | only -1 until the episode's end                             |
+    | `test_change`      | float64, change of the domain test loss, percent of its     |
     |                    | start; negative is better; 0.0 until the end                |
-    | `retention_change` | float, the same of the retention loss                       |
-    | `answers_change`   | float, the same of the loss on own answers to the           |
+    | `retention_change` | float64, the same of the retention loss                     |
+    | `answers_change`   | float64, the same of the loss on own answers to the         |
     |                    | retention's prompts; 0.0 without own answers                |
-    | `learner_sketches` | str, "trajectory", or "initial" for a bundle without        |
-    |                    | trajectory sketches; "live" for the live learner            |
+
+    `env.unwrapped.sample_ids(rows)` returns the ids of pool rows.
 
     No reward depends on the test and retention losses, or on the own answers to the
     retention's prompts.
@@ -271,8 +266,8 @@ class SelectionEnv(EpisodeEnv[Learner]):
     >>> observation["candidates"].shape, int(info["action_mask"].sum())
     ((16, 39), 17)
     >>> observation, reward, terminated, truncated, info = env.step(3)
-    >>> bool(info["action_mask"][3]), info["sample_id"] != ""
-    (False, True)
+    >>> bool(info["action_mask"][3]), len(env.unwrapped.sample_ids(info["picks"]))
+    (False, 1)
 
     ```
 
@@ -319,7 +314,7 @@ class SelectionEnv(EpisodeEnv[Learner]):
         self.slate_size, self.order, self.fill = slate_size, order, fill
         weights = checked_weights(reward_weights, data)
         model, self._candidates = _make_learner(data, observe, learner, live)
-        super().__init__(data, model, weights, self.budget, render_mode)
+        super().__init__(data, model, weights, self.budget, 1, render_mode)
 
         d = self._d = self.bundle.basis.shape[1]
         self._rows = np.zeros((slate_size, d + 7), np.float32)
@@ -353,7 +348,6 @@ class SelectionEnv(EpisodeEnv[Learner]):
         self._context[2 * self._d : 3 * self._d + 5] = 0
         self._context[3 * self._d] = 1
         self.over = False
-        self._stalled = 0
         self._deal(0)
         if self.render_mode is not None:
             self._history = SelectionHistory(
@@ -381,17 +375,12 @@ class SelectionEnv(EpisodeEnv[Learner]):
         place = int(action)
         if not 0 <= place <= self.slate_size:
             raise InputError(f"action {place}: expected 0 to {self.slate_size}")
-        terms, row, invalid = NO_PICK, -1, False
-        if place == self.slate_size:
+        terms, row, invalid = NO_PICK, -1, not self._mask[place]
+        if place == self.slate_size or invalid:
             self._next_slate()
-        elif self._mask[place]:
+        else:
             row = self.slate.item(place)
             terms = self._pick(place, row)
-        else:
-            invalid = True
-        self._stalled = self._stalled + 1 if invalid else 0
-        terminated, truncated = self.over, self._stalled == STALL_LIMIT
-        self.over = terminated or truncated
         if self.over:
             if self.fill:
                 terms = self._fill_up(terms)
@@ -404,7 +393,7 @@ class SelectionEnv(EpisodeEnv[Learner]):
         if self._history is not None:
             self._history.add_step(place, terms, reward, self.over)
             self._record(self._history)
-        return self.observation(), reward, terminated, truncated, info
+        return self.observation(), reward, self.over, False, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return the valid actions (slate_size + 1,), for sb3-contrib."""
@@ -502,8 +491,8 @@ class SelectionEnv(EpisodeEnv[Learner]):
     def _info(
         self, terms: dict[str, float], row: int, *, invalid: bool = False
     ) -> dict[str, Any]:
-        picked = {"sample_id": self._names[row]}
-        return self._episode_info(self._mask.copy(), terms, picked, invalid)
+        rows = [row] if row >= 0 else []
+        return self._episode_info(self._mask.copy(), terms, rows, invalid)
 
 
 def _make_learner(

@@ -210,7 +210,7 @@ class SelectionHistory(_History):
             self._picks.append(sample)
             self._last_terms = terms
         else:
-            event = f"place {place} is empty: invalid"
+            event = f"place {place} is empty: skipped"
         self._add_reward(event, reward, over)
 
     def add_state(
@@ -276,11 +276,13 @@ class MixtureHistory(_History):
         self._costs: list[float] = []
         self._last_cluster: int | None = None
 
-    def add_step(self, cluster: int, cost: float, reward: float, over: bool) -> None:
-        """Record a step whose action was `cluster`."""
+    def add_step(
+        self, action: int, cluster: int, cost: float, reward: float, over: bool
+    ) -> None:
+        """Record a step that drew from `cluster`."""
         event = f"cluster {cluster}"
-        if self._left[cluster] == 0:
-            event += " is empty: invalid"
+        if action != cluster:
+            event += f", because {action} is empty"
         self._last_cluster = cluster
         self._costs.append(cost)
         self._add_reward(event, reward, over)

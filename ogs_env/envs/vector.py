@@ -10,15 +10,15 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from ogs_env.envs.arguments import check_render_mode
-from ogs_env.envs.base import INVALID_ACTION_PENALTY, STALL_LIMIT, Observation
-from ogs_env.envs.observations import Candidates, candidates, sample_names
+from ogs_env.envs.base import INVALID_ACTION_PENALTY, Observation
+from ogs_env.envs.observations import Candidates, candidates
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.envs.vector_slates import EnvIndices, VectorSlates
 from ogs_env.episode_rewards import Information, VectorRewards
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.learners import UNCHANGED
 from ogs_env.learners.surrogate import VectorSurrogateLearner
-from ogs_env.rewards import COST, NO_PICK, answers_of, weighted_sum
+from ogs_env.rewards import COST, NO_PICK, weighted_sum
 
 
 class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
@@ -89,7 +89,6 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         self.observation_space = batch_space(single.observation_space, num_envs)
 
         bundle, budget = single.bundle, single.budget
-        self._answers = answers_of(bundle)
         samples = single._candidates
         assert isinstance(samples, Candidates)
         self._learners = VectorSurrogateLearner(bundle, num_envs, budget)
@@ -100,9 +99,7 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
             self._learners,
             [Information(bundle.k, budget) for _ in range(num_envs * informed)],
         )
-        self._names = np.array(sample_names(bundle), object)
         self._generators: list[np.random.Generator | None] = [None] * num_envs
-        self._stalled = np.zeros(num_envs, np.int64)
         self._over = np.zeros(num_envs, np.bool_)
         # Number of candidates that filled the selection of an ended episode.
         self._filled = np.zeros(num_envs, np.int64)
@@ -169,19 +166,18 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         if len(beginning):
             self._begin(beginning)
         rows = self._slates.at(places)
-        picking, skipping = rows >= 0, places == self.single.slate_size
-        invalid = ~(picking | skipping)
+        picking = rows >= 0
+        invalid = ~picking & (places != self.single.slate_size)
+        skipping = ~picking
         skipping[beginning] = False
 
         terms = self._rewards.pick(rows, self._units)
         self._slates.pick(rows, places)
-        terminated, dealing = self._follow(picking, skipping)
+        self._over, dealing = self._follow(picking, skipping)
         dealing = np.concatenate([beginning, dealing])
         if len(dealing):
             self._slates.deal(dealing)
-        self._stalled = (self._stalled + 1) * invalid
-        truncated = self._stalled == STALL_LIMIT
-        self._over = terminated | truncated
+        terminated, truncated = self._over.copy(), np.zeros(self.num_envs, np.bool_)
         ended, infos = np.flatnonzero(self._over), {}
         if self.single.fill and len(ended):
             terms = self._fill_up(terms, ended)
@@ -190,7 +186,7 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
 
         values = self._info(terms, rows, invalid, ended)
         if len(ended) and self.autoreset_mode == AutoresetMode.SAME_STEP:
-            infos, over = self._final(values, ended), self._over.copy()
+            infos, over = self._final(values, ended), terminated
             self._begin(ended)
             self._slates.deal(ended)
             values = self._info(
@@ -204,6 +200,17 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
     def action_masks(self) -> NDArray[np.bool_]:
         """Return the valid actions (num_envs, slate_size + 1)."""
         return self._slates.mask.astype(np.bool_)
+
+    def sample_ids(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return the ids of pool rows, such as those of `infos["selection"][0]`.
+
+        Args:
+            rows: int64 (n,), row numbers; those of -1 are left out.
+
+        Returns:
+            16 hex digits for each row.
+        """
+        return self.single.sample_ids(rows.tolist())
 
     def render(self) -> tuple[Any, ...] | None:
         """Return a frame of each sub-environment."""
@@ -237,7 +244,6 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
                 generator = self._generators[index] = seeding.np_random()[0]
             self._slates.start(index, self.single.draw_stream(generator, options))
         self._rewards.reset(which)
-        self._stalled[which] = 0
         self._over[which] = False
         self._filled[which] = 0
 
@@ -295,26 +301,22 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
     ) -> dict[str, Any]:
         """Return the info of `SelectionEnv` as arrays over sub-environments."""
         n, learners = self.num_envs, self._learners
-        selection, changes = np.empty(n, object), np.zeros((len(UNCHANGED), n))
-        selection.fill([])
+        changes = np.zeros((len(UNCHANGED), n))
+        selection = np.full((n, self.single.budget), -1)
         if ended is not None and len(ended):
-            for index in ended.tolist():
-                picked = learners.picked[: learners.counts[index], index]
-                selection[index] = self._names[picked].tolist()
+            selection[ended] = learners.picked[:-1, ended].T
             start = learners.tables.initial_held_out
             losses = learners.held_out_losses(ended)
             changes[: len(start), ended] = 100 * (losses / start - 1).T
         return {
             "action_mask": self._slates.mask.copy(),
-            "reward_terms": dict(terms),
-            "cost": terms[COST[self._answers]].copy(),
-            "cost_answers": np.full(n, self._answers, object),
-            "sample_id": self._names.take(rows),
-            "invalid_action": invalid,
+            **terms,
+            "cost": terms[COST[self.single.cost_answers]].copy(),
+            "picks": rows[:, None].copy(),
+            "invalid_action": invalid.astype(np.int8),
             "domain_loss": learners.losses[:, 0].copy(),
             "selection": selection,
             **dict(zip(UNCHANGED, changes, strict=True)),
-            "learner_sketches": np.full(n, learners.tables.kind, object),
         }
 
     def _final(self, values: dict[str, Any], ended: EnvIndices) -> dict[str, Any]:
@@ -334,8 +336,8 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
     def _replayed(self, index: int) -> SelectionEnv:
         """Return an environment in the state of a sub-environment.
 
-        Invalid actions of the episode, and candidates that filled its selection, are
-        not replayed.
+        Invalid actions are replayed as skips, without their penalty; candidates that
+        filled the selection are not replayed.
         """
         env, rows = self.single, self._slates.streams[index].ravel()
         env.reset(options={"indices": rows[rows >= 0]})
@@ -353,19 +355,15 @@ def _infos(values: dict[str, Any], which: NDArray[np.bool_]) -> dict[str, Any]:
     """Return infos in the format of Gymnasium's vector environments.
 
     Args:
-        values: Arrays over sub-environments by name, or dicts of such arrays.
-        which: bool (num_envs,), sub-environments with infos; others get 0 or None.
+        values: Arrays over sub-environments by name.
+        which: bool (num_envs,), sub-environments with infos; others get 0.
     """
     infos: dict[str, Any] = {}
     complete = which.all()
     for name, value in values.items():
-        if isinstance(value, dict):
-            infos[name] = _infos(value, which)
-        elif complete:
-            infos[name] = value
-        else:
-            blank = None if value.dtype == object else 0
-            infos[name] = np.full(value.shape, blank, value.dtype)
+        infos[name] = value
+        if not complete:
+            infos[name] = np.zeros_like(value)
             infos[name][which] = value[which]
         infos[f"_{name}"] = which
     return infos

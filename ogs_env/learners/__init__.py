@@ -9,13 +9,7 @@ Floats = NDArray[np.float32]
 
 
 class Learner(Protocol):
-    """A model that is trained on rows of a bundle's pool.
-
-    Attributes:
-        sketches: Kind of its gradients: `"trajectory"`, `"initial"` or `"live"`.
-    """
-
-    sketches: str
+    """A model that is trained on rows of a bundle's pool."""
 
     def reset(self, rng: np.random.Generator | None = None) -> None:
         """Return to the untouched model."""

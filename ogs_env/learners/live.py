@@ -86,7 +86,6 @@ class LiveLearner:
         settings: The settings.
 
     Attributes:
-        sketches: `"live"`.
         proxy: The model and its adapter, as trained so far.
         version: A counter that changes whenever the results of `pool_gradients` or
             the mean gradients may change.
@@ -95,8 +94,6 @@ class LiveLearner:
         InputError: If the model or a text of the bundle is not available, or the
             bundle was not made from texts.
     """
-
-    sketches = "live"
 
     def __init__(self, bundle: Bundle, settings: LiveSettings | None = None) -> None:
         self.bundle = bundle

@@ -210,10 +210,6 @@ class SurrogateLearner:
         bundle: Its manifest's `learner` entry gives the kind of sketches, the epochs
             on a selection and the constants of the losses' response.
 
-    Attributes:
-        sketches: `"trajectory"`, or `"initial"` for a bundle without trajectory
-            sketches.
-
     Raises:
         InputError: If the manifest's `learner` entry does not fit the bundle.
     """
@@ -221,7 +217,6 @@ class SurrogateLearner:
     def __init__(self, bundle: Bundle) -> None:
         self._displacement = Displacement(bundle)
         self._tables = self._displacement.tables
-        self.sketches: str = self._tables.kind
         self._anchors, self._answers = self._tables.anchors, self._tables.answers
         # The picks and free space, of which `_count` are used.
         self._picked = np.empty(2 * BATCH, np.int64)

@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 from helpers.edited_bundle import Columns, edited
+from helpers.infos import terms_of
 from helpers.make_bundle import make_bundle
 from scipy.stats import ks_2samp
 
@@ -251,7 +252,7 @@ def test_oracle_scores_are_the_rewards_of_its_picks(
         _, reward, _, _, info = env.step(place)
         assert reward == pytest.approx(score, abs=1e-3)
         all_weights = selection_env(env).reward_weights
-        assert reward == weighted_sum(info["reward_terms"], all_weights)
+        assert reward == weighted_sum(terms_of(info), all_weights)
 
 
 def test_oracle_takes_the_best_first_pick(bundle_folder: Path, bundle: Bundle) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.wrappers import FlattenObservation
+from helpers.infos import rows_in, terms_of
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import DQN, PPO
 
@@ -55,6 +56,7 @@ def navigator(skips: bool = True) -> Navigator:
 def assert_same_as_plain_loop(
     evaluation: Any, env: gymnasium.Env, act: Any, seeds: list[int] = SEEDS
 ) -> None:
+    ids = env.unwrapped.bundle.pool.hex_ids()
     for number, seed in enumerate(seeds):
         observation, info = env.reset(seed=seed)
         rewards, costs, terms, over = [], [], [], False
@@ -63,7 +65,7 @@ def assert_same_as_plain_loop(
             observation, reward, terminated, truncated, info = env.step(action)
             rewards.append(reward)
             costs.append(info["cost"])
-            terms.append(info["reward_terms"])
+            terms.append(terms_of(info))
             over = terminated or truncated
         assert evaluation.returns[number] == pytest.approx(sum(rewards))
         assert evaluation.costs[number] == pytest.approx(sum(costs))
@@ -72,7 +74,8 @@ def assert_same_as_plain_loop(
             if name == "orthogonality":
                 total /= len(terms)
             assert values[number] == pytest.approx(total)
-        assert evaluation.selections[number] == info["selection"]
+        selection = [ids[row] for row in rows_in(info["selection"])]
+        assert evaluation.selections[number] == selection
         assert evaluation.test_changes[number] == info["test_change"]
         assert evaluation.retention_changes[number] == info["retention_change"]
         assert evaluation.answers_changes[number] == info["answers_change"]

@@ -59,11 +59,11 @@ def test_episodes_are_those_of_dummy_vec_env(
     assert data_equivalence(ours.reset(), dict(theirs.reset()), exact=True)
     assert data_equivalence(ours.reset_infos, theirs.reset_infos, exact=True)
     rng = np.random.default_rng(0)
-    episodes = truncated = 0
+    episodes = invalid = 0
     for step in range(400):
         actions = rng.integers(5, size=num_envs)
         if step > 250:
-            actions[0] = 2  # until it is truncated
+            actions[0] = 2  # every second one is invalid
         results, expected = ours.step(actions), theirs.step(actions)
         assert data_equivalence(results[0], dict(expected[0]), exact=True)
         for a, b in zip(results[1:3], expected[1:3], strict=True):
@@ -74,9 +74,36 @@ def test_episodes_are_those_of_dummy_vec_env(
         masks = [get_action_masks(env) for env in (ours, theirs)]
         np.testing.assert_array_equal(*masks)
         episodes += results[2].sum()
-        truncated += sum(info["TimeLimit.truncated"] for info in results[3])
+        invalid += sum(int(info["invalid_action"]) for info in results[3])
+        assert not any(info["TimeLimit.truncated"] for info in results[3])
     assert episodes > 10 * num_envs
-    assert truncated
+    assert invalid > 60
+
+
+def test_truncated_episodes_are_marked(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env, expected = native(bundle_folder, 2), native(bundle_folder, 2)
+    step = env.envs.step
+
+    def truncating(actions: np.ndarray) -> Any:
+        observations, rewards, terminated, truncated, infos = step(actions)
+        return observations, rewards, truncated, terminated, infos
+
+    monkeypatch.setattr(env.envs, "step", truncating)
+    for each in (env, expected):
+        each.seed(7)
+        each.reset()
+    ends = 0
+    for _ in range(60):
+        results, terminated = (e.step(np.array([4, 0])) for e in (env, expected))
+        np.testing.assert_array_equal(results[2], terminated[2])
+        for over, info, other in zip(*results[2:], terminated[3], strict=True):
+            assert info["TimeLimit.truncated"] == over
+            assert not other["TimeLimit.truncated"]
+            assert ("terminal_observation" in info) == over
+        ends += results[2].sum()
+    assert ends > 3
 
 
 def test_infos_have_the_info_keywords(bundle_folder: Path) -> None:

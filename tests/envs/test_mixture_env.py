@@ -7,30 +7,30 @@ import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env, data_equivalence
+from helpers.infos import rows_in, terms_of
 from helpers.make_bundle import make_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ogs_env.bundle import Bundle
-from ogs_env.envs.base import INVALID_ACTION_PENALTY, STALL_LIMIT
+from ogs_env.envs.base import INVALID_ACTION_PENALTY
 from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.errors import InputError
 from ogs_env.learners.surrogate import SurrogateLearner
+from ogs_env.learners.tables import tables_of
 from ogs_env.rewards import NO_PICK
 
 INFO_KEYS = {
     "action_mask",
-    "reward_terms",
+    *NO_PICK,
     "cost",
-    "cost_answers",
-    "sample_ids",
+    "picks",
     "invalid_action",
     "domain_loss",
     "selection",
     "test_change",
     "retention_change",
     "answers_change",
-    "learner_sketches",
 }
 
 
@@ -47,17 +47,12 @@ def spec(request: pytest.FixtureRequest, bundle_folder: Path) -> EnvSpec:
     return spec
 
 
-def rows_of(bundle: Bundle, names: list[str]) -> list[int]:
-    places = {name: row for row, name in enumerate(bundle.pool.hex_ids())}
-    return [places[name] for name in names]
-
-
 def test_seeds_make_different_orders(spec: EnvSpec) -> None:
     env = gymnasium.make(spec).unwrapped
     orders = []
     for seed in (0, 1):
         env.reset(seed=seed)
-        orders.append(env.step(env.left.argmax())[4]["sample_ids"])
+        orders.append(rows_in(env.step(env.left.argmax())[4]["picks"]))
     assert orders[0] != orders[1]
 
 
@@ -115,13 +110,15 @@ def test_any_episode(
     part = set(env.bundle.split(split).tolist())
     observation, info = env.reset(seed=seed)
     remaining = {n: {r for r in part if env.clusters[r] == n} for n in range(clusters)}
-    assert info["sample_ids"] == []
-    selection: list[str] = []
+    assert rows_in(info["picks"]) == []
+    selection: list[int] = []
     over, batches = False, 0
     while not over:
         assert env.observation_space.contains(observation)
         assert set(info) == INFO_KEYS
-        assert info["selection"] == []
+        assert info["picks"].shape == (batch,)
+        assert info["selection"].shape == (batch * steps,)
+        assert rows_in(info["selection"]) == []
         assert info["test_change"] == info["retention_change"] == 0
         assert info["answers_change"] == 0
         mask = env.action_masks()
@@ -131,7 +128,7 @@ def test_any_episode(
         assert mask.tolist() == [bool(remaining[n]) for n in range(clusters)]
         action = data.draw(st.integers(0, clusters - 1))
         observation, reward, over, truncated, info = env.step(action)
-        terms = info["reward_terms"]
+        terms = terms_of(info)
         expected = (
             terms["domain_gain"]
             + 0.7 * terms["anchor_gain"]
@@ -140,20 +137,25 @@ def test_any_episode(
             - 0.1 * info["invalid_action"]
         )
         assert reward == pytest.approx(expected, abs=1e-12)
-        assert (info["cost"], info["cost_answers"]) == (terms["forgetting"], "own")
+        assert (info["cost"], env.cost_answers) == (terms["forgetting"], "own")
         assert 0 <= terms["orthogonality"] <= 1
         assert np.isfinite([reward, *terms.values()]).all()
         assert not truncated
         assert info["invalid_action"] == (not remaining[action])
-        rows = rows_of(env.bundle, info["sample_ids"])
-        assert len(rows) == len(set(rows)) == min(batch, len(remaining[action]))
-        assert set(rows) <= remaining[action]
-        remaining[action] -= set(rows)
-        selection += info["sample_ids"]
-        batches += not info["invalid_action"]
+        cluster = action
+        if not remaining[action]:
+            cluster = max(remaining, key=lambda n: len(remaining[n]))
+        rows = rows_in(info["picks"])
+        assert len(rows) == len(set(rows)) == min(batch, len(remaining[cluster]))
+        assert set(rows) <= remaining[cluster]
+        remaining[cluster] -= set(rows)
+        selection += rows
+        batches += 1
     assert env.observation_space.contains(observation)
-    assert batches == steps or not any(remaining.values())
-    assert info["selection"] == selection
+    assert batches == steps or (batches < steps and not any(remaining.values()))
+    assert rows_in(info["selection"]) == selection
+    ids = env.bundle.pool.hex_ids()
+    assert env.sample_ids(info["selection"]) == [ids[row] for row in selection]
     assert len(set(selection)) == len(selection)
 
 
@@ -174,14 +176,14 @@ def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
         while not over:
             _, reward, over, _, info = env.step(env.action_space.sample())
             cosines = []
-            for row in rows_of(env.bundle, info["sample_ids"]):
+            for row in rows_in(info["picks"]):
                 learner.update(row)
                 cosines.append(np.abs(learner.anchor_cosine(row)).max())
                 gradients.append(
                     env.bundle.pool.sketches("initial", np.array([row]))[0]
                 )
             now, anchors_now = learner.domain_loss(), learner.anchor_losses().copy()
-            terms = info["reward_terms"]
+            terms = terms_of(info)
             gain = 100 * (before - now) / domain
             assert terms["domain_gain"] == pytest.approx(gain, rel=1e-4, abs=1e-6)
             expected = gain + 0.1 * terms["information"]
@@ -203,7 +205,7 @@ def test_any_episode_against_a_plain_loop(spec: EnvSpec) -> None:
             assert info["domain_loss"] == pytest.approx(now, rel=1e-7)
             before = now
         units = np.stack(gradients) / np.linalg.norm(gradients, axis=1, keepdims=True)
-        before_last = units[: -len(info["sample_ids"])]
+        before_last = units[: -len(rows_in(info["picks"]))]
         information = [
             np.linalg.slogdet(np.eye(env.bundle.k) + u.T @ u)[1]
             for u in (before_last, units)
@@ -305,7 +307,7 @@ def test_an_empty_cluster_is_masked_and_invalid(bundle_folder: Path) -> None:
     sizes = []
     while env.left[cluster]:
         before, _, _, _, info_before = env.step(cluster)
-        sizes.append(len(info_before["sample_ids"]))
+        sizes.append(len(rows_in(info_before["picks"])))
     assert sum(sizes) == size
     assert set(sizes[:-1]) <= {8}
     assert sizes[-1] == (size % 8 or 8)
@@ -314,37 +316,16 @@ def test_an_empty_cluster_is_masked_and_invalid(bundle_folder: Path) -> None:
     assert not info_before["action_mask"][cluster]
     assert info_before["action_mask"].sum() == 11
 
+    largest = int(env.left.argmax())
+    assert largest != cluster
+    other = copy.deepcopy(env)
+    expected = other.step(largest)
     observation, reward, terminated, truncated, info = env.step(cluster)
-    assert reward == -INVALID_ACTION_PENALTY
-    assert (terminated, truncated) == (False, False)
-    assert info["invalid_action"] is True
-    assert info["sample_ids"] == []
-    assert info["cost"] == 0
-    assert info["domain_loss"] == info_before["domain_loss"]
-    assert data_equivalence(observation, before, exact=True)
-    assert env.step((cluster + 1) % 12)[4]["invalid_action"] is False
-
-
-def test_repeated_invalid_actions_truncate_the_episode(
-    bundle_folder: Path,
-) -> None:
-    env = MixtureEnv(str(bundle_folder), clusters=2, steps=2)
-    rows = np.flatnonzero(env.clusters == 1)[:20]
-    env.reset(options={"indices": rows})
-    for _ in range(STALL_LIMIT - 1):
-        assert not any(env.step(0)[2:4])
-    env.step(1)  # a valid action resets the count
-    for _ in range(STALL_LIMIT - 1):
-        assert not any(env.step(0)[2:4])
-    _, reward, terminated, truncated, info = env.step(0)
-    assert (terminated, truncated) == (False, True)
-    assert reward == -INVALID_ACTION_PENALTY
-    assert len(info["selection"]) == 8
-    assert info["action_mask"].tolist() == [0, 1]
-    with pytest.raises(gymnasium.error.ResetNeeded):
-        env.step(1)
-    env.reset(options={"indices": rows})
-    assert not any(env.step(0)[2:4])
+    assert reward == expected[1] - INVALID_ACTION_PENALTY
+    assert (terminated, truncated) == expected[2:4] == (False, False)
+    assert (info.pop("invalid_action"), expected[4].pop("invalid_action")) == (1, 0)
+    assert data_equivalence(observation, expected[0], exact=True)
+    assert data_equivalence(info, expected[4], exact=True)
 
 
 def test_an_exhausted_stream_ends_with_a_mask_of_ones(env: MixtureEnv) -> None:
@@ -354,7 +335,7 @@ def test_an_exhausted_stream_ends_with_a_mask_of_ones(env: MixtureEnv) -> None:
     assert not env.step(2)[2]
     observation, _, terminated, truncated, info = env.step(2)
     assert (terminated, truncated) == (True, False)
-    assert len(info["sample_ids"]) == 2
+    assert len(rows_in(info["picks"])) == 2
     assert info["action_mask"].tolist() == [1] * 5
     assert env.action_masks().all()
     assert (observation["clusters"][:, 0] == 0).all()
@@ -389,7 +370,7 @@ def test_given_rows_are_drawn_in_order(env: MixtureEnv) -> None:
     rows = np.random.default_rng(0).permutation(len(of))[:60]
     env.reset(options={"indices": rows})
     expected = [row for row in rows.tolist() if of[row] == 1][:4]
-    assert rows_of(env.bundle, env.step(1)[4]["sample_ids"]) == expected
+    assert rows_in(env.step(1)[4]["picks"]) == expected
     assert env.picked == expected
 
 
@@ -414,8 +395,8 @@ def test_both_splits_share_the_clusters(bundle_folder: Path) -> None:
 
 def test_a_bundle_without_trajectory_uses_initial_sketches(tmp_path: Path) -> None:
     env = MixtureEnv(str(make_bundle(tmp_path / "initial", checkpoints=0)))
-    _, info = env.reset(seed=0)
-    assert info["learner_sketches"] == "initial"
+    env.reset(seed=0)
+    assert tables_of(env.bundle).kind == "initial"
     assert env.step(0)[1] != 0
 
 

@@ -16,12 +16,16 @@ import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.vector import AutoresetMode, VectorEnv
+from helpers.infos import rows_in, terms_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 import ogs_env
 from ogs_env.envs.base import INVALID_ACTION_PENALTY
+from ogs_env.envs.mixture import MixtureEnv
+from ogs_env.envs.vector import SelectionVectorEnv
 from ogs_env.errors import InputError
 from ogs_env.rewards import weighted_sum
 
@@ -161,7 +165,7 @@ def test_rendering_changes_nothing(
 def test_both_masks_mark_the_valid_actions(spec: EnvSpec, policy: str) -> None:
     env = make(spec)
     rng = np.random.default_rng(1)
-    observation, info = env.reset(seed=2)
+    _, info = env.reset(seed=2)
     over = False
     while True:
         mask = env.action_masks()
@@ -173,17 +177,75 @@ def test_both_masks_mark_the_valid_actions(spec: EnvSpec, policy: str) -> None:
         assert env.action_space.contains(env.action_space.sample(info["action_mask"]))
         if over:
             break
-        if not mask.all():  # an invalid action changes nothing but costs
-            wrong = rng.choice(np.flatnonzero(~mask))
-            same, reward, *ends, info = env.step(wrong)
-            assert data_equivalence(same, observation, exact=True)
-            assert (reward, *ends) == (-INVALID_ACTION_PENALTY, False, False)
-            assert info["invalid_action"] is True
         valid = np.flatnonzero(mask)
         action = {"first": valid[0], "last": valid[-1], "random": rng.choice(valid)}
-        observation, _, over, truncated, info = env.step(action[policy])
-        assert info["invalid_action"] is False
+        *_, over, truncated, info = env.step(action[policy])
+        assert info["invalid_action"] == 0
         assert not truncated
+
+
+def reset_with_gaps(env: Any) -> tuple[Any, dict[str, Any]]:
+    """Begin an episode in which every action can become invalid."""
+    if isinstance(env, MixtureEnv):  # few samples, so that clusters are soon empty
+        rows = env.bundle.split("train")
+        few = np.random.default_rng(0).choice(rows, 40, replace=False)
+        return env.reset(options={"indices": few})
+    return env.reset(seed=2)
+
+
+def most_steps(env: Any) -> int:
+    """Return the most steps of an episode that repeats one action."""
+    if isinstance(env, MixtureEnv):
+        return env.steps
+    return 2 * env.slates_in_stream  # for each slate a pick and an invalid action
+
+
+def test_an_invalid_action_is_a_valid_one_with_a_penalty(spec: EnvSpec) -> None:
+    env, other = make(spec), make(spec)
+    rng = np.random.default_rng(0)
+    before, _ = reset_with_gaps(env)
+    assert data_equivalence(reset_with_gaps(other)[0], before, exact=True)
+    count, over = 0, False
+    while not over:
+        mask = env.action_masks()
+        action = valid = int(rng.choice(np.flatnonzero(mask)))
+        if not mask.all():
+            action = int(rng.choice(np.flatnonzero(~mask)))
+            # A draw from the cluster with the most samples left, or a skip.
+            mixture = isinstance(env, MixtureEnv)
+            valid = int(env.left.argmax()) if mixture else len(mask) - 1
+            assert mask[valid]
+        observation, reward, over, truncated, info = env.step(action)
+        expected, reward_of_valid, *ends, expected_info = other.step(valid)
+        invalid = info.pop("invalid_action")
+        assert invalid == (action != valid)
+        assert expected_info.pop("invalid_action") == 0
+        assert reward == reward_of_valid - INVALID_ACTION_PENALTY * invalid
+        assert [over, truncated] == ends
+        assert not truncated
+        assert data_equivalence(observation, expected, exact=True)
+        assert data_equivalence(info, expected_info, exact=True)
+        assert over or not data_equivalence(observation, before)
+        before = observation
+        count += int(invalid)
+    assert count > 1
+
+
+@pytest.mark.parametrize("share", [0, 0.4, 1])
+def test_an_episode_of_one_action_ends(spec: EnvSpec, share: float) -> None:
+    env = make(spec)
+    action = int(share * (env.action_space.n - 1))
+    reset_with_gaps(env)
+    penalties = steps = 0
+    over = False
+    while not over:
+        assert steps < most_steps(env)
+        *_, over, truncated, info = env.step(action)
+        assert not truncated
+        penalties += int(info["invalid_action"])
+        steps += 1
+    skips = not isinstance(env, MixtureEnv) and share == 1
+    assert (penalties == 0) == skips
 
 
 def test_actions_outside_the_space_are_refused(spec: EnvSpec) -> None:
@@ -243,31 +305,119 @@ def test_any_sequence_of_actions(spec: EnvSpec, data: st.DataObject, seed: int) 
     }
     env = make(spec, reward_weights=weights | {"information": 0.5})
     observation, info = env.reset(seed=seed)
-    selection: list[str] = []
+    selection: list[int] = []
     for _ in range(data.draw(st.integers(1, 30))):
-        assert info["selection"] == []
+        assert rows_in(info["selection"]) == []
         legal = np.flatnonzero(env.action_masks()).tolist()
         anything = st.integers(0, int(env.action_space.n) - 1)
         action = data.draw(st.sampled_from(legal) | anything)
-        observation, reward, terminated, truncated, info = env.step(action)
+        observation, reward, over, truncated, info = env.step(action)
+        assert not truncated
         assert env.observation_space.contains(observation)
-        terms = info["reward_terms"]
+        terms = terms_of(info)
         expected = weighted_sum(terms, env.reward_weights)
         assert info["invalid_action"] == (action not in legal)
         expected -= INVALID_ACTION_PENALTY * info["invalid_action"]
         assert reward == expected
         assert type(reward) is float
         assert np.isfinite([reward, *terms.values()]).all()
-        own = info["cost_answers"] == "own"
+        own = env.cost_answers == "own"
         assert info["cost"] == terms["forgetting" if own else "conflict"]
-        ids = info["sample_ids"] if "sample_ids" in info else [info["sample_id"]]
-        selection += [name for name in ids if name]
-        if terminated or truncated:
-            assert info["selection"] == selection
+        selection += rows_in(info["picks"])
+        if over:
+            assert rows_in(info["selection"]) == selection
             break
     assert len(set(selection)) == len(selection)
-    pool = env.bundle.pool.ids[env.stream].tolist()
-    assert {int(name, 16) for name in selection} <= set(pool)
+    assert set(selection) <= set(env.stream.tolist())
+    pool = env.bundle.pool.ids[selection].tolist()
+    assert [int(name, 16) for name in env.sample_ids(selection)] == pool
+
+
+# What infos hold: numbers and arrays of fixed shapes, which libraries can stack.
+
+
+def format_of(info: dict[str, Any]) -> dict[str, tuple[type, np.dtype, Any]]:
+    """Return the type, dtype and shape of every value of an info."""
+    formats = {}
+    for name, value in info.items():
+        array = np.asarray(value)
+        assert isinstance(value, bool | int | float | np.number | np.ndarray), name
+        assert array.dtype.kind in "biuf", name
+        formats[name] = type(value), array.dtype, array.shape
+    return formats
+
+
+@pytest.mark.parametrize("weights", [None, {"information": 0.5}])
+def test_all_infos_have_one_format(
+    spec: EnvSpec, weights: dict[str, float] | None
+) -> None:
+    env = make(spec, reward_weights=weights)
+    expected = format_of(env.reset(seed=0)[1])
+    env.action_space.seed(0)
+    last = env.action_space.n - 1
+    policies: list[Callable[[], int]] = [
+        env.action_space.sample,  # also invalid actions
+        lambda: 0,  # in a selection environment, every second one is invalid
+        lambda: int(np.flatnonzero(env.action_masks())[-1]),
+        lambda: last,
+    ]
+    for policy in policies:
+        over = False
+        while not over:
+            *_, terminated, truncated, info = env.step(policy())
+            assert format_of(info) == expected
+            over = terminated or truncated
+        assert format_of(env.reset()[1]) == expected
+
+
+def vector_formats(infos: dict[str, Any]) -> dict[str, tuple[type, np.dtype, Any]]:
+    """Return `format_of` stacked infos, without the masks of their entries."""
+    formats = format_of(
+        {
+            name: value
+            for name, value in infos.items()
+            if name[0] != "_" and not name.startswith("final_")
+        }
+    )
+    if "final_info" in infos:
+        assert vector_formats(infos["final_info"]) == formats
+    return formats
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_all_vector_infos_have_the_format_of_single_ones(
+    spec: EnvSpec, mode: AutoresetMode
+) -> None:
+    expected = {
+        name: (np.ndarray, dtype, (2, *shape))
+        for name, (_, dtype, shape) in format_of(make(spec).reset(seed=0)[1]).items()
+    }
+    options = {"autoreset_mode": mode}
+    vector_envs: list[VectorEnv] = [
+        gymnasium.make_vec(spec, 2, vectorization_mode="sync", vector_kwargs=options)
+    ]
+    if spec.vector_entry_point and spec.kwargs.get("learner") != "live":
+        vector_envs.append(gymnasium.make_vec(spec, 2, **options))
+        assert isinstance(vector_envs[1], SelectionVectorEnv)
+    for envs in vector_envs:
+        assert vector_formats(envs.reset(seed=0)[1]) == expected
+        envs.action_space.seed(0)
+        ended = np.zeros(2, np.bool_)
+        while not ended.all():
+            *_, terminated, truncated, infos = envs.step(envs.action_space.sample())
+            assert vector_formats(infos) == expected
+            over = terminated | truncated
+            ended |= over
+            assert ("final_info" in infos) == (
+                over.any() and mode is AutoresetMode.SAME_STEP
+            )
+            if mode is AutoresetMode.DISABLED and over.any():
+                _, infos = envs.reset(options={"reset_mask": over.copy()})
+                assert vector_formats(infos) == expected
+        if mode is AutoresetMode.NEXT_STEP:  # the step that begins an episode
+            *_, infos = envs.step(envs.action_space.sample())
+            assert vector_formats(infos) == expected
+        envs.close()
 
 
 CREATORS = {

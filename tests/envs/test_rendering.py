@@ -100,37 +100,39 @@ def test_the_header_and_the_last_pick(env: SelectionEnv) -> None:
         candidate = env.observation()["candidates"][action]
         _, reward, _, _, info = env.step(action)
         total += reward
+        (name,) = env.sample_ids(info["picks"])
         text = frame(env)
         slate = 1 + count // 4
         assert f"slate {slate} of 3, {count} of 6 picked, return {total:+.2f}\n" in text
         assert f"last step: picked place {action} ({reward:+.2f})" in text
-        assert f"last pick: {info['sample_id']} of " in text
+        assert f"last pick: {name} of " in text
         assert f", slate 1, place {action}\n" in text  # where it was picked
         d = env.bundle.basis.shape[1]
         assert f"domain {candidate[d]:+.3f}, anchor {candidate[d + 1]:+.3f};" in text
-        gains = [info["reward_terms"][name] for name in ("domain_gain", "forgetting")]
+        gains = [info[name] for name in ("domain_gain", "forgetting")]
         assert "; domain gain {:+.3f}%, forgetting {:+.3f}%\n".format(*gains) in text
         assert text.count("█") + text.count("░") >= 30
         assert text.count("\n") == height
     env.step(0)
     env.step(0)
-    assert "last step: place 0 is empty: invalid (-0.10)" in frame(env)
-    env.step(env.slate_size)
-    assert "last step: skipped (+0.00)" in frame(env)
-    assert "5 of 6 picked" in frame(env)
+    assert "last step: place 0 is empty: skipped (-0.10)" in frame(env)
+    assert "slate 3 of 3, 5 of 6 picked" in frame(env)
     env.step(0)
     assert "6 of 6 picked" in frame(env)
     assert ", episode over\n" in frame(env)
     assert f"[{'█' * 30}]" in frame(env)
     env.reset()
     assert "episode over" not in frame(env)
+    env.step(env.slate_size)
+    assert "last step: skipped (+0.00)" in frame(env)
+    assert "slate 2 of 3, 0 of 6 picked" in frame(env)
 
 
 def test_the_last_pick_without_own_answers(folder_without_answers: Path) -> None:
     env = SelectionEnv(str(folder_without_answers), render_mode="ansi")
     env.reset(seed=3)
     *_, info = env.step(0)
-    gains = [info["reward_terms"][name] for name in ("domain_gain", "anchor_gain")]
+    gains = [info[name] for name in ("domain_gain", "anchor_gain")]
     assert gains[1] != 0
     assert "; domain gain {:+.3f}%, anchor gain {:+.3f}%\n".format(*gains) in frame(env)
 
@@ -286,8 +288,8 @@ def test_a_live_models_frames(live_files: Any) -> None:
     env.step(1)
     assert loss_rows(frame(env))["domain"][3] != 0
     env.step(0)
-    assert "invalid" in frame(env)
-    for _ in range(3):
+    assert "place 0 is empty: skipped (-0.10)" in frame(env)
+    for _ in range(2):
         *_, info = env.step(4)
     # What the last step measured is a part of the curve, though it was a skip.
     row = loss_rows(frame(env))["domain"]
@@ -327,8 +329,10 @@ def test_the_mixture_says_when_a_cluster_is_empty(bundle_folder: Path) -> None:
     )
     env.reset(options={"indices": [0, 1, 2]})
     empty = int(np.flatnonzero(env.left == 0)[0])
-    env.step(empty)
-    assert f"last step: cluster {empty} is empty: invalid (-0.10)" in frame(env)
+    largest = int(env.left.argmax())
+    _, reward, *_ = env.step(empty)
+    event = f"cluster {largest}, because {empty} is empty ({reward:+.2f})"
+    assert f"last step: {event}" in frame(env)
     env.render_mode = "rgb_array"
     assert env.render().shape == (560, 1000, 3)
     while not env.over:

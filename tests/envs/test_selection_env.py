@@ -7,33 +7,32 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env, data_equivalence
+from helpers.infos import rows_in, terms_of
 from helpers.make_bundle import make_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.envs import observations, selection
-from ogs_env.envs.base import INVALID_ACTION_PENALTY, STALL_LIMIT
 from ogs_env.envs.observations import Candidates
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.errors import InputError
 from ogs_env.learners.surrogate import SurrogateLearner
-from ogs_env.rewards import DEFAULT_WEIGHTS, weighted_sum
+from ogs_env.learners.tables import tables_of
+from ogs_env.rewards import DEFAULT_WEIGHTS, NO_PICK, weighted_sum
 from ogs_env.rows import Rows
 
 INFO_KEYS = {
     "action_mask",
-    "reward_terms",
+    *NO_PICK,
     "cost",
-    "cost_answers",
-    "sample_id",
+    "picks",
     "invalid_action",
     "domain_loss",
     "selection",
     "test_change",
     "retention_change",
     "answers_change",
-    "learner_sketches",
 }
 
 
@@ -111,13 +110,15 @@ def test_any_valid_episode(
     )
     observation, info = env.reset(seed=seed)
     stream = env.stream.tolist()
-    selection: list[str] = []
+    selection: list[int] = []
     costs: list[float] = []
     over = False
     while not over:
         assert env.observation_space.contains(observation)
         assert set(info) == INFO_KEYS
-        assert info["selection"] == []
+        assert info["picks"].shape == (1,)
+        assert info["selection"].shape == (budget,)
+        assert rows_in(info["selection"]) == []
         mask = env.action_masks()
         assert mask.dtype == bool
         assert mask[-1]
@@ -126,24 +127,26 @@ def test_any_valid_episode(
         assert (observation["candidates"][~mask[:-1]] == 0).all()
         action = data.draw(st.sampled_from(np.flatnonzero(mask).tolist()))
         observation, reward, over, truncated, info = env.step(action)
-        terms = info["reward_terms"]
+        terms = terms_of(info)
         assert reward == weighted_sum(terms, DEFAULT_WEIGHTS["own"] | weights)
-        assert (info["cost"], info["cost_answers"]) == (terms["forgetting"], "own")
+        assert (info["cost"], env.cost_answers) == (terms["forgetting"], "own")
         costs.append(info["cost"])
         assert sum(costs) >= -1e-9
         assert np.isfinite([reward, *terms.values()]).all()
         assert not truncated
         assert not info["invalid_action"]
         if action == env.slate_size:
-            assert (reward, info["sample_id"]) == (0, "")
+            assert (reward, rows_in(info["picks"])) == (0, [])
         else:
-            selection.append(info["sample_id"])
+            (row,) = rows_in(info["picks"])
+            selection.append(row)
     assert env.observation_space.contains(observation)
-    assert info["selection"] == selection
+    assert rows_in(info["selection"]) == selection
     assert len(set(selection)) == len(selection) <= budget
     assert len(selection) == budget or env.slate_number == env.slates_in_stream - 1
-    dealt = {f"{i:016x}" for i in env.bundle.pool.ids[stream].tolist()}
-    assert set(selection) <= dealt
+    assert set(selection) <= set(stream)
+    names = [f"{i:016x}" for i in env.bundle.pool.ids[selection].tolist()]
+    assert env.sample_ids(info["selection"]) == names
     # Losses that no reward is about, from a separate learner.
     learner = SurrogateLearner(env.bundle)
     test, retention = learner.test_loss(), learner.retention_loss()
@@ -169,8 +172,8 @@ def test_without_own_answers_the_cost_is_of_reference_answers(
     over, costs = False, []
     while not over:
         _, reward, over, _, info = env.step(int(env.action_masks().argmax()))
-        terms = info["reward_terms"]
-        assert (info["cost"], info["cost_answers"]) == (terms["conflict"], "reference")
+        terms = terms_of(info)
+        assert (info["cost"], env.cost_answers) == (terms["conflict"], "reference")
         assert terms["forgetting"] == info["answers_change"] == 0
         assert reward == terms["domain_gain"] + terms["anchor_gain"]
         costs.append(info["cost"])
@@ -205,10 +208,10 @@ def test_observation_against_plain_formulas(
 ) -> None:
     env = make(bundle_folder, slate_size=4, num_slates=6, budget=8, observe=observe)
     env.reset(seed=3)
-    for action in (0, 2, 4, 1, 1):
+    for action in (0, 2, 2, 1):
         observation, *_ = env.step(action)
     picks = env.picked
-    assert len(picks) == 3  # the second 1 was invalid
+    assert len(picks) == 3  # the second 2 was invalid
     pool = bundle.pool
 
     def unit(x: np.ndarray) -> np.ndarray:
@@ -273,12 +276,12 @@ def test_skipping_deals_the_next_slate_and_then_ends(env: SelectionEnv) -> None:
     env.reset(seed=0)
     for slate in range(1, 6):
         observation, reward, over, _, info = env.step(4)
-        assert (reward, over, info["sample_id"]) == (0, False, "")
+        assert (reward, over, rows_in(info["picks"])) == (0, False, [])
         expected = env.stream[4 * slate : 4 * slate + 4]
         np.testing.assert_array_equal(env.slate, expected)
         assert observation["context"][-7] == pytest.approx((5 - slate) / 6)
     _, _, over, truncated, info = env.step(4)
-    assert (over, truncated, info["selection"]) == (True, False, [])
+    assert (over, truncated, rows_in(info["selection"])) == (True, False, [])
     assert info["test_change"] == info["retention_change"] == 0
 
 
@@ -291,7 +294,7 @@ def test_an_empty_slate_is_followed_by_the_next(env: SelectionEnv) -> None:
     assert info["action_mask"].all()
     *_, over, _, info = env.step(3)  # the fifth pick spends the budget
     assert over
-    assert len(info["selection"]) == 5
+    assert len(rows_in(info["selection"])) == 5
 
 
 def test_the_episode_ends_when_the_last_slate_is_empty(bundle_folder: Path) -> None:
@@ -301,35 +304,30 @@ def test_the_episode_ends_when_the_last_slate_is_empty(bundle_folder: Path) -> N
     assert env.step(1)[2]
 
 
-def test_repeated_invalid_actions_truncate_the_episode(env: SelectionEnv) -> None:
-    env.reset(seed=0)
-    env.step(0)
-    for _ in range(STALL_LIMIT - 1):
-        assert not any(env.step(0)[2:4])
-    env.step(1)  # a valid action resets the count
-    for _ in range(STALL_LIMIT - 1):
-        assert not any(env.step(0)[2:4])
-    _, reward, terminated, truncated, info = env.step(0)
-    assert (terminated, truncated) == (False, True)
-    assert reward == -INVALID_ACTION_PENALTY
-    assert len(info["selection"]) == 2
+@pytest.mark.parametrize("fill", [False, True])
+def test_an_invalid_action_skips_and_costs(bundle_folder: Path, fill: bool) -> None:
+    sizes = {"slate_size": 4, "num_slates": 6, "budget": 7}
+    invalid, skipping = (make(bundle_folder, fill=fill, **sizes) for _ in range(2))
+    for env in (invalid, skipping):
+        env.reset(seed=0)
+    for slate in range(6):
+        assert invalid.slate_number == slate
+        picks = invalid.step(1), skipping.step(1)
+        assert data_equivalence(*picks, exact=True)
+        assert not any(picks[0][2:4])
+        observation, reward, *ends, info = invalid.step(1)
+        expected, reward_of_skip, *expected_ends, expected_info = skipping.step(4)
+        assert reward == reward_of_skip - 0.1
+        assert (reward_of_skip != 0) == (fill and slate == 5)
+        assert info.pop("invalid_action") == 1
+        assert expected_info.pop("invalid_action") == 0
+        assert data_equivalence(observation, expected, exact=True)
+        assert data_equivalence(info, expected_info, exact=True)
+        assert ends == expected_ends == [slate == 5, False]
+    assert len(rows_in(info["selection"])) == (7 if fill else 6)
     with pytest.raises(gymnasium.error.ResetNeeded):
-        env.step(0)
-    env.reset(seed=1)
-    assert not any(env.step(0)[2:4])
-
-
-def test_an_invalid_action_changes_nothing_but_costs(env: SelectionEnv) -> None:
-    env.reset(seed=0)
-    before, _, _, _, info_before = env.step(1)
-    observation, reward, over, _, info = env.step(1)
-    assert reward == -INVALID_ACTION_PENALTY == -0.1
-    assert info["invalid_action"] is True
-    assert info["sample_id"] == ""
-    assert not over
-    assert data_equivalence(observation, before, exact=True)
-    assert info["domain_loss"] == info_before["domain_loss"]
-    assert env.step(0)[4]["invalid_action"] is False
+        invalid.step(1)
+    assert data_equivalence(invalid.reset(seed=1), skipping.reset(seed=1), exact=True)
 
 
 def test_actions_outside_the_space_are_refused(env: SelectionEnv) -> None:
@@ -412,10 +410,10 @@ def test_the_observed_budget_per_remaining_candidate(
     env: SelectionEnv,
 ) -> None:
     shares = [env.reset(options={"indices": range(11)})[0]["context"][-4]]
-    for action in (0, 0, 1, 4, 1, 4, 0):  # the second 0 is invalid
+    for action in (0, 1, 0, 1, 4, 0):  # the second 0 is invalid
         shares.append(env.step(action)[0]["context"][-4])
     # The last slate is of three.
-    expected = [5 / 11, 4 / 10, 4 / 10, 3 / 9, 3 / 7, 2 / 6, 2 / 3, 1 / 2]
+    expected = [5 / 11, 4 / 10, 3 / 9, 3 / 7, 2 / 6, 2 / 3, 1 / 2]
     np.testing.assert_allclose(shares, expected, rtol=1e-6)
     env.reset(options={"indices": range(7)})
     assert env.step(4)[0]["context"][-4] == 1  # five picks left, three candidates
@@ -462,8 +460,8 @@ def test_the_whole_pool_is_one_stream(bundle_folder: Path, bundle: Bundle) -> No
 def test_a_bundle_without_trajectory_uses_initial_sketches(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "initial", checkpoints=0)
     env = make(folder)
-    _, info = env.reset(seed=0)
-    assert info["learner_sketches"] == "initial"
+    env.reset(seed=0)
+    assert tables_of(env.bundle).kind == "initial"
     assert env.step(0)[1] != 0
     with pytest.raises(
         InputError, match="has no trajectory sketches for observe='trajectory'"
@@ -511,8 +509,8 @@ def test_information_is_computed_where_it_has_a_weight(bundle_folder: Path) -> N
     for action in (0, 3, 5):
         _, without, _, _, plain_info = plain.step(action)
         _, reward, _, _, info = weighted.step(action)
-        assert plain_info["reward_terms"]["information"] == 0
-        gain = info["reward_terms"].pop("information")
+        assert plain_info["information"] == 0
+        gain = info["information"]
         assert 0 < gain <= np.log(2) + 1e-6
         assert reward == pytest.approx(without + 0.5 * gain)
 
@@ -529,28 +527,21 @@ def test_a_selection_is_filled_at_random(bundle_folder: Path) -> None:
         steps = [env.step(action) for action in (0, 2, 4, 1, *[4] * 5)]
         assert [step[2] for step in steps] == [False] * 8 + [True]
         ends.append((sum(step[1] for step in steps), steps[-1][4]))
-    picks, selection = ends[0][1]["selection"], ends[1][1]["selection"]
+    picks, selection, again = (rows_in(info["selection"]) for _, info in ends)
     assert len(picks) == 3
     assert selection[:3] == picks
     assert len(set(selection)) == 9
-    stream = bundle_names(filled.unwrapped)
-    assert set(selection) <= stream
-    assert ends[1][1]["selection"] == ends[2][1]["selection"]
+    assert set(selection) <= set(filled.unwrapped.stream.tolist())
+    assert selection == again
     # The return is the value of the whole selection.
     learner = SurrogateLearner(filled.unwrapped.bundle)
-    ids = filled.unwrapped.bundle.pool.hex_ids()
-    learner.update_many(np.array([ids.index(name) for name in selection]))
+    learner.update_many(np.array(selection))
     terms = filled.unwrapped.reward_weights
     before = SurrogateLearner(filled.unwrapped.bundle)
     gain = 100 * (1 - learner.domain_loss() / before.domain_loss())
     rise = 100 * (learner.answer_losses() / before.answer_losses() - 1)
     value = terms["domain_gain"] * gain - terms["forgetting"] * max(rise.max(), 0)
     assert ends[1][0] == pytest.approx(value, rel=1e-4, abs=1e-4)
-
-
-def bundle_names(env: SelectionEnv) -> set[str]:
-    ids = env.bundle.pool.hex_ids()
-    return {ids[row] for row in env.stream}
 
 
 def test_more_epochs_make_picks_stand_for_more(bundle_folder: Path) -> None:

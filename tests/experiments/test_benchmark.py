@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from helpers.infos import terms_of
 from helpers.make_bundle import edit_manifest, make_bundle
 from matplotlib import image
 from safetensors import safe_open
@@ -184,7 +185,7 @@ def test_measures_are_sums_over_the_episode(
     while not over:
         action = policy(observation, info, env)
         observation, reward, over, _, info = env.step(action)
-        steps.append((reward, *info["reward_terms"].values(), info["cost"]))
+        steps.append((reward, *terms_of(info).values(), info["cost"]))
     total, gain, anchor, *_, cost = np.sum(steps, axis=0)
     last = {name: info[name] for name in ("test_change", "retention_change")}
     expected = {"return": total, "domain_gain": gain, "anchor_change": anchor}

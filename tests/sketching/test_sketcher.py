@@ -19,6 +19,7 @@ from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.learners.fitted import default_learner
 from ogs_env.learners.surrogate import SurrogateLearner
+from ogs_env.learners.tables import tables_of
 from ogs_env.lm.adapter import Proxy, attach_adapter
 from ogs_env.lm.encoding import Encoded, encode, encode_prompt
 from ogs_env.lm.loading import load_model
@@ -474,7 +475,7 @@ def test_more_tokens_than_the_proxy_has_positions_are_refused(settings, tmp_path
 def test_the_learner_is_the_fitted_one(bundle):
     assert bundle.manifest["learner"] == default_learner([0, 2, 5])
     learner = SurrogateLearner(bundle)
-    assert learner.sketches == "trajectory"
+    assert tables_of(bundle).kind == "trajectory"
     assert learner.domain_loss() == pytest.approx(bundle.dev.losses.mean(), rel=1e-5)
 
 
@@ -498,7 +499,7 @@ def test_without_checkpoints_there_is_no_trajectory(settings, tmp_path):
     assert bundle.manifest["warm_up_batch"] is None
     assert bundle.manifest["checkpoints"] == []
     assert bundle.manifest["learner"] == default_learner([])
-    assert SurrogateLearner(bundle).sketches == "initial"
+    assert tables_of(bundle).kind == "initial"
     assert bundle.basis.shape == (128, 32)
 
 
