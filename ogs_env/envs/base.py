@@ -118,7 +118,7 @@ class EpisodeEnv(gymnasium.Env[Observation, np.int64], Generic[AnyLearner]):
             "action_mask": mask,
             **{name: np.float64(value) for name, value in scalars.items()},
             "picks": _padded(rows, self._most_picks),
-            "invalid_action": np.int8(invalid),
+            "invalid_action": np.int64(invalid),
             "selection": _padded(self.picked if self.over else (), self._capacity),
         }
 

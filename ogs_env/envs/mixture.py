@@ -155,7 +155,7 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
     |                    | reverses some, and >= 0 over an episode                     |
     | `picks`            | int64 (batch,), pool rows drawn in the step, in order,      |
     |                    | then -1                                                     |
-    | `invalid_action`   | int8, 1 if the action was invalid                           |
+    | `invalid_action`   | int64, 1 if the action was invalid                          |
     | `domain_loss`      | float64, the learner's mean dev loss, nats per token        |
     | `selection`        | int64 (batch * steps,), pool rows of all samples drawn in   |
     |                    | order, then -1; only -1 until the episode's end             |

@@ -167,7 +167,7 @@ class SelectionEnv(EpisodeEnv[Learner]):
     |                    | `conflict` without own answers; negative where a step       |
     |                    | reverses some, and >= 0 over an episode                     |
     | `picks`            | int64 (1,), the pool row of the pick; -1 without a pick     |
-    | `invalid_action`   | int8, 1 if the action was invalid                           |
+    | `invalid_action`   | int64, 1 if the action was invalid                          |
     | `domain_loss`      | float64, the learner's mean dev loss, nats per token        |
     | `selection`        | int64 (budget,), pool rows of all picks in order, then -1;  |
     |                    | only -1 until the episode's end                             |

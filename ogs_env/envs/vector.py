@@ -313,7 +313,7 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
             **terms,
             "cost": terms[COST[self.single.cost_answers]].copy(),
             "picks": rows[:, None].copy(),
-            "invalid_action": invalid.astype(np.int8),
+            "invalid_action": invalid.astype(np.int64),
             "domain_loss": learners.losses[:, 0].copy(),
             "selection": selection,
             **dict(zip(UNCHANGED, changes, strict=True)),
