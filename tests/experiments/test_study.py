@@ -176,9 +176,9 @@ def test_pools_of_a_domain_differ_and_share_no_question_with_test(settings):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "oracle.json: lacks ids, seconds, sketches; delete it"),
+        ({}, "oracle.json: lacks ids, seconds, selector, sketches; delete it"),
         (
-            {"ids": ["0"], "seconds": 1, "sketches": None},
+            {"ids": ["0"], "seconds": 1, "selector": "oracle", "sketches": None},
             "oracle.json: selects '0', which is not in the pool; delete it",
         ),
     ],
