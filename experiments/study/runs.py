@@ -21,6 +21,8 @@ from ogs_env.experiments.study.target import Target
 from ogs_env.files import locked, read_object, write_json, writing
 
 POOLS, ANSWERS, TARGETS, NOTE = "pools", "answers", "targets", "settings.json"
+LEARNING_RATE = "learning_rate"
+"""A setting of each target: a rate that suits one can be too large for another."""
 
 
 def run_study(settings: StudySettings, folder: Path) -> None:
@@ -44,15 +46,17 @@ def run_study(settings: StudySettings, folder: Path) -> None:
 
 
 def _note(settings: StudySettings, folder: Path) -> None:
-    """Write the recipe of a folder's runs and the model that a target's name means.
+    """Write the recipe of a folder's runs, and the target's own part of it.
 
     Raises:
-        InputError: If the folder has runs of another recipe, or of another model under
-            this name.
+        InputError: If the folder has runs of another recipe, or of another model or
+            learning rate under this target's name.
     """
+    shared = recipe(settings)
+    own = {"target": settings.target, LEARNING_RATE: shared.pop(LEARNING_RATE)}
     target_note = folder / TARGETS / f"{settings.target_name}.json"
-    _check_note(folder / NOTE, recipe(settings), "")
-    _check_note(target_note, {"target": settings.target}, "another target_name or ")
+    _check_note(folder / NOTE, shared, "")
+    _check_note(target_note, own, "another target_name or ")
 
 
 def _check_note(file: Path, given: dict[str, Any], remedy: str) -> None:
@@ -181,7 +185,7 @@ def _hash(pool: Pool, rows: list[int]) -> str:
 
 
 def recipe(settings: StudySettings) -> dict[str, Any]:
-    """Return the settings that the results of a folder share."""
+    """Return the settings that the results of a target share."""
     # Others choose what is run, or the target, which has a folder of its own.
     left_out = {"domains", "draws", "methods", "target", "target_name", "cosines"}
     values = dataclasses.asdict(settings)

@@ -47,7 +47,7 @@ class StudySettings:
         layers: Decoder layers, from the last, that carry the adapter.
         epochs: Epochs of fine-tuning.
         batch: Samples per step.
-        learning_rate: Peak learning rate.
+        learning_rate: Peak learning rate; a target's own.
         train_steps: Steps of the environment in which a Navigator is trained.
     """
 

@@ -96,9 +96,15 @@ def test_another_recipe_in_the_same_folder_is_refused(finished, settings):
         run_study(other, finished)
 
 
-def test_another_model_under_the_same_target_name_is_refused(finished, settings):
-    other = dataclasses.replace(settings, target="another/model")
-    with pytest.raises(InputError, match=r"tiny.json.*target.*another target_name"):
+@pytest.mark.parametrize(
+    "change", [{"target": "another/model"}, {"learning_rate": 2e-3}]
+)
+def test_another_model_under_the_same_target_name_is_refused(
+    finished, settings, change
+):
+    other = dataclasses.replace(settings, **change)
+    (name,) = change
+    with pytest.raises(InputError, match=rf"tiny.json.*{name}.*another target_name"):
         run_study(other, finished)
 
 
