@@ -140,14 +140,16 @@ def _point(axes: Any, entry: Mapping[str, Any]) -> _Label:
     colour = _colour(entry["method"])
     differences = entry[_DIFFERENCE], entry["forgetting_less_random"]
     x, y = (min(max(value, -_FAR), _FAR) for value in differences)
-    errors = [
+    x_errors, y_errors = (
         [[max(value - low, 0)], [max(high - value, 0)]]
         for value, (low, high) in (
             (x, entry["domain_less_random_interval"]),
             (y, entry["forgetting_less_random_interval"]),
         )
-    ]
-    axes.errorbar(x, y, *errors[::-1], color=colour, fmt="o", elinewidth=0.7)
+    )
+    axes.errorbar(
+        x, y, xerr=x_errors, yerr=y_errors, color=colour, fmt="o", elinewidth=0.7
+    )
     label = entry["method"]
     if (x, y) != differences:
         label += f" ({differences[0]:+.0f}, {differences[1]:+.0f})"
