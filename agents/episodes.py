@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ogs_env.agents.evaluation import Evaluation, make, play_episode
 from ogs_env.agents.navigator import Navigator
 from ogs_env.agents.policies import Policy
+from ogs_env.envs.vector import SelectionVectorEnv
 from ogs_env.learners import UNCHANGED
 from ogs_env.rewards import NO_PICK, episode_terms
 
@@ -22,8 +23,9 @@ REPORT_SEEDS = range(2_000_000, 2_000_000 + 10_000)
 
 def is_native(env: str, kwargs: dict[str, Any]) -> bool:
     """Return whether the environment has a native vector environment."""
+    maker = gym.spec("OGS-Custom-v0").vector_entry_point
     live = kwargs.get("learner") == "live"
-    return gym.spec(env).vector_entry_point is not None and not live
+    return gym.spec(env).vector_entry_point == maker and not live
 
 
 def make_together(env: str, kwargs: dict[str, Any], count: int) -> gym.vector.VectorEnv:
@@ -49,7 +51,8 @@ def play_together(
     """
     count = len(seeds)
     envs: Any = make_together(env, kwargs, count)
-    single = envs.single if is_native(env, kwargs) else envs.envs[0].unwrapped
+    native = isinstance(envs, SelectionVectorEnv)
+    single = envs.single if native else envs.envs[0].unwrapped
     observations, infos = envs.reset(seed=list(seeds))
     running = np.ones(count, np.bool_)
     steps = np.zeros(count)

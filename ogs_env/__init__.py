@@ -15,8 +15,9 @@ from ogs_env.selection import Selection, select
 __all__ = ["Bundle", "InputError", "Selection", "load_bundle", "select"]
 
 _SELECTION_ENV = "ogs_env.envs.selection:SelectionEnv"
-_SELECTION_VECTOR_ENV = "ogs_env.envs.vector:SelectionVectorEnv"
 _MIXTURE_ENV = "ogs_env.envs.mixture:MixtureEnv"
+_SELECTION_ENVS = "ogs_env.envs.making:make_selection_envs"
+_MIXTURE_ENVS = "ogs_env.envs.making:make_mixture_envs"
 _DOMAINS = ("medical", "legal", "financial")
 # With 48 picks a threshold on the domain cosine is at nine tenths of the oracle: there
 # are enough short answers to fill them. With twice as many it takes a balance.
@@ -40,13 +41,13 @@ def _register() -> None:
     # Episodes end by themselves when the stream is over: there is no time limit.
     for name, kwargs in _environments():
         if name not in gymnasium.registry:
-            mixture, live = "-Mixture-" in name, kwargs.get("learner") == "live"
+            mixture = "-Mixture-" in name
             gymnasium.register(
                 name,
                 entry_point=_MIXTURE_ENV if mixture else _SELECTION_ENV,
-                vector_entry_point=None if mixture or live else _SELECTION_VECTOR_ENV,
+                vector_entry_point=_MIXTURE_ENVS if mixture else _SELECTION_ENVS,
                 # Sums on an accelerator have no fixed order; on a CPU they have.
-                nondeterministic=live,
+                nondeterministic=kwargs.get("learner") == "live",
                 kwargs=kwargs,
             )
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from gymnasium.vector import AutoresetMode
 
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.errors import InputError, unknown_name
@@ -37,6 +38,19 @@ def check_render_mode(mode: str | None, modes: Sequence[str]) -> None:
     """
     if mode not in (None, *modes):
         raise unknown_name("render mode", str(mode), modes)
+
+
+def checked_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    """Return an autoreset mode that is given by its name or as a member.
+
+    Raises:
+        InputError: For an unknown mode.
+    """
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        modes = [known.value for known in AutoresetMode]
+        raise unknown_name("autoreset mode", str(mode), modes) from None
 
 
 def check_whole(counts: Mapping[str, int]) -> None:

@@ -9,13 +9,17 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from ogs_env.envs.arguments import check_render_mode
+from ogs_env.envs.arguments import (
+    check_render_mode,
+    check_whole,
+    checked_autoreset_mode,
+)
 from ogs_env.envs.base import INVALID_ACTION_PENALTY, Observation
 from ogs_env.envs.observations import Candidates, candidates
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.envs.vector_slates import EnvIndices, VectorSlates
 from ogs_env.episode_rewards import Information, VectorRewards
-from ogs_env.errors import InputError, unknown_name
+from ogs_env.errors import InputError
 from ogs_env.learners import UNCHANGED
 from ogs_env.learners.surrogate import VectorSurrogateLearner
 from ogs_env.rewards import COST, NO_PICK, weighted_sum
@@ -44,6 +48,8 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
             `"NextStep"`, in the next step; `"SameStep"`, in the same step, and `infos`
             has `final_obs` and `final_info`; `"Disabled"`, only by
             `reset(options={"reset_mask": mask})`.
+        max_episode_steps: Steps after which an episode is truncated, as by
+            Gymnasium's `TimeLimit`; None: never.
         render_mode: `"ansi"` or `"rgb_array"`; a frame replays the episode so far.
         **kwargs: Arguments of `SelectionEnv`, except the live learner. A weight for
             `information` is slow: that term is computed for each sub-environment.
@@ -63,25 +69,22 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         num_envs: int = 1,
         *,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = None,
         render_mode: str | None = None,
         **kwargs: Any,
     ) -> None:
         if kwargs.get("learner", "surrogate") != "surrogate":
             raise InputError(
                 f"learner: '{kwargs['learner']}' has no vector environment of its own; "
-                "use make_vec(..., vectorization_mode='sync')"
+                "use gymnasium.make_vec(ID, NUM_ENVS, learner='live')"
             )
-        if num_envs < 1:
-            raise InputError(f"num_envs: {num_envs}; expected at least 1")
+        check_whole({"num_envs": num_envs})
+        if max_episode_steps is not None:
+            check_whole({"max_episode_steps": max_episode_steps})
         check_render_mode(render_mode, self.metadata["render_modes"])
-        modes = {mode.value: mode for mode in AutoresetMode}
-        if not isinstance(autoreset_mode, AutoresetMode):
-            if autoreset_mode not in modes:
-                raise unknown_name("autoreset mode", str(autoreset_mode), modes)
-            autoreset_mode = modes[autoreset_mode]
         self.num_envs, self.render_mode = num_envs, render_mode
         self.single = single = SelectionEnv(render_mode=render_mode, **kwargs)
-        self.autoreset_mode = autoreset_mode
+        self.autoreset_mode = checked_autoreset_mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.single_action_space = single.action_space
         self.action_space = batch_space(single.action_space, num_envs)
@@ -101,6 +104,8 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         )
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         self._over = np.zeros(num_envs, np.bool_)
+        self._steps = np.zeros(num_envs, np.int64)
+        self._most_steps = max_episode_steps or np.inf
         # Number of candidates that filled the selection of an ended episode.
         self._filled = np.zeros(num_envs, np.int64)
         self._started = np.zeros(num_envs, np.bool_)
@@ -120,7 +125,10 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         """
         n = self.num_envs
         if seed is None or isinstance(seed, int):
+            super().reset(seed=seed)
             seed = [None if seed is None else seed + index for index in range(n)]
+        else:
+            self._np_random_seed = -1  # Gymnasium's value for "no single seed"
         if len(seed) != n:
             raise InputError(
                 f"seed: {len(seed)} seeds for {n} sub-environments; expected {n}"
@@ -173,22 +181,27 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
 
         terms = self._rewards.pick(rows, self._units)
         self._slates.pick(rows, places)
-        self._over, dealing = self._follow(picking, skipping)
+        terminated, dealing = self._follow(picking, skipping)
         dealing = np.concatenate([beginning, dealing])
         if len(dealing):
             self._slates.deal(dealing)
-        terminated, truncated = self._over.copy(), np.zeros(self.num_envs, np.bool_)
-        ended, infos = np.flatnonzero(self._over), {}
+        self._steps += 1
+        self._steps[beginning] = 0
+        truncated = self._steps >= self._most_steps
+        self._over = over = terminated | truncated
+        ended, infos = np.flatnonzero(terminated), {}
         if self.single.fill and len(ended):
             terms = self._fill_up(terms, ended)
         rewards = weighted_sum(terms, self.single.reward_weights)
         rewards -= INVALID_ACTION_PENALTY * invalid
 
         values = self._info(terms, rows, invalid, ended)
-        if len(ended) and self.autoreset_mode == AutoresetMode.SAME_STEP:
-            infos, over = self._final(values, ended), terminated
-            self._begin(ended)
-            self._slates.deal(ended)
+        if over.any() and self.autoreset_mode == AutoresetMode.SAME_STEP:
+            resetting = np.flatnonzero(over)
+            infos = self._final(values, resetting)
+            self._over = np.zeros_like(over)
+            self._begin(resetting)
+            self._slates.deal(resetting)
             values = self._info(
                 {n: np.where(over, NO_PICK[n], term) for n, term in terms.items()},
                 np.where(over, -1, rows),
@@ -241,10 +254,13 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         for index in which.tolist():
             generator = self._generators[index]
             if generator is None:
-                generator = self._generators[index] = seeding.np_random()[0]
+                first = self.np_random_seed
+                own = None if first is None or first < 0 else first + index
+                generator = self._generators[index] = seeding.np_random(own)[0]
             self._slates.start(index, self.single.draw_stream(generator, options))
         self._rewards.reset(which)
         self._over[which] = False
+        self._steps[which] = 0
         self._filled[which] = 0
 
     def _follow(

@@ -25,7 +25,6 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 import ogs_env
 from ogs_env.envs.base import INVALID_ACTION_PENALTY
 from ogs_env.envs.mixture import MixtureEnv
-from ogs_env.envs.vector import SelectionVectorEnv
 from ogs_env.errors import InputError
 from ogs_env.rewards import weighted_sum
 
@@ -394,11 +393,9 @@ def test_all_vector_infos_have_the_format_of_single_ones(
     }
     options = {"autoreset_mode": mode}
     vector_envs: list[VectorEnv] = [
-        gymnasium.make_vec(spec, 2, vectorization_mode="sync", vector_kwargs=options)
+        gymnasium.make_vec(spec, 2, vectorization_mode="sync", vector_kwargs=options),
+        gymnasium.make_vec(spec, 2, **options),
     ]
-    if spec.vector_entry_point and spec.kwargs.get("learner") != "live":
-        vector_envs.append(gymnasium.make_vec(spec, 2, **options))
-        assert isinstance(vector_envs[1], SelectionVectorEnv)
     for envs in vector_envs:
         assert vector_formats(envs.reset(seed=0)[1]) == expected
         envs.action_space.seed(0)
@@ -418,6 +415,37 @@ def test_all_vector_infos_have_the_format_of_single_ones(
             *_, infos = envs.step(envs.action_space.sample())
             assert vector_formats(infos) == expected
         envs.close()
+
+
+class Doubled(gymnasium.RewardWrapper):
+    def reward(self, reward: Any) -> Any:
+        return 2 * reward
+
+
+def test_all_ids_take_the_arguments_of_make_vec(spec: EnvSpec) -> None:
+    limit = {"max_episode_steps": 3}
+    own = gymnasium.make_vec(spec, 2, autoreset_mode="SameStep", **limit)
+    in_turn = gymnasium.make_vec(
+        spec,
+        2,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": "SameStep"},
+        wrappers=[Doubled],
+        **limit,
+    )
+    for envs in own, in_turn:
+        envs.reset(seed=7)
+    for step in range(1, 8):
+        actions = np.full(2, step)
+        _, rewards, _, truncated, infos = own.step(actions)
+        _, doubled, *_ = in_turn.step(actions)
+        assert (truncated == (step % 3 == 0)).all()
+        assert ("final_info" in infos) == truncated.all()
+        np.testing.assert_array_equal(doubled, 2 * rewards)
+    with pytest.raises(InputError, match="unknown autoreset mode 'Next'"):
+        gymnasium.make_vec(spec, 2, autoreset_mode="Next")
+    with pytest.raises(InputError, match="num_envs: 0; expected at least 1"):
+        gymnasium.make_vec(spec, 0)
 
 
 CREATORS = {

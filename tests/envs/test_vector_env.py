@@ -72,6 +72,7 @@ def run_episodes(
     native: SelectionVectorEnv, sync: SyncVectorEnv, steps: int, seed: int = 0
 ) -> np.ndarray:
     """Step both with the same actions; count the ends and the invalid actions."""
+    limited = "max_episode_steps" in (native.spec.kwargs if native.spec else {})
     assert_same(native.reset(seed=seed), sync.reset(seed=seed))
     rng = np.random.default_rng(seed)
     places = native.single_action_space.n
@@ -82,10 +83,11 @@ def run_episodes(
             actions[0] = 0  # every second one is invalid
         results = native.step(actions), sync.step(actions)
         assert_same(*results, where=f"step {step}")
-        observation, _, over, truncated, infos = results[0]
+        observation, _, terminated, truncated, infos = results[0]
+        over = terminated | truncated
         assert native.observation_space.contains(observation)
         np.testing.assert_array_equal(native.action_masks(), sync.call("action_masks"))
-        assert not truncated.any()
+        assert limited or not truncated.any()
         invalid = (
             infos.get("final_info", infos)["invalid_action"] | infos["invalid_action"]
         )
@@ -109,6 +111,17 @@ def test_episodes_equal_those_of_sync_vector_env(
     ends, invalid = run_episodes(native, sync, 400)
     assert ends > 8 * num_envs
     assert invalid > 90 + 10 * (num_envs - 1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("most", [1, 7, 12])
+def test_time_limit_truncates_as_gymnasiums_wrapper(
+    bundle_folder: Path, mode: str, most: int
+) -> None:
+    arguments = {**SMALL, "fill": True, "max_episode_steps": most}
+    native, sync = both(bundle_folder, 3, mode, **arguments)
+    ends, _ = run_episodes(native, sync, 100)
+    assert ends > 3 * 100 / most / 2 - 3
 
 
 @pytest.mark.parametrize(
@@ -224,14 +237,29 @@ def test_seeds_and_options_of_reset(bundle_folder: Path) -> None:
     assert_same(native.step(actions), sync.step(actions))
 
 
+def test_np_random_seed_replays_an_unseeded_run(bundle_folder: Path) -> None:
+    envs, _ = both(bundle_folder, 3, **SMALL)
+    unseeded = envs.reset()
+    seed = envs.np_random_seed
+    assert isinstance(seed, int)
+    assert_same(envs.reset(seed=seed), unseeded)
+    envs.reset(seed=5)
+    assert envs.np_random_seed == 5
+    envs.reset()
+    assert envs.np_random_seed == 5
+    envs.reset(seed=[1, 2, 3])
+    assert envs.np_random_seed == -1
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"learner": "live"}, "learner: 'live' has no vector environment .*'sync'"),
+        ({"learner": "live"}, r"learner: 'live' has no vector .*make_vec\(ID"),
         ({"render_mode": "human"}, "unknown render mode 'human'; known: ansi, rgb"),
         ({"num_envs": 0}, "num_envs: 0; expected at least 1"),
         ({"autoreset_mode": "Same"}, "unknown autoreset mode 'Same'; did you mean Sam"),
         ({"budget": 0}, "budget: 0; expected at least 1"),
+        ({"max_episode_steps": 0}, "max_episode_steps: 0; expected at least 1"),
     ],
 )
 def test_bad_arguments(
