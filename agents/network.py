@@ -14,6 +14,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
+from ogs_env.envs.arguments import check_whole
+from ogs_env.errors import InputError, unknown_name
+
 NEVER = -1e8
 """Logit of invalid actions, as in sb3-contrib's masked distributions."""
 
@@ -162,6 +165,9 @@ class Network(nn.Module):
         return rows, rows[..., -1:] if self.skips else (rows[..., :1] > 0).float()
 
 
+_OPTIMIZER = ("optimizer_class", "optimizer_kwargs")
+
+
 class _Unchanged(BaseFeaturesExtractor):
     """Features extractor that passes on the observation, which SB3 would flatten."""
 
@@ -177,20 +183,40 @@ class _NetworkPolicy:
 
     mlp_extractor: Any
     observation_space: spaces.Space
+    action_space: spaces.Space
 
-    def __init__(self, *args: Any, width: int = 64, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Any,
+        use_sde: bool = False,
+        *,
+        width: int = 64,
+        **kwargs: Any,
+    ) -> None:
+        for name in kwargs:
+            if name not in _OPTIMIZER:
+                raise unknown_name("policy_kwargs", name, ("width", *_OPTIMIZER))
+        if use_sde:
+            raise InputError("use_sde: True; expected False, for discrete actions")
+        check_whole({"policy_kwargs: width": width})
+        self.shape = _shape(observation_space, action_space)
         self.width = width
         kwargs["features_extractor_class"] = _Unchanged
-        super().__init__(*args, **kwargs)
+        arguments = observation_space, action_space, lr_schedule
+        super().__init__(*arguments, **kwargs)
 
-    @property
-    def shape(self) -> tuple[str, int, int, int]:
-        """Key and number of the candidates, their columns, size of the context."""
-        observed = self.observation_space
-        assert isinstance(observed, spaces.Dict)
-        key = "candidates" if "candidates" in observed.spaces else "clusters"
-        count, row = observed[key].shape or (0, 0)
-        return key, count, row, (observed["context"].shape or (0,))[0]
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        """Return what `save` keeps, for `load`."""
+        policy: Any = self
+        return {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "lr_schedule": policy._dummy_schedule,
+            "width": self.width,
+            **{name: getattr(self, name) for name in _OPTIMIZER},
+        }
 
     def _build(self, lr_schedule: Any) -> None:
         # SB3's heads are linear maps of one vector; these heads give one logit per
@@ -205,24 +231,50 @@ class _NetworkPolicy:
         )
 
 
+def _shape(
+    observation_space: spaces.Space, action_space: spaces.Space
+) -> tuple[str, int, int, int]:
+    """Return key and number of the candidates, their columns, size of the context.
+
+    Raises:
+        InputError: If the spaces are those of no `SelectionEnv` and no `MixtureEnv`.
+    """
+    parts = (
+        observation_space.spaces if isinstance(observation_space, spaces.Dict) else {}
+    )
+    actions = action_space.n if isinstance(action_space, spaces.Discrete) else 0
+    for key, scalars in SCALARS.items():
+        skips = key == "candidates"
+        if parts.keys() == {key, "context"}:
+            shapes = parts[key].shape or (), parts["context"].shape or ()
+            if [len(shape) for shape in shapes] == [2, 1]:
+                (count, row), (context,) = shapes
+                if count + skips == actions and scalars < row <= context:
+                    return key, count, row, context
+    raise InputError(
+        f"spaces {observation_space} and {action_space}: expected those of a "
+        "SelectionEnv or a MixtureEnv whose observation no wrapper changes"
+    )
+
+
 class NavigatorPolicy(_NetworkPolicy, ActorCriticPolicy):
     """Policy class for Stable-Baselines3's PPO: `PPO(NavigatorPolicy, env)`.
 
     It never picks from an empty place, which it reads from the observation.
 
     Args:
-        args: Arguments of `ActorCriticPolicy`; the observation space is that of a
-            `SelectionEnv` or a `MixtureEnv`.
+        observation_space: That of a `SelectionEnv` or a `MixtureEnv`.
+        action_space: Likewise.
+        lr_schedule: Learning rate by the share of the training that is left.
+        use_sde: False.
         width: Units of every hidden layer.
-        kwargs: Further arguments of `ActorCriticPolicy`.
+        kwargs: `optimizer_class` and `optimizer_kwargs`, as for `ActorCriticPolicy`;
+            its other arguments change parts that this network does not have.
+
+    Raises:
+        InputError: For other spaces or arguments.
     """
 
 
 class MaskableNavigatorPolicy(_NetworkPolicy, MaskableActorCriticPolicy):
-    """Policy class for sb3-contrib's MaskablePPO, as `NavigatorPolicy`.
-
-    Args:
-        args: Arguments of `MaskableActorCriticPolicy`.
-        width: Units of every hidden layer.
-        kwargs: Further arguments of `MaskableActorCriticPolicy`.
-    """
+    """Policy class for sb3-contrib's MaskablePPO: see `NavigatorPolicy`."""

@@ -1,15 +1,15 @@
 """Adapter from the native vector environment to Stable-Baselines3's `VecEnv`."""
 
+import copy
 import functools
-import time
 from collections.abc import Sequence
+from inspect import getmembers
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import (
     VecEnvIndices,
     VecEnvObs,
@@ -19,26 +19,20 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 from ogs_env.envs.vector import SelectionVectorEnv
 from ogs_env.errors import InputError
 
-# Attributes that all sub-environments share, since they have no objects of their own.
-_SHARED = (
-    "action_space",
-    "budget",
-    "bundle",
-    "slate_size",
-    "num_slates",
-    "observation_space",
-    "order",
-    "render_mode",
-    "reward_weights",
-)
+# What differs between sub-environments; all other attributes they share.
+_STATE = ("over", "picked", "slate", "slate_number", "slates_in_stream", "stream")
+# Its value would be that of no sub-environment.
+_HIDDEN = ("close", "learner", "np_random", "np_random_seed", "reset", "step")
 
 
-class SelectionVecEnv(VecEnv):
+class SelectionVecEnv(VecMonitor):
     """A `SelectionVectorEnv` as a `VecEnv` of Stable-Baselines3.
 
-    It behaves as `DummyVecEnv` over as many `Monitor(SelectionEnv)`: an episode's last
-    info has `terminal_observation`, `TimeLimit.truncated` and `episode`. MaskablePPO
-    gets masks from `env_method("action_masks")`.
+    It behaves as `VecMonitor(DummyVecEnv(...))` over as many `SelectionEnv`: an
+    episode's last info has `terminal_observation`, `TimeLimit.truncated` and `episode`.
+    MaskablePPO gets masks from `env_method("action_masks")`. `get_attr` and
+    `env_method` replay the episodes so far where they ask for something that differs
+    between sub-environments; attributes cannot be set.
 
     ```python
     envs = gymnasium.make_vec("OGS-Medical-v0", 32, autoreset_mode="SameStep")
@@ -66,12 +60,27 @@ class SelectionVecEnv(VecEnv):
                 f"envs: {envs}; expected gymnasium.make_vec(ID, NUM_ENVS, "
                 "vectorization_mode='vector_entry_point', autoreset_mode='SameStep')"
             )
+        super().__init__(_NativeVecEnv(envs, info_keywords))
+        self.reset_infos = self.venv.reset_infos  # one list, also later
+        self.metadata = envs.single.metadata
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The members of the class include properties, which cannot be pickled.
+        return {n: v for n, v in self.__dict__.items() if n != "class_attributes"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state | {"class_attributes": dict(getmembers(type(self)))}
+
+
+class _NativeVecEnv(VecEnv):
+    """A `SelectionVectorEnv` as a `VecEnv`, without statistics of episodes."""
+
+    def __init__(
+        self, envs: SelectionVectorEnv, info_keywords: Sequence[str] | None
+    ) -> None:
         self.envs = envs
         self._info_keywords = info_keywords
         self._actions = np.zeros(envs.num_envs, np.int64)
-        self._returns = np.zeros(envs.num_envs)
-        self._steps = np.zeros(envs.num_envs, np.int64)
-        self._start_time = time.time()
         super().__init__(
             envs.num_envs, envs.single_observation_space, envs.single_action_space
         )
@@ -87,7 +96,6 @@ class SelectionVecEnv(VecEnv):
                 num_envs = np.flatnonzero(mask).tolist()
                 for index, info in zip(num_envs, self._infos(infos, mask), strict=True):
                     self.reset_infos[index] = info
-        self._returns[:] = self._steps[:] = 0
         self._reset_seeds()
         self._reset_options()
         return observations
@@ -101,8 +109,6 @@ class SelectionVecEnv(VecEnv):
         observations, rewards, terminated, truncated, stacked = self.envs.step(
             self._actions
         )
-        self._returns += rewards
-        self._steps += 1
         dones = terminated | truncated
         infos = self._infos(stacked, np.ones(self.num_envs, np.bool_))
         if dones.any():
@@ -111,12 +117,6 @@ class SelectionVecEnv(VecEnv):
             for index, last in zip(ended, lasts, strict=True):
                 self.reset_infos[index], infos[index] = infos[index], last
                 last["terminal_observation"] = stacked["final_obs"][index]
-                last["episode"] = {
-                    "r": round(float(self._returns[index]), 6),
-                    "l": int(self._steps[index]),
-                    "t": round(time.time() - self._start_time, 6),
-                }
-            self._returns[ended] = self._steps[ended] = 0
         for info, cut in zip(infos, (truncated & ~terminated).tolist(), strict=True):
             info["TimeLimit.truncated"] = cut
         return observations, rewards.astype(np.float32), dones, infos
@@ -134,27 +134,31 @@ class SelectionVecEnv(VecEnv):
         indices: VecEnvIndices = None,
         **method_kwargs: Any,
     ) -> list[Any]:
-        """Return the action masks (slate_size + 1,) of sub-environments."""
-        if method_name != "action_masks":
-            raise AttributeError(
-                f"{method_name}: sub-environments have the method action_masks only"
-            )
-        masks = self.envs.action_masks()
-        return [masks[index] for index in self._get_indices(indices)]
+        """Call a method that only reads the state of sub-environments."""
+        methods = self.get_attr(method_name, indices)
+        return [method(*method_args, **method_kwargs) for method in methods]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return a shared attribute, once for each sub-environment."""
-        num_envs = list(self._get_indices(indices))
-        if attr_name == "action_masks":
-            return [functools.partial(self._mask, index) for index in num_envs]
-        if attr_name not in _SHARED:
+        """Return an attribute or a method of each sub-environment."""
+        if attr_name in _HIDDEN:
             raise AttributeError(
-                f"{attr_name}: sub-environments have {', '.join(_SHARED)}"
+                f"{attr_name}: sub-environments have none of {', '.join(_HIDDEN)}"
             )
-        return [getattr(self.envs.single, attr_name)] * len(num_envs)
+        num_envs = list(self._get_indices(indices))
+        value = getattr(self.envs.single, attr_name)
+        if callable(value):
+            return [functools.partial(self._call, attr_name, i) for i in num_envs]
+        if attr_name in _STATE:
+            return [
+                copy.copy(getattr(self.envs.replayed(index), attr_name))
+                for index in num_envs
+            ]
+        return [value] * len(num_envs)
 
-    def _mask(self, index: int) -> np.ndarray:
-        return self.envs.action_masks()[index]
+    def _call(self, name: str, index: int, *args: Any, **kwargs: Any) -> Any:
+        if name == "action_masks":  # at every step of MaskablePPO
+            return self.envs.action_masks()[index]
+        return getattr(self.envs.replayed(index), name)(*args, **kwargs)
 
     def set_attr(
         self, attr_name: str, value: Any, indices: VecEnvIndices = None
@@ -167,8 +171,8 @@ class SelectionVecEnv(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Return True for `Monitor`, whose infos they have, else False."""
-        return [wrapper_class is Monitor for _ in self._get_indices(indices)]
+        """Return False: sub-environments have no wrappers."""
+        return [False for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """Return a rendered frame of each sub-environment."""

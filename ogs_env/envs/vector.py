@@ -230,7 +230,27 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
         if self.render_mode is None:
             gymnasium.logger.warn("render_mode is None: make_vec(..., render_mode=...)")
             return None
-        return tuple(self._replayed(index).render() for index in range(self.num_envs))
+        return tuple(self.replayed(index).render() for index in range(self.num_envs))
+
+    def replayed(self, index: int) -> SelectionEnv:
+        """Return an environment in the state of a sub-environment.
+
+        It is the same object at every call. Invalid actions are replayed as skips,
+        without their penalty; candidates that filled the selection are not replayed.
+
+        Args:
+            index: Number of the sub-environment.
+        """
+        env, rows = self.single, self._slates.streams[index].ravel()
+        env.reset(options={"indices": rows[rows >= 0]})
+        count = self._learners.counts[index] - self._filled[index]
+        for row in self._learners.picked[:count, index].tolist():
+            while row not in env.slate:
+                env.step(env.slate_size)
+            env.step(int(np.flatnonzero(env.slate == row)[0]))
+        while env.slate_number < self._slates.slate_number[index]:
+            env.step(env.slate_size)
+        return env
 
     def _places(
         self, actions: NDArray[np.int64], beginning: EnvIndices
@@ -348,23 +368,6 @@ class SelectionVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]
             "final_info": _infos(values, which),
             "_final_info": which,
         }
-
-    def _replayed(self, index: int) -> SelectionEnv:
-        """Return an environment in the state of a sub-environment.
-
-        Invalid actions are replayed as skips, without their penalty; candidates that
-        filled the selection are not replayed.
-        """
-        env, rows = self.single, self._slates.streams[index].ravel()
-        env.reset(options={"indices": rows[rows >= 0]})
-        count = self._learners.counts[index] - self._filled[index]
-        for row in self._learners.picked[:count, index].tolist():
-            while row not in env.slate:
-                env.step(env.slate_size)
-            env.step(int(np.flatnonzero(env.slate == row)[0]))
-        while env.slate_number < self._slates.slate_number[index]:
-            env.step(env.slate_size)
-        return env
 
 
 def _infos(values: dict[str, Any], which: NDArray[np.bool_]) -> dict[str, Any]:

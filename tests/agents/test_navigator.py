@@ -5,6 +5,8 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Discrete
+from gymnasium.wrappers import FilterObservation, FlattenObservation, TransformAction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sb3_contrib import MaskablePPO
@@ -130,6 +132,57 @@ def test_policy_classes_learn_and_take_valid_actions(
         {k: v[None] for k, v in observation.items()}, mask[None]
     )
     assert logs[0].argmax() == best
+
+
+@pytest.mark.parametrize("policy", [NavigatorPolicy, MaskableNavigatorPolicy])
+def test_a_saved_policy_loads_equal(bundle_folder, tmp_path, policy):
+    environment = gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder))
+    algorithm = PPO if policy is NavigatorPolicy else MaskablePPO
+    kwargs = {"width": 16, "optimizer_kwargs": {"eps": 1e-4}}
+    model = algorithm(policy, environment, policy_kwargs=kwargs, device="cpu", seed=0)
+    model.policy.save(tmp_path / "policy")
+    model.save(tmp_path / "model")
+    loaded = policy.load(tmp_path / "policy", device="cpu")
+    assert loaded.optimizer.defaults["eps"] == 1e-4
+    again = algorithm.load(tmp_path / "model", environment, device="cpu").policy
+    observation, _ = environment.reset(seed=0)
+    tensors = model.policy.obs_to_tensor(observation)[0]
+    expected = model.policy.get_distribution(tensors).distribution.probs
+    for other in loaded, again:
+        assert other.width == 16
+        assert torch.equal(other.get_distribution(tensors).distribution.probs, expected)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"net_arch": [64]}, "unknown policy_kwargs 'net_arch'; known: optimizer_"),
+        ({"widht": 8}, "unknown policy_kwargs 'widht'; did you mean width"),
+        ({"width": 0}, "policy_kwargs: width: 0; expected at least 1"),
+        ({"use_sde": True}, "use_sde: True; expected False"),
+    ],
+)
+@pytest.mark.parametrize("policy", [NavigatorPolicy, MaskableNavigatorPolicy])
+def test_policy_classes_refuse_unknown_arguments(
+    bundle_folder, policy, kwargs, message
+):
+    env = gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder))
+    spaces = env.observation_space, env.action_space
+    with pytest.raises(InputError, match=message):
+        policy(*spaces, lambda _: 1e-3, **kwargs)
+
+
+@pytest.mark.parametrize("env_id", ["OGS-Custom-v0", "OGS-Custom-Mixture-v0"])
+def test_policy_classes_refuse_other_spaces(bundle_folder, env_id):
+    env = gymnasium.make(env_id, bundle=str(bundle_folder))
+    for other in (
+        FlattenObservation(env),
+        FilterObservation(env, ["context"]),
+        TransformAction(env, lambda action: action - 1, Discrete(99)),
+        gymnasium.make("CartPole-v1"),
+    ):
+        with pytest.raises(InputError, match="expected those of a SelectionEnv or a M"):
+            PPO(NavigatorPolicy, other)
 
 
 def test_clusters_are_rated_in_any_order():

@@ -12,8 +12,7 @@ from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from ogs_env.agents.vec_env import SelectionVecEnv
 from ogs_env.errors import InputError
@@ -33,12 +32,11 @@ def native(bundle_folder: Path, num_envs: int, **kwargs: Any) -> SelectionVecEnv
     return SelectionVecEnv(envs)
 
 
-def dummy(bundle_folder: Path, num_envs: int) -> DummyVecEnv:
+def dummy(bundle_folder: Path, num_envs: int) -> VecMonitor:
     def make() -> gymnasium.Env:
-        env = gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder), **KWARGS)
-        return Monitor(env)
+        return gymnasium.make("OGS-Custom-v0", bundle=str(bundle_folder), **KWARGS)
 
-    return DummyVecEnv([make] * num_envs)
+    return VecMonitor(DummyVecEnv([make] * num_envs))
 
 
 def untimed(infos: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -57,7 +55,7 @@ def test_episodes_are_those_of_dummy_vec_env(
     for env in (ours, theirs):
         env.seed(7)
     assert data_equivalence(ours.reset(), dict(theirs.reset()), exact=True)
-    assert data_equivalence(ours.reset_infos, theirs.reset_infos, exact=True)
+    assert data_equivalence(ours.reset_infos, theirs.venv.reset_infos, exact=True)
     rng = np.random.default_rng(0)
     episodes = invalid = 0
     for step in range(400):
@@ -70,7 +68,8 @@ def test_episodes_are_those_of_dummy_vec_env(
             np.testing.assert_array_equal(a, b)
             assert a.dtype == b.dtype
         assert data_equivalence(untimed(results[3]), untimed(expected[3]), exact=True)
-        assert data_equivalence(ours.reset_infos, theirs.reset_infos, exact=True)
+        expected_resets = theirs.venv.reset_infos
+        assert data_equivalence(ours.reset_infos, expected_resets, exact=True)
         masks = [get_action_masks(env) for env in (ours, theirs)]
         np.testing.assert_array_equal(*masks)
         episodes += results[2].sum()
@@ -169,23 +168,51 @@ def test_algorithms_learn_on_it(bundle_folder: Path, algorithm: type) -> None:
     assert len(returns) == len(lengths) == 8
 
 
-def test_attributes_and_methods(bundle_folder: Path) -> None:
-    ours = native(bundle_folder, 2)
-    assert ours.get_attr("budget") == [7, 7]
+def test_attributes_and_methods_are_those_of_dummy_vec_env(
+    bundle_folder: Path,
+) -> None:
+    ours, theirs = native(bundle_folder, 3), dummy(bundle_folder, 3)
+    assert ours.metadata == theirs.venv.metadata
+    rng = np.random.default_rng(0)
+    for env in (ours, theirs):
+        env.seed(7)
+        env.reset()
+    for _ in range(23):
+        actions = rng.integers(5, size=3)
+        for env in (ours, theirs):
+            env.step(actions)
+        for name in (
+            "budget",
+            "over",
+            "picked",
+            "slate",
+            "slate_number",
+            "slates_in_stream",
+            "stream",
+        ):
+            values, expected = ours.get_attr(name), theirs.get_attr(name)
+            assert data_equivalence(values, expected, exact=True), name
+        observations = (env.env_method("observation") for env in (ours, theirs))
+        assert data_equivalence(*observations, exact=True)
+    ids = [env.env_method("sample_ids", [3, -1, 5]) for env in (ours, theirs)]
+    assert ids[0] == ids[1]
     assert ours.get_attr("slate_size", indices=0) == [4]
-    assert ours.env_is_wrapped(Monitor) == [True, True]
-    assert ours.env_is_wrapped(gymnasium.wrappers.TimeLimit) == [False, False]
-    assert not ours.has_attr("picked")
-    with pytest.raises(
-        AttributeError, match="picked: sub-environments have action_space, "
-    ):
-        ours.get_attr("picked")
+    assert ours.has_attr("observation_space")
+    assert not ours.has_attr("unknown")
+    assert ours.env_is_wrapped(gymnasium.wrappers.TimeLimit) == [False] * 3
     with pytest.raises(AttributeError, match="no attributes of their own"):
         ours.set_attr("budget", 3)
-    with pytest.raises(
-        AttributeError, match="render: sub-environments have the method action_masks"
-    ):
-        ours.env_method("render")
+    with pytest.raises(AttributeError, match="step: sub-environments have none of"):
+        ours.env_method("step", 0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_warnings_about_monitors(bundle_folder: Path, tmp_path: Path) -> None:
+    ours = VecMonitor(native(bundle_folder, 2), str(tmp_path / "monitor.csv"))
+    model = PPO("MultiInputPolicy", ours, n_steps=64, device="cpu", seed=0)
+    model.learn(128)
+    assert len((tmp_path / "monitor.csv").read_text().splitlines()) > 4
+    evaluate_policy(model, native(bundle_folder, 2), n_eval_episodes=2)
 
 
 def test_images_are_tiled(bundle_folder: Path) -> None:
