@@ -204,7 +204,7 @@ class _NetworkPolicy:
         self.shape = _shape(observation_space, action_space)
         self.width = width
         kwargs["features_extractor_class"] = _Unchanged
-        arguments = observation_space, action_space, lr_schedule
+        arguments: tuple[Any, ...] = observation_space, action_space, lr_schedule
         super().__init__(*arguments, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

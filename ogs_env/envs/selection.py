@@ -166,7 +166,8 @@ class SelectionEnv(EpisodeEnv[Learner]):
     | `cost`             | float64, the constrained problem's cost: `forgetting`, or   |
     |                    | `conflict` without own answers; negative where a step       |
     |                    | reverses some, and >= 0 over an episode                     |
-    | `picks`            | int64 (1,), the pool row of the pick; -1 without a pick     |
+    | `picks`            | int64 (1,), the pool row of the pick; -1 without a pick;    |
+    |                    | candidates that fill the selection are in `selection` only  |
     | `invalid_action`   | int64, 1 if the action was invalid                          |
     | `domain_loss`      | float64, the learner's mean dev loss, nats per token        |
     | `selection`        | int64 (budget,), pool rows of all picks in order, then -1;  |

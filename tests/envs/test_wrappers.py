@@ -1,5 +1,7 @@
-"""Gymnasium's wrappers around every registered id."""
+"""Gymnasium's wrappers, and the package's own, around every registered id."""
 
+import doctest
+import warnings
 from typing import Any
 
 import gymnasium
@@ -7,6 +9,11 @@ import numpy as np
 import pytest
 from gymnasium import wrappers
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env, data_equivalence
+
+import ogs_env
+from ogs_env import wrappers as own
+from ogs_env.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings(
     "error", "ignore:`is_gradient_checkpointing`:FutureWarning"
@@ -68,3 +75,55 @@ def test_frames_of_an_episode_are_collected(spec: EnvSpec) -> None:
     assert {(frame.shape, frame.dtype.name) for frame in frames} == {
         ((560, 1000, 3), "uint8")
     }
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_the_mask_is_in_the_observation(class_spec: EnvSpec, flat: bool) -> None:
+    inner = gymnasium.make(class_spec)
+    if flat:
+        inner = wrappers.FlattenObservation(inner)
+    env = own.ActionMaskObservation(inner, observation_key="obs", mask_key="mask")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*different from the unwrapped version")
+        check_env(env, skip_render_check=True)
+    again = gymnasium.make(env.spec)
+    assert again.observation_space == env.observation_space
+    masks = []
+    for observation, *_, info in run_episode(env):
+        assert env.observation_space.contains(observation)
+        np.testing.assert_array_equal(observation["mask"], info["action_mask"])
+        masks.append(observation["mask"])
+    last = env.unwrapped.observation()
+    if flat:
+        last = np.concatenate([part.ravel() for part in last.values()])
+    assert data_equivalence(observation["obs"], last, exact=True)
+    picks_leave_places = "Mixture" not in class_spec.id
+    assert not picks_leave_places or min(mask.min() for mask in masks) == 0
+
+
+def test_masks_in_the_observation_of_vector_environments(class_spec: EnvSpec) -> None:
+    envs = gymnasium.make_vec(
+        class_spec,
+        3,
+        vectorization_mode="sync",
+        wrappers=[wrappers.FlattenObservation, own.ActionMaskObservation],
+    )
+    observations, infos = envs.reset(seed=0)
+    np.testing.assert_array_equal(observations["action_mask"], infos["action_mask"])
+    assert envs.observation_space.contains(observations)
+
+
+def test_environments_without_masks_are_refused(class_spec: EnvSpec) -> None:
+    with pytest.raises(InputError, match="expected an environment with discrete act"):
+        own.ActionMaskObservation(gymnasium.make("CartPole-v1"))
+    with pytest.raises(InputError, match="both are 'mask'; expected two names"):
+        own.ActionMaskObservation(
+            gymnasium.make(class_spec), observation_key="mask", mask_key="mask"
+        )
+
+
+def test_docstring_example() -> None:
+    finder = doctest.DocTestFinder()
+    test = finder.find(own.ActionMaskObservation, globs={"ogs_env": ogs_env})[0]
+    assert len(test.examples) >= 4
+    assert doctest.DocTestRunner().run(test).failed == 0
