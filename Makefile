@@ -4,14 +4,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/installed
+CLIENTS ?= .venv-clients
+CLIENTS_PIP := $(CLIENTS)/bin/python -m pip --disable-pip-version-check
+CLIENTS_STAMP := $(CLIENTS)/installed
+CLIENTS_NEEDS := examples/clients/requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint
+.PHONY: help demo test lint clients
 
 help: ## list the targets
 	@echo "make demo   train, select and fine-tune end to end (about 10 minutes)"
 	@echo "make test   style, types and tests (under 10 minutes)"
 	@echo "make lint   style and types alone"
+	@echo "make clients train in other RL libraries: examples/clients (about 10 minutes)"
 
 # torch comes first and pinned: another version is a download of gigabytes.
 $(STAMP): setup.cfg pyproject.toml constraints.txt Makefile
@@ -38,3 +43,18 @@ lint: $(STAMP) ## style and types
 
 test: lint ## style, types and tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+$(CLIENTS_STAMP): setup.cfg constraints.txt $(CLIENTS_NEEDS)
+	@echo "setting up $(CLIENTS) (once)"
+	@$(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS_PIP) install -q -c constraints.txt torch
+	@$(CLIENTS_PIP) install -q -e . -r $(CLIENTS_NEEDS)
+	@touch $@
+
+clients: $(CLIENTS_STAMP) ## other RL libraries train in two environments
+	@set -e; for script in examples/clients/*.py; do \
+		for env in OGS-Medical-v0 OGS-Medical-Mixture-v0; do \
+			echo "$$script $$env"; \
+			$(CLIENTS)/bin/python $$script $$env; \
+		done; \
+	done

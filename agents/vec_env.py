@@ -186,5 +186,7 @@ class _NativeVecEnv(VecEnv):
 def _each(infos: dict[str, Any], which: np.ndarray) -> list[dict[str, Any]]:
     """Split stacked infos into one dictionary for each selected sub-environment."""
     names = [name for name in infos if name[0] != "_" and not name.startswith("final_")]
+    if not names:
+        return [{} for _ in range(which.sum())]
     columns = [list(infos[name][which]) for name in names]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

@@ -62,7 +62,7 @@ class ActionMaskObservation(
                 f"observation_key, mask_key: both are '{mask_key}'; expected two names"
             )
         self._keys = observation_key, mask_key
-        parts = env.observation_space, spaces.MultiBinary(int(actions.n))
+        parts = env.observation_space, spaces.Box(0, 1, (int(actions.n),), np.int8)
         self.observation_space = spaces.Dict(dict(zip(self._keys, parts, strict=True)))
 
     def observation(self, observation: Any) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def _run_pool(settings: StudySettings, folder: Path, domain: str, draw: int) -> 
     if not open_methods:
         return
     pool = Pool(domain, draw, settings, folder / POOLS)
-    _compare_cosines(pool, folder)
+    if draw == settings.draws[0]:
+        _compare_cosines(pool, folder)
     target: Target | None = None
     for method in open_methods:
         file = result_file(folder, settings, domain, draw, method.name)

@@ -43,7 +43,7 @@ class StudySettings:
         questions: Questions of the domain that have a checkable answer.
         generated: GSM8K answers that are generated before and after.
         cosines: Samples on which the proxy's and the target's cosines are compared, if
-            they are different models.
+            they are different models: of the first draw of each domain.
         layers: Decoder layers, from the last, that carry the adapter.
         epochs: Epochs of fine-tuning.
         batch: Samples per step.

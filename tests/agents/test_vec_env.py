@@ -105,21 +105,24 @@ def test_truncated_episodes_are_marked(
     assert ends > 3
 
 
-def test_infos_have_the_info_keywords(bundle_folder: Path) -> None:
+@pytest.mark.parametrize("keywords", [(), ("cost",)])
+def test_infos_have_the_info_keywords(
+    bundle_folder: Path, keywords: tuple[str, ...]
+) -> None:
     every = native(bundle_folder, 3)
-    some = SelectionVecEnv(native(bundle_folder, 3).envs, info_keywords=("cost",))
+    some = SelectionVecEnv(native(bundle_folder, 3).envs, info_keywords=keywords)
     for env in (every, some):
         env.seed(7)
         env.reset()
-    ends = {"cost", "TimeLimit.truncated", "terminal_observation", "episode"}
+    ends = {*keywords, "TimeLimit.truncated", "terminal_observation", "episode"}
     rng = np.random.default_rng(0)
     for _ in range(60):
         actions = rng.integers(5, size=3)
         whole, part = (untimed(env.step(actions)[3]) for env in (every, some))
         expected = [{n: v for n, v in info.items() if n in ends} for info in whole]
         assert data_equivalence(part, expected, exact=True)
-        lasts = [{"cost": info["cost"]} for info in every.reset_infos if info]
-        assert [info for info in some.reset_infos if info] == lasts
+        lasts = [{n: info[n] for n in keywords} for info in every.reset_infos]
+        assert some.reset_infos == lasts
 
 
 def test_options_and_seeds_are_per_environment_and_used_once(
