@@ -169,12 +169,27 @@ _OPTIMIZER = ("optimizer_class", "optimizer_kwargs")
 
 
 class _Unchanged(BaseFeaturesExtractor):
-    """Features extractor that passes on the observation, which SB3 would flatten."""
+    """Features extractor that passes on the observation, which SB3 would flatten.
+
+    The network reads from the observation which actions are valid. Normalisation would
+    change that without an error, since it keeps the space.
+    """
 
     def __init__(self, observation_space: spaces.Space) -> None:
         super().__init__(observation_space, features_dim=1)
 
     def forward(self, observations: Any) -> Any:
+        if "candidates" in observations:
+            valid = observations["candidates"][..., -1]
+            changed = valid != (valid > 0)
+        else:
+            left = observations["clusters"][..., 0]
+            changed = (left < 0) | (left > 1)
+        if changed.any():
+            raise InputError(
+                "observations: the column of valid actions is changed, as by "
+                "VecNormalize; use norm_obs=False"
+            )
         return observations
 
 

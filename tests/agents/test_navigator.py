@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
 from ogs_env.agents.navigator import Navigator, build_network
 from ogs_env.agents.network import MaskableNavigatorPolicy, NavigatorPolicy
@@ -170,6 +172,17 @@ def test_policy_classes_refuse_unknown_arguments(
     spaces = env.observation_space, env.action_space
     with pytest.raises(InputError, match=message):
         policy(*spaces, lambda _: 1e-3, **kwargs)
+
+
+@pytest.mark.parametrize("env_id", ["OGS-Custom-v0", "OGS-Custom-Mixture-v0"])
+@pytest.mark.parametrize("policy", [NavigatorPolicy, MaskableNavigatorPolicy])
+def test_policy_classes_refuse_normalised_observations(bundle_folder, env_id, policy):
+    envs = make_vec_env(env_id, 2, env_kwargs={"bundle": str(bundle_folder)})
+    algorithm = PPO if policy is NavigatorPolicy else MaskablePPO
+    settings = {"n_steps": 32, "batch_size": 32, "device": "cpu", "seed": 0}
+    with pytest.raises(InputError, match="valid actions is changed, as by VecNormal"):
+        algorithm(policy, VecNormalize(envs), **settings).learn(64)
+    algorithm(policy, VecNormalize(envs, norm_obs=False), **settings).learn(64)
 
 
 @pytest.mark.parametrize("env_id", ["OGS-Custom-v0", "OGS-Custom-Mixture-v0"])
