@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ogs_env.errors import InputError
-from ogs_env.experiments.study.methods import RANDOM, parse_method
+from ogs_env.experiments.study.methods import RANDOM, SURGERY, parse_method
 from ogs_env.experiments.study.results import BASE, read_runs
 
 RESAMPLES = 4000
@@ -30,11 +30,12 @@ def summaries(folder: Path) -> list[dict[str, Any]]:
         with `domain_interval`; `forgetting`, the rise of the loss on own answers,
         percent, of the capability where it rose most, with `forgetting_interval`; for
         both, with `_less_random`, the difference to random selections of the same
-        pools; `accuracy_change` and `pairs_change`, percentage points; `gsm8k_before`
-        and `gsm8k_after`; `select_seconds`, CPU seconds with sketching; and
-        `train_seconds_ratio`, CPU seconds of training over those of random selections
-        of the same pools. Means are over pools of the mean over runs. Intervals are
-        Student's t over pools; of a single pool a bootstrap over its measured texts.
+        pools (of surgery, to plain training on the same samples); `accuracy_change`
+        and `pairs_change`, percentage points; `gsm8k_before` and `gsm8k_after`;
+        `select_seconds`, CPU seconds with sketching; and `train_seconds_ratio`, CPU
+        seconds of training over those of the random selections that it is compared
+        with. Means are over pools of the mean over runs. Intervals are Student's t over
+        pools; of a single pool a bootstrap over its measured texts.
 
     Raises:
         InputError: If there are no runs.
@@ -51,13 +52,26 @@ def summaries(folder: Path) -> list[dict[str, Any]]:
             ) from None
         for domain in (run.pool[0], ALL_DOMAINS):
             runs.setdefault((domain, run.target, run.kind), []).append(run)
-    # Of a single domain, the mean over all domains would be the same again.
-    domains = {domain for domain, _, _ in runs}
+    domains: dict[str, set[str]] = {}
+    for domain, target, _ in runs:
+        domains.setdefault(target, set()).add(domain)
     return [
-        _summary(domain, own, runs.get((domain, target, RANDOM), []))
+        _summary(domain, own, _random(own, runs.get((domain, target, RANDOM), [])))
         for (domain, target, _), own in runs.items()
-        if domain != ALL_DOMAINS or len(domains) > 2
+        # Of a single domain, the mean over all domains would be the same again.
+        if domain != ALL_DOMAINS or len(domains[target]) > 2
     ]
+
+
+def _random(runs: Sequence["_Run"], random: Sequence["_Run"]) -> list["_Run"]:
+    """Return the random selections that a method's runs are compared with.
+
+    Surgery is compared with plain training on the samples that it trains on.
+    """
+    if runs[0].kind not in SURGERY:
+        return list(random)
+    trained = {run.selected for run in runs}
+    return [run for run in random if run.selected in trained]
 
 
 class _Run:
@@ -72,6 +86,7 @@ class _Run:
         self.pool = result["domain"], result["draw"]
         self.target = result["target"]
         self.kind = parse_method(result["method"]).kind
+        self.selected = result["ids_sha256"]
         before, after = (
             {name: np.array(own, float) for name, own in of["losses"].items()}
             for of in (base, result)

@@ -160,6 +160,9 @@ def test_the_summary_has_means_over_pools_with_intervals(finished):
         np.mean(differences), abs=2e-3
     )
     assert oracle["domain_less_random_interval"] == pytest.approx(interval, abs=2e-3)
+    paired = [change(d, "pcgrad") - change(d, "random-0") for d in (1, 2)]
+    surgery = by_method["pcgrad"]["domain_change_less_random"]
+    assert surgery == pytest.approx(np.mean(paired), abs=2e-3)
     assert oracle["share"] == pytest.approx(0.1, abs=0.01)
     assert by_method["random30"]["share"] == pytest.approx(0.3, abs=0.01)
     assert by_method["random"]["select_seconds"] == 0
