@@ -1,5 +1,6 @@
 """Table and picture of the study."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ _OF_ENVIRONMENT = ("oracle", "navigator", "imitation", "auto")
 _DIFFERENCE = "domain_change_less_random"
 _FAR = 12.0
 """Largest difference in the picture, points."""
+_PANELS = 3
+"""Most panels in a row of the picture."""
 _COLUMNS = (
     "method",
     "share",
@@ -115,11 +118,13 @@ def plot(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels = by_panel(entries)
-    size = 5.6 * len(panels), 5.6
-    figure = Figure(figsize=size, dpi=130, layout="constrained")
+    columns = min(len(panels), _PANELS)
+    rows = math.ceil(len(panels) / columns)
+    size = 5.6 * columns, 5.6 * rows
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     for number, ((domain, target), own) in enumerate(sorted(panels.items()), start=1):
-        axes = figure.add_subplot(1, len(panels), number)
+        axes = figure.add_subplot(rows, columns, number)
         axes.axhline(0, color="0.8", zorder=0)
         axes.axvline(0, color="0.8", zorder=0)
         axes.plot(0, 0, "o", color=RANDOM_COLOUR)
