@@ -51,10 +51,11 @@ $(CLIENTS_STAMP): setup.cfg constraints.txt $(CLIENTS_NEEDS)
 	@$(CLIENTS_PIP) install -q -e . -r $(CLIENTS_NEEDS)
 	@touch $@
 
+# Small networks are slower with several threads, and crawl beside another job.
 clients: $(CLIENTS_STAMP) ## other RL libraries train in two environments
 	@set -e; for script in examples/clients/*.py; do \
 		for env in OGS-Medical-v0 OGS-Medical-Mixture-v0; do \
 			echo "$$script $$env"; \
-			$(CLIENTS)/bin/python $$script $$env; \
+			OMP_NUM_THREADS=1 $(CLIENTS)/bin/python $$script $$env; \
 		done; \
 	done
