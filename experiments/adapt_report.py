@@ -240,12 +240,14 @@ def _sources(selections: Mapping[str, Selection]) -> Any:
 
 def _samples(pool: Bundle, selection: Selection, texts: Mapping[str, Sample]) -> Any:
     """Return a data frame of selected and rejected samples."""
-    rank = {row: number + 1 for number, row in enumerate(selection.indices)}
-    others = np.setdiff1d(np.arange(len(pool.pool)), selection.indices)
-    shown = np.random.default_rng(0).permutation(others)[:REJECTED]
-    rows: NDArray[np.int64] = np.concatenate([selection.indices, shown]).astype(int)
     ids = pool.pool.hex_ids()
-    scores = dict(zip(selection.indices, selection.scores, strict=True))
+    row_of = {id_: row for row, id_ in enumerate(ids)}
+    selected = [row_of[id_] for id_ in selection.ids]
+    rank = {row: number + 1 for number, row in enumerate(selected)}
+    others = np.setdiff1d(np.arange(len(ids)), selected)
+    shown = np.random.default_rng(0).permutation(others)[:REJECTED]
+    rows: NDArray[np.int64] = np.concatenate([selected, shown]).astype(int)
+    scores = dict(zip(selected, selection.scores, strict=True))
     samples = [texts[ids[row]] for row in rows]
     return pandas.DataFrame(
         {

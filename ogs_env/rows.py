@@ -34,6 +34,8 @@ class Rows:
             the mean initial gradients of the dev samples.
         anchor_dots: float32 (n, capabilities), the same with each capability's
             mean anchor gradient.
+        places: int64 (n,), numbers of the samples' records in the file that they come
+            from; they differ from the rows where repeated records were dropped.
     """
 
     def __init__(
@@ -54,6 +56,10 @@ class Rows:
         self.capabilities = column("capabilities")
         self.domain_dots = column("domain_dots")
         self.anchor_dots = column("anchor_dots")
+        if "places" in shards[0]:
+            self.places = column("places")
+        else:
+            self.places = np.arange(len(self.ids))
         self._shards = shards
         self._weights = weights
         self._starts = np.cumsum([0] + [len(shard["ids"]) for shard in shards])

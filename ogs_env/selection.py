@@ -36,8 +36,9 @@ class Selection:
 
     Attributes:
         ids: Ids of the selected samples, in the order of the picks.
-        indices: Their rows in the bundle's pool, for `datasets.Dataset.select` or a
-            torch `Subset` of the texts the bundle was sketched from.
+        indices: Places of their records in the texts that the bundle was sketched
+            from, for `datasets.Dataset.select` or a torch `Subset`; they are the rows
+            in the bundle's pool unless repeated records were dropped.
         scores: The selector's score of each; higher is better. Scales differ between
             selectors.
         sources: The collection of each.
@@ -179,7 +180,7 @@ def select(
     names = bundle.sources
     return Selection(
         ids=[f"{number:016x}" for number in pool.ids[order].tolist()],
-        indices=order.tolist(),
+        indices=pool.places[order].tolist(),
         scores=scores.tolist(),
         sources=[names[number] for number in pool.sources[order].tolist()],
         agent=agent or type(selector).__name__,

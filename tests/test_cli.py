@@ -13,6 +13,7 @@ from helpers.make_bundle import edit_manifest, make_bundle
 from helpers.tiny_model import make_tiny_model
 from safetensors.numpy import load_file, save_file
 
+from ogs_env.bundle import load_bundle
 from ogs_env.cli import COMMANDS, main
 from ogs_env.files import sha256_of
 
@@ -118,6 +119,30 @@ def test_a_sample_in_pool_and_test_is_named(refused, texts, tmp_path):
     assert "is in both pool and test; remove it from one" in error
     assert '"what is 0?"' in error
     assert not texts["out"].exists()
+
+
+def test_rows_of_a_selection_are_places_in_the_users_file(ogs, texts, model, tmp_path):
+    # The first record stands twice, then blank lines, then the second record again.
+    first, *rest = records(9, "what is")
+    pool = [first, first, "", *rest, rest[0]]
+    write_lines(texts["pool"], pool)
+    tiny = ("--proxy", model, "--k", 16, "--layers", 1, "--anchor-answers", "reference")
+    assert ogs(*sketching(texts, *tiny))[0] == 0
+    selecting = ("select", "--bundle", texts["out"], "--agent", "all")
+    out = tmp_path / "selection"
+    assert ogs(*selecting, "--texts", texts["pool"], "--out", out)[0] == 0
+    lines = map(json.loads, (out / "selection.jsonl").read_text().splitlines())
+    placed = {line["row"]: line["prompt"] for line in lines}
+    dataset = [record for record in pool if record]
+    assert placed == {0: first["prompt"]} | {
+        place: dataset[place]["prompt"] for place in range(2, 10)
+    }
+    assert load_bundle(texts["out"]).pool.places.tolist() == [0, *range(2, 10)]
+    # Another repeat is another request.
+    write_lines(texts["pool"], [first, *pool])
+    status, lines = ogs(*sketching(texts, *tiny))
+    assert status == 2
+    assert "holds a bundle of other samples" in lines[-1]
 
 
 def test_a_domain_of_one_sample_is_refused(refused, texts):

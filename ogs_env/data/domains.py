@@ -4,7 +4,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,8 @@ class DomainData:
         capabilities: Names of the capabilities.
         sources: Name, licence, attribution and url of each source, and as `pool` the
             number of its samples in the pool.
+        places: Number, from 0, of each pool sample's record in the user's file; empty
+            if they are those of the samples.
     """
 
     name: str
@@ -107,6 +109,7 @@ class DomainData:
     retention: dict[str, list[Sample]]
     capabilities: list[str]
     sources: list[dict[str, Any]]
+    places: list[int] = field(default_factory=list)
 
 
 def real_domain(

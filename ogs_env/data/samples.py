@@ -206,12 +206,12 @@ def write_samples(path: str | Path, samples: Iterable[Sample]) -> None:
             file.write("\n")
 
 
-def without_duplicates(samples: Iterable[Sample]) -> tuple[list[Sample], int]:
-    """Return the first sample of each id, in order, and how many were dropped."""
-    everything = list(samples)
-    first = {sample.id: sample for sample in reversed(everything)}
-    unique = [sample for sample in everything if first[sample.id] is sample]
-    return unique, len(everything) - len(unique)
+def without_duplicates(samples: Iterable[Sample]) -> tuple[list[Sample], list[int]]:
+    """Return the first sample of each id, in order, and their places in `samples`."""
+    first: dict[str, tuple[Sample, int]] = {}
+    for place, sample in enumerate(samples):
+        first.setdefault(sample.id, (sample, place))
+    return [sample for sample, _ in first.values()], [p for _, p in first.values()]
 
 
 def check_disjoint(named: Mapping[str, Iterable[Sample]]) -> None:

@@ -31,12 +31,14 @@ class Row:
         encoded: Its tokens.
         source: Index into the manifest's sources.
         capability: Index into the manifest's capabilities; -1 for roles without them.
+        place: Number of its record in the user's file; None if it is the row.
     """
 
     id: str
     encoded: Encoded
     source: int
     capability: int
+    place: int | None = None
 
 
 def batches(rows: Sequence[Row]) -> list[NDArray[np.int64]]:

@@ -121,8 +121,8 @@ def own_data(options: DataOptions, pool: Path, name: str, seed: int) -> DomainDa
                 "least 1"
             )
     fields = options.fields()
-    candidates = _read(pool, fields)
-    samples = _read(domain, fields)
+    candidates, places = _read(pool, fields)
+    samples, _ = _read(domain, fields)
     rng = named_rng(seed, "user data")
     shuffled = [samples[i] for i in rng.permutation(len(samples))]
     if test is None:
@@ -134,7 +134,8 @@ def own_data(options: DataOptions, pool: Path, name: str, seed: int) -> DomainDa
         half = min(domain_samples, len(shuffled) // 2)
         dev, held_out = shuffled[:half], shuffled[half : 2 * half]
     else:
-        dev, held_out = shuffled[:domain_samples], _read(test, fields)[:domain_samples]
+        dev, held_out = shuffled[:domain_samples], _read(test, fields)[0]
+        held_out = held_out[:domain_samples]
     anchor, retention, infos = {}, {}, []
     for source in options.anchor:
         capability = Path(source).name.split(".")[0]
@@ -162,11 +163,14 @@ def own_data(options: DataOptions, pool: Path, name: str, seed: int) -> DomainDa
         retention=retention,
         capabilities=list(anchor),
         sources=sources,
+        places=[] if len(candidates) == places[-1] + 1 else places,
     )
 
 
-def _read(path: Path, fields: dict[str, Any]) -> list[Sample]:
-    samples, dropped = without_duplicates(read_samples(path, **fields))
-    if dropped:
+def _read(path: Path, fields: dict[str, Any]) -> tuple[list[Sample], list[int]]:
+    """Return a file's samples without repeats, and the numbers of their records."""
+    everything = read_samples(path, **fields)
+    samples, places = without_duplicates(everything)
+    if dropped := len(everything) - len(samples):
         print(f"{path}: {dropped} repeated samples dropped", file=sys.stderr)
-    return samples
+    return samples, places

@@ -152,7 +152,9 @@ def _empty_shard(
     n = len(part)
     capabilities = len(means.norms()) - 1
     ids = np.array([int(row.id, 16) for row in part], np.uint64)
+    places = [row.place for row in part if row.place is not None]
     return {
+        **({"places": torch.tensor(places, dtype=torch.int64)} if places else {}),
         "ids": torch.from_numpy(ids),
         "norms": torch.zeros(n),
         "losses": torch.zeros(n),

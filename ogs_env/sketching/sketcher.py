@@ -173,6 +173,9 @@ def _request(data: DomainData, settings: SketchSettings) -> dict[str, Any]:
         for role, samples in _samples_by_role(data).items()
     }
     request = {"name": data.name, **dataclasses.asdict(settings), "ids": ids}
+    if data.places:
+        places = ",".join(map(str, data.places))
+        request["places"] = hashlib.sha256(places.encode()).hexdigest()
     if settings.precision == "auto":
         request["precision"] = default_precision()
     return json.loads(json.dumps(request))
@@ -242,6 +245,7 @@ def _encode(
             parts = getattr(data, role)
             counts = [len(parts[name]) for name in data.capabilities]
             capabilities = np.repeat(np.arange(len(counts)), counts).tolist()
+        places: list[int | None] = [*data.places] if role == "pool" else []
         rows[role] = [
             Row(
                 sample.id,
@@ -250,8 +254,11 @@ def _encode(
                 ),
                 sources[sample.source],
                 capability,
+                place,
             )
-            for sample, capability in zip(samples, capabilities, strict=True)
+            for sample, capability, place in zip(
+                samples, capabilities, places or [None] * len(samples), strict=True
+            )
         ]
     return rows
 

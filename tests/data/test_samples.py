@@ -252,13 +252,14 @@ def test_writing_and_reading_gives_the_same(
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("cd"))))
 def test_without_duplicates_keeps_the_first(pairs: list[tuple[str, str]]) -> None:
     samples = [Sample(*pair, str(number)) for number, pair in enumerate(pairs)]
-    unique, dropped = without_duplicates(samples)
+    unique, places = without_duplicates(samples)
     oracle: list[Sample] = []
     for sample in samples:
         if sample.id not in [other.id for other in oracle]:
             oracle.append(sample)
     assert unique == oracle
-    assert dropped == len(samples) - len(oracle)
+    assert [samples[place] for place in places] == unique
+    assert places == [samples.index(sample) for sample in unique]
 
 
 def test_check_disjoint_names_sample_and_roles() -> None:
