@@ -39,7 +39,7 @@ from ogs_env.experiments.limit import (
 )
 from ogs_env.experiments.own_environment import navigator_settings
 from ogs_env.experiments.stages import Stages
-from ogs_env.files import read_json, read_object, write_json
+from ogs_env.files import exclusive, read_json, read_object, write_json
 from ogs_env.lm.loading import load_model
 from ogs_env.options import settings_of
 from ogs_env.selection import Selection, parse_budget, select
@@ -61,14 +61,15 @@ LIMIT = "limit.json"
 
 def run(options: Options) -> None:
     """Run the stages; those that are done already are not repeated."""
-    job = _Job(options)
-    environment = job.sketch()
-    limit = job.weigh(environment)
-    job.train(environment, limit)
-    chosen = job.choose(environment, limit)
-    selections = job.select(environment, chosen, limit)
-    results = job.finetune(selections)
-    job.report(environment, selections, results)
+    with exclusive(options.out):
+        job = _Job(options)
+        environment = job.sketch()
+        limit = job.weigh(environment)
+        job.train(environment, limit)
+        chosen = job.choose(environment, limit)
+        selections = job.select(environment, chosen, limit)
+        results = job.finetune(selections)
+        job.report(environment, selections, results)
 
 
 class _Job:

@@ -11,6 +11,7 @@ from ogs_env.data.pairs import grammar_file, grammar_pairs
 from ogs_env.data.samples import Sample, read_samples
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.experiments.finetune import FinetuneSettings, finetune, table
+from ogs_env.files import exclusive
 from ogs_env.options import settings_of
 from ogs_env.selection import LINES, SUMMARY, Selection
 
@@ -50,20 +51,21 @@ def run(options: Options) -> None:
     retention = _held_out(options.retention, "retention")
     grammar = grammar_pairs() if options.grammar or grammar_file() else []
     results: list[dict[str, Any]] = []
-    for name, selector, samples in selections:
-        print(f"{name}: {len(samples)} samples", file=sys.stderr)
-        results.append(
-            finetune(
-                samples,
-                test,
-                retention,
-                settings,
-                options.out / name,
-                grammar=grammar,
-                selector=selector,
-                before=results[0]["before"] if results else None,
+    with exclusive(options.out):
+        for name, selector, samples in selections:
+            print(f"{name}: {len(samples)} samples", file=sys.stderr)
+            results.append(
+                finetune(
+                    samples,
+                    test,
+                    retention,
+                    settings,
+                    options.out / name,
+                    grammar=grammar,
+                    selector=selector,
+                    before=results[0]["before"] if results else None,
+                )
             )
-        )
     print(table(results))
 
 

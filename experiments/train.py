@@ -22,7 +22,7 @@ from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.errors import InputError
 from ogs_env.experiments.curves import plot_training
 from ogs_env.experiments.settings import CONFIGS, read_settings, shipped_names
-from ogs_env.files import write_json
+from ogs_env.files import exclusive, write_json
 
 BASELINES = ("random", "conflict", "orth", "greedy", "less", "oracle")
 MIXTURE_BASELINES = ("random",)
@@ -89,10 +89,12 @@ def run(options: Options) -> None:
     result_file = options.result or out / RESULT
     for folder in (out, result_file.parent):
         _check_writable(folder)
-    result = study(settings, seeds, out, options.episodes, options.wandb)
-    write_json(result_file, result)
-    levels = {name: result["returns"][name]["mean"] for name in result["agent_minus"]}
-    plot_training(result["agents"], levels, settings.cost_limit, out / CURVES)
+    with exclusive(out):
+        result = study(settings, seeds, out, options.episodes, options.wandb)
+        write_json(result_file, result)
+        returns = result["returns"]
+        levels = {name: returns[name]["mean"] for name in result["agent_minus"]}
+        plot_training(result["agents"], levels, settings.cost_limit, out / CURVES)
     print(table(result))
     for agent in result["agents"]:
         print(f"agent: {agent['folder']}")

@@ -20,6 +20,7 @@ _UNWRITABLE = (
     errno.EISDIR,
     errno.EEXIST,  # a file where a folder should be
 )
+LOCK = ".lock"
 _ROOM = 2**20  # bytes; a disk with less free space counts as full
 
 
@@ -89,6 +90,37 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Let no other process write to a folder in the meantime.
+
+    Raises:
+        InputError: If another process does, or the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; choose a folder for --out")
+    file = folder / LOCK
+    lock = FileLock(file, timeout=0)
+    try:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"{folder}: another process is writing there; wait until it ends, or "
+            "choose another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+        file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # only if nothing was written
+            folder.rmdir()
 
 
 @contextlib.contextmanager

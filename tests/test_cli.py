@@ -15,7 +15,9 @@ from safetensors.numpy import load_file, save_file
 
 from ogs_env.bundle import load_bundle
 from ogs_env.cli import COMMANDS, main
-from ogs_env.files import sha256_of
+from ogs_env.data.samples import Sample
+from ogs_env.files import exclusive, sha256_of
+from ogs_env.selection import Selection
 
 
 @pytest.fixture
@@ -143,6 +145,50 @@ def test_rows_of_a_selection_are_places_in_the_users_file(ogs, texts, model, tmp
     status, lines = ogs(*sketching(texts, *tiny))
     assert status == 2
     assert "holds a bundle of other samples" in lines[-1]
+
+
+def test_two_sketches_at_once_do_not_mix(texts, model):
+    tiny = ("--proxy", model, "--k", 16, "--layers", 1, "--anchor-answers", "reference")
+    command = [sys.executable, "-m", "ogs_env.cli"]
+    runs = [
+        subprocess.Popen(
+            [*command, *map(str, sketching(texts, *tiny, "--seed", seed))],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for seed in (0, 1)
+    ]
+    errors = [run.communicate()[1].splitlines()[-1] for run in runs]
+    statuses = [run.returncode for run in runs]
+    assert sorted(statuses) == [0, 2], errors
+    # The second is refused, or finds the bundle of the first when it is complete.
+    refusal = errors[statuses.index(2)]
+    assert "another process is writing there" in refusal or "holds a bu" in refusal
+    seed = load_bundle(texts["out"]).manifest["request"]["seed"]
+    assert seed == statuses.index(0)
+
+
+@pytest.mark.parametrize("command", ["sketch", "adapt", "train", "finetune"])
+def test_a_folder_in_use_is_refused(refused, texts, tmp_path, bundle_folder, command):
+    selection = tmp_path / "selection"
+    record = Sample("what is 1?", "1")
+    Selection([record.id], [0], [1.0], [""], "all", "b", "s", 1, "all", 0).save(
+        selection, {record.id: record}
+    )
+    anchors = ("--anchor", texts["anchor"], "--out", texts["out"])
+    own = (texts["pool"], "--domain", texts["domain"], *anchors)
+    arguments = {
+        "sketch": own,
+        "adapt": (*own, "--budget", 2),
+        "train": ("--bundle", bundle_folder, "--out", texts["out"]),
+        "finetune": (
+            *(selection, "--out", texts["out"]),
+            *("--test", texts["domain"], "--retention", texts["anchor"]),
+        ),
+    }
+    with exclusive(texts["out"]):
+        error = refused(command, *arguments[command])
+    assert error.startswith(f"{texts['out']}: another process is writing there")
 
 
 def test_a_domain_of_one_sample_is_refused(refused, texts):

@@ -10,6 +10,7 @@ import pytest
 
 from ogs_env.errors import InputError
 from ogs_env.files import (
+    exclusive,
     locked,
     read_json,
     sha256_of,
@@ -145,5 +146,46 @@ def test_a_lock_in_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> N
     with (
         pytest.raises(InputError, match=f"{tmp_path}/file/a: cannot be written"),
         locked(tmp_path / "file" / "a"),
+    ):
+        pass
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from ogs_env.files import exclusive
+with exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_process_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(InputError, match="out: another process is writing there"),
+            exclusive(folder),
+        ):
+            pass
+        holder.kill()
+    # The file of the lock remains, the lock does not.
+    assert [file.name for file in folder.iterdir()] == [".lock"]
+    with exclusive(folder):
+        (folder / "result").touch()
+    assert [file.name for file in folder.iterdir()] == ["result"]
+
+
+def test_an_exclusive_folder_stays_only_with_content(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), exclusive(tmp_path / "out"):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(InputError, match="file: is a file; choose a folder for --out"),
+        exclusive(tmp_path / "file"),
     ):
         pass

@@ -19,7 +19,7 @@ from ogs_env.bundle_files import ANSWER_TOKENS, ANSWERS, MANIFEST
 from ogs_env.data.domains import DomainData
 from ogs_env.data.samples import Sample, check_disjoint
 from ogs_env.errors import InputError, unknown_name
-from ogs_env.files import read_json, read_object, write_json
+from ogs_env.files import LOCK, exclusive, read_json, read_object, write_json
 from ogs_env.lm.adapter import Proxy, attach_adapter
 from ogs_env.lm.chat import TEMPLATE_DATE, reads_clock
 from ogs_env.lm.encoding import encode
@@ -65,9 +65,16 @@ def sketch(
 
     Raises:
         InputError: If a role is empty, a sample is in two roles, a setting is out of
-            range, or the folder holds something else.
+            range, or the folder holds something else, or another process writes to it.
     """
     check(data, settings)
+    with exclusive(folder):
+        return _sketch(data, folder, settings, command)
+
+
+def _sketch(
+    data: DomainData, folder: Path, settings: SketchSettings, command: str
+) -> Bundle:
     request = _request(data, settings)
     if (folder / MANIFEST).exists():
         if read_object(folder / MANIFEST, "bundle manifest").get("request") == request:
@@ -190,10 +197,8 @@ def _check_folder(folder: Path, request: dict[str, Any]) -> None:
                 f"{folder}: holds an unfinished bundle of other samples or settings; "
                 "choose another --out or delete it"
             )
-    elif folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; choose a folder for --out")
     # A run killed before it writes its note leaves an empty build folder.
-    elif folder.exists() and any(path.name != _BUILD for path in folder.iterdir()):
+    elif any(path.name not in (_BUILD, LOCK) for path in folder.iterdir()):
         raise InputError(
             f"{folder}: holds files that are no bundle; choose another --out"
         )
