@@ -110,9 +110,8 @@ def read_samples(
 ) -> list[Sample]:
     """Read samples from a JSON lines file, plain or gzipped.
 
-    A line is an object with a prompt and a response field, or with a chat under
-    `messages`: its last assistant turn is the response, to the turns before it.
-    Blank lines are skipped.
+    A line is an object with a prompt and a response field, or one of the formats that
+    `ogs_env.data.records.texts_of` knows. Blank lines are skipped.
 
     Args:
         path: The file; its first bytes show whether it is gzipped.

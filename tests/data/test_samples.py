@@ -124,9 +124,48 @@ def test_chats(
     assert (sample.prompt, sample.response, sample.fields) == (prompt, response, {})
 
 
+USER, GPT = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
+
+
+@pytest.mark.parametrize(
+    ("record", "prompt"),
+    [
+        ({"instruction": "Q", "input": "", "output": "A"}, "Q"),
+        ({"instruction": "Q", "input": None, "output": "A"}, "Q"),
+        ({"instruction": "Q", "output": "A"}, "Q"),
+        ({"instruction": "Q", "input": "I", "output": "A"}, "Q\n\nI"),
+        ({"prompt": "Q", "completion": "A"}, "Q"),
+        ({"prompt": [USER], "completion": [GPT]}, "Q"),
+        ({"conversations": [USER, GPT]}, "Q"),
+        (
+            {"conversations": [{"from": "system", "value": "S"},
+             {"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+            "S\n\nQ",
+        ),
+    ],
+)  # fmt: skip
+def test_known_formats(tmp_path: Path, record: dict[str, Any], prompt: str) -> None:
+    (sample,) = read_samples(jsonl(tmp_path / "p.jsonl", record))
+    assert (sample.prompt, sample.response, sample.fields) == (prompt, "A", {})
+
+
+def test_input_belongs_to_a_named_instruction(tmp_path: Path) -> None:
+    lines = [{"instruction": "Q", "input": i, "answer": "A"} for i in ("1", "2", "")]
+    file = jsonl(tmp_path / "p.jsonl", *lines)
+    fields = {"prompt_field": "instruction", "response_field": "answer"}
+    samples = read_samples(file, **fields)
+    assert [sample.prompt for sample in samples] == ["Q\n\n1", "Q\n\n2", "Q"]
+
+
 @pytest.mark.parametrize(
     ("record", "expected"),
     [
+        ({"prompt": [USER], "completion": "A"}, "field 'completion' should be a list"),
+        ({"prompt": "Q", "completion": [GPT]}, "'completion' should be text, found l"),
+        ({"prompt": ["Q"], "completion": [GPT]}, "field 'prompt, completion' should"),
+        ({"instruction": "Q", "input": 3, "output": "A"}, "'input' should be text"),
+        ({"conversations": [{"from": "tool", "value": "Q"}]}, "a turn from 'tool'; ex"),
+        ({"conversations": [{"from": ["gpt"], "value": "Q"}]}, "a turn from ['gpt']"),
         ({"question": "Q", "response": "A"}, "lacks the field 'prompt'; fields found: "
          "question, response; name the right one with --prompt-field"),
         ({"prompt": "Q", "answer": "A"}, "lacks the field 'response'; fields found: "
