@@ -8,7 +8,7 @@ from typing import Any
 
 from ogs_env.data.domains import ANCHORS, domains, load_anchor
 from ogs_env.data.pairs import grammar_file, grammar_pairs
-from ogs_env.data.samples import Sample, read_samples
+from ogs_env.data.samples import FieldOptions, Sample, read_samples
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.experiments.finetune import FinetuneSettings, finetune, table
 from ogs_env.files import exclusive
@@ -17,7 +17,7 @@ from ogs_env.selection import LINES, SUMMARY, Selection
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(FinetuneSettings):
+class Options(FinetuneSettings, FieldOptions):
     """Options of `ogs finetune`.
 
     Attributes:
@@ -47,8 +47,8 @@ def run(options: Options) -> None:
     settings = settings_of(FinetuneSettings, options)
     selections = [_load_selection(folder) for folder in options.selections]
     _check_names([name for name, *_ in selections])
-    test = _held_out(options.test, "test")
-    retention = _held_out(options.retention, "retention")
+    test = _held_out(options.test, "test", options.fields())
+    retention = _held_out(options.retention, "retention", options.fields())
     grammar = grammar_pairs() if options.grammar or grammar_file() else []
     results: list[dict[str, Any]] = []
     with exclusive(options.out):
@@ -69,11 +69,11 @@ def run(options: Options) -> None:
     print(table(results))
 
 
-def _held_out(name_or_file: str, role: str) -> list[Sample]:
+def _held_out(name_or_file: str, role: str, fields: dict[str, Any]) -> list[Sample]:
     """Return a file's samples, or the held-out set `role` of a domain or anchor."""
     path = Path(name_or_file)
     if path.exists() or path.suffix or len(path.parts) > 1:
-        return read_samples(path)
+        return read_samples(path, **fields)
     if role == "retention" and name_or_file in ANCHORS:
         return load_anchor(name_or_file)[1]
     known = domains()

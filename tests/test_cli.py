@@ -147,6 +147,23 @@ def test_rows_of_a_selection_are_places_in_the_users_file(ogs, texts, model, tmp
     assert "holds a bundle of other samples" in lines[-1]
 
 
+def test_named_fields_reach_all_files(ogs, texts, model):
+    for role in ("pool", "domain", "anchor"):
+        lines = [json.loads(line) for line in texts[role].read_text().splitlines()]
+        renamed = [{"q": line["prompt"], "a": line["response"]} for line in lines]
+        write_lines(texts[role], renamed)
+    tiny = ("--proxy", model, "--k", 16, "--layers", 1, "--anchor-answers", "reference")
+    fields = ("--prompt-field", "q", "--response-field", "a")
+    assert ogs(*sketching(texts, *tiny, *fields))[0] == 0
+    out = texts["out"].with_name("selection")
+    selecting = ("select", "--bundle", texts["out"], "--agent", "all", "--out", out)
+    assert ogs(*selecting, "--texts", texts["pool"], *fields)[0] == 0
+    held_out = ("--test", texts["domain"], "--retention", texts["anchor"])
+    tuning = ("finetune", out, *held_out, "--model", model, "--epochs", 1)
+    tuned = out.with_name("tuned")
+    assert ogs(*tuning, "--layers", 1, *fields, "--out", tuned)[0] == 0
+
+
 def test_two_sketches_at_once_do_not_mix(texts, model):
     tiny = ("--proxy", model, "--k", 16, "--layers", 1, "--anchor-answers", "reference")
     command = [sys.executable, "-m", "ogs_env.cli"]

@@ -214,7 +214,10 @@ def domains() -> dict[str, Callable[..., DomainData]]:
 
 
 def load_anchor(
-    name_or_path: str | Path, count: int = ANCHOR_SIZE, seed: int = 0
+    name_or_path: str | Path,
+    count: int = ANCHOR_SIZE,
+    seed: int = 0,
+    **fields: Any,
 ) -> tuple[list[Sample], list[Sample], dict[str, Any]]:
     """Load anchor and retention samples of a capability to keep.
 
@@ -222,6 +225,7 @@ def load_anchor(
         name_or_path: `"gsm8k"`, `"gsm_symbolic"`, `"wordnet"`, or a JSON lines file.
         count: Samples in each part. A file with fewer than twice as many is halved.
         seed: Chooses the samples.
+        **fields: `prompt_field` and `response_field` of a file, as for `read_samples`.
 
     Returns:
         (anchor samples, retention samples, source entry for the manifest); the two
@@ -251,7 +255,7 @@ def load_anchor(
     stem = path.name.split(".")[0]
     if not path.exists() and path.name == name and not path.suffix:
         raise unknown_name("anchor", name, ANCHORS)
-    samples = read_samples(path, source=stem)
+    samples = read_samples(path, source=stem, **fields)
     distinct = _draw(samples, None, set(), rng, distinct=True)
     count = min(count, len(distinct) // 2)
     if count == 0:

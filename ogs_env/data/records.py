@@ -5,8 +5,12 @@ from typing import Any, NamedTuple
 
 from ogs_env.errors import InputError
 
-PROMPT, RESPONSE = "prompt", "response"
-"""The fields that hold the texts if no others are named."""
+_FORMATS = (
+    ("prompt", "response"),
+    ("instruction", "output"),
+    ("prompt", "completion"),
+)
+"""Fields of prompt and response in known formats."""
 _SHAREGPT_ROLES = {
     "system": "system",
     "human": "user",
@@ -68,7 +72,7 @@ def texts_of(
     Raises:
         InputError: If a field is missing or no text, or the response is empty.
     """
-    if (prompt_field, response_field) == (PROMPT, RESPONSE):
+    if (prompt_field, response_field) == _FORMATS[0]:
         prompt_field, response_field = _recognised(record)
     chat = next((name for name in ("messages", "conversations") if name in record), "")
     if prompt_field in record and response_field in record:
@@ -87,9 +91,8 @@ def texts_of(
 
 
 def _recognised(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the fields of prompt and response that a record has, or the usual ones."""
-    known = ((PROMPT, RESPONSE), ("instruction", "output"), ("prompt", "completion"))
-    return next((both for both in known if record.keys() >= set(both)), known[0])
+    """Return the fields of the known format that a record has, or the first's."""
+    return next((both for both in _FORMATS if record.keys() >= set(both)), _FORMATS[0])
 
 
 def _of_pair(

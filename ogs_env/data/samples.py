@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 MAX_RESPONSE_CHARACTERS = 20_000
 _GZIP_MAGIC = b"\x1f\x8b"
+_OTHERS = {
+    b"PAR1": "parquet",
+    b"BZh": "bz2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+}
+"""First bytes of files that are often given for JSON lines."""
 
 
 def sample_id(prompt: str, response: str, messages: Sequence[Turn] = ()) -> str:
@@ -244,8 +252,14 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         with path.open("rb") as raw:
-            zipped = raw.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
-            raw.seek(0)
+            start = raw.peek(8)  # a pipe cannot be read again from the start
+            for magic, name in _OTHERS.items():
+                if start.startswith(magic):
+                    raise InputError(
+                        f"{path}: is a {name} file; expected JSON lines, plain or "
+                        "gzipped; convert it"
+                    )
+            zipped = start.startswith(_GZIP_MAGIC)
             file = cast("IO[bytes]", gzip.GzipFile(fileobj=raw) if zipped else raw)
             for number, line in enumerate(file, 1):
                 if line.strip():

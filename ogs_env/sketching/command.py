@@ -142,7 +142,7 @@ def own_data(options: DataOptions, pool: Path, name: str, seed: int) -> DomainDa
         if capability in anchor:
             raise InputError(f"--anchor: two capabilities are called '{capability}'")
         anchor[capability], retention[capability], info = load_anchor(
-            source, options.anchor_samples, seed
+            source, options.anchor_samples, seed, **fields
         )
         infos.append(info)
     every = [candidates, dev, held_out, *anchor.values(), *retention.values()]

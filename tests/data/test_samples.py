@@ -1,7 +1,9 @@
 import gzip
 import hashlib
 import json
+import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,8 @@ def test_bad_record_names_file_line_and_field(
             gzip.compress(json.dumps(PAIR).encode(), mtime=0)[:-6],
             "truncated or corrupt gzip",
         ),
+        (b"PAR1\x15\x04", ": is a parquet file; expected JSON lines"),
+        (b"BZh91AY&SY", ": is a bz2 file; expected JSON lines"),
         (b"\x1f\x8bnonsense" * 9, "truncated or corrupt gzip after line 0"),
     ],
 )
@@ -215,6 +219,18 @@ def test_bad_file(tmp_path: Path, content: bytes, expected: str) -> None:
     path = tmp_path / "pool.jsonl"
     path.write_bytes(content)
     assert expected in error_of(path)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_pipe_is_read(pack: Callable[[bytes], bytes]) -> None:
+    read_end, write_end = os.pipe()
+    with os.fdopen(write_end, "wb") as file:
+        file.write(pack(json.dumps(PAIR).encode() + b"\n"))
+    try:
+        (sample,) = read_samples(f"/dev/fd/{read_end}")
+    finally:
+        os.close(read_end)
+    assert (sample.prompt, sample.response) == (PAIR["prompt"], PAIR["response"])
 
 
 def test_corrupt_middle_of_gzip(tmp_path: Path) -> None:

@@ -359,7 +359,7 @@ def test_missing_grammar_pairs_are_reported_before_training(
 
 
 def test_command_takes_the_retention_part_of_an_anchor():
-    held_out = module._held_out("gsm_symbolic", "retention")
+    held_out = module._held_out("gsm_symbolic", "retention", {})
     anchor, retention, _ = module.load_anchor("gsm_symbolic")
     assert held_out == retention
     assert not set(held_out) & set(anchor)
