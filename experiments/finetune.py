@@ -20,7 +20,13 @@ from typing import Any
 from ogs_env.data.pairs import Pair, solution_pairs
 from ogs_env.data.samples import Sample, check_disjoint
 from ogs_env.errors import InputError
-from ogs_env.files import read_json, read_object, write_json, written_by_library
+from ogs_env.files import (
+    LOCK,
+    read_json,
+    read_object,
+    write_json,
+    written_by_library,
+)
 from ogs_env.learners.fitted import LAYERS
 from ogs_env.seeding import MOST_SEED
 
@@ -265,7 +271,7 @@ def _result(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:
     """Return the result of `run` if it exists."""
     started, finished = folder / "run.json", folder / "result.json"
     if not started.exists():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(file.name != LOCK for file in folder.iterdir()):
             raise InputError(
                 f"{folder}: holds files, but no fine-tuning run; choose another folder"
             )

@@ -51,8 +51,9 @@ def run(options: Options) -> None:
     retention = _held_out(options.retention, "retention", options.fields())
     grammar = grammar_pairs() if options.grammar or grammar_file() else []
     results: list[dict[str, Any]] = []
-    with exclusive(options.out):
-        for name, selector, samples in selections:
+    for name, selector, samples in selections:
+        folder = options.out / name
+        with exclusive(folder):
             print(f"{name}: {len(samples)} samples", file=sys.stderr)
             results.append(
                 finetune(
@@ -60,7 +61,7 @@ def run(options: Options) -> None:
                     test,
                     retention,
                     settings,
-                    options.out / name,
+                    folder,
                     grammar=grammar,
                     selector=selector,
                     before=results[0]["before"] if results else None,

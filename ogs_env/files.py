@@ -105,6 +105,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         raise InputError(f"{folder}: is a file; choose a folder for --out")
     file = folder / LOCK
     lock = FileLock(file, timeout=0)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -119,8 +120,9 @@ def exclusive(folder: Path) -> Iterator[None]:
     finally:
         lock.release()
         file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # only if nothing was written
-            folder.rmdir()
+        with contextlib.suppress(OSError):  # of a folder with content
+            for path in made:
+                path.rmdir()
 
 
 @contextlib.contextmanager
