@@ -114,6 +114,6 @@ def _bundle(
     return bundle
 
 
-def seconds_file(bundle: Path) -> Path:
-    """Return the file with the CPU seconds of sketching a bundle."""
-    return bundle.with_name(f"{bundle.name}.seconds.json")
+def seconds_file(made: Path) -> Path:
+    """Return the file with the CPU seconds that a bundle or an agent took."""
+    return made.with_name(f"{made.name}.seconds.json")

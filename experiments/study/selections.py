@@ -102,20 +102,38 @@ class Pool:
         selection = self._selection(method)
         sketching = 0.0
         if selection["sketches"]:
-            file = seconds_file(self.folder / selection["sketches"])
-            remedy = f"delete {self.folder} to sketch again"
-            duration = _read(file, "duration of sketching", {"seconds"}, remedy)
-            sketching = duration["seconds"]
+            sketching = self._recorded(self.folder / selection["sketches"])
         return float(sketching + selection["seconds"])
 
     def navigator(self, kind: str, seed: int) -> AgentSelector:
         """Return a Navigator that is trained in this pool's environment."""
+        return AgentSelector(self._trained(kind, seed))
+
+    def _trained(self, kind: str, seed: int) -> Path:
+        """Return the folder of a trained agent, beside the CPU seconds of training."""
         folder = self.folder / "agents" / f"{kind}-{seed}"
         settings = self._train_settings(kind, seed)
         with locked(folder):
             if not is_trained(settings, folder):
+                begin = time.process_time()
                 train(settings, folder)
-        return AgentSelector(folder)
+                seconds = round(time.process_time() - begin, 2)
+                write_json(seconds_file(folder), {"seconds": seconds})
+        return folder
+
+    def _training_seconds(self, method: Method) -> float:
+        """Return the CPU seconds of training the agent that a method needs, if any."""
+        if method.kind == methods.AUTO:
+            return self._recorded(self._trained("navigator", 0))
+        if method.kind in methods.NAVIGATORS:
+            return self._recorded(self._trained(method.kind, method.seed))
+        return 0.0
+
+    def _recorded(self, made: Path) -> float:
+        """Return the CPU seconds that a bundle or an agent took."""
+        remedy = f"delete {self.folder} to make it again"
+        recorded = _read(seconds_file(made), "duration", {"seconds"}, remedy)
+        return float(recorded["seconds"])
 
     def _selection(self, method: Method) -> dict[str, Any]:
         file = self._selection_file(method)
@@ -129,15 +147,17 @@ class Pool:
         return self.folder / "selections" / f"{method.name}.json"
 
     def _new_selection(self, method: Method) -> dict[str, Any]:
-        # Sketching is not part of the selection's time.
+        # Sketching is not part of the selection's time; training is, whichever method
+        # needed the agent first.
         sketched = self._bundle_for(method)
+        training = self._training_seconds(method)
         begin = time.process_time()
         selector, rows = self._select(method)
         return {
             "method": method.name,
             "selector": selector,
             "sketches": sketched.path.name if sketched else None,
-            "seconds": round(time.process_time() - begin, 2),
+            "seconds": round(training + time.process_time() - begin, 2),
             "ids": [self.data.pool[row].id for row in rows.tolist()],
         }
 

@@ -221,6 +221,12 @@ def test_auto_selects_as_the_best_selector_of_the_environment(finished, settings
     assert len(set(rows)) == settings.budget
     if selector in ("oracle", "navigator-0"):
         assert rows == pool.rows(parse_method(selector))
+    # Each method that needs the agent has its training, whichever trained it.
+    training = json.loads((pool.folder / "agents/navigator-0.seconds.json").read_text())
+    pool.rows(parse_method("navigator-0"))
+    for name in ("auto", "navigator-0"):
+        selection = json.loads((pool.folder / f"selections/{name}.json").read_text())
+        assert selection["seconds"] >= training["seconds"] > 0
 
 
 def test_auto_takes_over_the_run_of_the_selector_that_it_chose(
