@@ -24,8 +24,8 @@ def summaries(folder: Path) -> list[dict[str, Any]]:
         folder: Folder of the study's results.
 
     Returns:
-        By domain (and `all`, over the pools of all domains), target and method,
-        JSON-able: `share` of the pool that is trained on; `pools` and `runs`;
+        By domain (and `all`, of methods that have runs of all domains), target and
+        method, JSON-able: `share` of the pool that is trained on; `pools` and `runs`;
         `domain_change`, the change of the loss on the domain's test samples, percent,
         with `domain_interval`; `forgetting`, the rise of the loss on own answers,
         percent, of the capability where it rose most, with `forgetting_interval`; for
@@ -54,12 +54,18 @@ def summaries(folder: Path) -> list[dict[str, Any]]:
             runs.setdefault((domain, run.target, run.kind), []).append(run)
     domains: dict[str, set[str]] = {}
     for domain, target, _ in runs:
-        domains.setdefault(target, set()).add(domain)
+        if domain != ALL_DOMAINS:
+            domains.setdefault(target, set()).add(domain)
+
+    def is_shown(domain: str, target: str, own: Sequence[_Run]) -> bool:
+        # Of a single domain, the mean over all domains would be the same again.
+        covered = {run.pool[0] for run in own}
+        return domain != ALL_DOMAINS or 1 < len(covered) == len(domains[target])
+
     return [
         _summary(domain, own, _random(own, runs.get((domain, target, RANDOM), [])))
         for (domain, target, _), own in runs.items()
-        # Of a single domain, the mean over all domains would be the same again.
-        if domain != ALL_DOMAINS or len(domains[target]) > 2
+        if is_shown(domain, target, own)
     ]
 
 
