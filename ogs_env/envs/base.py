@@ -63,7 +63,8 @@ class EpisodeEnv(gymnasium.Env[Observation, np.int64], Generic[AnyLearner]):
         self._informed = information is not None
         self._rewards = Rewards(learner, information)
         self._held_out = HeldOut(learner)
-        self._capacity, self._most_picks = capacity, most_picks
+        self._no_selection = np.full(capacity, -1, np.int64)
+        self._no_picks = np.full(most_picks, -1, np.int64)
         self._names = sample_names(bundle)
         # Read-only for policies and wrappers.
         self.stream = np.empty(0, np.int64)
@@ -117,14 +118,15 @@ class EpisodeEnv(gymnasium.Env[Observation, np.int64], Generic[AnyLearner]):
         return {
             "action_mask": mask,
             **{name: np.float64(value) for name, value in scalars.items()},
-            "picks": _padded(rows, self._most_picks),
+            "picks": _filled(self._no_picks, rows),
             "invalid_action": np.int64(invalid),
-            "selection": _padded(self.picked if self.over else (), self._capacity),
+            "selection": _filled(self._no_selection, self.picked if self.over else ()),
         }
 
 
-def _padded(rows: Sequence[int], size: int) -> NDArray[np.int64]:
-    """Return rows (size,), and -1 where there are fewer."""
-    padded = np.full(size, -1, np.int64)
-    padded[: len(rows)] = rows
-    return padded
+def _filled(empty: NDArray[np.int64], rows: Sequence[int]) -> NDArray[np.int64]:
+    """Return a copy of an array that begins with the rows."""
+    filled = empty.copy()
+    if rows:
+        filled[: len(rows)] = rows
+    return filled
