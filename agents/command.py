@@ -8,14 +8,14 @@ from ogs_env.agents.baselines.metadata import MetadataSelector
 from ogs_env.agents.deployment import load_selector
 from ogs_env.agents.selector import READERS, SELECTORS
 from ogs_env.bundle import load_bundle, shipped_bundles
-from ogs_env.data.samples import FieldOptions
+from ogs_env.data.reading import ReadOptions
 from ogs_env.data.texts import bundle_texts, numbers
 from ogs_env.errors import InputError
 from ogs_env.selection import SUMMARY, parse_budget, select
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(FieldOptions):
+class Options(ReadOptions):
     """Options of `ogs select`.
 
     Attributes:
@@ -23,8 +23,9 @@ class Options(FieldOptions):
         bundle: A folder made by `ogs sketch`, or a shipped bundle.
         budget: Number of samples: 64, or 10%; required unless the agent is 'all'.
         out: Folder of the selection.
-        texts: JSON lines of the pool, which `ogs finetune` needs, and of the domain,
-            which dsir and rds need. Those of a shipped bundle are found without.
+        texts: Files or datasets of the pool, which `ogs finetune` needs, and of the
+            domain, which dsir and rds need. Those of a shipped bundle are found
+            without.
         rank_by: Numeric field of the texts that the agent 'metadata' ranks by.
         split: Split of the pool to select from.
         seed: Seed of selectors that draw at random.
@@ -34,7 +35,7 @@ class Options(FieldOptions):
     bundle: str = field(metadata={"metavar": "BUNDLE", "known": shipped_bundles()})
     out: Path
     budget: str | None = None
-    texts: tuple[Path, ...] | None = None
+    texts: tuple[str, ...] | None = field(default=None, metadata={"metavar": "FILE"})
     rank_by: str | None = field(default=None, metadata={"metavar": "FIELD"})
     split: str = field(default="all", metadata={"choices": ("all", "train", "test")})
     seed: int = 0
@@ -50,7 +51,7 @@ class Options(FieldOptions):
         if self.rank_by is not None and self.texts is None:
             raise InputError(
                 f"--rank-by: no texts to read the field '{self.rank_by}' from; give "
-                "the pool's JSON lines with --texts"
+                "the pool's file with --texts"
             )
 
 
@@ -64,16 +65,14 @@ def run(options: Options) -> None:
     agent = options.agent
     budget = "100%" if options.budget is None else options.budget
     parse_budget(budget, len(bundle.split(options.split)))
-    texts, fields = None, options.fields()
+    texts = None
     if options.texts is not None:
         roles = READERS.get(agent, ("pool",))
-        texts = bundle_texts(bundle, options.texts, roles, **fields)
+        texts = bundle_texts(bundle, options.texts, roles, **options.reading())
     selector = load_selector(agent, texts)
-    if options.rank_by is not None and options.texts and texts:
+    if options.rank_by is not None and texts:
         ids = bundle.pool.hex_ids()
-        selector = MetadataSelector(
-            numbers(texts, options.rank_by, ids, options.texts, **fields)
-        )
+        selector = MetadataSelector(numbers(texts, options.rank_by, ids))
         agent = f"metadata by {options.rank_by}"
     selection = select(
         selector,

@@ -19,6 +19,7 @@ from ogs_env.agents.selector import Selector
 from ogs_env.agents.training import is_trained, train
 from ogs_env.bundle import Bundle
 from ogs_env.data.pairs import grammar_file, grammar_pairs
+from ogs_env.data.record_files import stem
 from ogs_env.errors import InputError
 from ogs_env.experiments.adapt_options import AUTO, COMPARED, NAVIGATOR, Options
 from ogs_env.experiments.adapt_report import write_report
@@ -77,7 +78,7 @@ class _Job:
 
     def __init__(self, options: Options) -> None:
         self.options, self.out = options, options.out
-        name = options.pool.name.split(".")[0]
+        name = stem(options.pool)
         self.data = own_data(options, options.pool, name, options.seed)
         self.budget = parse_budget(options.budget, len(self.data.pool))
         self.compared = options.compared()

@@ -20,7 +20,7 @@ class Options(FinetuneSettings, DataOptions):
     """Options of `ogs adapt`.
 
     Attributes:
-        pool: JSON lines of candidates.
+        pool: Candidates, a file or a dataset on the hub as NAME[:CONFIG][@SPLIT].
         out: Folder of the outputs.
         budget: Number of samples to select: 64, or 10% of the pool.
         agent: What selects: auto for what is best in the environment, navigator, a
@@ -35,7 +35,7 @@ class Options(FinetuneSettings, DataOptions):
         layers: Decoder layers, counted from the last, that are sketched and fine-tuned.
     """
 
-    pool: Path = field(metadata={"positional": True, "metavar": "POOL"})
+    pool: str = field(metadata={"positional": True, "metavar": "POOL"})
     out: Path
     budget: str = "10%"
     agent: str = AUTO

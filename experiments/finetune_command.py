@@ -8,7 +8,9 @@ from typing import Any
 
 from ogs_env.data.domains import ANCHORS, domains, load_anchor
 from ogs_env.data.pairs import grammar_file, grammar_pairs
-from ogs_env.data.samples import FieldOptions, Sample, read_samples
+from ogs_env.data.reading import ReadOptions, read_samples
+from ogs_env.data.record_files import is_file_or_dataset
+from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.experiments.finetune import FinetuneSettings, finetune, table
 from ogs_env.files import exclusive
@@ -17,17 +19,17 @@ from ogs_env.selection import LINES, SUMMARY, Selection
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(FinetuneSettings, FieldOptions):
+class Options(FinetuneSettings, ReadOptions):
     """Options of `ogs finetune`.
 
     Attributes:
         selections: Folders written by `ogs select`.
-        test: Held-out samples of the domain: JSONL, or a domain such as medical for its
-            test set.
+        test: Held-out samples of the domain: a file, a dataset on the hub, or a domain
+            such as medical for its test set.
         retention: Samples of general abilities; if solutions end with '#### N', the
             share of solutions whose right last number is likelier than a wrong one is
-            measured too. JSONL, a domain for its retention set, or the retention part
-            of an anchor.
+            measured too. A file, a dataset, a domain for its retention set, or the
+            retention part of an anchor.
         grammar: Also measure the share of minimal pairs of BLiMP whose grammatical
             sentence is likelier; the default if OGS_DATA has them.
         out: Folder of the outputs, one per selection.
@@ -47,8 +49,8 @@ def run(options: Options) -> None:
     settings = settings_of(FinetuneSettings, options)
     selections = [_load_selection(folder) for folder in options.selections]
     _check_names([name for name, *_ in selections])
-    test = _held_out(options.test, "test", options.fields())
-    retention = _held_out(options.retention, "retention", options.fields())
+    test = _held_out(options.test, "test", options.reading())
+    retention = _held_out(options.retention, "retention", options.reading())
     grammar = grammar_pairs() if options.grammar or grammar_file() else []
     results: list[dict[str, Any]] = []
     for name, selector, samples in selections:
@@ -70,11 +72,10 @@ def run(options: Options) -> None:
     print(table(results))
 
 
-def _held_out(name_or_file: str, role: str, fields: dict[str, Any]) -> list[Sample]:
+def _held_out(name_or_file: str, role: str, reading: dict[str, Any]) -> list[Sample]:
     """Return a file's samples, or the held-out set `role` of a domain or anchor."""
-    path = Path(name_or_file)
-    if path.exists() or path.suffix or len(path.parts) > 1:
-        return read_samples(path, **fields)
+    if is_file_or_dataset(name_or_file):
+        return read_samples(name_or_file, **reading)
     if role == "retention" and name_or_file in ANCHORS:
         return load_anchor(name_or_file)[1]
     known = domains()

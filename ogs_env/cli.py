@@ -1,12 +1,15 @@
 """The command line `ogs`, which runs the module of the given subcommand."""
 
+import contextlib
 import difflib
 import importlib
+import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 
-from ogs_env.data.samples import CutResponse
+from ogs_env.data.reading import ReadWarning
 from ogs_env.errors import InputError
 from ogs_env.options import parse
 
@@ -111,13 +114,26 @@ def _run(command: str, words: list[str]) -> int:
     module_name, summary = COMMANDS[command]
     module = importlib.import_module(module_name)
     options = parse(module.Options, words, f"ogs {command}", summary)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _shown(logging.getLogger("ogs_env")):
         warnings.showwarning = _show_warning
         # Such warnings of libraries are for developers, not for users of a command.
         warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("always", CutResponse)
+        warnings.simplefilter("always", ReadWarning)
         module.run(options)
     return 0
+
+
+@contextlib.contextmanager
+def _shown(log: logging.Logger) -> Iterator[None]:
+    """Print what is logged on stderr."""
+    handler, level = logging.StreamHandler(), log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

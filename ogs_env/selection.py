@@ -18,6 +18,8 @@ from ogs_env.files import read_json, write_json, write_text
 SUMMARY = "selection.json"
 LINES = "selection.jsonl"
 _FORMAT = "ogs-selection"
+_TRAINER_COLUMNS = "messages", "conversations", "chosen", "rejected", "input_ids"
+"""Columns that trainers would read instead of prompt and completion."""
 
 
 class _Selector(Protocol):
@@ -69,8 +71,9 @@ class Selection:
 
         Args:
             folder: The output folder, created if missing.
-            samples: Samples by id; with them each line has prompt and response, and a
-                chat's `messages`.
+            samples: Samples by id; with them each line has `prompt` and `completion`
+                as messages, the format of TRL's SFTTrainer, and the record's further
+                fields. Those whose names are taken are called `original_NAME`.
 
         Raises:
             InputError: If a selected sample has no text in `samples`, or the folder
@@ -93,7 +96,7 @@ class Selection:
                         f"sample {name}: is selected but not among the {len(samples)} "
                         "texts given; give those the bundle was sketched from"
                     )
-                line |= samples[name].texts()
+                line |= _texts(samples[name], line)
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
         write_text(Path(folder) / LINES, "".join(lines))
         # Last, so that there is no summary without complete lines.
@@ -117,6 +120,20 @@ class Selection:
                 f"{file}: its fields are not those of a selection; run `ogs select` "
                 "again"
             ) from None
+
+
+def _texts(sample: Sample, taken: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the further fields and the texts of a line."""
+    texts = {
+        "prompt": [turn._asdict() for turn in sample.turns],
+        "completion": [{"role": "assistant", "content": sample.response}],
+    }
+    names = {*taken, *texts, *_TRAINER_COLUMNS}
+    renamed = {
+        f"original_{name}" if name in names else name: value
+        for name, value in sample.fields.items()
+    }
+    return renamed | texts
 
 
 def parse_budget(text: str, pool_size: int) -> int:

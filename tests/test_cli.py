@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers.make_bundle import edit_manifest, make_bundle
 from helpers.tiny_model import make_tiny_model
 from safetensors.numpy import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ogs_env.bundle import load_bundle
 from ogs_env.cli import COMMANDS, main
@@ -39,9 +41,10 @@ def refused(ogs):
     def run(*arguments: object) -> str:
         status, lines = ogs(*arguments)
         assert status == 2
-        assert len(lines) == 1, lines
-        assert lines[0].startswith("ogs: error: ")
-        return lines[0].removeprefix("ogs: error: ")
+        *notes, error = lines
+        assert all(" records, read as " in note for note in notes), notes
+        assert error.startswith("ogs: error: ")
+        return error.removeprefix("ogs: error: ")
 
     return run
 
@@ -95,7 +98,7 @@ def sketching(texts: dict[str, Path], *more: object) -> list[object]:
 @pytest.mark.parametrize("role", ["pool", "domain", "anchor"])
 def test_a_bad_line_is_named(refused, texts, role, line, message):
     write_lines(texts[role], [*records(3, "what is"), line, *records(3, "where is")])
-    error = refused(*sketching(texts))
+    error = refused(*sketching(texts, "--strict"))
     assert error.startswith(f"{texts[role]}:4: ")
     assert message in error
     assert not texts["out"].exists()
@@ -104,7 +107,7 @@ def test_a_bad_line_is_named(refused, texts, role, line, message):
 @pytest.mark.parametrize("content", ["", "\n \n"])
 def test_an_empty_file_is_named(refused, texts, content):
     texts["pool"].write_text(content)
-    assert refused(*sketching(texts)).startswith(f"{texts['pool']}: an empty pool")
+    assert refused(*sketching(texts)).startswith(f"{texts['pool']}: has no records")
     assert not texts["out"].exists()
 
 
@@ -118,9 +121,59 @@ def test_a_missing_file_is_named(refused, texts, role):
 def test_a_sample_in_pool_and_test_is_named(refused, texts, tmp_path):
     test = write_lines(tmp_path / "test.jsonl", records(3, "what is"))
     error = refused(*sketching(texts, "--test", test))
-    assert "is in both pool and test; remove it from one" in error
-    assert '"what is 0?"' in error
+    pool = texts["pool"]
+    assert error == (
+        f"{pool}: has samples of other roles: 3 of test (the first at {pool}:1, "
+        f"{pool}:2, {pool}:3); leave them out with --drop-overlap"
+    )
     assert not texts["out"].exists()
+
+
+def test_overlap_is_dropped_on_request(ogs, texts, model):
+    shared = [*records(2, "why is"), *records(1, "how much is")]
+    write_lines(texts["pool"], [*shared, *records(9, "what is")])
+    tiny = ("--proxy", model, "--k", 16, "--layers", 1, "--anchor-answers", "reference")
+    status, lines = ogs(*sketching(texts, *tiny, "--drop-overlap"))
+    assert status == 0
+    (line,) = (line for line in lines if line.endswith("; left out"))
+    assert line.startswith(f"{texts['pool']}: has ")
+    assert f"(the first at {texts['pool']}:1, {texts['pool']}:2" in line
+    assert load_bundle(texts["out"]).pool.places.tolist() == list(range(3, 12))
+
+
+def test_a_pool_of_the_domain_alone_is_refused(refused, texts):
+    error = refused(*sketching({**texts, "pool": texts["domain"]}, "--drop-overlap"))
+    assert error.endswith("and no others; give a pool with other samples")
+
+
+def test_records_that_cannot_be_used_are_left_out(ogs, texts, model):
+    pool = records(9, "what is")
+    pool[2:2] = [{"prompt": "why?"}, "{nonsense"]
+    write_lines(texts["pool"], pool)
+    tiny = ("--proxy", model, "--k", 16, "--layers", 1, "--anchor-answers", "reference")
+    status, lines = ogs(*sketching(texts, *tiny))
+    assert status == 0
+    (note,) = (line for line in lines if line.startswith("ogs: note: "))
+    assert "left out 2 of 11 records: lacks the field 'response', 1" in note
+    assert note.endswith("--strict stops at the first")
+    assert load_bundle(texts["out"]).pool.places.tolist() == [0, 1, *range(4, 11)]
+
+
+def test_a_sample_that_is_not_finite_is_named_by_its_line(ogs, texts, tmp_path):
+    folder = make_tiny_model(tmp_path / "broken")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    (token,) = AutoTokenizer.from_pretrained(folder)("Z").input_ids
+    with torch.no_grad():
+        model.model.embed_tokens.weight[token] = float("nan")
+    model.save_pretrained(folder)
+    pool = records(9, "what is")
+    pool[6]["prompt"] = "what is Z?"
+    write_lines(texts["pool"], pool)
+    tiny = ("--proxy", folder, "--k", 16, "--layers", 1)
+    status, lines = ogs(*sketching(texts, *tiny, "--anchor-answers", "reference"))
+    assert status == 2
+    assert lines[-1].startswith(f"ogs: error: {texts['pool']}:7: sample ")
+    assert "is not finite" in lines[-1]
 
 
 def test_rows_of_a_selection_are_places_in_the_users_file(ogs, texts, model, tmp_path):
@@ -134,7 +187,7 @@ def test_rows_of_a_selection_are_places_in_the_users_file(ogs, texts, model, tmp
     out = tmp_path / "selection"
     assert ogs(*selecting, "--texts", texts["pool"], "--out", out)[0] == 0
     lines = map(json.loads, (out / "selection.jsonl").read_text().splitlines())
-    placed = {line["row"]: line["prompt"] for line in lines}
+    placed = {line["row"]: line["prompt"][0]["content"] for line in lines}
     dataset = [record for record in pool if record]
     assert placed == {0: first["prompt"]} | {
         place: dataset[place]["prompt"] for place in range(2, 10)
@@ -254,7 +307,7 @@ def test_a_proxy_that_is_no_model_is_named(refused, texts, tmp_path):
 
 def test_the_domain_has_to_be_given(refused, texts):
     error = refused("sketch", texts["pool"], "--out", texts["out"])
-    assert error.startswith("--domain: is missing; give JSON lines")
+    assert error.startswith("--domain: is missing; give a file")
 
 
 @pytest.mark.parametrize("option", ["--anchor", "--domain", "--prompt-field"])
@@ -294,8 +347,8 @@ def test_a_very_long_response_is_cut_with_a_note(ogs, texts, model):
     assert status == 0
     notes = [line for line in lines if line.startswith("ogs: note:")]
     assert notes == [
-        f"ogs: note: {texts['pool']}:5: response of 100,000 characters cut to its "
-        "first 20,000"
+        f"ogs: note: {texts['pool']}: responses cut to their first 20,000 characters: "
+        f"1 ({texts['pool']}:5)"
     ]
     manifest = json.loads((texts["out"] / "manifest.json").read_text())
     assert manifest["name"] == texts["out"].name
@@ -502,7 +555,7 @@ def test_without_hub_and_data_gsm8k_says_what_to_do(texts, tmp_path):
         HF_HOME=str(tmp_path / "empty"),
     )
     assert done.returncode == 2
-    [line] = done.stderr.splitlines()
+    *_, line = done.stderr.splitlines()
     assert line.startswith("ogs: error: gsm8k: not in OGS_DATA (unset)")
     assert "set OGS_DATA to it, or use gsm_symbolic" in line
     assert not texts["out"].exists()

@@ -3,14 +3,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import load_dataset
+from helpers.tiny_model import make_tiny_model
+from trl import SFTConfig, SFTTrainer
 
 import ogs_env
 from ogs_env.agents.selector import make_selector
 from ogs_env.bundle import Bundle
+from ogs_env.data.reading import read_samples
 from ogs_env.data.records import Turn
-from ogs_env.data.samples import Sample, read_samples
+from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
-from ogs_env.selection import Selection, parse_budget, select
+from ogs_env.selection import LINES, Selection, parse_budget, select
 
 
 @pytest.mark.parametrize(
@@ -89,8 +93,8 @@ def test_lines_have_the_samples_texts(bundle: Bundle, tmp_path: Path) -> None:
     texts = {name: Sample(f"p {name}", "é\n") for name in selection.ids}
     selection.save(tmp_path, texts)
     first = json.loads((tmp_path / "selection.jsonl").read_text("utf-8").split("\n")[0])
-    assert (first["prompt"], first["response"]) == (f"p {selection.ids[0]}", "é\n")
-    assert "messages" not in first
+    assert first["prompt"] == [{"role": "user", "content": f"p {selection.ids[0]}"}]
+    assert first["completion"] == [{"role": "assistant", "content": "é\n"}]
     with pytest.raises(InputError, match=f"sample {selection.ids[0]}: is selected but"):
         selection.save(tmp_path / "none", {})
     assert not (tmp_path / "none").exists()
@@ -103,6 +107,54 @@ def test_a_selection_of_chats_is_read_as_chats(bundle: Bundle, tmp_path: Path) -
     selection.save(tmp_path, dict.fromkeys(selection.ids, chat))
     samples = read_samples(tmp_path / "selection.jsonl", source="mine")
     assert samples == [chat, chat]
+
+
+def test_the_users_fields_survive(bundle: Bundle, tmp_path: Path) -> None:
+    selection = select(make_selector("random"), bundle, 2)
+    # Some names are those of a selection's own fields or of other formats.
+    fields = {"original_id": 17, "year": [2020], "score": "high", "messages": None}
+    sample = Sample("p", "r", "mine", fields)
+    selection.save(tmp_path, dict.fromkeys(selection.ids, sample))
+    lines = (tmp_path / "selection.jsonl").read_text().splitlines()
+    for number, line in enumerate(map(json.loads, lines)):
+        assert line["score"] == selection.scores[number]
+        assert (line["original_id"], line["year"]) == (17, [2020])
+        assert line["original_score"] == "high"
+        assert "messages" not in line
+        assert line["original_messages"] is None
+
+
+def test_trl_trains_on_a_selection(bundle: Bundle, tmp_path: Path) -> None:
+    selection = select(make_selector("random"), bundle, 4)
+    turns = (Turn("system", "Be brief."), Turn("user", "Why?"))
+    samples = [
+        Sample("what is it?", "a stone", fields={"year": 2020}),
+        Sample("what is that?", "a river", fields={"messages": "two"}),
+        Sample("Be brief.\n\nWhy?", "so", messages=turns),
+        Sample("", "a text alone"),
+    ]
+    selection.save(tmp_path, dict(zip(selection.ids, samples, strict=True)))
+    file = f"{tmp_path / LINES}"
+    cache = f"{tmp_path / 'cache'}"
+    rows = load_dataset("json", data_files=file, split="train", cache_dir=cache)
+    assert rows["id"] == selection.ids
+    model = make_tiny_model(tmp_path / "model")
+    trainer = SFTTrainer(
+        f"{model}",
+        args=SFTConfig(
+            f"{tmp_path / 'out'}", max_steps=1, report_to=[], use_cpu=True,
+            per_device_train_batch_size=4, save_strategy="no",
+        ),
+        train_dataset=rows,
+    )  # fmt: skip
+    decode = trainer.processing_class.decode
+    # Only the response's tokens have a loss, as in a fine-tuning by `ogs finetune`.
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+    learned = [decode(row[row >= 0]) for row in batch["labels"]]
+    for sample, text in zip(samples, learned, strict=True):
+        assert sample.response in text
+    assert not any("what is" in text or "Why" in text for text in learned)
+    assert np.isfinite(trainer.train().training_loss)
 
 
 def test_loading_something_else_is_refused(tmp_path: Path) -> None:

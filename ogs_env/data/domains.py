@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from ogs_env.data import generated, icd10, licences, wordnet
+from ogs_env.data.reading import read_samples
+from ogs_env.data.record_files import is_file_or_dataset, stem
 from ogs_env.data.samples import (
     Sample,
     beginning,
     check_disjoint,
-    read_samples,
     without_duplicates,
 )
 from ogs_env.data.sources import collection, source_info
@@ -217,15 +218,16 @@ def load_anchor(
     name_or_path: str | Path,
     count: int = ANCHOR_SIZE,
     seed: int = 0,
-    **fields: Any,
+    **reading: Any,
 ) -> tuple[list[Sample], list[Sample], dict[str, Any]]:
     """Load anchor and retention samples of a capability to keep.
 
     Args:
-        name_or_path: `"gsm8k"`, `"gsm_symbolic"`, `"wordnet"`, or a JSON lines file.
+        name_or_path: `"gsm8k"`, `"gsm_symbolic"`, `"wordnet"`, or a file or
+            dataset as for `read_samples`.
         count: Samples in each part. A file with fewer than twice as many is halved.
         seed: Chooses the samples.
-        **fields: `prompt_field` and `response_field` of a file, as for `read_samples`.
+        **reading: How to read a file, as for `read_samples`.
 
     Returns:
         (anchor samples, retention samples, source entry for the manifest); the two
@@ -251,19 +253,18 @@ def load_anchor(
     if name == wordnet.NAME:
         both = _draw(wordnet.wordnet(), 2 * count, set(), rng, distinct=True)
         return both[:count], both[count:], wordnet.info()
-    path = Path(name)
-    stem = path.name.split(".")[0]
-    if not path.exists() and path.name == name and not path.suffix:
+    own = stem(name)
+    if not is_file_or_dataset(name):
         raise unknown_name("anchor", name, ANCHORS)
-    samples = read_samples(path, source=stem, **fields)
+    samples = read_samples(name, source=own, **reading)
     distinct = _draw(samples, None, set(), rng, distinct=True)
     count = min(count, len(distinct) // 2)
     if count == 0:
         raise InputError(
-            f"{path}: an anchor is split in two, but this has one question; give at "
+            f"{name}: an anchor is split in two, but this has one question; give at "
             "least two"
         )
-    info = source_info(stem, "as the file's owner states", "", "")
+    info = source_info(own, "as the file's owner states", "", "")
     return distinct[:count], distinct[count : 2 * count], info
 
 
@@ -273,7 +274,7 @@ def load_source(source: str) -> list[Sample]:
         return licences.licence_clauses()
     if source == PUBMEDQA_SHORT:
         return _decisions(load_source("pubmedqa"))
-    return without_duplicates(collection(source).load())[0]
+    return without_duplicates(collection(source).load())
 
 
 def _info(source: str) -> dict[str, Any]:

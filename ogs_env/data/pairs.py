@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ogs_env.data.samples import Sample, read_samples
-from ogs_env.data.sources import DATA_FOLDER, hub_answers
+from ogs_env.data.reading import read_samples
+from ogs_env.data.record_files import hub_answers
+from ogs_env.data.samples import Sample
+from ogs_env.data.sources import DATA_FOLDER
 from ogs_env.errors import InputError
 from ogs_env.seeding import named_rng
 

@@ -1,22 +1,31 @@
 """Parse a record of a user's data into prompt, response and earlier turns."""
 
+import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ogs_env.errors import InputError
 
-_FORMATS = (
-    ("prompt", "response"),
-    ("instruction", "output"),
-    ("prompt", "completion"),
-)
-"""Fields of prompt and response in known formats."""
+FORMATS: dict[str, tuple[str, ...]] = {
+    "prompt-response": ("prompt", "response"),
+    "alpaca": ("instruction", "output"),
+    "prompt-completion": ("prompt", "completion"),
+    "messages": ("messages",),
+    "sharegpt": ("conversations",),
+    "text": ("text",),
+}
+"""Known formats of records: the fields that a record of the format has."""
+NAMED = "named fields"
 _SHAREGPT_ROLES = {
     "system": "system",
     "human": "user",
     "user": "user",
     "gpt": "assistant",
     "assistant": "assistant",
+    "function_call": "assistant",
+    "tool": "tool",
+    "observation": "tool",
 }
 
 
@@ -41,94 +50,139 @@ class Texts(NamedTuple):
         messages: The turns before the response; empty if the prompt is a single user
             turn.
         used: Names of the fields that these came from.
+        left_out: Number of content parts that are no text.
     """
 
     prompt: str
     response: str
     messages: tuple[Turn, ...]
     used: set[str]
+    left_out: int = 0
 
 
-def texts_of(
-    record: Mapping[str, Any], place: str, prompt_field: str, response_field: str
-) -> Texts:
-    """Return a record's texts.
-
-    If no fields are named, a record is recognised by its own: `prompt` and `response`;
-    `instruction`, `input` and `output` (Alpaca); `prompt` and `completion`, as texts or
-    messages (TRL). Else it may have a chat under `messages`, or under `conversations`
-    (ShareGPT). `input` also belongs to a prompt field that is named `instruction`.
-
-    In a chat the last assistant turn is the response, and the turns before it are the
-    prompt. In a record with prompt, response and `messages`, as `write_samples` writes
-    them, the chat's turns are used if they agree with the two.
+def formats_with(
+    prompt_field: str, response_field: str, only: str | None
+) -> dict[str, tuple[str, ...]]:
+    """Return the formats that records are tried for, in this order.
 
     Args:
-        record: One line of a JSON lines file or one row of a dataset.
-        place: Its location for the error line, such as `"pool.jsonl:12"`.
         prompt_field: Name of the field that holds the prompt.
         response_field: Name of the field that holds the response.
+        only: The one format of all records; None to recognise each record's.
 
     Raises:
-        InputError: If a field is missing or no text, or the response is empty.
+        InputError: If fields are named although the format is given.
     """
-    if (prompt_field, response_field) == _FORMATS[0]:
-        prompt_field, response_field = _recognised(record)
-    chat = next((name for name in ("messages", "conversations") if name in record), "")
-    if prompt_field in record and response_field in record:
-        return _of_pair(record, place, prompt_field, response_field)
-    if not chat:
-        missing = prompt_field if prompt_field not in record else response_field
-        flag = "--prompt-field" if missing == prompt_field else "--response-field"
-        names = ", ".join(map(str, record)) or "none"
+    named = prompt_field, response_field
+    if named == FORMATS["prompt-response"]:
+        return {only: FORMATS[only]} if only else FORMATS
+    if only:
         raise InputError(
-            f"{place}: lacks the field '{missing}'; fields found: {names}; name the "
-            f"right one with {flag}"
+            f"--format {only}: has its own fields; leave out --prompt-field and "
+            "--response-field, or --format"
         )
-    turns, response = _chat(_renamed(record[chat], place, chat), place, chat)
-    _check_response(response, place, "the last assistant turn")
-    return Texts(joined(turns), response, _more_than_prompt(turns), {chat})
+    return {NAMED: named}
 
 
-def _recognised(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the fields of the known format that a record has, or the first's."""
-    return next((both for both in _FORMATS if record.keys() >= set(both)), _FORMATS[0])
+def format_of(record: Mapping[str, Any], formats: Mapping[str, tuple[str, ...]]) -> str:
+    """Return the first format whose fields a record has, preferably all filled.
+
+    Raises:
+        InputError: If the record has none of them.
+    """
+    filled = {name for name, value in record.items() if value is not None}
+    for fields in (filled, set(record)):
+        for name, needed in formats.items():
+            if fields.issuperset(needed):
+                return name
+    name, needed = next(iter(formats.items()))
+    missing = next(field for field in needed if field not in record)
+    names = ", ".join(map(str, record)) or "none"
+    flag = "--response-field" if missing == needed[-1] else "--prompt-field"
+    remedy = f"name the right one with {flag}"
+    if name != NAMED and len(formats) == 1:
+        remedy = f"choose another format than --format {name}"
+    raise InputError(f"lacks the field '{missing}'; fields found: {names}; {remedy}")
+
+
+def texts_of(record: Mapping[str, Any], name: str, fields: Sequence[str]) -> Texts:
+    """Return a record's texts.
+
+    In a chat the last assistant turn is the response, and the turns before it are the
+    prompt. `input` belongs to a prompt field that is named `instruction`, and `system`
+    of an Alpaca or ShareGPT record is a turn before the others. A record with prompt,
+    response and `messages`, as `write_samples` writes it, has the chat's turns if they
+    agree with the two. Of a turn's content parts the texts are joined. Calls of tools
+    are written as JSON between `<tool_call>` and `</tool_call>`.
+
+    Args:
+        record: One record, such as a line of a JSON lines file.
+        name: Its format, from `format_of`.
+        fields: The fields of this format.
+
+    Raises:
+        InputError: If a field is no text, or the response is empty; without the
+            record's place.
+    """
+    if name == "text":
+        response = _text(record["text"], "field 'text'")
+        _check_response(response, "field 'text'")
+        return Texts("", response, (), {"text"})
+    if len(fields) == 2:
+        return _of_pair(record, *fields)
+    chat = fields[0]
+    used = {chat}
+    turns, response, left_out = _chat(_renamed(record[chat], chat), chat)
+    if name == "sharegpt" and (system := _system(record)):
+        turns = (Turn("system", system), *turns)
+        used.add("system")
+    _check_response(response, "the last assistant turn")
+    return Texts(joined(turns), response, _more_than_prompt(turns), used, left_out)
 
 
 def _of_pair(
-    record: Mapping[str, Any], place: str, prompt_field: str, response_field: str
+    record: Mapping[str, Any], prompt_field: str, response_field: str
 ) -> Texts:
     """Return the texts of a record with a prompt and a response."""
     used, origin = {prompt_field, response_field}, f"field '{response_field}'"
+    left_out = 0
     if isinstance(record[prompt_field], list):
         both = f"{prompt_field}, {response_field}"
         parts = record[prompt_field], record[response_field]
         if not isinstance(parts[1], list):
             raise InputError(
-                f"{place}: field '{response_field}' should be a list of messages, as "
-                f"'{prompt_field}' is, found {type(parts[1]).__name__}"
+                f"field '{response_field}' should be a list of messages, as "
+                f"'{prompt_field}' is, found {_kind(parts[1])}"
             )
-        turns, response = _chat([*parts[0], *parts[1]], place, both)
+        turns, response, left_out = _chat([*parts[0], *parts[1]], both)
         prompt, messages = joined(turns), _more_than_prompt(turns)
     else:
-        prompt = _text(record[prompt_field], place, f"field '{prompt_field}'")
-        response = _text(record[response_field], place, origin)
-        if prompt_field == "instruction" and "input" in record:
-            used.add("input")
-            given = _text(record["input"] or "", place, "field 'input'")
-            prompt = f"{prompt}\n\n{given}" if given else prompt
+        prompt = _text(record[prompt_field], f"field '{prompt_field}'")
+        response = _text(record[response_field], origin)
         messages = _same_chat(record, prompt, response)
         if messages:
             used.add("messages")
-    _check_response(response, place, origin)
-    return Texts(prompt, response, messages, used)
+        if prompt_field == "instruction":
+            used |= {"input", "system"} & set(record)
+            if given := _text(record.get("input") or "", "field 'input'"):
+                prompt = f"{prompt}\n\n{given}"
+            if system := _system(record):
+                messages = (Turn("system", system), Turn("user", prompt))
+                prompt = joined(messages)
+    _check_response(response, origin)
+    return Texts(prompt, response, messages, used, left_out)
 
 
-def _check_response(response: str, place: str, origin: str) -> None:
+def _system(record: Mapping[str, Any]) -> str:
+    """Return the text of a record's field `system`, or an empty one."""
+    return _text(record.get("system") or "", "field 'system'")
+
+
+def _check_response(response: str, origin: str) -> None:
     if not response.strip():
         raise InputError(
-            f"{place}: {origin} is empty, there is nothing to learn; remove the sample "
-            "or give its response"
+            f"{origin} is empty, there is nothing to learn; remove the sample or give "
+            "its response"
         )
 
 
@@ -144,21 +198,24 @@ def joined(turns: Sequence[Turn]) -> str:
     )
 
 
-def _text(value: Any, place: str, what: str) -> str:
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
-        kind = "null" if value is None else type(value).__name__
-        raise InputError(f"{place}: {what} should be text, found {kind}")
+        raise InputError(f"{what} should be text, found {_kind(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{place}: {what} holds half a surrogate pair at character {error.start}, "
-            "which is not valid text; write the complete character"
+            f"{what} holds half a surrogate pair (character {error.start}), which is "
+            "not valid text; write the complete character"
         ) from None
     return value
 
 
-def _renamed(messages: Any, place: str, name: str) -> Any:
+def _renamed(messages: Any, name: str) -> Any:
     """Return ShareGPT's messages with `role` and `content`; others as they are."""
     is_sharegpt = isinstance(messages, list) and all(
         isinstance(turn, Mapping) and "from" in turn and "value" in turn
@@ -169,7 +226,7 @@ def _renamed(messages: Any, place: str, name: str) -> Any:
     for turn in messages:
         if str(turn["from"]) not in _SHAREGPT_ROLES:
             raise InputError(
-                f"{place}: field '{name}' has a turn from {turn['from']!r}; expected "
+                f"field '{name}' has a turn from {turn['from']!r}; expected "
                 f"{', '.join(_SHAREGPT_ROLES)}; remove the sample"
             )
     return [
@@ -178,37 +235,75 @@ def _renamed(messages: Any, place: str, name: str) -> Any:
     ]
 
 
-def _chat(messages: Any, place: str, name: str) -> tuple[tuple[Turn, ...], str]:
+def _chat(messages: Any, name: str) -> tuple[tuple[Turn, ...], str, int]:
     """Return the turns before the last assistant turn, and that turn's text.
 
     Args:
         messages: The chat.
-        place: Its location for the error line.
         name: Name of its field, for the error line.
+
+    Returns:
+        The turns, the text, and the number of content parts that are no text.
     """
     if not isinstance(messages, list) or not all(
-        isinstance(turn, Mapping) and "role" in turn and "content" in turn
+        isinstance(turn, Mapping)
+        and "role" in turn
+        and ("content" in turn or turn.get("tool_calls"))
         for turn in messages
     ):
         raise InputError(
-            f"{place}: field '{name}' should be a list of objects with 'role' and "
-            "'content'"
+            f"field '{name}' should be a list of objects with 'role' and 'content'"
         )
-    turns = [
-        Turn(
-            _text(turn["role"], place, f"role of message {number}"),
-            _text(turn["content"], place, f"content of message {number}"),
-        )
-        for number, turn in enumerate(messages, 1)
-    ]
+    turns, left_out = [], 0
+    for number, message in enumerate(messages, 1):
+        role = _text(message["role"], f"role of message {number}")
+        content, others = _content(message, f"content of message {number}")
+        left_out += others
+        turns.append(Turn(role, content))
     answers = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
     if not answers:
         raise InputError(
-            f"{place}: field '{name}' has no turn with role 'assistant', which "
-            "would be the response"
+            f"field '{name}' has no turn with role 'assistant', which would be the "
+            "response"
         )
-    before = tuple(turns[: answers[-1]])
-    return before, turns[answers[-1]].content
+    return tuple(turns[: answers[-1]]), turns[answers[-1]].content, left_out
+
+
+def _content(message: Mapping[str, Any], what: str) -> tuple[str, int]:
+    """Return a message's text, and the number of its parts that are no text."""
+    content, calls = message.get("content"), message.get("tool_calls") or ()
+    left_out = 0
+    if isinstance(content, list):
+        texts = [text for part in content if (text := _part(part, what)) is not None]
+        left_out = len(content) - len(texts)
+        content = "\n".join(texts)
+    if content is None and calls:
+        content = ""
+    return "\n".join(filter(None, [_text(content, what), *map(_call, calls)])), left_out
+
+
+def _part(part: Any, what: str) -> str | None:
+    """Return the text of a content part, or None if it is no text."""
+    if isinstance(part, str):
+        return _text(part, what)
+    if not isinstance(part, Mapping):
+        raise InputError(f"{what} should be text, found a list of {_kind(part)}")
+    is_text = part.get("type", "text") == "text"
+    return _text(part.get("text"), what) if is_text else None
+
+
+def _call(call: Any) -> str:
+    """Return the text of a call of a tool, as Hermes and Qwen write it."""
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or "name" not in function:
+        raise InputError("a call of a tool should be an object with 'function'")
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        with contextlib.suppress(ValueError):  # no JSON: written as it is
+            arguments = json.loads(arguments)
+    described = {"name": function["name"], "arguments": arguments}
+    text = json.dumps(described, ensure_ascii=False)
+    return _text(f"<tool_call>\n{text}\n</tool_call>", "a call of a tool")
 
 
 def _same_chat(
@@ -216,7 +311,7 @@ def _same_chat(
 ) -> tuple[Turn, ...]:
     """Return the turns of a record's chat if they agree with prompt and response."""
     try:
-        turns, answer = _chat(record.get("messages"), "", "messages")
+        turns, answer, _ = _chat(record.get("messages"), "messages")
     except InputError:  # a field of that name that holds no chat
         return ()
     same = (joined(turns), answer) == (prompt, response)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ogs_env.data.samples import Sample, from_dataset, read_samples
+from ogs_env.data.reading import from_dataset, read_samples
+from ogs_env.data.record_files import load_from_hub
+from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError, unknown_name
 
 DATA_FOLDER = "OGS_DATA"
-_HUB_TIMEOUT = 5.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -80,21 +81,9 @@ class Collection:
 
     def _from_hub(self, hub: Hub, where: str) -> list[Sample]:
         try:
-            import datasets
-        except ImportError:
-            raise self._missing(
-                where, "the package datasets is not installed (pip install datasets)"
-            ) from None
-        if not hub_answers():
-            raise self._missing(where, "the Hugging Face hub cannot be reached")
-        try:
-            rows = datasets.load_dataset(hub.repository, hub.config, split=hub.split)
-        # Any failure of the hub has the same remedy: a local file.
-        except Exception as error:
-            why = " ".join(str(error).split())
-            raise self._missing(
-                where, f"the Hugging Face hub did not serve {hub.repository} ({why})"
-            ) from error
+            rows = load_from_hub(hub.repository, hub.config, hub.split)
+        except InputError as error:
+            raise self._missing(where, str(error)) from error
         missing = set(hub.columns) - set(rows.column_names)
         if missing:
             raise self._missing(
@@ -108,25 +97,6 @@ class Collection:
             response_field=hub.response_column,
             source=self.name,
         )
-
-
-def hub_answers() -> bool:
-    """Return whether the Hugging Face hub can be reached, within seconds.
-
-    `datasets` itself retries for half a minute. In the hub's offline mode
-    (`HF_HUB_OFFLINE=1`) the result is true, because `datasets` then reads only its
-    cache.
-    """
-    from huggingface_hub import constants, get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return True
-    try:
-        get_session().head(constants.ENDPOINT, timeout=_HUB_TIMEOUT)
-    # The exception's class depends on the HTTP library under huggingface_hub.
-    except Exception:
-        return False
-    return True
 
 
 def source_info(

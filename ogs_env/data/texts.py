@@ -8,31 +8,29 @@ from typing import Any
 from ogs_env.bundle import Bundle
 from ogs_env.bundle_files import ROLES
 from ogs_env.data.domains import domains
-from ogs_env.data.samples import Sample, _lines, read_samples
+from ogs_env.data.reading import read_samples
+from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 
 Texts = str | Sequence[str | Path] | Mapping[str, Sample]
-"""A domain's name, paths of JSON lines files, or samples by id."""
+"""A domain's name, files or datasets on the hub, or samples by id."""
 
 
 def bundle_texts(
     bundle: Bundle,
     where: Texts | None = None,
     roles: Sequence[str] = ROLES,
-    *,
-    prompt_field: str = "prompt",
-    response_field: str = "response",
+    **reading: Any,
 ) -> Mapping[str, Sample]:
     """Find the texts of a bundle's samples.
 
     Args:
         bundle: The bundle.
         where: The name of a domain, which is built with the bundle's seed and pool
-            size; paths of JSON lines files; or samples by id, which are only
-            checked. By default the domain of the bundle's name.
+            size; files or datasets as for `read_samples`; or samples by id, which are
+            only checked. By default the domain of the bundle's name.
         roles: Roles whose texts are required; others may be missing.
-        prompt_field: Name of the files' field that holds the prompt.
-        response_field: Name of the files' field that holds the response.
+        **reading: How to read the files, as for `read_samples`.
 
     Returns:
         Samples by id, of these roles and possibly others.
@@ -48,11 +46,7 @@ def bundle_texts(
         place, samples = f"domain {where or bundle.name}", _of_domain(bundle, where)
     else:
         place = ", ".join(map(str, where))
-        files = (
-            read_samples(path, prompt_field=prompt_field, response_field=response_field)
-            for path in where
-        )
-        samples = _by_id(files)
+        samples = _by_id(read_samples(path, **reading) for path in where)
     for role in roles:
         ids = getattr(bundle, role).hex_ids()
         missing = [id_ for id_ in ids if id_ not in samples]
@@ -61,19 +55,13 @@ def bundle_texts(
                 f"{place}: {len(missing)} of {len(ids)} {role} samples of bundle "
                 f"'{bundle.name}' are not among the texts (the first is {missing[0]}); "
                 "give those that it was sketched from: OGS_DATA or the hub for a "
-                "domain, or all its JSON lines files"
+                "domain, or all its files"
             )
     return samples
 
 
 def numbers(
-    texts: Mapping[str, Sample],
-    field: str,
-    ids: Iterable[str],
-    files: Sequence[str | Path],
-    *,
-    prompt_field: str = "prompt",
-    response_field: str = "response",
+    texts: Mapping[str, Sample], field: str, ids: Iterable[str]
 ) -> dict[str, float]:
     """Return a numeric field of samples, such as a journal's impact factor.
 
@@ -81,9 +69,6 @@ def numbers(
         texts: Samples by id, with their records' further fields.
         field: The field's name.
         ids: The samples that need it; others may lack it.
-        files: JSON lines files that the texts are from.
-        prompt_field: Name of the files' field that holds the prompt.
-        response_field: Name of the files' field that holds the response.
 
     Returns:
         Finite numbers by sample id.
@@ -94,15 +79,15 @@ def numbers(
     """
     values: dict[str, float] = {}
     for id_ in ids:
-        fields = texts[id_].fields
-        value: Any = fields.get(field)
+        sample = texts[id_]
+        value: Any = sample.fields.get(field)
         is_number = not isinstance(value, bool) and isinstance(value, int | float)
         if is_number and math.isfinite(value):
             values[id_] = float(value)
             continue
-        place = _place(id_, files, prompt_field, response_field)
-        if field not in fields:
-            names = ", ".join(fields) or "none"
+        place = sample.place or f"sample {id_}"
+        if field not in sample.fields:
+            names = ", ".join(sample.fields) or "none"
             raise InputError(
                 f"{place}: lacks the field '{field}'; further fields found: {names}"
             )
@@ -110,21 +95,6 @@ def numbers(
             f"{place}: field '{field}' is {value!r}; expected a finite number"
         )
     return values
-
-
-def _place(
-    id_: str, files: Sequence[str | Path], prompt_field: str, response_field: str
-) -> str:
-    """Return the last file and line of a sample; later lines replace earlier ones."""
-    place = ""
-    for file in files:
-        samples = read_samples(
-            file, prompt_field=prompt_field, response_field=response_field
-        )
-        for (line, _), sample in zip(_lines(Path(file)), samples, strict=True):
-            if sample.id == id_:
-                place = f"{file}:{line}"
-    return place
 
 
 def _of_domain(bundle: Bundle, name: str | None) -> dict[str, Sample]:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ogs_env.data.samples import Sample
 from ogs_env.lm.adapter import Proxy
 from ogs_env.lm.encoding import Encoded
 from ogs_env.lm.gradients import per_sample_gradients
@@ -27,14 +28,14 @@ class Row:
     """An encoded sample with its columns of a bundle.
 
     Attributes:
-        id: The sample's id.
+        sample: The sample.
         encoded: Its tokens.
         source: Index into the manifest's sources.
         capability: Index into the manifest's capabilities; -1 for roles without them.
         place: Number of its record in the user's file; None if it is the row.
     """
 
-    id: str
+    sample: Sample
     encoded: Encoded
     source: int
     capability: int

@@ -3,17 +3,17 @@
 import dataclasses
 import shlex
 import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ogs_env.data.domains import DomainData, domains, load_anchor
-from ogs_env.data.samples import (
-    FieldOptions,
-    Sample,
-    read_samples,
-    without_duplicates,
-)
+from ogs_env.data.reading import ReadOptions, read_samples
+from ogs_env.data.record_files import is_file_or_dataset, stem
+from ogs_env.data.samples import Sample, without_duplicates
 from ogs_env.data.sources import source_info
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.options import option_name, settings_of
@@ -24,23 +24,26 @@ TRAJECTORY_CHECKPOINTS = (0, 6, 24)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(FieldOptions):
+class DataOptions(ReadOptions):
     """Options for a user's own files.
 
     Attributes:
-        domain: JSON lines of what the target should learn; needed with a pool of your
-            own.
-        test: JSON lines for reports; by default half of --domain.
-        anchor: Capabilities to keep, each gsm8k, gsm_symbolic or a JSON lines file.
+        domain: What the target should learn, a file or a dataset on the hub; needed
+            with a pool of your own.
+        test: Samples for reports; by default half of --domain.
+        anchor: Capabilities to keep, each gsm8k, gsm_symbolic, a file or a dataset.
         domain_samples: Number of samples in dev and in test.
         anchor_samples: Number of samples of each capability in anchor and in retention.
+        drop_overlap: Leave out pool samples that are in dev, test, anchor or retention
+            too.
     """
 
-    domain: Path | None = None
-    test: Path | None = None
+    domain: str | None = field(default=None, metadata={"metavar": "FILE"})
+    test: str | None = field(default=None, metadata={"metavar": "FILE"})
     anchor: tuple[str, ...] = ("gsm8k",)
     domain_samples: int = 64
     anchor_samples: int = 128
+    drop_overlap: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,8 @@ class Options(SketchSettings, DataOptions):
     """Options of `ogs sketch`.
 
     Attributes:
-        pool: JSON lines of candidates, or a domain.
+        pool: Candidates: a file, a dataset on the hub as NAME[:CONFIG][@SPLIT], or a
+            domain.
         out: Folder of the bundle.
         pool_size: Number of candidates of a named domain.
         trajectory: Also sketch at checkpoints of a warm-up, for training environments.
@@ -90,63 +94,57 @@ def _data(options: Options) -> DomainData:
                     f"'{options.pool}' is none; leave it out"
                 )
         return domains()[options.pool](options.seed, options.pool_size)
-    path = Path(options.pool)
-    if not path.exists() and not path.suffix:
+    if not is_file_or_dataset(options.pool):
         raise unknown_name("domain", options.pool, domains())
-    return own_data(options, path, options.out.name, options.seed)
+    return own_data(options, options.pool, options.out.name, options.seed)
 
 
-def own_data(options: DataOptions, pool: Path, name: str, seed: int) -> DomainData:
+def own_data(options: DataOptions, pool: str, name: str, seed: int) -> DomainData:
     """Build the domain data of a user's own files.
 
     Args:
         options: The files and the numbers of samples. Without a test file the domain's
             samples are shuffled and halved.
-        pool: JSON lines of candidates; repeated samples are dropped.
+        pool: The candidates' file or dataset; repeated samples are dropped.
         name: The bundle's name.
         seed: Seed of the choice of samples.
 
     Raises:
-        InputError: If `--domain` is missing or a file cannot be used.
+        InputError: If `--domain` is missing, a file cannot be used, or the pool has
+            samples of other roles and `drop_overlap` is False.
     """
-    domain, test, domain_samples = options.domain, options.test, options.domain_samples
-    if domain is None:
-        raise InputError(
-            "--domain: is missing; give JSON lines of what the target should learn"
-        )
     for count in ("domain_samples", "anchor_samples"):
         if getattr(options, count) < 1:
             raise InputError(
                 f"{option_name(count)}: is {getattr(options, count)}; expected at "
                 "least 1"
             )
-    fields = options.fields()
-    candidates, places = _read(pool, fields)
-    samples, _ = _read(domain, fields)
-    rng = named_rng(seed, "user data")
-    shuffled = [samples[i] for i in rng.permutation(len(samples))]
-    if test is None:
-        if len(shuffled) < 2:
-            raise InputError(
-                f"{domain}: has one sample; expected two or more, half for dev and "
-                "half for test, or give --test"
-            )
-        half = min(domain_samples, len(shuffled) // 2)
-        dev, held_out = shuffled[:half], shuffled[half : 2 * half]
-    else:
-        dev, held_out = shuffled[:domain_samples], _read(test, fields)[0]
-        held_out = held_out[:domain_samples]
+    if options.domain is None:
+        raise InputError(
+            "--domain: is missing; give a file of what the target should learn"
+        )
+    reading = options.reading()
+    candidates = _read(pool, reading)
+    dev, test = _dev_and_test(options, options.domain, seed)
     anchor, retention, infos = {}, {}, []
     for source in options.anchor:
-        capability = Path(source).name.split(".")[0]
+        capability = stem(source)
         if capability in anchor:
             raise InputError(f"--anchor: two capabilities are called '{capability}'")
         anchor[capability], retention[capability], info = load_anchor(
-            source, options.anchor_samples, seed, **fields
+            source, options.anchor_samples, seed, **reading
         )
         infos.append(info)
-    every = [candidates, dev, held_out, *anchor.values(), *retention.values()]
-    names = dict.fromkeys(sample.source for part in every for sample in part)
+    others = {
+        "dev": dev,
+        "test": test,
+        "anchor": [*chain(*anchor.values())],
+        "retention": [*chain(*retention.values())],
+    }
+    candidates = _without_overlap(pool, candidates, others, options.drop_overlap)
+    names = dict.fromkeys(
+        sample.source for sample in chain(candidates, *others.values())
+    )
     known: dict[str, dict[str, Any]] = {info["name"]: info for info in infos}
     sources = [
         known.get(source) or source_info(source, "as the file's owner states", "", "")
@@ -154,23 +152,66 @@ def own_data(options: DataOptions, pool: Path, name: str, seed: int) -> DomainDa
     ]
     for info in sources:
         info["pool"] = sum(s.source == info["name"] for s in candidates)
+    rows = [sample.row for sample in candidates]
     return DomainData(
         name=name,
         pool=candidates,
         dev=dev,
-        test=held_out,
+        test=test,
         anchor=anchor,
         retention=retention,
         capabilities=list(anchor),
         sources=sources,
-        places=[] if len(candidates) == places[-1] + 1 else places,
+        places=[] if rows == list(range(len(rows))) else rows,
     )
 
 
-def _read(path: Path, fields: dict[str, Any]) -> tuple[list[Sample], list[int]]:
-    """Return a file's samples without repeats, and the numbers of their records."""
-    everything = read_samples(path, **fields)
-    samples, places = without_duplicates(everything)
+def _dev_and_test(
+    options: DataOptions, domain: str, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    samples, most = _read(domain, options.reading()), options.domain_samples
+    shuffled = [
+        samples[i] for i in named_rng(seed, "user data").permutation(len(samples))
+    ]
+    if options.test is not None:
+        return shuffled[:most], _read(options.test, options.reading())[:most]
+    if len(shuffled) < 2:
+        raise InputError(
+            f"{domain}: has one sample; expected two or more, half for dev and half "
+            "for test, or give --test"
+        )
+    half = min(most, len(shuffled) // 2)
+    return shuffled[:half], shuffled[half : 2 * half]
+
+
+def _read(where: str, reading: dict[str, Any]) -> list[Sample]:
+    """Return a file's samples without repeats."""
+    everything = read_samples(where, **reading)
+    samples = without_duplicates(everything)
     if dropped := len(everything) - len(samples):
-        print(f"{path}: {dropped} repeated samples dropped", file=sys.stderr)
-    return samples, places
+        print(f"{where}: {dropped} repeated samples dropped", file=sys.stderr)
+    return samples
+
+
+def _without_overlap(
+    pool: str,
+    candidates: Sequence[Sample],
+    others: Mapping[str, Sequence[Sample]],
+    drop: bool,
+) -> list[Sample]:
+    """Return the candidates that no other role has, or refuse the others."""
+    roles = {sample.id: role for role, part in others.items() for sample in part}
+    shared = [sample for sample in candidates if sample.id in roles]
+    if not shared:
+        return list(candidates)
+    counts = Counter(roles[sample.id] for sample in shared)
+    shown = ", ".join(f"{count} of {role}" for role, count in counts.items())
+    places = ", ".join(sample.place for sample in shared[:3])
+    line = f"{pool}: has samples of other roles: {shown} (the first at {places})"
+    if not drop:
+        raise InputError(f"{line}; leave them out with --drop-overlap")
+    left = [sample for sample in candidates if sample.id not in roles]
+    if not left:
+        raise InputError(f"{line}, and no others; give a pool with other samples")
+    print(f"{line}; left out", file=sys.stderr)
+    return left

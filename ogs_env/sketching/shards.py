@@ -151,7 +151,7 @@ def _empty_shard(
 ) -> dict[str, torch.Tensor]:
     n = len(part)
     capabilities = len(means.norms()) - 1
-    ids = np.array([int(row.id, 16) for row in part], np.uint64)
+    ids = np.array([int(row.sample.id, 16) for row in part], np.uint64)
     places = [row.place for row in part if row.place is not None]
     return {
         **({"places": torch.tensor(places, dtype=torch.int64)} if places else {}),
@@ -190,9 +190,11 @@ def _check_finite(shard: dict[str, torch.Tensor], part: Sequence[Row]) -> None:
         finite = values.isfinite().all(1)
         if not finite.all():
             row = int((~finite).nonzero()[0])
+            sample = part[row].sample
+            place = f"{sample.place}: " if sample.place else ""
             raise InputError(
-                f"sample {part[row].id}: its {name} is not finite, or too large for "
-                "float16; leave the sample out, or try --precision float32"
+                f"{place}sample {sample.id}: its {name} is not finite, or too large "
+                "for float16; leave the sample out, or try --precision float32"
             )
 
 

@@ -253,7 +253,7 @@ def _encode(
         places: list[int | None] = [*data.places] if role == "pool" else []
         rows[role] = [
             Row(
-                sample.id,
+                sample,
                 encode(
                     proxy.tokenizer, sample.turns, sample.response, settings.max_tokens
                 ),

@@ -350,8 +350,9 @@ def test_the_command_reads_one_or_several_files(
     selected = lines(tmp_path / "out")
     order, _ = select(make_selector(name, texts), tiny, 6)
     assert [line["row"] for line in selected] == order.tolist()
-    assert selected[0]["prompt"] == texts[str(selected[0]["id"])].prompt
-    status, [output] = ogs(capsys, *arguments, "--texts", live_files.texts[1])
+    prompt = texts[str(selected[0]["id"])].prompt
+    assert selected[0]["prompt"] == [{"role": "user", "content": prompt}]
+    status, [*_, output] = ogs(capsys, *arguments, "--texts", live_files.texts[1])
     assert status == 2
     assert f"{live_files.texts[1]}: 48 of 48 pool samples of bundle 'tiny'" in output
 
@@ -368,7 +369,7 @@ def test_the_command_ranks_by_a_field(
     arguments = ["--agent", "metadata", "--bundle", live_files.bundle, "--budget", "5"]
     arguments += ["--out", tmp_path / "out", "--rank-by", "impact"]
     status, output = ogs(capsys, *arguments, "--texts", pool)
-    assert (status, output) == (0, [])
+    assert (status, output) == (0, [f"{pool}: 48 records, read as prompt-response"])
     assert [line["row"] for line in lines(tmp_path / "out")] == [9, 19, 29, 39, 8]
     summary = json.loads((tmp_path / "out" / "selection.json").read_text())
     assert summary["agent"] == "metadata by impact"
@@ -381,6 +382,6 @@ def test_the_command_ranks_by_a_field(
     assert "--rank-by: agent 'orth' ranks by no field" in output
     records[3]["impact"] = "high"
     pool.write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    status, [output] = ogs(capsys, *arguments, "--texts", pool)
+    status, [_, output] = ogs(capsys, *arguments, "--texts", pool)
     assert status == 2
     assert f"{pool}:4: field 'impact' is 'high'; expected a finite number" in output

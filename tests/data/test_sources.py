@@ -10,7 +10,7 @@ import datasets
 import huggingface_hub
 import pytest
 
-from ogs_env.data import generated, icd10, sources
+from ogs_env.data import generated, icd10, record_files
 from ogs_env.data.domains import medical_packages
 from ogs_env.data.sources import COLLECTIONS, collection
 from ogs_env.errors import InputError
@@ -101,7 +101,7 @@ def test_hub_columns_become_prompt_response_and_decision(
         return rows
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(sources, "hub_answers", lambda: True)
+    monkeypatch.setattr(record_files, "hub_answers", lambda: True)
     (sample,) = collection("pubmedqa").load()
     assert requests == [("qiaojin/PubMedQA", "pqa_labeled", "train")]
     assert (sample.prompt, sample.response) == ("Does it?", "It does.")

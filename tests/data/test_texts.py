@@ -11,7 +11,8 @@ from helpers.small_sources import write, write_sources
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.bundle_files import ROLES
 from ogs_env.data.domains import DomainData, real_domain
-from ogs_env.data.samples import Sample, read_samples
+from ogs_env.data.reading import read_samples
+from ogs_env.data.samples import Sample
 from ogs_env.data.texts import bundle_texts, numbers
 from ogs_env.errors import InputError
 
@@ -115,11 +116,11 @@ def ranked(tmp_path: Path) -> Path:
 
 def test_numbers_are_read(ranked: Path) -> None:
     texts = {sample.id: sample for sample in read_samples(ranked)}
-    impacts = numbers(texts, "impact", texts, [ranked])
+    impacts = numbers(texts, "impact", texts)
     assert list(impacts.values()) == [3.0, 1.5, -2.0, 0.0]
     assert all(isinstance(value, float) for value in impacts.values())
     first = next(iter(texts))
-    assert numbers(texts, "impact", [first], [ranked]) == {first: 3.0}
+    assert numbers(texts, "impact", [first]) == {first: 3.0}
 
 
 @pytest.mark.parametrize(
@@ -142,5 +143,5 @@ def test_the_error_names_the_line_without_a_number(
     texts = {sample.id: sample for sample in read_samples(ranked)}
     *good, bad = texts
     with pytest.raises(InputError, match=rf"^{ranked}:6: {message}$"):
-        numbers(texts, "impact", [bad], [ranked])
-    assert len(numbers(texts, "impact", good, [ranked])) == 4
+        numbers(texts, "impact", [bad])
+    assert len(numbers(texts, "impact", good)) == 4

@@ -225,7 +225,7 @@ def test_a_killed_run_is_resumed(settings, tmp_path, starts):
     code = f"""
 import torch
 from pathlib import Path
-from ogs_env.data.samples import read_samples
+from ogs_env.data.reading import read_samples
 from ogs_env.experiments.finetune import FinetuneSettings, finetune
 torch.set_num_threads(1)
 folder = Path({str(tmp_path)!r})
@@ -421,7 +421,9 @@ def test_bad_selections(files, tmp_path):
     with pytest.raises(InputError, match=r"not those named in selection\.json"):
         command(tmp_path / "picked", *files)
     save_selection(tmp_path / "leak", [*TRAINED[:4], TEST[2]], "random")
-    with pytest.raises(InputError, match=rf"{TEST[2].id}.*both selection and test"):
+    with pytest.raises(
+        InputError, match=rf"{TEST[2].id}.*both selection \(.*\) and test"
+    ):
         command(tmp_path / "leak", *files)
     (tmp_path / "out" / "drawn").mkdir(parents=True)
     (tmp_path / "out" / "drawn" / "thesis.txt").write_text("mine")
