@@ -304,18 +304,19 @@ def question_key(sample: Sample) -> str:
     """Return the question's key; samples with equal keys would leak between roles.
 
     It is the code for ICD-10-CM, the paragraph and table for TAT-QA, the clause for
-    LegalBench, and else the prompt. Case and punctuation are ignored.
+    LegalBench, and else the prompt, or the response of a text without a prompt. Case
+    and punctuation are ignored.
     """
     if sample.source in (icd10.NAME, icd10.SHORT_NAME):
         return f"{icd10.NAME} {sample.fields['code']}"
-    text = sample.prompt
+    text = sample.prompt or sample.response
     if sample.source == "tatqa":
         text = text.rpartition("\n")[0] or text
     if sample.source == "legalbench":
         text = text.rpartition("\n")[2]
     words = "".join(c if c.isalnum() else " " for c in text.casefold())
     # The prompt of a puzzle may have no letters or digits.
-    return " ".join(words.split()) or sample.prompt
+    return " ".join(words.split()) or text
 
 
 def _draw(

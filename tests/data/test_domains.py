@@ -201,6 +201,13 @@ def test_anchor_from_a_file(tmp_path: Path, rows: int, expected: int) -> None:
     assert load_anchor(path, 10, seed=0)[0] == anchor
 
 
+def test_an_anchor_of_texts_without_prompts(tmp_path: Path) -> None:
+    path = tmp_path / "notes.jsonl"
+    write(path, [{"text": f"note {i}"} for i in range(9)])
+    anchor, retention, _ = load_anchor(path, 10, seed=0)
+    assert len({sample.response for sample in [*anchor, *retention]}) == 8
+
+
 def test_anchor_file_with_one_question(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", [{"prompt": "Q", "response": r} for r in "xy"])
     with pytest.raises(InputError, match="has one question; give at least two"):
