@@ -3,7 +3,8 @@
 PPO (Schulman et al. 2017), with invalid actions masked (Huang and Ontanon 2022).
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ogs_env.agents.navigator import Navigator
 from ogs_env.agents.network import MaskableNavigatorPolicy, NavigatorPolicy
 from ogs_env.agents.settings import TrainSettings
 from ogs_env.agents.vec_env import SelectionVecEnv
+from ogs_env.errors import InputError
 
 _CLASSES = {
     "maskable-ppo": (MaskablePPO, MaskableNavigatorPolicy),
@@ -60,7 +62,7 @@ def train_ppo(
         return settings.learning_rate * max(1 - spent, 0.05)
 
     model = _model(settings, environments, learning_rate, tensorboard)
-    with callback.bar:
+    with callback.bar, _diverging(settings.learning_rate):
         model.learn(
             settings.steps or 10**12,
             callback=[callback, *callbacks],
@@ -108,6 +110,24 @@ def _environments_together(
     if is_native(env, kwargs):
         return SelectionVecEnv(make_together(env, kwargs, count), info_keywords)
     return DummyVecEnv([lambda: _CostInfo(make(env, kwargs))] * count)
+
+
+@contextlib.contextmanager
+def _diverging(learning_rate: float) -> Iterator[None]:
+    """Report in one line that a policy's outputs became infinite.
+
+    Raises:
+        InputError: If they did.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "invalid values" not in str(error):  # of torch.distributions
+            raise
+        raise InputError(
+            "training: the policy's outputs are no finite numbers any more; lower "
+            f"learning_rate, which is {learning_rate}, or rebuild the bundle"
+        ) from error
 
 
 class _CostInfo(gym.Wrapper):

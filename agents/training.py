@@ -71,8 +71,11 @@ def is_trained(settings: Settings, folder: Path) -> bool:
     An agent that cannot be loaded, such as a damaged one, counts as missing.
     """
     try:
-        saved = Navigator.load(folder).description.get("settings", {})
+        description = Navigator.load(folder).description
     except InputError:
         return False
-    # An agent of an earlier version may list settings that no longer exist.
-    return bool({**saved, **asdict(settings)} == saved)
+    match description:
+        case {"settings": dict(saved), "training": {"curve": [_, *_], "kept": {}}}:
+            # An agent of an earlier version may list settings that no longer exist.
+            return bool({**saved, **asdict(settings)} == saved)
+    return False

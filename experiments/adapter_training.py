@@ -163,7 +163,7 @@ def last_checkpoint(folder: Path) -> str | None:
 def _steps(checkpoint: Path) -> int | None:
     """Return the number of steps before a checkpoint, None if it is incomplete."""
     try:  # the Trainer writes its state last
-        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
     except (OSError, ValueError):
         return None
     return int(state["global_step"])

@@ -18,7 +18,7 @@ from ogs_env.data.samples import write_samples
 from ogs_env.errors import InputError
 from ogs_env.experiments import adapt
 from ogs_env.experiments.plots import tradeoff
-from ogs_env.files import read_json
+from ogs_env.files import check_writable, read_json
 from ogs_env.options import parse
 from ogs_env.seeding import MOST_SEED
 
@@ -55,6 +55,8 @@ def run(options: Options) -> None:
     """Write the texts to files, and run `ogs adapt` on them."""
     seed = DATA_SEED + options.seed
     out = options.out / f"seed-{options.seed}"
+    plot = out / "tradeoff.png"
+    check_writable(plot)
     data = medical_packages(
         seed, POOL, shares=SHARES, own=(icd10.NAME, icd10.SHORT_NAME),
         dev_size=DEV, test_size=TEST, anchor_size=ANCHOR,
@@ -76,6 +78,5 @@ def run(options: Options) -> None:
     print(f"the pool: {shown}", file=sys.stderr)
     print(shlex.join(["ogs", "adapt", *command]), file=sys.stderr)
     adapt.run(parse(adapt.Options, command))
-    plot = out / "tradeoff.png"
     tradeoff(read_json(out / adapt.RESULT, "result of `ogs adapt`")["results"], plot)
     print(f"the trade-off as a picture: {plot}")

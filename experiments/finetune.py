@@ -25,6 +25,7 @@ from ogs_env.files import (
     read_json,
     read_object,
     write_json,
+    writing,
     written_by_library,
 )
 from ogs_env.learners.fitted import LAYERS
@@ -281,12 +282,18 @@ def _result(folder: Path, run: dict[str, Any]) -> dict[str, Any] | None:
         return None
     what = "result; delete it to fine-tune again"
     result = read_object(finished, what)
-    missing = {"selector", "samples", "before", "after"} - set(result)
-    if missing:
-        raise InputError(
-            f"{finished}: lacks {', '.join(sorted(missing))}; expected a {what}"
-        )
+    if not _is_complete(result):
+        raise InputError(f"{finished}: is damaged; expected a {what}")
     return result
+
+
+def _is_complete(result: dict[str, Any]) -> bool:
+    """Whether a result has what `table` shows."""
+    try:
+        table([result])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+    return {"selector", "samples"} <= set(result)
 
 
 def _start(folder: Path, run: dict[str, Any]) -> None:
@@ -311,7 +318,8 @@ def _answers_folder(folder: Path, run: dict[str, Any], model_hash: str) -> Path:
     shared = f"{model_hash} {inputs} {_ANSWERS_SEED}"
     name = hashlib.sha256(shared.encode()).hexdigest()[:16]
     answers_folder = folder.parent / "own_answers" / name
-    answers_folder.mkdir(parents=True, exist_ok=True)
+    with writing(answers_folder):
+        answers_folder.mkdir(parents=True, exist_ok=True)
     return answers_folder
 
 

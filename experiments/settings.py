@@ -116,7 +116,8 @@ def read_yaml(kind: str, name: str, shipped: Path) -> tuple[Path, Any]:
                 f"{path}: cannot be read ({error.strerror}); expected a YAML file"
             ) from None
         raise unknown_name(kind, name, shipped_names(shipped)) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # ValueError: not UTF-8, or a number of too many digits.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no YAML file ({error})") from None
 
 

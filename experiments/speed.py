@@ -20,8 +20,7 @@ import numpy as np
 from gymnasium.utils import performance
 
 import ogs_env  # noqa: F401  (registers the ids)
-from ogs_env.errors import InputError
-from ogs_env.files import write_json, writing
+from ogs_env.files import check_writable, write_json
 from ogs_env.learners.tables import tables_of
 
 RESULT = Path(__file__).parent / "results" / "speed.json"
@@ -82,10 +81,7 @@ def run(options: Options) -> None:
     with_target = 1 + sum("Mixture" not in name for name in ids())
     share = total / (count() + (TARGET_SHARES - 1) * with_target) / ROUNDS / 2
     if not options.quick:  # an error now, not after the measurement
-        with writing(options.result):
-            options.result.parent.mkdir(parents=True, exist_ok=True)
-        if options.result.is_dir():
-            raise InputError(f"{options.result}: is a folder; expected a file")
+        check_writable(options.result)
     results = []
     for comparison in comparisons():
         seconds = share * (TARGET_SHARES if comparison.target else 1)
@@ -266,6 +262,6 @@ def _machine() -> dict[str, str]:
 def _processor() -> str:
     """Return the processor's name, as far as the system provides it."""
     file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.is_file() else []
+    lines = file.read_text("utf-8").splitlines() if file.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if "model name" in line]
     return names[0] if names else platform.processor()

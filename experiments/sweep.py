@@ -26,7 +26,13 @@ from ogs_env.errors import InputError, unknown_name
 from ogs_env.experiments import measures
 from ogs_env.experiments.settings import read_yaml, shipped_names
 from ogs_env.experiments.train import Options as TrainOptions
-from ogs_env.files import read_json, whole_file, write_json, write_text
+from ogs_env.files import (
+    check_writable,
+    read_json,
+    whole_file,
+    write_json,
+    write_text,
+)
 from ogs_env.options import parse
 
 SWEEPS = Path(__file__).parent / "configs" / "sweeps"
@@ -102,6 +108,7 @@ def run(options: Options) -> None:
     if not isinstance(count, int) or count < 1:
         raise InputError(f"{count!r}: expected --trials or run_cap of at least 1")
     count = min(count, len(grid) or count)
+    check_writable(folder / TABLE)
     study = open_study(sweep, folder, options.seed)
     for point in grid:  # GridSampler would not repeat a trial that was stopped
         study.enqueue_trial(point, skip_if_exists=True)
@@ -144,7 +151,13 @@ def read_sweep(name: str) -> Sweep:
         raise unknown_name(f"metric (in {path})", metric, names)
     sweep = Sweep(path, config, space)
     # A wrong setting is reported now, not after a trial is stored.
-    first = optuna.create_study(sampler=RandomSampler(0)).ask(space)
+    try:
+        first = optuna.create_study(sampler=RandomSampler(0)).ask(space)
+    except OverflowError as error:
+        raise InputError(
+            f"{path}: parameters: nothing can be drawn from a range ({error}); give a "
+            "smaller one"
+        ) from None
     return sweep._replace(evaluations=sweep.settings(first.params).evaluations)
 
 
@@ -214,13 +227,24 @@ def open_study(sweep: Sweep, folder: Path, seed: int) -> optuna.Study:
         write_json(folder / "sweep.json", origin)
     elif read_json(folder / "sweep.json", "sweep") != origin:
         raise InputError(f"{folder}: has another sweep or --seed; choose another --out")
-    study = optuna.create_study(
-        study_name="sweep",
-        storage=JournalStorage(JournalFileBackend(str(folder / "study.journal"))),
-        direction=sweep.config["metric"]["goal"],
-        pruner=pruner,
-        load_if_exists=True,
-    )
+    journal = folder / "study.journal"
+    damaged = f"{journal}: is damaged; delete {folder}, or choose another --out"
+    try:
+        study = optuna.create_study(
+            study_name="sweep",
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            direction=sweep.config["metric"]["goal"],
+            pruner=pruner,
+            load_if_exists=True,
+        )
+    except OSError:
+        raise
+    # Optuna replays the journal without checks, so that any error can follow.
+    except Exception as error:
+        raise InputError(damaged) from error
+    for trial in study.get_trials(states=_ENDED):
+        if not {"folder", "cost", "seconds"} <= set(trial.user_attrs):
+            raise InputError(damaged)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.enqueue_trial(trial.params, trial.user_attrs)
         study.tell(trial.number, state=TrialState.FAIL)

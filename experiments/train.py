@@ -5,7 +5,6 @@ import importlib.metadata
 import os
 import platform
 import sys
-import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.errors import InputError
 from ogs_env.experiments.curves import plot_training
 from ogs_env.experiments.settings import CONFIGS, read_settings, shipped_names
-from ogs_env.files import exclusive, write_json
+from ogs_env.files import check_writable, exclusive, write_json
 
 BASELINES = ("random", "conflict", "orth", "greedy", "less", "oracle")
 MIXTURE_BASELINES = ("random",)
@@ -87,8 +86,8 @@ def run(options: Options) -> None:
         out /= os.environ["WANDB_RUN_ID"]
     # Checked before the training, which takes minutes.
     result_file = options.result or out / RESULT
-    for folder in (out, result_file.parent):
-        _check_writable(folder)
+    for file in (result_file, out / CURVES):
+        check_writable(file)
     with exclusive(out):
         result = study(settings, seeds, out, options.episodes, options.wandb)
         write_json(result_file, result)
@@ -225,16 +224,6 @@ def _episodes(description: dict[str, Any]) -> str:
 def _columns(summary: dict[str, float]) -> str:
     interval = f"[{summary['low']:.2f}, {summary['high']:.2f}]"
     return f"{summary['mean']:>8.2f}  {interval:<18}"
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be written ({error.strerror}); choose another folder"
-        ) from None
 
 
 def _versions() -> dict[str, str]:

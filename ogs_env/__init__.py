@@ -17,7 +17,7 @@ __all__ = ["Bundle", "InputError", "Selection", "load_bundle", "select"]
 _SELECTION_ENV = "ogs_env.envs.selection:SelectionEnv"
 _MIXTURE_ENV = "ogs_env.envs.mixture:MixtureEnv"
 _SELECTION_ENVS = "ogs_env.envs.making:make_selection_envs"
-_MIXTURE_ENVS = "ogs_env.envs.making:make_mixture_envs"
+_MIXTURE_ENVS = "ogs_env.envs.vector_mixture:MixtureVectorEnv"
 _DOMAINS = ("medical", "legal", "financial")
 # With 48 picks a threshold on the domain cosine is at nine tenths of the oracle: there
 # are enough short answers to fill them. With twice as many it takes a balance.

@@ -3,8 +3,9 @@
 `ogs_env.bundle` has the bundle that is read from them.
 """
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ogs_env.errors import InputError
-from ogs_env.files import read_versioned, sha256_of
+from ogs_env.files import read_versioned, sha256_of, write_text
 from ogs_env.rows import COLUMNS, Rows
 
 FORMAT = "ogs-bundle"
@@ -27,6 +28,8 @@ ROLES = ("pool", *MEASURED)
 ANSWER_COLUMNS = ("answer_products", "answer_units")
 """Columns of the pool in separate files `answers-pool-00000.safetensors`."""
 MANIFEST = "manifest.json"
+MANIFEST_HASH = "manifest.sha256"
+"""The manifest's sha256; bundles of before have none."""
 BASIS = "basis.safetensors"
 ANSWER_TOKENS = "answers.safetensors"
 ANSWER_KINDS = ("own", "both")
@@ -69,8 +72,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
     manifest = read_versioned(
         file, "manifest of an ogs_env bundle", FORMAT, FORMAT_VERSION, _KEYS, remedy
     )
-    if any("weight" not in entry for entry in manifest["checkpoints"]):
-        raise InputError(f"{file}: lacks 'weight of a checkpoint'; {remedy}")
+    written = path / MANIFEST_HASH
+    if written.is_file() and written.read_bytes() != f"{sha256_of(file)}\n".encode():
+        raise InputError(
+            f"{file}: its bytes are not those of its sha256 in {MANIFEST_HASH}; copy "
+            f"both files again, or {remedy}"
+        )
+    if wrong := _wrong_entry(manifest):
+        raise InputError(f"{file}: '{wrong}' is damaged; {remedy}")
     answers = manifest.get("answers")
     kind = answers.get("kind") if isinstance(answers, dict) else answers
     if answers is not None and kind not in ANSWER_KINDS:
@@ -86,6 +95,63 @@ def read_manifest(path: Path) -> dict[str, Any]:
             "bundle"
         )
     return manifest
+
+
+def save_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest of a bundle's folder, and its sha256."""
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    # Last the manifest: a folder without one is no bundle.
+    write_text(path / MANIFEST_HASH, f"{hashlib.sha256(text.encode()).hexdigest()}\n")
+    write_text(path / MANIFEST, text)
+
+
+def _wrong_entry(manifest: Mapping[str, Any]) -> str:
+    """Return the first entry that is of another type than it should be, or nothing."""
+    proxy, projection = manifest["proxy"], manifest["projection"]
+    right = {
+        "name": isinstance(manifest["name"], str),
+        "space": isinstance(manifest["space"], str),
+        "projection": isinstance(projection, dict) and _is_count(projection.get("k")),
+        "proxy": isinstance(proxy, dict),
+        "checkpoints": _are_objects(
+            manifest["checkpoints"], step=_is_count, weight=_is_positive
+        ),
+        "sources": _are_objects(manifest["sources"], name=_is_text),
+        "capabilities": isinstance(manifest["capabilities"], list)
+        and all(map(_is_text, manifest["capabilities"])),
+        "roles": isinstance(manifest["roles"], dict)
+        and all(map(_is_count, manifest["roles"].values())),
+        "files": isinstance(manifest["files"], dict)
+        and _are_objects([*manifest["files"].values()], sha256=_is_text),
+        "domain_norm": _is_positive(manifest["domain_norm"]),
+        "anchor_norms": isinstance(manifest["anchor_norms"], list)
+        and all(map(_is_positive, manifest["anchor_norms"])),
+        "learner": isinstance(manifest["learner"], dict),
+    }
+    return next((name for name, is_right in right.items() if not is_right), "")
+
+
+def _are_objects(values: Any, **checks: Callable[[Any], bool]) -> bool:
+    """Return whether values are a list of objects with entries that pass checks."""
+    return isinstance(values, list) and all(
+        isinstance(value, dict)
+        and all(check(value.get(name)) for name, check in checks.items())
+        for value in values
+    )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _is_positive(value: Any) -> bool:
+    """Return whether a value is a finite number above 0 that fits float32."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 < value <= float(np.finfo(np.float32).max)
 
 
 def check_hashes(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -145,6 +211,12 @@ def read_basis(path: Path, k: int) -> tuple[NDArray[np.float32], NDArray[np.floa
     file = path / BASIS
     tensors = map_tensors(file)
     basis, scales = tensors.get("basis"), tensors.get("scales")
+    for name, values in tensors.items():
+        if not np.isfinite(values).all():
+            raise InputError(
+                f"{file}: tensor '{name}' holds a NaN or infinity; build the bundle "
+                "again with `ogs sketch`"
+            )
     if basis is None or basis.shape[0] != k:
         raise InputError(
             f"{file}: expected a tensor 'basis' of {k} rows, as the manifest's k; "
@@ -270,5 +342,9 @@ def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
             for name, entry in header.items()
             if name != "__metadata__"
         }
-    except (OSError, ValueError, KeyError, MemoryError, OverflowError) as error:
+    # Whatever is wrong in a damaged header, the remedy is the same.
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError),
+        *(MemoryError, OverflowError, RecursionError),
+    ) as error:
         raise InputError(f"{path}: is no safetensors file ({error})") from None

@@ -3,11 +3,14 @@
 import contextlib
 import difflib
 import importlib
+import io
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import TextIO
 
 from ogs_env.data.reading import ReadWarning
 from ogs_env.errors import InputError
@@ -66,10 +69,58 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command line; return the exit status.
 
     Returns:
-        0 for success, 2 for bad input (with one line on stderr), 130 when
-        interrupted.
+        0 for success, 2 for bad input or a file or output that cannot be read or
+        written (with one line on stderr), 130 when interrupted, and 141 when the
+        reader of the output, such as `head`, has ended.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    _prepare_streams()
+    try:
+        status = _command(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno is None:  # not of the system
+            raise
+        status = _fail(f"{error.filename or 'the output'}: {error.strerror}")
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            # Otherwise Python writes again when it ends, and prints a traceback.
+            if not _is_written(stream):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return status
+
+
+def _prepare_streams() -> None:
+    """Make sure that the standard streams are open and take every text."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        # A closed stream's number would be that of the next file, into which libraries
+        # would write their messages.
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _is_written(stream: TextIO) -> bool:
+    """Return whether what was printed so far can be written."""
+    try:
+        stream.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _command(words: list[str]) -> int:
+    """Run a command line; return the exit status."""
+    for word in words:
+        # Bytes of a file's name that are no text are surrogates in Python.
+        if any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in word):
+            return _fail(
+                f"{word!r}: is no text in {sys.getfilesystemencoding()}; rename the "
+                "file, or set the locale, as in LC_ALL=C.UTF-8"
+            )
     if not words or words[0] in ("-h", "--help"):
         _print_help()
         return 0 if words else 2
@@ -85,6 +136,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(f"unknown command '{command}'; {hint}")
     try:
         return _run(command, words[1:])
+    except SystemExit:  # after --help
+        return 0
     except InputError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
@@ -95,13 +148,9 @@ def main(arguments: list[str] | None = None) -> int:
             f"the package {error.name} is not installed; run `pip install "
             f"'ogs-env[{extra}]'`"
         )
-    except BrokenPipeError:  # the reader, such as `head`, closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
-        print(
-            f"\nogs {command}: interrupted; run the same command again to resume",
-            file=sys.stderr,
+        _print_error(
+            f"\nogs {command}: interrupted; run the same command again to resume"
         )
         return 130
 
@@ -112,13 +161,13 @@ def _run(command: str, words: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     module_name, summary = COMMANDS[command]
-    module = importlib.import_module(module_name)
-    options = parse(module.Options, words, f"ogs {command}", summary)
     with warnings.catch_warnings(), _shown(logging.getLogger("ogs_env")):
         warnings.showwarning = _show_warning
         # Such warnings of libraries are for developers, not for users of a command.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("always", ReadWarning)
+        module = importlib.import_module(module_name)
+        options = parse(module.Options, words, f"ogs {command}", summary)
         module.run(options)
     return 0
 
@@ -141,8 +190,13 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _fail(message: str) -> int:
-    print(f"ogs: error: {' '.join(message.split())}", file=sys.stderr)
+    _print_error(f"ogs: error: {' '.join(message.split())}")
     return 2
+
+
+def _print_error(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it
+        print(text, file=sys.stderr)
 
 
 def _print_help() -> None:

@@ -12,15 +12,8 @@ from typing import Any
 
 from ogs_env.errors import InputError
 
-_UNWRITABLE = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,  # a file where a folder should be
-)
 LOCK = ".lock"
+_PART = ".part"
 _ROOM = 2**20  # bytes; a disk with less free space counts as full
 
 
@@ -34,18 +27,35 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         InputError: If the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    with _made(path.parent, path), writing(path):
+        try:
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
-    finally:
-        # In a folder that cannot be written there is no temporary file, and this error
-        # must not replace the first one.
-        with contextlib.suppress(OSError):
+        finally:
+            # Without a temporary file, this error must not replace the first one.
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}{_PART}")
+
+
+def check_writable(file: Path) -> None:
+    """Check that a file can be written, before the long work that it is written after.
+
+    Raises:
+        InputError: If it is a folder, the disk is full or its folder cannot be written.
+    """
+    with writing(file):
+        if file.is_dir():
+            raise InputError(f"{file}: is a folder; expected a file")
+        with _made(file.parent, file.parent):
+            temporary = _temporary(file)
+            temporary.touch()
             temporary.unlink()
 
 
@@ -58,7 +68,11 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # of a message that is printed meanwhile
+        raise
     except OSError as error:
+        if error.errno is None:  # not of the system
+            raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _full(path) from error
         if error.errno == errno.EFBIG:
@@ -66,11 +80,24 @@ def writing(path: Path) -> Iterator[None]:
                 f"{path}: is larger than a file may be here (`ulimit -f`, or the file "
                 "system's limit); choose another folder"
             ) from error
-        if error.errno in _UNWRITABLE or not path.parent.is_dir():
-            raise InputError(
-                f"{path}: cannot be written ({error.strerror}); choose another folder"
-            ) from error
-        raise
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
+
+
+@contextlib.contextmanager
+def _made(folder: Path, for_path: Path) -> Iterator[None]:
+    """Make a folder and its parents; at the end, remove those that are empty."""
+    made: list[Path] = []
+    try:
+        with writing(for_path):
+            made += [path for path in (folder, *folder.parents) if not path.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):  # of a folder with content
+                path.rmdir()
 
 
 @contextlib.contextmanager
@@ -83,13 +110,46 @@ def locked(path: Path) -> Iterator[None]:
     from filelock import FileLock
 
     lock = FileLock(f"{path}.lock")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    with _made(path.parent, path):
+        with writing(path):
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+@contextlib.contextmanager
+def only_process(path: Path, lock_file: Path | None = None) -> Iterator[bool]:
+    """Yield whether no other process makes a file or folder.
+
+    If so, none starts meanwhile.
+
+    Args:
+        path: The file or folder.
+        lock_file: File of the lock; by default beside `path`.
+
+    Raises:
+        InputError: If the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    file = lock_file or Path(f"{path}.lock")
+    lock = FileLock(file, timeout=0)
+    with _made(file.parent, path):
+        try:
+            with writing(path):
+                lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            # Before the release: otherwise it could be the next holder's file.
+            with contextlib.suppress(OSError):
+                file.unlink()
+            lock.release()
 
 
 @contextlib.contextmanager
@@ -99,30 +159,18 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         InputError: If another process does, or the folder cannot be written.
     """
-    from filelock import FileLock, Timeout
-
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; choose a folder for --out")
-    file = folder / LOCK
-    lock = FileLock(file, timeout=0)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-    except Timeout:
-        raise InputError(
-            f"{folder}: another process is writing there; wait until it ends, or "
-            "choose another --out"
-        ) from None
-    try:
+    with writing(folder):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: is a file; choose a folder for --out")
+    with only_process(folder, folder / LOCK) as is_only:
+        if not is_only:
+            raise InputError(
+                f"{folder}: another process is writing there; wait until it ends, or "
+                "choose another --out"
+            )
+        for part in folder.rglob(f".*{_PART}"):  # of processes that were killed
+            part.unlink()
         yield
-    finally:
-        lock.release()
-        file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # of a folder with content
-            for path in made:
-                path.rmdir()
 
 
 @contextlib.contextmanager
@@ -176,7 +224,7 @@ def read_json(path: Path, what: str, remedy: str = "") -> Any:
         raise InputError(f"{path}: no such file; {expected}") from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a folder; {expected}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no JSON ({error}); {expected}") from None
 
 

@@ -203,13 +203,19 @@ def _reader(members: Sequence[Any]) -> Callable[[str], Any]:
     return read
 
 
+def _path(word: str) -> Path:
+    if not word:  # such as an unset variable of the shell; a Path would be `.`
+        raise ValueError
+    return Path(word)
+
+
 # Of each type: function that reads a word, name of the value in the help, and what is
 # expected, for errors.
 _TYPES: dict[Any, tuple[Callable[[str], Any], str, str]] = {
     str: (str, "TEXT", "a text"),
     int: (int, "N", "a whole number"),
     float: (float, "X", "a number"),
-    Path: (Path, "PATH", "a path"),
+    Path: (_path, "PATH", "a path"),
     dict: (lambda word: dict(json.loads(word)), "JSON", "a JSON object"),
     type(None): ({"None": None, "none": None, "null": None}.__getitem__, "", "none"),
 }

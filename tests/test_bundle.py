@@ -2,6 +2,7 @@ import copy
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,8 +162,43 @@ def test_invalid_scales_are_refused(folder: Path, scales: np.ndarray | None) -> 
     tensors = load_file(folder / "basis.safetensors") | {"scales": scales}
     replaced = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     rewrite(folder, "basis.safetensors", replaced)
-    with pytest.raises(InputError, match=r"'scales' of shape \(2, 3\), its second row"):
+    message = r"'scales' (of shape \(2, 3\), its second row|holds a NaN)"
+    with pytest.raises(InputError, match=message):
         load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("name", 3),
+        ("projection", {"k": "64"}),
+        ("checkpoints", [True]),
+        ("checkpoints", [{"step": 0, "weight": 0}]),
+        ("checkpoints", [{"step": 0, "weight": float("nan")}]),
+        ("checkpoints", [{"step": 0, "weight": 10**400}]),
+        ("sources", [{}]),
+        ("capabilities", "maths"),
+        ("roles", [1]),
+        ("files", {"basis.safetensors": None}),
+        ("domain_norm", {}),
+        ("anchor_norms", [float("nan")]),
+        ("learner", float("nan")),
+    ],
+)
+def test_a_damaged_entry_is_named(folder: Path, name: str, value: Any) -> None:
+    edit_manifest(folder, **{name: value})
+    with pytest.raises(InputError, match=rf"manifest.json: '{name}' is damaged; rebui"):
+        load_bundle(folder)
+
+
+def test_a_changed_manifest_is_refused(folder: Path) -> None:
+    file = folder / "manifest.json"
+    file.write_text(file.read_text().replace('"name": ', '"name":  ', 1))
+    with pytest.raises(InputError, match=r"manifest.json: its bytes are not those"):
+        load_bundle(folder)
+    # Bundles of earlier versions have no checksum of the manifest.
+    (folder / "manifest.sha256").unlink()
+    assert load_bundle(folder).name == "made"
 
 
 def test_a_missing_column_is_named(folder: Path) -> None:

@@ -10,8 +10,10 @@ import pytest
 
 from ogs_env.errors import InputError
 from ogs_env.files import (
+    check_writable,
     exclusive,
     locked,
+    only_process,
     read_json,
     sha256_of,
     whole_file,
@@ -189,3 +191,33 @@ def test_an_exclusive_folder_stays_only_with_content(tmp_path: Path) -> None:
         exclusive(tmp_path / "file"),
     ):
         pass
+
+
+def test_only_one_process_makes_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "result.json"
+    with only_process(file) as is_only:
+        assert is_only
+        with only_process(file) as is_another:
+            assert not is_another
+        write_text(file, "{}")
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_check_leaves_nothing_behind(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "folder" / "result.json")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="folder: is a folder; expected a file"):
+        check_writable(tmp_path / "folder")
+    # Such as the root folder, which has no name.
+    with pytest.raises(InputError, match="/: is a folder; expected a file"):
+        check_writable(Path("/"))
+
+
+def test_folders_of_a_file_that_fails_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "before").mkdir()
+    for name in ("before/a/b/" + 300 * "x", "before/a/" + 300 * "x" + "/file"):
+        for write in (write_text, check_writable):
+            with pytest.raises(InputError, match=r"cannot be written \(File name too"):
+                write(tmp_path / name, *(["text"] if write is write_text else []))
+        assert list(tmp_path.rglob("*")) == [tmp_path / "before"]

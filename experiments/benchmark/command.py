@@ -127,8 +127,9 @@ def benchmark(
     from ogs_env.experiments.benchmark.report import TABLE, markdown
     from ogs_env.experiments.benchmark.report import report as make_report
     from ogs_env.experiments.benchmark.summary import REPORT
-    from ogs_env.files import write_json, write_text
+    from ogs_env.files import check_writable, write_json, write_text
 
+    check_writable(folder / REPORT)
     play(domains, selectors, agents, episodes, folder, policies)
     records = read_records(folder)
     report = make_report(records)

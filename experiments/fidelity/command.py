@@ -133,9 +133,10 @@ def _terms(results: Path) -> None:
     from ogs_env.experiments.fidelity.report import summarise
     from ogs_env.experiments.fidelity.table import table
     from ogs_env.experiments.fidelity.terms import compute_terms, write_terms
-    from ogs_env.files import write_text
+    from ogs_env.files import check_writable, write_text
 
     for place, folders in itertools.groupby(_lists(results), lambda f: f.parent):
+        check_writable(place / f"{TENTH}.md")
         bundle, summaries = pool_bundle(place.name, results), {}
         for folder in folders:
             write_terms(compute_terms(bundle, folder), folder)
@@ -158,8 +159,10 @@ def _fit(results: Path) -> None:
     )
     from ogs_env.experiments.fidelity.table import table
     from ogs_env.experiments.fidelity.terms import read_terms
-    from ogs_env.files import write_text
+    from ogs_env.files import check_writable, write_text
 
+    ablation_file = results / "ablation.md"
+    check_writable(ablation_file)
     development = results / FITTED_POOL / DEVELOPMENT
     terms, real = read_terms(development), table(development)
     others = {
@@ -178,7 +181,7 @@ def _fit(results: Path) -> None:
     known = {"steps": terms.steps, "norms": terms.norms}
     print(json.dumps({**known, **trajectory, "untouched": untouched}, indent=2))
     text = ablation(development, others, further)
-    write_text(results / "ablation.md", text + "\n")
+    write_text(ablation_file, text + "\n")
     print(text)
 
 

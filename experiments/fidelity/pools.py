@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ogs_env.bundle import Bundle, load_bundle, shipped_bundles
-from ogs_env.bundle_files import MANIFEST
+from ogs_env.bundle_files import save_manifest
 from ogs_env.data.domains import DomainData, domains, medical_packages
 from ogs_env.errors import InputError, unknown_name
-from ogs_env.files import write_json
 from ogs_env.sketching.command import TRAJECTORY_CHECKPOINTS
 from ogs_env.sketching.settings import SketchSettings
 
@@ -90,5 +89,4 @@ def write_fidelity(bundle: Bundle, summaries: Mapping[str, Any]) -> None:
         bundle: The bundle; its manifest is changed.
         summaries: Result of `summarise` by the name of the recipe.
     """
-    manifest = bundle.manifest | {"fidelity": dict(summaries)}
-    write_json(bundle.path / MANIFEST, manifest)
+    save_manifest(bundle.path, bundle.manifest | {"fidelity": dict(summaries)})

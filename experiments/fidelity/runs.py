@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from ogs_env.bundle import Bundle
 from ogs_env.data.domains import MATHS, DomainData
@@ -18,7 +17,7 @@ from ogs_env.experiments.fidelity.results import BASE, result_file, rows_of
 from ogs_env.experiments.fidelity.subsets import Subset
 from ogs_env.experiments.fidelity.training import Recipe, fine_tune
 from ogs_env.experiments.text_sets import TextSets
-from ogs_env.files import read_json, write_json
+from ogs_env.files import check_writable, only_process, read_json, write_json
 from ogs_env.lm.adapter import Proxy, attach_adapter, draw_adapter
 from ogs_env.lm.encoding import encode, encode_pair
 from ogs_env.lm.loading import content_hash, load_model
@@ -115,14 +114,12 @@ class Study:
             InputError: If an existing result is of other samples.
         """
         file = result_file(folder, subset.name, seed)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(f"{file}.lock", timeout=0):
+        if not file.exists():
+            with only_process(file) as is_only:
+                if not is_only:
+                    return
                 if not file.exists():
                     self._run(subset, seed, file)
-        except Timeout:
-            return
-        Path(f"{file}.lock").unlink(missing_ok=True)
         rows = rows_of(self.bundle, read_json(file, "result of a run")["ids"])
         if rows != subset.rows:
             raise InputError(
@@ -154,6 +151,7 @@ class Study:
         file = folder / BASE
         if file.exists():
             return
+        check_writable(file)
         draw_adapter(self.proxy, 0)
         write_json(
             file,

@@ -15,7 +15,7 @@ from ogs_env.experiments.study.methods import SURGERY
 from ogs_env.experiments.study.pools import pool_data
 from ogs_env.experiments.study.settings import PACKAGES, StudySettings
 from ogs_env.experiments.study.target import Target
-from ogs_env.files import write_json
+from ogs_env.files import check_writable, write_json
 
 PLAIN = "plain"
 SAMPLES = 64
@@ -33,6 +33,7 @@ def measure_cost(settings: StudySettings, file: Path) -> dict[str, Any]:
         that of plain training; `memory`, peak resident memory of the process in MB, of
         which the model and its texts are a part; and `memory_ratio`.
     """
+    check_writable(file)
     small = dataclasses.replace(
         settings, epochs=1, pool_size=SAMPLES, test_size=2, retention_size=1
     )

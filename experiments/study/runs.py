@@ -4,12 +4,8 @@ import dataclasses
 import hashlib
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from ogs_env.errors import InputError
 from ogs_env.experiments.study.cosines import cosine_agreement
@@ -18,7 +14,7 @@ from ogs_env.experiments.study.results import BASE, COSINES, result_file
 from ogs_env.experiments.study.selections import Pool
 from ogs_env.experiments.study.settings import StudySettings
 from ogs_env.experiments.study.target import Target
-from ogs_env.files import locked, read_object, write_json, writing
+from ogs_env.files import locked, only_process, read_object, write_json
 
 POOLS, ANSWERS, TARGETS, NOTE = "pools", "answers", "targets", "settings.json"
 LEARNING_RATE = "learning_rate"
@@ -61,10 +57,11 @@ def _note(settings: StudySettings, folder: Path) -> None:
 
 def _check_note(file: Path, given: dict[str, Any], remedy: str) -> None:
     """Write a file of settings, or check that it has the given ones."""
-    with locked(file):
-        if not file.exists():
-            write_json(file, given)
-        known = read_object(file, "recipe of a study")
+    if not file.exists():
+        with locked(file):
+            if not file.exists():
+                write_json(file, given)
+    known = read_object(file, "recipe of a study")
     other = [name for name in given if known.get(name) != given[name]]
     if other:
         raise InputError(
@@ -87,7 +84,7 @@ def _run_pool(settings: StudySettings, folder: Path, domain: str, draw: int) -> 
     target: Target | None = None
     for method in open_methods:
         file = result_file(folder, settings, domain, draw, method.name)
-        with _only_process(file) as is_only:
+        with only_process(file) as is_only:
             if not is_only or file.exists():
                 continue
             rows = pool.rows(method)
@@ -105,31 +102,13 @@ def _run_pool(settings: StudySettings, folder: Path, domain: str, draw: int) -> 
             write_json(file, _result(pool, target, method, rows))
 
 
-@contextmanager
-def _only_process(file: Path) -> Iterator[bool]:
-    """Yield whether no other process makes a file; if so, none starts meanwhile."""
-    lock = FileLock(f"{file}.lock", timeout=0)
-    try:
-        with writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
-        Path(f"{file}.lock").unlink(missing_ok=True)
-
-
 def _compare_cosines(pool: Pool, folder: Path) -> None:
     """Write how well the proxy's cosines rank the target's, if they differ."""
     settings = pool.settings
     if settings.target == settings.proxy:
         return
     file = result_file(folder, settings, pool.domain, pool.draw, COSINES)
-    with _only_process(file) as is_only:
+    with only_process(file) as is_only:
         if is_only and not file.exists():
             bundle = pool.folder / settings.target_name
             write_json(file, cosine_agreement(pool, settings.cosines, bundle))

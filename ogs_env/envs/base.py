@@ -18,7 +18,7 @@ from ogs_env.rewards import COST, answers_of
 # A name and a float32 array for each part.
 Observation = dict[str, Any]
 
-INVALID_ACTION_PENALTY = 0.1
+INVALID_ACTION_PENALTY = 0.02
 """Subtracted from the reward for an invalid action."""
 
 

@@ -93,6 +93,20 @@ def _squares(points: Doubles, centres: Doubles) -> Doubles:
     return np.maximum(sums - 2 * (points @ centres.T), 0)
 
 
+def sums_of_clusters(statistics: NDArray[np.float32], sizes: Labels) -> Doubles:
+    """Return the sum of each cluster's statistics (count, m).
+
+    Args:
+        statistics: Statistics (n, m) of samples sorted by cluster.
+        sizes: Number of samples in each cluster (count,).
+    """
+    # `reduceat` does not return zeros for an empty range.
+    full, sums = np.flatnonzero(sizes), np.zeros((len(sizes), statistics.shape[1]))
+    starts = (np.cumsum(sizes) - sizes)[full]
+    sums[full] = np.add.reduceat(statistics, starts, axis=0)
+    return sums
+
+
 class Clusters:
     """Clusters of a pool and statistics of its samples; read-only.
 
@@ -142,8 +156,18 @@ class Clusters:
         means = sums / np.bincount(labels, minlength=count)
         number = np.argsort(np.argsort(-means, kind="stable"))
         self.labels = number[labels]
+        # Short integers are sorted faster.
+        self._short_labels = self.labels.astype(np.min_scalar_type(count))
         for array in (self.labels, self.statistics):
             array.flags.writeable = False
+
+    def sort(self, rows: Labels) -> Labels:
+        """Return pool rows (n,) by cluster, those of a cluster in the given order."""
+        return rows[np.argsort(self._short_labels[rows], kind="stable")]
+
+    def sizes(self, rows: Labels) -> Labels:
+        """Return how many of the pool rows (n,) are in each cluster (count,)."""
+        return np.bincount(self.labels[rows], minlength=self.count)
 
     # Copies share the object; another process builds its own.
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,8 +1,4 @@
-"""Makers of vector environments, for `gymnasium.make_vec`.
-
-They take the same arguments, whether an environment has a native vector environment
-or sub-environments that are stepped in turn.
-"""
+"""Makers of vector environments, for `gymnasium.make_vec`."""
 
 from typing import Any
 
@@ -16,6 +12,9 @@ from ogs_env.envs.vector import SelectionVectorEnv
 def make_selection_envs(num_envs: int = 1, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
     """Make a vector environment of `SelectionEnv`.
 
+    It takes the same arguments, whether it is the native one or steps sub-environments
+    in turn.
+
     Args:
         num_envs: Number of sub-environments.
         **kwargs: Arguments of `SelectionVectorEnv`; with `learner="live"` the
@@ -25,26 +24,11 @@ def make_selection_envs(num_envs: int = 1, **kwargs: Any) -> VectorEnv[Any, Any,
         InputError: For an invalid argument.
     """
     if kwargs.get("learner") == "live":
-        return _make_in_turn("OGS-Custom-v0", num_envs, **kwargs)
+        return _make_in_turn(num_envs, **kwargs)
     return SelectionVectorEnv(num_envs, **kwargs)
 
 
-def make_mixture_envs(num_envs: int = 1, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
-    """Make a vector environment of `MixtureEnv`, whose members are stepped in turn.
-
-    Args:
-        num_envs: Number of sub-environments.
-        **kwargs: `autoreset_mode` and `max_episode_steps` as for `SelectionVectorEnv`,
-            and arguments of `MixtureEnv`.
-
-    Raises:
-        InputError: For an invalid argument.
-    """
-    return _make_in_turn("OGS-Custom-Mixture-v0", num_envs, **kwargs)
-
-
 def _make_in_turn(
-    env_id: str,
     num_envs: int,
     *,
     autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
@@ -52,6 +36,6 @@ def _make_in_turn(
 ) -> SyncVectorEnv:
     check_whole({"num_envs": num_envs})
     return SyncVectorEnv(
-        [lambda: gymnasium.make(env_id, **kwargs)] * num_envs,
+        [lambda: gymnasium.make("OGS-Custom-v0", **kwargs)] * num_envs,
         autoreset_mode=checked_autoreset_mode(autoreset_mode),
     )

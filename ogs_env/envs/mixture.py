@@ -12,6 +12,7 @@ from ogs_env.bundle import Bundle
 from ogs_env.envs.arguments import check_render_mode, check_whole, given_bundle
 from ogs_env.envs.base import INVALID_ACTION_PENALTY, EpisodeEnv, Observation
 from ogs_env.envs.clusters import clusters as clusters_of
+from ogs_env.envs.clusters import sums_of_clusters
 from ogs_env.envs.observations import BOUND, candidates
 from ogs_env.envs.snapshots import MixtureHistory
 from ogs_env.envs.streams import given_stream, smallest_split
@@ -101,7 +102,7 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
     when no samples are left the episode is over, and it is all ones.
 
     An empty cluster is an invalid action: the batch is drawn from the cluster with the
-    most samples left (of several, the first), 0.1 is subtracted from the reward, and
+    most samples left (of several, the first), 0.02 is subtracted from the reward, and
     `info["invalid_action"]` is 1. If it changed nothing, a deterministic policy without
     action masks would repeat it forever.
 
@@ -266,13 +267,9 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Shuffle every cluster; `options={"indices": rows}` takes given pool rows."""
         super().reset(seed=seed)
-        if options:
-            rows = _given_rows(options, len(self.bundle.pool))
-        else:
-            rows = self.np_random.permutation(self._part)
-        labels = self.clusters[rows]
-        self.stream = rows[np.argsort(labels, kind="stable")]
-        self.left = np.bincount(labels, minlength=len(self.left))
+        self.stream = self.draw_stream(self.np_random, options)
+        self._statistics = self._clusters.statistics.take(self.stream, axis=0)
+        self.left = self._clusters.sizes(self.stream)
         self._ends = np.cumsum(self.left)
         self._rewards.reset(self.np_random)
         self.picked = []
@@ -283,18 +280,23 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
         self._context[3 * self._d] = 1
         self._rows[:, 5] = 0
         self._picked_sum[:] = 0
-        # `reduceat` does not return zeros for an empty range.
-        full, sums = np.flatnonzero(self.left), np.zeros((len(self.left), 4 + self._d))
-        statistics = self._clusters.statistics.take(self.stream, axis=0)
-        starts = (self._ends - self.left)[full]
-        sums[full] = np.add.reduceat(statistics, starts, axis=0)
-        self._write(..., sums)
+        self._write(..., sums_of_clusters(self._statistics, self.left))
         if self.render_mode is not None:
             self._history = MixtureHistory(
                 self.bundle, self.learner, self.steps, self.batch, self.clusters
             )
             self._record(self._history)
         return self.observation(), self._info(NO_PICK, [])
+
+    def draw_stream(
+        self, rng: np.random.Generator, options: dict[str, Any] | None
+    ) -> NDArray[np.int64]:
+        """Return the pool rows of an episode by cluster, given `reset`'s `options`."""
+        if options:
+            rows = _given_rows(options, len(self.bundle.pool))
+        else:
+            rows = rng.permutation(self._part)
+        return self._clusters.sort(rows)
 
     def step(
         self, action: np.int64 | int
@@ -312,7 +314,7 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
         terms = self._learn(rows)
         reward = weighted_sum(terms, self.reward_weights)
         reward -= INVALID_ACTION_PENALTY * invalid
-        self.over = self.batches == self.steps or not self.left.any()
+        self.over = self.batches == self.steps or self._is_exhausted()
         info = self._info(terms, rows, invalid=invalid)
         if self._history is not None:
             self._history.add_step(
@@ -323,7 +325,7 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return the valid actions (clusters,), for sb3-contrib; at least one is."""
-        return (self.left > 0) | (not self.left.any())
+        return (self.left > 0) | self._is_exhausted()
 
     def observation(self) -> Observation:
         """Return the current observation, a copy."""
@@ -333,24 +335,27 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
         history.add_state(self.batches, self.left, self.picked_from, self._rows)
         self._print_frame(history)
 
+    def _is_exhausted(self) -> bool:
+        return len(self.picked) == len(self.stream)
+
     def _draw(self, cluster: int) -> list[int]:
         """Return the next batch of a cluster that is not empty."""
-        start = self._ends[cluster] - self.left[cluster]
-        count = min(self.batch, int(self.left[cluster]))
-        rows = self.stream[start : start + count].tolist()
-        self.left[cluster] -= count
+        left, end = self.left.item(cluster), self._ends.item(cluster)
+        start, stop = end - left, min(end - left + self.batch, end)
+        rows: list[int] = self.stream[start:stop].tolist()
+        self.left[cluster] = end - stop
         self.picked += rows
-        self.picked_from[cluster] += count
+        self.picked_from[cluster] += len(rows)
         self.batches += 1
-        statistics = self._clusters.statistics
-        rest = self.stream[start + count : self._ends[cluster]]
-        self._write(cluster, np.add.reduce(statistics.take(rest, axis=0), axis=0))
-        self._rows[:, 5] = self.picked_from / len(self.picked)
-        d = self._d
-        self._picked_sum += np.add.reduce(statistics.take(rows, axis=0), axis=0)
-        mean = self._picked_sum / len(self.picked)
+        self._write(cluster, np.add.reduce(self._statistics[stop:end], axis=0))
+        count, d = len(self.picked), self._d
+        self._rows[:, 5] = self.picked_from / count
+        self._picked_sum += np.add.reduce(self._statistics[start:stop], axis=0)
+        mean = self._picked_sum / count
         self._context[2 * d : 3 * d] = mean[4:]
-        self._context[3 * d :] = 1 - self.batches / self.steps, mean[3], -mean[1]
+        self._context[3 * d] = 1 - self.batches / self.steps
+        self._context[3 * d + 1] = mean[3]
+        self._context[3 * d + 2] = -mean[1]
         return rows
 
     def _learn(self, rows: list[int]) -> dict[str, float]:
@@ -374,7 +379,7 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
     def _info(
         self, terms: dict[str, float], rows: list[int], *, invalid: bool = False
     ) -> dict[str, Any]:
-        mask = self.action_masks().astype(np.int8)
+        mask = self.action_masks().view(np.int8)
         return self._episode_info(mask, terms, rows, invalid)
 
 

@@ -37,6 +37,20 @@ from ogs_env.rewards import (
 )
 
 
+def nearest_candidates(
+    masks: NDArray[np.integer | np.bool_], places: NDArray[np.int64] | np.int64
+) -> NDArray[np.intp]:
+    """Return the places of the nearest candidates; of two, the first.
+
+    Args:
+        masks: Whether each place of a slate has a candidate, (..., slate_size).
+        places: Places on the slates (...).
+    """
+    size = masks.shape[-1]
+    distances = np.abs(np.arange(size) - np.asarray(places)[..., None])
+    return np.where(masks, distances, size).argmin(axis=-1)
+
+
 @document_terms(DEFAULT_WEIGHTS)
 class SelectionEnv(EpisodeEnv[Learner]):
     """Pick fine-tuning samples that teach a language model a domain without forgetting.
@@ -110,9 +124,10 @@ class SelectionEnv(EpisodeEnv[Learner]):
     slate is picked. `action_masks()` returns the valid actions (bool, for sb3-contrib),
     as does `info["action_mask"]` (int8); skipping is always valid.
 
-    Picking from an empty place is invalid: it skips, 0.1 is subtracted from the reward,
-    and `info["invalid_action"]` is 1. If it changed nothing, a deterministic policy
-    without action masks would repeat it forever.
+    Picking from an empty place is invalid: the nearest candidate is picked (of two, the
+    first), 0.02 is subtracted from the reward, and `info["invalid_action"]` is 1. If it
+    changed nothing, a deterministic policy without action masks would repeat it
+    forever.
 
     ## Rewards
 
@@ -377,7 +392,9 @@ class SelectionEnv(EpisodeEnv[Learner]):
         if not 0 <= place <= self.slate_size:
             raise InputError(f"action {place}: expected 0 to {self.slate_size}")
         terms, row, invalid = NO_PICK, -1, not self._mask[place]
-        if place == self.slate_size or invalid:
+        if invalid:
+            place = int(nearest_candidates(self._mask[:-1], np.int64(place)))
+        if place == self.slate_size:
             self._next_slate()
         else:
             row = self.slate.item(place)
@@ -392,7 +409,7 @@ class SelectionEnv(EpisodeEnv[Learner]):
         reward -= INVALID_ACTION_PENALTY * invalid
         info = self._info(terms, row, invalid=invalid)
         if self._history is not None:
-            self._history.add_step(place, terms, reward, self.over)
+            self._history.add_step(int(action), place, terms, reward, self.over)
             self._record(self._history)
         return self.observation(), reward, self.over, False, info
 

@@ -199,18 +199,23 @@ class SelectionHistory(_History):
         self._last_terms: dict[str, float] = {}
 
     def add_step(
-        self, place: int, terms: dict[str, float], reward: float, over: bool
+        self,
+        action: int,
+        place: int,
+        terms: dict[str, float],
+        reward: float,
+        over: bool,
     ) -> None:
-        """Record a step whose action was `place`."""
+        """Record a step that picked at `place`, or skipped."""
         if place == len(self._slate):
             event = "skipped"
-        elif self._available[place]:
+        else:
             event, sample = f"picked place {place}", self._slate[place]
+            if action != place:
+                event += f", because {action} is empty"
             assert sample is not None
             self._picks.append(sample)
             self._last_terms = terms
-        else:
-            event = f"place {place} is empty: skipped"
         self._add_reward(event, reward, over)
 
     def add_state(

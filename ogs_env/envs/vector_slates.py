@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ogs_env.envs.observations import BELOW_ANY_COSINE, Candidates
+from ogs_env.envs.vector_base import EnvIndices
 from ogs_env.learners.surrogate import VectorSurrogateLearner
-
-EnvIndices = NDArray[np.integer]
 
 
 class VectorSlates:

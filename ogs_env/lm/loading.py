@@ -26,10 +26,17 @@ _SOURCE = "ogs_source.json"
 
 
 def cache_folder() -> Path:
-    """Return the folder of converted models: `OGS_CACHE`, or the user's cache."""
+    """Return the folder of converted models: `OGS_CACHE`, or the user's cache.
+
+    Raises:
+        InputError: If it is not set, and the user has no home folder.
+    """
     if folder := os.environ.get("OGS_CACHE"):
         return Path(folder)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:
+        raise InputError(f"OGS_CACHE: is not set ({error}); set it") from None
     return Path(base) / "ogs_env"
 
 
@@ -150,10 +157,13 @@ def _converted(file: Path, folder: Path) -> Path:
     """Convert a GGUF file into a folder, unless it is there; return the folder."""
     if (folder / _SOURCE).is_file():
         return folder
-    # Two processes that start together must not both convert the model.
-    with locked(folder):
-        if not (folder / _SOURCE).is_file():
-            _convert_gguf(file, folder)
+    try:
+        # Two processes that start together must not both convert the model.
+        with locked(folder):
+            if not (folder / _SOURCE).is_file():
+                _convert_gguf(file, folder)
+    except InputError as error:
+        raise InputError(f"OGS_CACHE: {error}") from None
     return folder
 
 

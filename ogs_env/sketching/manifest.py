@@ -10,8 +10,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ogs_env.bundle_files import ANSWERS, BASIS, FORMAT, FORMAT_VERSION, MANIFEST, ROLES
-from ogs_env.files import sha256_of, write_json
+from ogs_env.bundle_files import (
+    ANSWERS,
+    BASIS,
+    FORMAT,
+    FORMAT_VERSION,
+    ROLES,
+    save_manifest,
+)
+from ogs_env.files import sha256_of
 from ogs_env.learners.fitted import EPOCHS, FITTED_SPACE, default_learner
 from ogs_env.sketching.answers import longest_answer
 from ogs_env.sketching.basis import basis_for
@@ -61,8 +68,8 @@ def write_manifest(
     roles = {role: sum(len(s["ids"]) for s in shards[role]) for role in shards}
     weights = _weights(shards, len(checkpoints))
     files = sorted(f for f in folder.glob("*.safetensors") if f.name[0] != ".")
-    write_json(
-        folder / MANIFEST,
+    save_manifest(
+        folder,
         {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,

@@ -68,24 +68,37 @@ def sketch(
             range, or the folder holds something else, or another process writes to it.
     """
     check(data, settings)
-    with exclusive(folder):
-        return _sketch(data, folder, settings, command)
-
-
-def _sketch(
-    data: DomainData, folder: Path, settings: SketchSettings, command: str
-) -> Bundle:
     request = _request(data, settings)
-    if (folder / MANIFEST).exists():
-        if read_object(folder / MANIFEST, "bundle manifest").get("request") == request:
-            # A run killed after its last file may leave this folder.
-            shutil.rmtree(folder / _BUILD, ignore_errors=True)
-            print(f"{folder}: is complete already", file=sys.stderr)
-            return load_bundle(folder)
+    # Of a complete bundle nothing is written, so that its folder can be read-only.
+    if (folder / MANIFEST).exists() and not (folder / _BUILD).exists():
+        return _complete(folder, request)
+    with exclusive(folder):
+        return _sketch(data, folder, settings, command, request)
+
+
+def _complete(folder: Path, request: dict[str, Any]) -> Bundle:
+    """Return the bundle of a folder, or refuse one of another request."""
+    if read_object(folder / MANIFEST, "bundle manifest").get("request") != request:
         raise InputError(
             f"{folder}: holds a bundle of other samples or settings; choose another "
             "--out or delete it"
         )
+    print(f"{folder}: is complete already", file=sys.stderr)
+    return load_bundle(folder)
+
+
+def _sketch(
+    data: DomainData,
+    folder: Path,
+    settings: SketchSettings,
+    command: str,
+    request: dict[str, Any],
+) -> Bundle:
+    if (folder / MANIFEST).exists():
+        bundle = _complete(folder, request)
+        # A run killed after its last file may leave this folder.
+        shutil.rmtree(folder / _BUILD, ignore_errors=True)
+        return bundle
     _check_folder(folder, request)
     proxy, identity = _load_proxy(settings)
     rows = _encode(data, settings, proxy)
@@ -211,8 +224,6 @@ def _open_build(folder: Path, request: dict[str, Any]) -> None:
         write_json(note, request)
         return
     print(f"{folder}: resuming an unfinished bundle", file=sys.stderr)
-    for temporary in folder.glob(".*.part"):  # left by a killed run
-        temporary.unlink()
 
 
 def _load_proxy(settings: SketchSettings) -> tuple[Proxy, dict[str, Any]]:

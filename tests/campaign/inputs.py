@@ -3,7 +3,7 @@
 import gzip
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +79,14 @@ def make_inputs(folder: Path) -> Inputs:
     return inputs
 
 
-TEXTS = {"pool": 72, "domain": 8, "anchor": 6, "test": 4, "retention": 4}
+TEXTS = {
+    "pool": 72,
+    "candidates": 270,
+    "domain": 16,
+    "anchor": 6,
+    "test": 4,
+    "retention": 4,
+}
 """Numbers of samples in the files of texts."""
 
 
@@ -94,7 +101,7 @@ def _records(name: str, count: int, seed: int) -> list[dict[str, str]]:
     return records
 
 
-def _write_lines(path: Path, records: Sequence[dict[str, object]]) -> None:
+def _write_lines(path: Path, records: Sequence[Mapping[str, object]]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 

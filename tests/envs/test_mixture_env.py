@@ -134,7 +134,7 @@ def test_any_episode(
             + 0.7 * terms["anchor_gain"]
             - 2 * terms["conflict"]
             + 0.3 * terms["information"]
-            - 0.1 * info["invalid_action"]
+            - INVALID_ACTION_PENALTY * info["invalid_action"]
         )
         assert reward == pytest.approx(expected, abs=1e-12)
         assert (info["cost"], env.cost_answers) == (terms["forgetting"], "own")

@@ -196,7 +196,7 @@ def most_steps(env: Any) -> int:
     """Return the most steps of an episode that repeats one action."""
     if isinstance(env, MixtureEnv):
         return env.steps
-    return 2 * env.slates_in_stream  # for each slate a pick and an invalid action
+    return env.slates_in_stream + env.budget
 
 
 def test_an_invalid_action_is_a_valid_one_with_a_penalty(spec: EnvSpec) -> None:
@@ -210,9 +210,11 @@ def test_an_invalid_action_is_a_valid_one_with_a_penalty(spec: EnvSpec) -> None:
         action = valid = int(rng.choice(np.flatnonzero(mask)))
         if not mask.all():
             action = int(rng.choice(np.flatnonzero(~mask)))
-            # A draw from the cluster with the most samples left, or a skip.
-            mixture = isinstance(env, MixtureEnv)
-            valid = int(env.left.argmax()) if mixture else len(mask) - 1
+            # A draw from the cluster with the most samples left, or the nearest pick.
+            if isinstance(env, MixtureEnv):
+                valid = int(env.left.argmax())
+            else:
+                valid = min(np.flatnonzero(mask[:-1]), key=lambda i: abs(i - action))
             assert mask[valid]
         observation, reward, over, truncated, info = env.step(action)
         expected, reward_of_valid, *ends, expected_info = other.step(valid)

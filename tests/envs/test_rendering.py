@@ -115,10 +115,8 @@ def test_the_header_and_the_last_pick(env: SelectionEnv) -> None:
         assert text.count("\n") == height
     env.step(0)
     env.step(0)
-    assert "last step: place 0 is empty: skipped (-0.10)" in frame(env)
-    assert "slate 3 of 3, 5 of 6 picked" in frame(env)
-    env.step(0)
-    assert "6 of 6 picked" in frame(env)
+    assert "last step: picked place 1, because 0 is empty (" in frame(env)
+    assert "slate 2 of 3, 6 of 6 picked" in frame(env)
     assert ", episode over\n" in frame(env)
     assert f"[{'█' * 30}]" in frame(env)
     env.reset()
@@ -288,8 +286,8 @@ def test_a_live_models_frames(live_files: Any) -> None:
     env.step(1)
     assert loss_rows(frame(env))["domain"][3] != 0
     env.step(0)
-    assert "place 0 is empty: skipped (-0.10)" in frame(env)
-    for _ in range(2):
+    assert "picked place 2, because 0 is empty (" in frame(env)
+    for _ in range(3):
         *_, info = env.step(4)
     # What the last step measured is a part of the curve, though it was a skip.
     row = loss_rows(frame(env))["domain"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.envs import observations, selection
+from ogs_env.envs.base import INVALID_ACTION_PENALTY
 from ogs_env.envs.observations import Candidates
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.errors import InputError
@@ -208,10 +209,10 @@ def test_observation_against_plain_formulas(
 ) -> None:
     env = make(bundle_folder, slate_size=4, num_slates=6, budget=8, observe=observe)
     env.reset(seed=3)
-    for action in (0, 2, 2, 1):
+    for action in (0, 2, 2, 4, 1):
         observation, *_ = env.step(action)
     picks = env.picked
-    assert len(picks) == 3  # the second 2 was invalid
+    assert len(picks) == 4  # the second 2 was invalid
     pool = bundle.pool
 
     def unit(x: np.ndarray) -> np.ndarray:
@@ -249,8 +250,8 @@ def test_observation_against_plain_formulas(
         [
             in_basis(np.stack([domain, anchors.mean(0)])).ravel(),
             in_basis(units[picks]).mean(0),
-            [5 / 8, 4 / 6, (units @ domain)[picks].mean(), worst[picks].mean()],
-            [5 / (3 + 16)],  # three in this slate, four slates after it
+            [4 / 8, 4 / 6, (units @ domain)[picks].mean(), worst[picks].mean()],
+            [4 / (3 + 16)],  # three in this slate, four slates after it
             scalars(bundle.dev).mean(0),
         ]
     )
@@ -305,29 +306,27 @@ def test_the_episode_ends_when_the_last_slate_is_empty(bundle_folder: Path) -> N
 
 
 @pytest.mark.parametrize("fill", [False, True])
-def test_an_invalid_action_skips_and_costs(bundle_folder: Path, fill: bool) -> None:
-    sizes = {"slate_size": 4, "num_slates": 6, "budget": 7}
-    invalid, skipping = (make(bundle_folder, fill=fill, **sizes) for _ in range(2))
-    for env in (invalid, skipping):
+def test_an_invalid_action_picks_the_nearest_and_costs(
+    bundle_folder: Path, fill: bool
+) -> None:
+    sizes = {"slate_size": 5, "num_slates": 6, "budget": 9}
+    invalid, valid = (make(bundle_folder, fill=fill, **sizes) for _ in range(2))
+    for env in (invalid, valid):
         env.reset(seed=0)
-    for slate in range(6):
-        assert invalid.slate_number == slate
-        picks = invalid.step(1), skipping.step(1)
-        assert data_equivalence(*picks, exact=True)
-        assert not any(picks[0][2:4])
-        observation, reward, *ends, info = invalid.step(1)
-        expected, reward_of_skip, *expected_ends, expected_info = skipping.step(4)
-        assert reward == reward_of_skip - 0.1
-        assert (reward_of_skip != 0) == (fill and slate == 5)
-        assert info.pop("invalid_action") == 1
+    # A policy that always picks at place 2 picks at 1 and 3, of which 1 is the first,
+    # then at 0 and 4, and then from the next slate.
+    for number, place in enumerate([2, 1, 3, 0, 4, 2, 1, 3, 0]):
+        observation, reward, *ends, info = invalid.step(2)
+        expected, reward_of_valid, *expected_ends, expected_info = valid.step(place)
+        assert reward == reward_of_valid - INVALID_ACTION_PENALTY * (place != 2)
+        assert info.pop("invalid_action") == (place != 2)
         assert expected_info.pop("invalid_action") == 0
         assert data_equivalence(observation, expected, exact=True)
         assert data_equivalence(info, expected_info, exact=True)
-        assert ends == expected_ends == [slate == 5, False]
-    assert len(rows_in(info["selection"])) == (7 if fill else 6)
+        assert ends == expected_ends == [number == 8, False]
     with pytest.raises(gymnasium.error.ResetNeeded):
-        invalid.step(1)
-    assert data_equivalence(invalid.reset(seed=1), skipping.reset(seed=1), exact=True)
+        invalid.step(2)
+    assert data_equivalence(invalid.reset(seed=1), valid.reset(seed=1), exact=True)
 
 
 def test_actions_outside_the_space_are_refused(env: SelectionEnv) -> None:
@@ -410,7 +409,7 @@ def test_the_observed_budget_per_remaining_candidate(
     env: SelectionEnv,
 ) -> None:
     shares = [env.reset(options={"indices": range(11)})[0]["context"][-4]]
-    for action in (0, 1, 0, 1, 4, 0):  # the second 0 is invalid
+    for action in (0, 1, 4, 1, 4, 0):
         shares.append(env.step(action)[0]["context"][-4])
     # The last slate is of three.
     expected = [5 / 11, 4 / 10, 3 / 9, 3 / 7, 2 / 6, 2 / 3, 1 / 2]

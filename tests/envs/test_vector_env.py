@@ -1,4 +1,4 @@
-"""The native vector environment gives SyncVectorEnv's numbers, to the last bit."""
+"""Native vector environments give SyncVectorEnv's numbers, to the last bit."""
 
 import copy
 import doctest
@@ -17,13 +17,44 @@ from hypothesis import strategies as st
 
 import ogs_env
 from ogs_env import gram
+from ogs_env.bundle import load_bundle
 from ogs_env.envs import observations
+from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.envs.selection import SelectionEnv
 from ogs_env.envs.vector import SelectionVectorEnv
+from ogs_env.envs.vector_base import EpisodeVectorEnv
+from ogs_env.envs.vector_mixture import MixtureVectorEnv
 from ogs_env.errors import InputError
 
 MODES = [mode.value for mode in AutoresetMode]
 SMALL = {"slate_size": 4, "num_slates": 6, "budget": 9}
+# Its clusters are soon empty.
+MIXTURE = {
+    "env_id": "OGS-Custom-Mixture-v0",
+    "split": "test",
+    "clusters": 5,
+    "batch": 4,
+    "steps": 12,
+}
+# Arguments of `both` with five actions each.
+KINDS = pytest.mark.parametrize("kind", [SMALL, MIXTURE], ids=["selection", "mixture"])
+WEIGHTS = {
+    "domain_gain": -1.5,
+    "anchor_gain": 0.7,
+    "orthogonality": 0.4,
+    "forgetting": 0.8,
+    "conflict": 2.0,
+    "information": 0.3,
+}
+# All terms are subtracted, so that their sum could be -0.0.
+NEGATIVE = {
+    "domain_gain": -1,
+    "anchor_gain": -1,
+    "orthogonality": -1,
+    "forgetting": 1,
+    "conflict": 1,
+    "information": -1,
+}
 
 
 def assert_same(a: Any, b: Any, where: str = "") -> None:
@@ -47,20 +78,23 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
 
 
 def both(
-    bundle: Path, num_envs: int, mode: str = "NextStep", **kwargs: Any
-) -> tuple[SelectionVectorEnv, SyncVectorEnv]:
+    bundle: Path,
+    num_envs: int,
+    mode: str = "NextStep",
+    env_id: str = "OGS-Custom-v0",
+    **kwargs: Any,
+) -> tuple[Any, SyncVectorEnv]:
     kwargs = {**kwargs, "bundle": str(bundle)}
-    native = gymnasium.make_vec(
-        "OGS-Custom-v0", num_envs, autoreset_mode=mode, **kwargs
-    )
+    native = gymnasium.make_vec(env_id, num_envs, autoreset_mode=mode, **kwargs)
     sync = gymnasium.make_vec(
-        "OGS-Custom-v0",
+        env_id,
         num_envs,
         vectorization_mode="sync",
         vector_kwargs={"autoreset_mode": mode},
         **kwargs,
     )
-    assert isinstance(native, SelectionVectorEnv)
+    mixture = "Mixture" in env_id
+    assert isinstance(native, MixtureVectorEnv if mixture else SelectionVectorEnv)
     assert native.metadata["autoreset_mode"] is sync.metadata["autoreset_mode"]
     assert native.observation_space == sync.observation_space
     assert native.action_space == sync.action_space
@@ -69,7 +103,7 @@ def both(
 
 
 def run_episodes(
-    native: SelectionVectorEnv, sync: SyncVectorEnv, steps: int, seed: int = 0
+    native: EpisodeVectorEnv, sync: SyncVectorEnv, steps: int, seed: int = 0
 ) -> np.ndarray:
     """Step both with the same actions; count the ends and the invalid actions."""
     limited = "max_episode_steps" in (native.spec.kwargs if native.spec else {})
@@ -113,13 +147,24 @@ def test_episodes_equal_those_of_sync_vector_env(
     assert invalid > 90 + 10 * (num_envs - 1)
 
 
+@pytest.mark.parametrize("num_envs", [1, 3, 16])
+@pytest.mark.parametrize("mode", MODES)
+def test_mixtures_equal_those_of_sync_vector_env(
+    bundle_folder: Path, num_envs: int, mode: str
+) -> None:
+    native, sync = both(bundle_folder, num_envs, mode, **MIXTURE)
+    ends, invalid = run_episodes(native, sync, 150)
+    assert ends > 8 * num_envs
+    assert invalid > 15
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("most", [1, 7, 12])
+@pytest.mark.parametrize("kind", [{**SMALL, "fill": True}, MIXTURE])
 def test_time_limit_truncates_as_gymnasiums_wrapper(
-    bundle_folder: Path, mode: str, most: int
+    bundle_folder: Path, mode: str, most: int, kind: dict[str, Any]
 ) -> None:
-    arguments = {**SMALL, "fill": True, "max_episode_steps": most}
-    native, sync = both(bundle_folder, 3, mode, **arguments)
+    native, sync = both(bundle_folder, 3, mode, **kind, max_episode_steps=most)
     ends, _ = run_episodes(native, sync, 100)
     assert ends > 3 * 100 / most / 2 - 3
 
@@ -132,17 +177,12 @@ def test_time_limit_truncates_as_gymnasiums_wrapper(
         {"observe": "trajectory", "split": "test", "slate_size": 7, "num_slates": 9},
         {**SMALL, "fill": True, "reward_weights": {"information": 0.3}},
         {**SMALL, "fill": True, "epochs": 12.5},
-        {
-            **SMALL,
-            "reward_weights": {
-                "domain_gain": -1.5,
-                "anchor_gain": 0.7,
-                "orthogonality": 0.4,
-                "forgetting": 0.8,
-                "conflict": 2.0,
-                "information": 0.3,
-            },
-        },
+        {**SMALL, "reward_weights": WEIGHTS},
+        {**MIXTURE, "split": "train", "clusters": 12, "batch": 8, "steps": 30},
+        {**MIXTURE, "split": "all", "batch": 30, "steps": 15},
+        {**MIXTURE, "reward_weights": WEIGHTS},
+        {**SMALL, "reward_weights": NEGATIVE},
+        {**MIXTURE, "reward_weights": NEGATIVE},
     ],
 )
 def test_any_arguments(bundle_folder: Path, kwargs: dict[str, Any]) -> None:
@@ -171,13 +211,42 @@ def test_any_shape(
     run_episodes(*both(bundle_folder, 4, mode, **shape), steps=60, seed=seed)
 
 
-def test_a_bundle_without_own_answers(folder_without_answers: Path) -> None:
-    native, sync = both(folder_without_answers, 3, **SMALL)
+@settings(max_examples=25, deadline=None)
+@given(
+    clusters=st.integers(1, 20),
+    batch=st.integers(1, 20),
+    share=st.floats(0, 1),
+    split=st.sampled_from(["train", "test", "all"]),
+    mode=st.sampled_from(MODES),
+    seed=st.integers(0, 1000),
+)
+def test_any_mixture(
+    bundle_folder: Path,
+    clusters: int,
+    batch: int,
+    share: float,
+    split: str,
+    mode: str,
+    seed: int,
+) -> None:
+    part = len(load_bundle(str(bundle_folder)).split(split))
+    steps = 1 + round(share * (min(part // batch, 20) - 1))
+    shape = {"clusters": clusters, "batch": batch, "steps": steps, "split": split}
+    envs = both(bundle_folder, 4, mode, **{**MIXTURE, **shape})
+    run_episodes(*envs, steps=2 * steps + 3, seed=seed)
+
+
+@KINDS
+def test_a_bundle_without_own_answers(
+    folder_without_answers: Path, kind: dict[str, Any]
+) -> None:
+    native, sync = both(folder_without_answers, 3, **kind)
     assert run_episodes(native, sync, 100).min() > 3
 
 
-def test_the_shipped_bundle() -> None:
-    native, sync = both(Path("medical"), 3)
+@pytest.mark.parametrize("kind", [{}, {**MIXTURE, "batch": 8, "steps": 24}])
+def test_the_shipped_bundle(kind: dict[str, Any]) -> None:
+    native, sync = both(Path("medical"), 3, **kind)
     assert run_episodes(native, sync, 250).min() > 3
 
 
@@ -192,19 +261,36 @@ def test_a_pool_too_large_for_tables(
     monkeypatch.setattr(observations, "_PREPARED_ROWS", 0)
     native, sync = both(folder, 3, slate_size=3, num_slates=8, budget=11)
     assert run_episodes(native, sync, 80).min() > 3
+    shape = {"clusters": 3, "batch": 5, "steps": 12, "split": "all"}
+    native, sync = both(folder, 3, **{**MIXTURE, **shape})
+    assert run_episodes(native, sync, 60).min() > 3
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"slate_size": 5, "num_slates": 9, "budget": 30},
+        {**MIXTURE, "clusters": 3, "split": "all", "batch": 20, "steps": 9},
+    ],
+    ids=["selection", "mixture"],
+)
 @pytest.mark.parametrize("checkpoints", [0, 1])
-def test_bundles_of_one_checkpoint(tmp_path: Path, checkpoints: int) -> None:
+def test_bundles_of_one_checkpoint(
+    tmp_path: Path, checkpoints: int, kind: dict[str, Any]
+) -> None:
     folder = make_bundle(tmp_path / "b", pool=200, checkpoints=checkpoints, held_out=12)
-    envs = both(folder, 3, slate_size=5, num_slates=9, budget=30)
+    envs = both(folder, 3, **kind)
     assert run_episodes(*envs, steps=150).min() > 3
 
 
-def test_make_vec_has_three_modes_that_agree(bundle_folder: Path) -> None:
-    kwargs = {**SMALL, "bundle": str(bundle_folder)}
+@KINDS
+def test_make_vec_has_three_modes_that_agree(
+    bundle_folder: Path, kind: dict[str, Any]
+) -> None:
+    kwargs = {"env_id": "OGS-Custom-v0", "bundle": str(bundle_folder), **kind}
+    env_id = kwargs.pop("env_id")
     vector_envs: list[VectorEnv] = [
-        gymnasium.make_vec("OGS-Custom-v0", 2, vectorization_mode=mode, **kwargs)
+        gymnasium.make_vec(env_id, 2, vectorization_mode=mode, **kwargs)
         for mode in ("vector_entry_point", "sync", "async")
     ]
     resets = [envs.reset(seed=3) for envs in vector_envs]
@@ -218,8 +304,9 @@ def test_make_vec_has_three_modes_that_agree(bundle_folder: Path) -> None:
         envs.close()
 
 
-def test_seeds_and_options_of_reset(bundle_folder: Path) -> None:
-    native, sync = both(bundle_folder, 3, **SMALL)
+@KINDS
+def test_seeds_and_options_of_reset(bundle_folder: Path, kind: dict[str, Any]) -> None:
+    native, sync = both(bundle_folder, 3, **kind)
     for seed in (5, [9, 8, 9], None, [1, None, 2]):
         if seed is None:  # continues the sub-environments' generators
             assert_same(native.reset(), sync.reset())
@@ -237,8 +324,11 @@ def test_seeds_and_options_of_reset(bundle_folder: Path) -> None:
     assert_same(native.step(actions), sync.step(actions))
 
 
-def test_np_random_seed_replays_an_unseeded_run(bundle_folder: Path) -> None:
-    envs, _ = both(bundle_folder, 3, **SMALL)
+@KINDS
+def test_np_random_seed_replays_an_unseeded_run(
+    bundle_folder: Path, kind: dict[str, Any]
+) -> None:
+    envs, _ = both(bundle_folder, 3, **kind)
     unseeded = envs.reset()
     seed = envs.np_random_seed
     assert isinstance(seed, int)
@@ -269,8 +359,27 @@ def test_bad_arguments(
         SelectionVectorEnv(bundle=str(bundle_folder), **kwargs)
 
 
-def test_bad_calls(bundle_folder: Path) -> None:
-    native, _ = both(bundle_folder, 3, "Disabled", **SMALL)
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"render_mode": "human"}, "unknown render mode 'human'; known: ansi, rgb"),
+        ({"num_envs": 0}, "num_envs: 0; expected at least 1"),
+        ({"autoreset_mode": "Same"}, "unknown autoreset mode 'Same'; did you mean Sam"),
+        ({"clusters": 0}, "clusters: 0; expected at least 1"),
+        ({"max_episode_steps": 0}, "max_episode_steps: 0; expected at least 1"),
+        ({"bundle": ""}, "bundle: missing; expected the name of a shipped bundle"),
+    ],
+)
+def test_bad_arguments_of_mixtures(
+    bundle_folder: Path, kwargs: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        MixtureVectorEnv(**{"bundle": str(bundle_folder), **kwargs})
+
+
+@KINDS
+def test_bad_calls(bundle_folder: Path, kind: dict[str, Any]) -> None:
+    native, _ = both(bundle_folder, 3, "Disabled", **kind)
     with pytest.raises(gymnasium.error.ResetNeeded, match="before the first step"):
         native.step(np.zeros(3, int))
     native.reset(options={"reset_mask": np.array([True, True, False])})
@@ -294,16 +403,20 @@ def test_bad_calls(bundle_folder: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             native.step(actions)
-    for _ in range(6):
-        native.step(np.array([4, 0, 0]))
+    over = np.zeros(3, np.bool_)
+    while not over.any():
+        _, _, over, _, _ = native.step(np.array([4, 0, 0]))
     with pytest.raises(
-        gymnasium.error.ResetNeeded, match=r"sub-environments \[0\] are over"
+        gymnasium.error.ResetNeeded, match=r"sub-environments \[0.*\] are over"
     ):
         native.step(np.zeros(3, int))
 
 
-def test_later_steps_do_not_change_returned_values(bundle_folder: Path) -> None:
-    native, _ = both(bundle_folder, 3, "SameStep", **SMALL)
+@KINDS
+def test_later_steps_do_not_change_returned_values(
+    bundle_folder: Path, kind: dict[str, Any]
+) -> None:
+    native, _ = both(bundle_folder, 3, "SameStep", **kind)
     returned = [native.reset(seed=0)]
     expected = copy.deepcopy(returned)
     rng = np.random.default_rng(0)
@@ -330,6 +443,24 @@ def test_frames_are_those_of_each_sub_environment(
         assert_same(mine, theirs)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_frames_of_mixtures_have_their_invalid_actions(
+    bundle_folder: Path, mode: str
+) -> None:
+    kind = {**MIXTURE, "render_mode": "ansi", "batch": 8, "steps": 6}
+    native, sync = both(bundle_folder, 2, mode, **kind)
+    native.reset(seed=2), sync.reset(seed=2)
+    frames = []
+    for actions in ([3, 4], [3, 4], [3, 4], [3, 0], [3, 4], [3, 4], [1, 1]):
+        for envs in (native, sync):
+            if mode == "Disabled" and len(frames) == 6:
+                envs.reset(options={"reset_mask": np.ones(2, np.bool_)})
+            envs.step(np.array(actions))
+        frames.append(native.render())
+        assert frames[-1] == sync.render()
+    assert "because 3 is empty" in frames[-3][0]
+
+
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
 def test_frames_after_a_filled_selection_are_of_the_picks(
     bundle_folder: Path, mode: str
@@ -350,8 +481,11 @@ def test_frames_after_a_filled_selection_are_of_the_picks(
     assert "0 of 9 picked" in envs.render()[0]
 
 
-def test_pickled_and_copied_vector_envs_continue_equally(bundle_folder: Path) -> None:
-    native, _ = both(bundle_folder, 3, **SMALL)
+@KINDS
+def test_pickled_and_copied_vector_envs_continue_equally(
+    bundle_folder: Path, kind: dict[str, Any]
+) -> None:
+    native, _ = both(bundle_folder, 3, **kind)
     native.reset(seed=0)
     native.step(np.array([0, 1, 4]))
     others = [pickle.loads(pickle.dumps(native)), copy.deepcopy(native)]
@@ -372,21 +506,26 @@ def test_gymnasiums_wrappers_count_its_episodes(bundle_folder: Path) -> None:
         assert not truncated.any()
     assert terminated.tolist() == [True, False]
     assert infos["episode"]["l"].tolist() == [6, 0]
-    for _ in range(6):  # of the second, every other step is invalid
+    for _ in range(3):  # the second has a budget of nine picks
         *_, terminated, truncated, infos = envs.step(np.array([4, 0]))
         assert not truncated.any()
     assert terminated.tolist() == [False, True]
-    assert infos["episode"]["l"].tolist() == [0, 12]
+    assert infos["episode"]["l"].tolist() == [0, 9]
 
 
-def test_docstring_example() -> None:
+@pytest.mark.parametrize("vector_env", [SelectionVectorEnv, MixtureVectorEnv])
+def test_docstring_example(vector_env: type[EpisodeVectorEnv]) -> None:
     finder = doctest.DocTestFinder()
-    test = finder.find(SelectionVectorEnv, globs={"ogs_env": ogs_env})[0]
+    test = finder.find(vector_env, globs={"ogs_env": ogs_env})[0]
     assert len(test.examples) >= 4
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
-def test_the_tables_of_a_bundle_are_computed_once(bundle_folder: Path) -> None:
-    native, _ = both(bundle_folder, 2)
-    single = SelectionEnv(str(bundle_folder))
+@KINDS
+def test_the_tables_of_a_bundle_are_computed_once(
+    bundle_folder: Path, kind: dict[str, Any]
+) -> None:
+    native, _ = both(bundle_folder, 2, **kind)
+    single_class = MixtureEnv if kind is MIXTURE else SelectionEnv
+    single = single_class(str(bundle_folder))
     assert native._learners.tables is single.learner._tables

@@ -20,8 +20,9 @@ from ogs_env.bundle_files import (
     FORMAT_VERSION,
     MEASURED,
     ROLES,
+    save_manifest,
 )
-from ogs_env.files import sha256_of, write_json
+from ogs_env.files import sha256_of
 
 ABILITIES = 10
 SOURCES = ("alpha", "beta", "gamma", "delta", "epsilon")
@@ -134,7 +135,7 @@ def make_bundle(
             "forgetting": {"curvature": 0.0006},
         },
     }
-    write_json(folder / "manifest.json", manifest)
+    save_manifest(folder, manifest)
     return folder
 
 
@@ -142,7 +143,7 @@ def edit_manifest(folder: Path, **changes: Any) -> None:
     """Change entries of a bundle's manifest; None takes an entry away."""
     file = folder / "manifest.json"
     manifest = json.loads(file.read_text()) | changes
-    write_json(file, {n: v for n, v in manifest.items() if v is not None})
+    save_manifest(folder, {n: v for n, v in manifest.items() if v is not None})
 
 
 def _mixture(rng: np.random.Generator) -> np.ndarray:

@@ -16,10 +16,10 @@ from safetensors.numpy import load_file, save_file
 from torch.nn.functional import cross_entropy
 
 from ogs_env.bundle import Bundle, load_bundle
-from ogs_env.bundle_files import ANSWERS
+from ogs_env.bundle_files import ANSWERS, save_manifest
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
-from ogs_env.files import sha256_of, write_json
+from ogs_env.files import sha256_of
 from ogs_env.learners.live import LiveLearner
 from ogs_env.learners.live_settings import LiveSettings
 from ogs_env.lm.adapter import attach_adapter
@@ -126,7 +126,7 @@ def add_answers(files: LiveFiles, folder: Path) -> dict[str, list[list[int]]]:
     manifest["files"] = {
         file.name: {"sha256": sha256_of(file)} for file in folder.glob("*.safetensors")
     }
-    write_json(folder / "manifest.json", manifest)
+    save_manifest(folder, manifest)
     return tokens
 
 
