@@ -11,6 +11,7 @@ from ogs_env.bundle import load_bundle, shipped_bundles
 from ogs_env.data.reading import ReadOptions
 from ogs_env.data.texts import bundle_texts, numbers
 from ogs_env.errors import InputError
+from ogs_env.files import check_writable
 from ogs_env.selection import SUMMARY, parse_budget, select
 
 
@@ -65,6 +66,7 @@ def run(options: Options) -> None:
     agent = options.agent
     budget = "100%" if options.budget is None else options.budget
     parse_budget(budget, len(bundle.split(options.split)))
+    check_writable(options.out / SUMMARY)
     texts = None
     if options.texts is not None:
         roles = READERS.get(agent, ("pool",))

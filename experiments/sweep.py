@@ -7,6 +7,7 @@ parameters: `method: bayes` is a tree-structured Parzen estimator (Bergstra et a
 """
 
 import itertools
+import json
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -230,13 +231,21 @@ def open_study(sweep: Sweep, folder: Path, seed: int) -> optuna.Study:
     journal = folder / "study.journal"
     damaged = f"{journal}: is damaged; delete {folder}, or choose another --out"
     try:
-        study = optuna.create_study(
-            study_name="sweep",
-            storage=JournalStorage(JournalFileBackend(str(journal))),
-            direction=sweep.config["metric"]["goal"],
-            pruner=pruner,
-            load_if_exists=True,
-        )
+        if journal.exists():
+            for line in journal.read_bytes().splitlines():
+                json.loads(line)  # Optuna appends to a last line that is cut
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        if storage.get_all_studies():
+            study = optuna.load_study(
+                study_name="sweep", storage=storage, pruner=pruner
+            )
+        else:
+            study = optuna.create_study(
+                study_name="sweep",
+                storage=storage,
+                direction=sweep.config["metric"]["goal"],
+                pruner=pruner,
+            )
     except OSError:
         raise
     # Optuna replays the journal without checks, so that any error can follow.

@@ -4,6 +4,8 @@ import io
 import json
 import lzma
 import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import datasets
 import pyarrow
 import pytest
+from helpers.hub_server import hub_environment, hub_server
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -610,3 +613,44 @@ def test_any_bytes_are_read_or_refused_in_one_line(
     assert isinstance(outcome, str)
     assert outcome.startswith(str(path))
     assert "\n" not in outcome
+
+
+READ_FROM_HUB = """
+import json, sys
+from ogs_env.data.reading import read_samples
+from ogs_env.errors import InputError
+for name in sys.argv[1:]:
+    try:
+        samples = read_samples(name)
+        print(json.dumps([samples[0].source, samples[-1].place, len(samples)]))
+    except InputError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def test_datasets_of_the_hub_are_read(tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "datasets" / "owner" / "cases"
+    repository.mkdir(parents=True)
+    (repository / "README.md").write_text(
+        "---\nconfigs:\n- config_name: main\n  data_files:\n"
+        "  - split: train\n    path: train.jsonl\n"
+        "  - split: test\n    path: test.jsonl\n---\n"
+    )
+    (repository / "train.jsonl").write_bytes(packed(RECORDS, "lines"))
+    (repository / "test.jsonl").write_bytes(packed(RECORDS[:2], "lines"))
+    names = ["owner/cases", "owner/cases:main@test", "owner/cases@dev", "owner/none"]
+    with hub_server(tmp_path / "hub") as url:
+        environment = os.environ | hub_environment(url, tmp_path / "home")
+        done = subprocess.run(
+            [sys.executable, "-c", READ_FROM_HUB, *names],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    train, test, split, repository_error = map(json.loads, done.stdout.splitlines())
+    assert train == ["cases", "owner/cases, row 4", 5]
+    assert test == ["cases", "owner/cases:main@test, row 1", 2]
+    assert split.startswith("owner/cases@dev: there is no such file, and as a dataset ")
+    assert "dev" in split.partition("loaded: ")[2]
+    assert repository_error.startswith("owner/none: there is no such file, and as a ")

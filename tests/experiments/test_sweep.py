@@ -137,6 +137,14 @@ def test_a_stopped_search_is_resumed(bundle, tmp_path, method, monkeypatch, caps
     assert main([*command, str(tmp_path / "stopped"), "--seed=1"]) == 2
     assert "has another sweep or --seed" in capsys.readouterr().err
 
+    journal = tmp_path / "stopped" / "study.journal"
+    content = journal.read_bytes()
+    for damaged in (bytes(200), content.replace(b'"cost"', b'"c0st"'), content[:-9]):
+        journal.write_bytes(damaged)
+        assert main([*command, str(tmp_path / "stopped")]) == 2
+        assert f"{journal}: is damaged" in capsys.readouterr().err
+        assert journal.read_bytes() == damaged
+
 
 def test_hyperband_prunes_trials_that_do_not_learn(bundle, tmp_path, capsys):
     file = write(

@@ -1,0 +1,199 @@
+"""The documentation site, built as `make docs` builds it."""
+
+import importlib.util
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import gymnasium
+import pytest
+from PIL import Image
+
+from ogs_env.agents.selector import SELECTORS
+from ogs_env.envs.mixture import MixtureEnv
+from ogs_env.envs.selection import SelectionEnv
+
+REPOSITORY = Path(__file__).parents[1]
+ENV_IDS = [name for name in gymnasium.registry if name.startswith("OGS-")]
+
+
+def build(repository: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", site],
+        cwd=repository,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    done = build(REPOSITORY, folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+class Elements(HTMLParser):
+    """Ids of a page, and the tags and addresses of what it links to."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.addresses: list[tuple[str, str]] = []
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.ids |= {found[key] for key in ("id", "name") if found.get(key)}
+        address = found.get("href") or found.get("src")
+        if address:
+            self.addresses.append((tag, address))
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[Path, Elements]:
+    # Links of the page for missing addresses depend on where the site is.
+    found = (page for page in site.rglob("*.html") if page.name != "404.html")
+    return {page: Elements(page) for page in found}
+
+
+def links(pages: dict[Path, Elements]) -> Iterator[tuple[Path, Path, str]]:
+    """Yield each link within the site: its page, its file and its heading."""
+    for page, elements in pages.items():
+        for _, address in elements.addresses:
+            parts = urlsplit(address)
+            if not parts.scheme:
+                file = (page.parent / unquote(parts.path)) if parts.path else page
+                file = file / "index.html" if file.is_dir() else file
+                yield page, file.resolve(), unquote(parts.fragment)
+
+
+def test_links_lead_to_files_and_headings(pages):
+    found = list(links(pages))
+    assert len(found) > 1000
+    for page, file, heading in found:
+        assert file.is_file(), f"{page}: {file}"
+        if heading and file.suffix == ".html":
+            assert heading in pages[file].ids, f"{page}: {file}#{heading}"
+
+
+def test_pages_load_nothing_from_other_sites(pages):
+    for page, elements in pages.items():
+        loaded = [one for tag, one in elements.addresses if tag not in ("a", "base")]
+        assert loaded
+        assert not [one for one in loaded if urlsplit(one).netloc], page
+
+
+def test_a_broken_link_and_a_page_without_a_place_fail(tmp_path):
+    for path in REPOSITORY.iterdir():
+        if path.name in ("docs", "mkdocs.yml"):
+            continue
+        (tmp_path / path.name).symlink_to(path)
+    shutil.copytree(REPOSITORY / "docs", tmp_path / "docs")
+    shutil.copy(REPOSITORY / "mkdocs.yml", tmp_path)
+    page = tmp_path / "docs" / "speed.md"
+    faults = "[a](gone.md) [b](environments.md#gone) [c][ogs_env.gone]"
+    page.write_text(f"{page.read_text()}\n{faults}\n")
+    (tmp_path / "docs" / "stray.md").write_text("# Stray\n")
+
+    done = build(tmp_path, tmp_path / "built")
+
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if "ogs_env.gone" in line]
+    assert said
+    for fault in ("'gone.md'", "'environments.md#gone'", "stray.md"):
+        assert fault in done.stderr
+
+
+@pytest.mark.parametrize("name", ENV_IDS)
+def test_each_environment_is_on_the_page_of_its_family(site, name):
+    family = next(
+        (one for one in ("mixture", "live") if one.title() in name), "selection"
+    )
+    page = (site / "environments" / family / "index.html").read_text()
+    assert f">{name}</code></td>" in page
+
+
+@pytest.mark.parametrize(
+    ("family", "env_class"), [("selection", SelectionEnv), ("mixture", MixtureEnv)]
+)
+def test_each_argument_is_explained(site, family, env_class):
+    page = (site / "environments" / family / "index.html").read_text()
+    explained = page.partition('id="arguments"')[2].partition("<h2")[0]
+    arguments = [*inspect.signature(env_class).parameters]
+    assert len(arguments) > 5
+    for argument in arguments:
+        assert f">{argument}</code>" in explained
+
+
+def test_the_returns_are_those_of_the_benchmark(site):
+    results = REPOSITORY / "experiments" / "results" / "benchmark" / "benchmark.json"
+    page = (site / "environments" / "selection" / "index.html").read_text()
+    returns = page.partition('id="reference-returns"')[2].partition("<h2")[0]
+    rows = [
+        row
+        for row in json.loads(results.read_text())["table"]
+        if row["selector"] in ("random", "greedy", "navigator", "oracle")
+    ]
+    assert len(rows) == 12
+    for row in rows:
+        low, high = row["interval"]
+        assert f"<td>{row['return_iqm']:.2f} " in returns
+        assert f"[{low:.2f}, {high:.2f}]" in returns
+
+
+def test_the_pictures_are_frames(site):
+    for family in ("selection", "mixture", "live"):
+        with Image.open(site / "environments" / f"{family}.png") as picture:
+            assert picture.size == (1000, 560)
+            assert len(picture.getcolors(1_000_000)) > 100
+
+
+def test_each_selector_has_a_section(site, pages):
+    ids = pages[site / "selectors" / "index.html"].ids
+    for name in SELECTORS:
+        assert (
+            name in ids
+            or any(one.startswith(f"{name}-") for one in ids)
+            or any(one.endswith(f"-{name}") for one in ids)
+        )
+
+
+def test_formulas_are_mathml(site):
+    page = (site / "method" / "index.html").read_text()
+    assert page.count("<math ") > 20
+    assert "arithmatex" not in page
+
+
+def test_formulas_of_docstrings_are_typeset():
+    spec = importlib.util.spec_from_file_location(
+        "formulas", REPOSITORY / "docs" / "_site" / "formulas.py"
+    )
+    formulas = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(formulas)
+    text = "Let `a_i` be\n\n    <g_i, g_D> - eta |w|^2,\n\nwith slate_size >= 1."
+    assert formulas.typeset(text) == (
+        "Let `a_i` be\n\n"
+        '<p class="formula">⟨<i>g</i><sub>i</sub>, <i>g</i><sub>D</sub>⟩ - '
+        "η |w|<sup>2</sup>,</p>\n"
+        "\nwith slate_size ≥ 1."
+    )
+
+
+def test_the_drawing_has_every_package():
+    drawing = (REPOSITORY / "docs" / "architecture.svg").read_text()
+    packages = [
+        one.parent.name for one in (REPOSITORY / "ogs_env").glob("*/__init__.py")
+    ]
+    assert len(packages) > 4
+    for package in packages:
+        assert f">{package}" in drawing
