@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ogs_env.errors import InputError
-from ogs_env.files import read_versioned, sha256_of, write_text
+from ogs_env.files import json_text, read_versioned, sha256_of, write_text
 from ogs_env.rows import COLUMNS, Rows
 
 FORMAT = "ogs-bundle"
@@ -99,7 +99,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def save_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest of a bundle's folder, and its sha256."""
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    text = json_text(manifest)
     # Last the manifest: a folder without one is no bundle.
     write_text(path / MANIFEST_HASH, f"{hashlib.sha256(text.encode()).hexdigest()}\n")
     write_text(path / MANIFEST, text)

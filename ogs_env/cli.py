@@ -46,6 +46,7 @@ _EXTRAS = {
     "transformers": "llm",
     "peft": "llm",
     "datasets": "llm",
+    "pyarrow": "llm",
     "filelock": "llm",
     "tqdm": "llm",
     "simple_icd_10_cm": "llm",
@@ -136,8 +137,10 @@ def _command(words: list[str]) -> int:
         return _fail(f"unknown command '{command}'; {hint}")
     try:
         return _run(command, words[1:])
-    except SystemExit:  # after --help
-        return 0
+    except SystemExit as end:
+        if end.code:
+            raise
+        return 0  # after --help
     except InputError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
@@ -195,7 +198,7 @@ def _fail(message: str) -> int:
 
 
 def _print_error(text: str) -> None:
-    with contextlib.suppress(OSError):  # nobody reads it
+    with contextlib.suppress(OSError):  # stderr is closed or full
         print(text, file=sys.stderr)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     with _made(path.parent, path), writing(path):
         try:
+            _remove_leftovers(path)
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
@@ -42,6 +44,24 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}{_PART}")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of `path` that killed processes left."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*{_PART}"):
+        process = part.name.removesuffix(_PART).rpartition(".")[2]
+        if process.isdecimal() and not _is_running(int(process)):
+            part.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 def check_writable(file: Path) -> None:
@@ -168,8 +188,6 @@ def exclusive(folder: Path) -> Iterator[None]:
                 f"{folder}: another process is writing there; wait until it ends, or "
                 "choose another --out"
             )
-        for part in folder.rglob(f".*{_PART}"):  # of processes that were killed
-            part.unlink()
         yield
 
 
@@ -203,7 +221,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Return `value` as indented JSON, the content of a file."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path, what: str, remedy: str = "") -> Any:

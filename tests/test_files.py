@@ -221,3 +221,22 @@ def test_folders_of_a_file_that_fails_are_removed(tmp_path: Path) -> None:
             with pytest.raises(InputError, match=r"cannot be written \(File name too"):
                 write(tmp_path / name, *(["text"] if write is write_text else []))
         assert list(tmp_path.rglob("*")) == [tmp_path / "before"]
+
+
+def test_a_killed_process_leaves_no_temporary_file_of_a_file(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    left = tmp_path / f".result.json.{ended.pid}.part"
+    others = [
+        tmp_path / ".result.json.1.part",  # of a process that runs
+        tmp_path / f".other.json.{ended.pid}.part",  # of another file
+        tmp_path / ".result.json.film.part",  # of another program
+        tmp_path / "folder" / f".result.json.{ended.pid}.part",
+    ]
+    others[-1].parent.mkdir()
+    for file in (left, *others):
+        file.write_text("mine")
+    with exclusive(tmp_path):
+        write_json(tmp_path / "result.json", {})
+    assert not left.exists()
+    assert all(file.read_text() == "mine" for file in others)

@@ -1,5 +1,6 @@
 """Read samples from files and datasets."""
 
+import dataclasses
 import logging
 import re
 import warnings
@@ -43,7 +44,7 @@ class ReadOptions:
 
     def reading(self) -> dict[str, Any]:
         """Return the options as arguments of `read_samples`."""
-        names = "format", "prompt_field", "response_field", "source_field", "strict"
+        names = [own.name for own in dataclasses.fields(ReadOptions)]
         return {name: getattr(self, name) for name in names}
 
 

@@ -10,7 +10,7 @@ from ogs_env.envs.observations import Candidates
 from ogs_env.envs.selection import SelectionEnv, nearest_candidates
 from ogs_env.envs.vector_base import EnvIndices, EpisodeVectorEnv, Outcome
 from ogs_env.envs.vector_slates import VectorSlates
-from ogs_env.episode_rewards import Information, VectorRewards
+from ogs_env.episode_rewards import VectorRewards
 from ogs_env.errors import InputError
 from ogs_env.learners.surrogate import VectorSurrogateLearner
 
@@ -73,17 +73,13 @@ class SelectionVectorEnv(EpisodeVectorEnv[SelectionEnv]):
             **kwargs,
         )
         single = self.single
-        bundle, budget = single.bundle, single.budget
+        budget = single.budget
         samples = single._candidates
         assert isinstance(samples, Candidates)
-        self._learners = VectorSurrogateLearner(bundle, num_envs, budget)
+        self._learners = VectorSurrogateLearner(single.bundle, num_envs, budget)
         size = num_envs, single.num_slates, single.slate_size
         self._streams = VectorSlates(samples, self._learners, *size, budget)
-        informed = single.reward_weights["information"] != 0
-        self._rewards = VectorRewards(
-            self._learners,
-            [Information(bundle.k, budget) for _ in range(num_envs * informed)],
-        )
+        self._rewards = VectorRewards(self._learners, self._informations(budget))
         # Number of candidates that filled the selection of an ended episode.
         self._filled = np.zeros(num_envs, np.int64)
 

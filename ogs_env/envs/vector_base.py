@@ -1,5 +1,6 @@
 """What the native vector environments share: resets, autoreset, infos and frames."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -19,7 +20,7 @@ from ogs_env.envs.base import INVALID_ACTION_PENALTY, Observation
 from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.envs.observations import candidates
 from ogs_env.envs.selection import SelectionEnv
-from ogs_env.episode_rewards import VectorRewards
+from ogs_env.episode_rewards import Information, VectorRewards
 from ogs_env.errors import InputError
 from ogs_env.learners import UNCHANGED
 from ogs_env.learners.surrogate import VectorSurrogateLearner
@@ -64,7 +65,7 @@ class Outcome:
 
 
 class EpisodeVectorEnv(
-    VectorEnv[Observation, NDArray[np.int64], NDArray[Any]], Generic[AnyEnv]
+    VectorEnv[Observation, NDArray[np.int64], NDArray[Any]], Generic[AnyEnv], ABC
 ):
     """Base class of `SelectionVectorEnv` and `MixtureVectorEnv`.
 
@@ -234,6 +235,7 @@ class EpisodeVectorEnv(
             return None
         return tuple(self.replayed(index).render() for index in range(self.num_envs))
 
+    @abstractmethod
     def replayed(self, index: int) -> AnyEnv:
         """Return an environment in the state of a sub-environment.
 
@@ -242,8 +244,8 @@ class EpisodeVectorEnv(
         Args:
             index: Number of the sub-environment.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _act(self, actions: NDArray[np.int64], beginning: EnvIndices) -> Outcome:
         """Take the actions.
 
@@ -252,7 +254,15 @@ class EpisodeVectorEnv(
             beginning: Sub-environments that begin an episode, which is not dealt yet.
                 Their actions are skips, or are ignored.
         """
-        raise NotImplementedError
+
+    def _informations(self, picks: int) -> list[Information]:
+        """Return one for each sub-environment, or none without a weight for it.
+
+        Args:
+            picks: Most picks of an episode.
+        """
+        count = self.num_envs * (self.single.reward_weights["information"] != 0)
+        return [Information(self.single.bundle.k, picks) for _ in range(count)]
 
     def _checked(
         self, actions: NDArray[np.int64], beginning: EnvIndices

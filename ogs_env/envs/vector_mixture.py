@@ -10,7 +10,6 @@ from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.envs.vector_base import EnvIndices, EpisodeVectorEnv, Outcome
 from ogs_env.envs.vector_batches import BatchLearners, BatchRewards
 from ogs_env.envs.vector_clusters import VectorClusters
-from ogs_env.episode_rewards import Information
 
 
 class MixtureVectorEnv(EpisodeVectorEnv[MixtureEnv]):
@@ -62,16 +61,13 @@ class MixtureVectorEnv(EpisodeVectorEnv[MixtureEnv]):
             **kwargs,
         )
         single = self.single
-        bundle, capacity = single.bundle, single.batch * single.steps
-        learners = self._learners = BatchLearners(bundle, num_envs, capacity)
+        capacity = single.batch * single.steps
+        learners = BatchLearners(single.bundle, num_envs, capacity)
+        self._learners = learners
         self._streams = VectorClusters(
             single._clusters, single._candidates, num_envs, single.batch, single.steps
         )
-        informed = single.reward_weights["information"] != 0
-        self._rewards = BatchRewards(
-            learners,
-            [Information(bundle.k, capacity) for _ in range(num_envs * informed)],
-        )
+        self._rewards = BatchRewards(learners, self._informations(capacity))
         # Actions of the episodes so far, which `replayed` repeats.
         self._actions = np.zeros((num_envs, single.steps), np.int64)
 
