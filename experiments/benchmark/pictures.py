@@ -155,7 +155,7 @@ def draw_agents(report: Mapping[str, Any], path: Path) -> None:
     axes.set_xlabel("return, % of the oracle's: interquartile mean, 95 % interval")
     lines = [line for panel in panels for line in panel]
     figure.legend(
-        handles=_legend(lines), loc="outside lower center", ncols=6, fontsize=8
+        handles=_legend(lines), loc="outside lower center", ncols=3, fontsize=8
     )
     _save(figure, path)
 
