@@ -10,6 +10,7 @@ from ogs_env.agents.selector import (
     SELECTORS,
     Order,
     Selector,
+    best_places,
     make_selector,
     pool_rows,
 )
@@ -20,8 +21,12 @@ from ogs_env.errors import InputError, unknown_name
 
 ROUNDS = 32
 """Number of rounds in which a budget is spent."""
-# Candidates whose sketches are in memory at the same time.
-_PART = 16_384
+# Larger pools are split into parts.
+_WHOLE = 16_384
+# Candidates of a part, at most: the time to compare them grows with their square.
+_PART = 8192
+# Candidates that are rated together: few, so that they stay in the processor's cache.
+_RATED = 2048
 
 
 class AgentSelector:
@@ -33,7 +38,8 @@ class AgentSelector:
     of picking the candidate, given that its slate is not skipped.
 
     More than 16,384 candidates are shuffled and split into parts of about equal size,
-    each with its share of the budget, so that memory does not grow with the pool.
+    at most 8,192, each with its share of the budget. So memory hardly grows with the
+    pool, and time grows in proportion.
 
     Args:
         folder: Folder of the agent, written by `ogs train`.
@@ -81,15 +87,18 @@ class AgentSelector:
         """
         self._check(bundle)
         rows = rng.permutation(pool_rows(bundle, budget, indices))
-        parts = np.array_split(rows, -(-len(rows) // _PART))
+        count = 1 if len(rows) <= _WHOLE else -(-len(rows) // _PART)
+        parts = np.array_split(rows, count)
         ends = np.cumsum([len(part) for part in parts]) * budget / len(rows)
         shares = np.diff(np.round(ends).astype(np.int64), prepend=0).tolist()
+        parts = [part for part, share in zip(parts, shares, strict=True) if share]
         observed = candidates(bundle, "initial")
         with one_thread():
             orders = [
-                self._choose(observed, part, share, rng)
-                for part, share in zip(parts, shares, strict=True)
-                if share
+                self._choose(observed, part, *read, share, rng)
+                for part, read, share in zip(
+                    parts, observed.parts(parts), filter(None, shares), strict=True
+                )
             ]
         chosen, scores = (np.concatenate(parts) for parts in zip(*orders, strict=True))
         ranked = np.argsort(-scores, kind="stable")
@@ -99,11 +108,15 @@ class AgentSelector:
         self,
         bundle_candidates: Candidates,
         rows: NDArray[np.int64],
+        columns: NDArray[np.float32],
+        units: NDArray[np.float32],
         budget: int,
         rng: np.random.Generator,
     ) -> Order:
-        """Choose from pool rows (n,); return rows and probabilities (budget,)."""
-        columns, units = bundle_candidates.rows(rows)
+        """Choose from pool rows (n,); return rows and probabilities (budget,).
+
+        `columns` and `units` are those of the rows, see `Candidates.rows`.
+        """
         # Observations have two more columns: the largest cosine with a picked sample,
         # and 1.
         observed = np.pad(columns, [(0, 0), (0, 2)])
@@ -122,8 +135,8 @@ class AgentSelector:
                 share=budget / len(rows),
             )
             left = rng.permutation(left)
-            rated = self._rate(observed[left], context)
-            best = np.argsort(-rated, kind="stable")[:count]
+            rated = self._rate(observed, left, context)
+            best = best_places(rated, count)
             chosen = left[best]
             nearest = (units @ units[chosen].T).max(axis=1)
             if len(picked):
@@ -134,21 +147,39 @@ class AgentSelector:
         return rows[picked], scores
 
     def _rate(
-        self, observed: NDArray[np.float32], context: NDArray[np.float32]
+        self,
+        observed: NDArray[np.float32],
+        dealt: NDArray[np.int64],
+        context: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        """Return the probability of picking each candidate (n,) in its slate."""
-        count = len(observed)
+        """Return the probability of picking each candidate (n,) in its slate.
+
+        Args:
+            observed: Observation rows of all candidates.
+            dealt: Numbers of the candidates (n,), dealt to slates in this order.
+            context: Context of all slates.
+        """
+        count = len(dealt)
         size = min(self._slate_size, count)
         # The last slate is filled up with candidates of the first.
-        places = np.resize(np.arange(count), (-(-count // size), size))
-        observation = {
-            "candidates": observed[places],
-            "context": np.repeat(context[None], len(places), axis=0),
-        }
-        masks = np.ones((len(places), size + 1), np.bool_)
+        slates = np.resize(dealt, (-(-count // size), size))
+        chunks = min(-(-count // _RATED), len(slates))
+        rated = [
+            self._rate_slates(observed[chunk], context)
+            for chunk in np.array_split(slates, chunks)
+        ]
+        return np.concatenate(rated).ravel()[:count]
+
+    def _rate_slates(
+        self, slates: NDArray[np.float32], context: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Return the probability of picking each candidate (slates, size)."""
+        contexts = np.repeat(context[None], len(slates), axis=0)
+        masks = np.ones((len(slates), slates.shape[1] + 1), np.bool_)
         masks[:, -1] = False  # no skip
-        logs = self.navigator.log_probabilities(observation, masks)[:, :-1]
-        return np.exp(logs.ravel()[:count])
+        observation = {"candidates": slates, "context": contexts}
+        logs = self.navigator.log_probabilities(observation, masks)
+        return np.exp(logs[:, :-1])
 
     def _check(self, bundle: Bundle) -> None:
         space = self.navigator.description["space"]

@@ -107,5 +107,14 @@ def highest(
     rows: NDArray[np.int64], scores: NDArray[np.floating], budget: int
 ) -> Order:
     """Return the `budget` rows of highest score, best first; ties in row order."""
-    best = np.argsort(-scores, kind="stable")[:budget]
+    best = best_places(scores, budget)
     return rows[best], scores[best].astype(np.float32)
+
+
+def best_places(scores: NDArray[np.floating], count: int) -> NDArray[np.int64]:
+    """Return the places of the `count` highest scores, best first; ties in order."""
+    falling = -scores
+    # Only these are sorted: the best and those that tie with the last of them.
+    last = np.partition(falling, count - 1)[count - 1]
+    near = np.flatnonzero(~(falling > last))
+    return near[np.argsort(falling[near], kind="stable")[:count]]

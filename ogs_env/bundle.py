@@ -23,13 +23,15 @@ from ogs_env.bundle_files import (
     SHIPPED,
     check_answers,
     check_hashes,
-    map_tensors,
+    open_shards,
     read_basis,
     read_manifest,
-    read_shards,
 )
 from ogs_env.errors import InputError, unknown_name
+from ogs_env.files import sha256_of
 from ogs_env.rows import Rows
+from ogs_env.tensor_files import TensorFile
+from ogs_env.verified import Verified
 
 # One of four ids is in the test split, so that policies are tested on unseen samples.
 _TEST_DIVISOR = 4
@@ -59,24 +61,30 @@ class Bundle:
     anchor_answers: Rows
     retention_answers: Rows
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, verify: bool = True) -> None:
         self.path = path
         self.manifest = manifest = read_manifest(path)
-        check_hashes(path, manifest)
+        self._verify = verify
+        remembered = Verified(path, sha256_of(path / MANIFEST), manifest["files"])
+        verified = remembered.unchanged if verify else manifest["files"]
+        check_hashes(path, manifest, verified)
         weights = [entry["weight"] for entry in manifest["checkpoints"]]
         # The pool comes last, because its products need the sizes of the other roles.
         for role in (*self.measured, "pool"):
-            shards = read_shards(path, manifest, role)
+            shards = open_shards(path, manifest, role, verified)
             setattr(self, role, Rows(shards, np.array(weights, np.float32)))
         for role in ANSWERS if self.has_answers else ():
             prompts = getattr(self, role.removesuffix("_answers"))
             check_answers(path, role, getattr(self, role), prompts)
         self.basis, self.scales = read_basis(path, self.k)
+        if verify:
+            remembered.remember()
 
     # A bundle is read-only and may map large files, so copies are the same object and
     # another process loads it from its folder.
     def __reduce__(self) -> tuple[Any, ...]:
-        return _loaded, (str(self.path), self.manifest["learner"]["epochs"])
+        epochs = self.manifest["learner"]["epochs"]
+        return _loaded, (str(self.path), epochs, self._verify)
 
     def __copy__(self) -> "Bundle":
         return self
@@ -157,7 +165,7 @@ class Bundle:
         Args:
             role: `"anchor_answers"` or `"retention_answers"`.
         """
-        padded = map_tensors(self.path / ANSWER_TOKENS)[role]
+        padded = TensorFile(self.path / ANSWER_TOKENS).read(role)
         return [row[row >= 0].tolist() for row in padded]
 
     def _rows_of(self, capability: int, role: str, what: str) -> NDArray[np.int64]:
@@ -189,17 +197,24 @@ def shipped_bundles() -> list[str]:
 
 
 @functools.lru_cache(maxsize=8)
-def _load(path: Path, modified: int) -> Bundle:
-    return Bundle(path)
+def _load(path: Path, modified: int, verify: bool) -> Bundle:
+    return Bundle(path, verify)
 
 
-def load_bundle(name_or_path: str | Path) -> Bundle:
+def load_bundle(name_or_path: str | Path, verify: bool = True) -> Bundle:
     """Load a bundle and verify it: shapes, finite values and hashes.
 
-    The last bundles loaded are cached until their manifests change.
+    The last bundles loaded are cached until their manifests change. Sketches stay on
+    the disk until they are needed.
 
     Args:
         name_or_path: The name of a shipped bundle, such as `"medical"`, or a folder.
+        verify: Whether to read all files for their hashes and finite values. Of a
+            bundle of 64 MB or more, files that were verified before are read again
+            only if their size, times of change or inode are others, or the manifest
+            is; this is remembered in the cache folder (`OGS_CACHE`, or the user's
+            cache). Without it, a damaged bundle can give wrong numbers; it is for
+            large bundles where the cache folder does not last.
 
     Raises:
         InputError: If it is unknown, damaged, incomplete or of another format.
@@ -217,7 +232,7 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
     path = path.resolve()
     manifest = path / MANIFEST
     modified = manifest.stat().st_mtime_ns if manifest.is_file() else 0
-    return _load(path, modified)
+    return _load(path, modified, verify)
 
 
 def scalars(
@@ -231,8 +246,8 @@ def scalars(
     return np.column_stack([logs[0], losses, logs[1]])
 
 
-def _loaded(path: str, epochs: float) -> Bundle:
-    return load_bundle(path).with_epochs(epochs)
+def _loaded(path: str, epochs: float, verify: bool) -> Bundle:
+    return load_bundle(path, verify).with_epochs(epochs)
 
 
 @functools.lru_cache(maxsize=8)

@@ -4,8 +4,7 @@
 """
 
 import hashlib
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 
 from ogs_env.errors import InputError
 from ogs_env.files import json_text, read_versioned, sha256_of, write_text
-from ogs_env.rows import COLUMNS, Rows
+from ogs_env.rows import COLUMNS, Rows, Shard
+from ogs_env.tensor_files import TensorFile
 
 FORMAT = "ogs-bundle"
 FORMAT_VERSION = 6
@@ -35,13 +35,6 @@ ANSWER_TOKENS = "answers.safetensors"
 ANSWER_KINDS = ("own", "both")
 SHIPPED = Path(__file__).parent / "bundles"
 
-_DTYPES: dict[str, Any] = {
-    "F16": np.float16,
-    "F32": np.float32,
-    "I32": np.int32,
-    "I64": np.int64,
-    "U64": np.uint64,
-}
 # Keys of every manifest.
 _KEYS = (
     "name",
@@ -154,13 +147,22 @@ def _is_positive(value: Any) -> bool:
     return is_number and 0 < value <= float(np.finfo(np.float32).max)
 
 
-def check_hashes(path: Path, manifest: Mapping[str, Any]) -> None:
+def check_hashes(
+    path: Path, manifest: Mapping[str, Any], verified: Collection[str]
+) -> None:
     """Check that the files of a bundle are those that its manifest lists.
+
+    Args:
+        path: The bundle's folder.
+        manifest: Its manifest.
+        verified: Names of files that need no check.
 
     Raises:
         InputError: If a file is missing or its sha256 differs.
     """
     for name, entry in manifest["files"].items():
+        if name in verified:
+            continue
         file = path / name
         if not file.is_file():
             raise InputError(
@@ -174,26 +176,30 @@ def check_hashes(path: Path, manifest: Mapping[str, Any]) -> None:
             )
 
 
-def read_shards(
-    path: Path, manifest: Mapping[str, Any], role: str
-) -> list[dict[str, NDArray[Any]]]:
-    """Map the shards of a role and check their tensors.
+def open_shards(
+    path: Path, manifest: Mapping[str, Any], role: str, verified: Collection[str]
+) -> list[Shard]:
+    """Open the shards of a role and check their tensors.
 
-    Returns:
-        For each shard its tensors by name.
+    Args:
+        path: The bundle's folder.
+        manifest: Its manifest.
+        role: The role.
+        verified: Names of files whose values need no check.
 
     Raises:
         InputError: If a tensor is missing, has another shape than the manifest implies
             or holds a NaN or infinity, or the number of rows differs.
     """
     files = sorted(n for n in manifest["files"] if n.startswith(f"{role}-"))
-    shards = [map_tensors(path / name) for name in files]
+    shards = [_shard(path / name) for name in files]
     if _has_answer_files(manifest, role):
         for name, shard in zip(files, shards, strict=True):
-            shard.update(map_tensors(path / f"answers-{name}"))
+            answers = _shard(path / f"answers-{name}")
+            shard.update(answers)
     for name, shard in zip(files, shards, strict=True):
-        _check_shard(manifest, role, path / name, shard)
-    rows = sum(len(shard["ids"]) for shard in shards)
+        _check_shard(manifest, role, path / name, shard, verified)
+    rows = sum(shard["ids"].shapes["ids"][0] for shard in shards)
     if rows == 0 or rows != manifest["roles"].get(role):
         raise InputError(
             f"{path}: role '{role}' has {rows} rows, the manifest says "
@@ -209,7 +215,7 @@ def read_basis(path: Path, k: int) -> tuple[NDArray[np.float32], NDArray[np.floa
         InputError: If one is missing or has another shape.
     """
     file = path / BASIS
-    tensors = map_tensors(file)
+    tensors = _tensors(file)
     basis, scales = tensors.get("basis"), tensors.get("scales")
     for name, values in tensors.items():
         if not np.isfinite(values).all():
@@ -243,7 +249,7 @@ def check_answers(path: Path, role: str, rows: Rows, prompts: Rows) -> None:
         InputError: If tokens or a prompt are missing.
     """
     file = path / ANSWER_TOKENS
-    tokens = map_tensors(file).get(role)
+    tokens = _tensors(file).get(role)
     counts = np.empty(0)
     if tokens is not None and tokens.dtype == np.int32 and tokens.ndim == 2:
         counts = np.sum(tokens >= 0, axis=1)
@@ -292,59 +298,57 @@ def _shapes(
 
 
 def _check_shard(
-    manifest: Mapping[str, Any], role: str, file: Path, shard: dict[str, NDArray[Any]]
+    manifest: Mapping[str, Any],
+    role: str,
+    file: Path,
+    shard: Shard,
+    verified: Collection[str],
 ) -> None:
-    rows = len(shard["ids"]) if "ids" in shard else 0
+    """Check a shard's shapes and, of files that are not verified, its values."""
+    found = {name: of.shapes[name] for name, of in shard.items()}
+    rows = next(iter(found.get("ids", ())), 0)
     shapes = _shapes(manifest, role, rows)
     if "places" in shard:  # where repeats were dropped
         shapes["places"] = (rows,)
     for name, shape in shapes.items():
         is_beside = name in ANSWER_COLUMNS
         path = file.with_name(f"answers-{file.name}") if is_beside else file
-        if name not in shard or shard[name].shape != shape:
-            actual = shard[name].shape if name in shard else "nothing"
+        if found.get(name) != shape:
             raise InputError(
                 f"{path}: tensor '{name}' should have shape {shape}, found "
-                f"{actual}; the manifest's k is {manifest['projection']['k']}; rebuild "
-                "the bundle"
+                f"{found.get(name, 'nothing')}; the manifest's k is "
+                f"{manifest['projection']['k']}; rebuild the bundle"
             )
-        if shard[name].dtype.kind == "f" and not np.isfinite(shard[name]).all():
-            row = int(np.argwhere(~np.isfinite(shard[name]))[0][0])
+        if path.name not in verified and shard[name].dtypes[name].kind == "f":
+            finite = np.isfinite(shard[name].read(name))
+            if not finite.all():
+                row = int(np.argwhere(~finite)[0][0])
+                raise InputError(
+                    f"{path}: tensor '{name}' holds a NaN or infinity in row {row} "
+                    f"(sample {int(shard['ids'].read('ids')[row]):016x}); rebuild the "
+                    "bundle"
+                )
+    if file.name not in verified:
+        _check_numbers(manifest, file, shard)
+
+
+def _check_numbers(manifest: Mapping[str, Any], file: Path, shard: Shard) -> None:
+    """Check the numbers of sources and capabilities."""
+    for name in ("sources", "capabilities"):
+        numbers, names = shard[name].read(name), manifest[name]
+        if len(numbers) and numbers.max() >= len(names):
             raise InputError(
-                f"{path}: tensor '{name}' holds a NaN or infinity in row {row} "
-                f"(sample {int(shard['ids'][row]):016x}); rebuild the bundle"
-            )
-    for name, names in (
-        ("sources", manifest["sources"]),
-        ("capabilities", manifest["capabilities"]),
-    ):
-        if rows and shard[name].max() >= len(names):
-            raise InputError(
-                f"{file}: tensor '{name}' names number {shard[name].max()}, the "
+                f"{file}: tensor '{name}' names number {numbers.max()}, the "
                 f"manifest lists {len(names)} {name}; rebuild the bundle"
             )
 
 
-def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
-    """Memory-map a safetensors file: 8 bytes of header length, JSON, raw arrays."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        return {
-            name: np.memmap(
-                path,
-                _DTYPES[entry["dtype"]],
-                "r",
-                8 + length + entry["data_offsets"][0],
-                tuple(entry["shape"]),
-            )
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
-    # Whatever is wrong in a damaged header, the remedy is the same.
-    except (
-        *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError),
-        *(MemoryError, OverflowError, RecursionError),
-    ) as error:
-        raise InputError(f"{path}: is no safetensors file ({error})") from None
+def _shard(path: Path) -> Shard:
+    file = TensorFile(path)
+    return dict.fromkeys(file.shapes, file)
+
+
+def _tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Read all tensors of a small file."""
+    file = TensorFile(path)
+    return file.read_all(file.shapes)

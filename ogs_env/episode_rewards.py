@@ -20,6 +20,7 @@ AnyLearner = TypeVar("AnyLearner", bound=Learner)
 # Attributes of the terms, looked up once: it would slow down every step.
 _VALUES = tuple((term.name, term.value) for term in TERMS)
 _OF_LOSSES = tuple(term for term in TERMS if term.of_samples is None)
+_OF_SAMPLES = tuple(term for term in TERMS if term.of_samples is not None)
 
 
 class Information:
@@ -114,15 +115,15 @@ class Rewards(Generic[AnyLearner]):
             rows: At least one.
             units: Their unit initial sketches (n, width), for `information`.
         """
-        self._learner.update_many(rows)
+        indices = np.array(rows)
+        self._learner.update_many(indices)
         terms = self.changes()
         batch = self._transition.of_many(len(rows))
-        batch.cosines = self._learner.anchor_cosine(np.array(rows)).T
+        batch.cosines = self._learner.anchor_cosine(indices).T
         if self._information and units is not None:
             batch.information = np.array([self._information.pick(u) for u in units])
-        for term in TERMS:
-            if term.of_samples:
-                terms[term.name] = term.of_batch(term.value(batch))
+        for term in _OF_SAMPLES:
+            terms[term.name] = term.of_batch(term.value(batch))
         return {name: terms[name] for name in NO_PICK}
 
     def finish(self, terms: Mapping[str, float]) -> dict[str, float]:

@@ -170,8 +170,9 @@ class Term:
 
     def of_batch(self, values: NDArray[np.floating]) -> float:
         """Return the value of a batch from those of its samples (n,)."""
-        is_mean = self.of_samples == "mean"
-        return float(values.mean()) if is_mean else sum(values.tolist())
+        if self.of_samples == "mean":
+            return float(np.add.reduce(values) / len(values))
+        return sum(values.tolist())
 
 
 TERMS = (

@@ -1,10 +1,16 @@
 """The samples of one role of a bundle, as columns of arrays."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
+
+from ogs_env.tensor_files import TensorFile
+
+Shard = dict[str, TensorFile]
+"""The files of a shard's tensors, by the tensors' names."""
 
 # Columns of a shard except its sketches: one value (or row) per sample.
 COLUMNS: dict[str, type[np.generic]] = {
@@ -17,6 +23,9 @@ COLUMNS: dict[str, type[np.generic]] = {
     "domain_dots": np.float32,
     "anchor_dots": np.float32,
 }
+# Bytes of stored sketches that are read together.
+_TOGETHER = 2**27
+_BLOCK = 4096
 
 
 class Rows:
@@ -38,13 +47,12 @@ class Rows:
             from; they differ from the rows where repeated records were dropped.
     """
 
-    def __init__(
-        self,
-        shards: Sequence[dict[str, NDArray[Any]]],
-        weights: NDArray[np.float32],
-    ) -> None:
+    def __init__(self, shards: Sequence[Shard], weights: NDArray[np.float32]) -> None:
+        names = [*COLUMNS, "places"] if "places" in shards[0] else list(COLUMNS)
+        parts = [shard["ids"].read_all(names) for shard in shards]
+
         def column(name: str) -> NDArray[Any]:
-            whole = np.concatenate([np.asarray(shard[name]) for shard in shards])
+            whole = np.concatenate([part[name] for part in parts])
             whole.flags.writeable = False
             return whole
 
@@ -56,13 +64,13 @@ class Rows:
         self.capabilities = column("capabilities")
         self.domain_dots = column("domain_dots")
         self.anchor_dots = column("anchor_dots")
-        if "places" in shards[0]:
+        if "places" in names:
             self.places = column("places")
         else:
             self.places = np.arange(len(self.ids))
         self._shards = shards
         self._weights = weights
-        self._starts = np.cumsum([0] + [len(shard["ids"]) for shard in shards])
+        self._starts = np.cumsum([0] + [len(part["ids"]) for part in parts])
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -84,10 +92,45 @@ class Rows:
             float32 (m, k) for `"initial"`; (m, checkpoints * k) for `"trajectory"`,
             each checkpoint's block times its weight.
         """
-        out = self._read(kind, np.arange(len(self)) if indices is None else indices)
+        rows = np.arange(len(self)) if indices is None else indices
+        return self._weighted(kind, self._read(kind, rows))
+
+    def sketches_of_parts(
+        self, kind: str, parts: Sequence[NDArray[np.integer]]
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield `sketches` of one part of the rows after the other.
+
+        Rows in any order lie in many files. Some parts are read together, as many as
+        fit into 128 MB, so that each file is opened a few times only.
+        """
+        file = self._shards[0][kind]
+        dtype = file.dtypes[kind]
+        row = dtype.itemsize * file.shapes[kind][1]
+        first = 0
+        while first < len(parts):
+            sizes = np.cumsum([len(part) for part in parts[first:]]) * row
+            count = max(1, int(np.searchsorted(sizes, _TOGETHER, side="right")))
+            # In a function of its own, whose end frees what was read together.
+            yield from self._read_together(kind, parts[first : first + count], dtype)
+            first += count
+
+    def _read_together(
+        self, kind: str, parts: Sequence[NDArray[np.integer]], dtype: DTypeLike
+    ) -> Iterator[NDArray[np.float32]]:
+        read = self._read(kind, np.concatenate(parts), dtype)
+        ends = np.cumsum([len(part) for part in parts])[:-1]
+        for part in np.split(read, ends):
+            yield self._weighted(kind, part.astype(np.float32))
+
+    def _weighted(
+        self, kind: str, sketches: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Multiply the blocks of trajectory sketches by the weights, in place."""
         if kind != "initial":
-            out *= np.repeat(self._weights, out.shape[1] // len(self._weights))
-        return out
+            sketches *= np.repeat(
+                self._weights, sketches.shape[1] // len(self._weights)
+            )
+        return sketches
 
     def products(self, indices: NDArray[np.integer]) -> NDArray[np.float32]:
         """Return inner products of pool samples along the trajectory.
@@ -122,17 +165,32 @@ class Rows:
         units = self._read("answer_units", indices) * np.square(self._weights[0])
         return self._read("answer_products", indices) * units[:, None]
 
-    def _read(self, name: str, indices: NDArray[np.integer]) -> NDArray[np.float32]:
-        shape = len(indices), *self._shards[0][name].shape[1:]
-        out = np.empty(shape, np.float32)
-        shard_numbers = np.searchsorted(self._starts, indices, side="right") - 1
-        for number in np.unique(shard_numbers):
-            in_shard = shard_numbers == number
-            local = np.asarray(indices)[in_shard] - self._starts[number]
-            out[in_shard] = self._shards[number][name][local]
+    def _read(
+        self,
+        name: str,
+        indices: NDArray[np.integer],
+        dtype: DTypeLike = np.float32,
+    ) -> NDArray[Any]:
+        """Return rows of a tensor; each file is opened once."""
+        indices = np.asarray(indices)
+        shape = len(indices), *self._shards[0][name].shapes[name][1:]
+        out = np.empty(shape, dtype)
+        order = np.argsort(indices, kind="stable")
+        in_order = indices[order]
+        numbers = np.searchsorted(self._starts, in_order, side="right") - 1
+        firsts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        for first, last in itertools.pairwise([*firsts.tolist(), len(order)]):
+            number = int(numbers[first])
+            local = in_order[first:last] - self._starts[number]
+            out[order[first:last]] = self._shards[number][name].read(name, local)
         return out
 
     def blocks(self, kind: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield (first row number, float32 sketches) shard by shard."""
-        for first, shard in zip(self._starts[:-1], self._shards, strict=True):
-            yield int(first), self.sketches(kind, first + np.arange(len(shard[kind])))
+        """Yield (first row number, float32 sketches) of at most 4,096 rows of a shard.
+
+        The blocks are in the order of the rows.
+        """
+        for first, end in itertools.pairwise(self._starts.tolist()):
+            for start in range(first, end, _BLOCK):
+                rows = np.arange(start, min(start + _BLOCK, end))
+                yield start, self.sketches(kind, rows)

@@ -1,6 +1,9 @@
 import copy
 import json
+import os
 import pickle
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.errors import InputError
+from ogs_env.experiments.selecting_speed import write_random_bundle
 from ogs_env.files import sha256_of
+from ogs_env.tensor_files import TensorFile
 
 
 @pytest.fixture
@@ -44,7 +49,84 @@ def test_rows_of_several_shards_are_those_of_the_files_in_order(folder: Path) ->
     ids = np.concatenate([shard["ids"] for shard in shards])
     np.testing.assert_array_equal(bundle.pool.ids, ids)
     assert bundle.pool.hex_ids()[7] == f"{int(ids[7]):016x}"
-    assert isinstance(bundle.pool._shards[0]["initial"], np.memmap)
+
+
+@pytest.mark.parametrize("together", [1, 3000, 2**27])
+def test_sketches_of_parts_are_those_of_their_rows(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    weights = [{"step": 0, "weight": 0.5}, {"step": 6, "weight": 2.0}]
+    edit_manifest(folder, checkpoints=weights)
+    pool = load_bundle(folder).pool
+    monkeypatch.setattr("ogs_env.rows._TOGETHER", together)
+    drawn = np.random.default_rng(0).permutation(60)
+    parts = [drawn[:30], drawn[30:31], np.arange(0), drawn[31:], drawn[:5]]
+    for kind in ("initial", "trajectory"):
+        sketches = list(pool.sketches_of_parts(kind, parts))
+        assert [s.dtype for s in sketches] == [np.float32] * 5
+        for part, read in zip(parts, sketches, strict=True):
+            np.testing.assert_array_equal(read, pool.sketches(kind, part))
+
+
+def test_blocks_of_a_large_shard_are_small(tmp_path: Path) -> None:
+    pool = load_bundle(make_bundle(tmp_path / "b", pool=9000, k=8, d=4)).pool
+    blocks = list(pool.blocks("initial"))
+    assert [(first, len(block)) for first, block in blocks] == [
+        *((0, 4096), (4096, 4096), (8192, 808))
+    ]
+    np.testing.assert_array_equal(
+        np.concatenate([block for _, block in blocks]), pool.sketches("initial")
+    )
+
+
+def test_a_bundle_of_more_files_than_a_process_may_open(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    write_random_bundle(tmp_path / "b", 256 * 300, k=32)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    try:
+        bundle = load_bundle(tmp_path / "b")
+        rows = np.arange(0, 256 * 300, 256)
+        assert len(np.unique(bundle.pool.sketches("initial", rows))) > 300
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_file_changed_after_loading_is_refused(folder: Path) -> None:
+    name = "pool-00000.safetensors"
+    later = TensorFile(folder / name)
+    (folder / name).write_bytes(b"\0" + (folder / name).read_bytes())
+    with pytest.raises(InputError, match=rf"{name}: was changed after its bundle was"):
+        later.read("losses")
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=rf"{name}: cannot be read .*; put it back"):
+        later.read("losses")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [21]},
+        {"shape": [-20]},
+        {"shape": [True]},
+        {"data_offsets": [0, 10**12]},
+        {"data_offsets": [-80, 0]},
+        {"data_offsets": [0]},
+        {"dtype": "F8"},
+    ],
+)
+def test_a_header_that_does_not_fit_its_file_is_refused(
+    folder: Path, change: dict[str, Any]
+) -> None:
+    file = folder / "pool-00000.safetensors"
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["losses"] |= change
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    with pytest.raises(InputError, match=r"pool-00000.safetensors: is no safetensors"):
+        TensorFile(file)
 
 
 def test_columns_are_read_only(folder: Path) -> None:
@@ -97,6 +179,147 @@ def test_a_changed_byte_is_detected(folder: Path) -> None:
     file.write_bytes(data)
     with pytest.raises(InputError, match=r"pool-00001.safetensors: its bytes are not"):
         load_bundle(folder)
+
+
+@pytest.fixture
+def hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Names of the files whose hashes were computed since the last call.
+
+    Bundles of any size are remembered, even if they were just written.
+    """
+    monkeypatch.setenv("OGS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("ogs_env.verified.SMALLEST", 0)
+    monkeypatch.setattr("ogs_env.verified._SETTLED", 0)
+    names: list[str] = []
+
+    def recorded(file: Path) -> str:
+        names.append(file.name)
+        return sha256_of(file)
+
+    def since() -> list[str]:
+        computed = sorted(names)
+        names.clear()
+        return computed
+
+    monkeypatch.setattr("ogs_env.bundle_files.sha256_of", recorded)
+    return since
+
+
+def shards_of(folder: Path) -> list[str]:
+    return sorted(json.loads((folder / "manifest.json").read_text())["files"])
+
+
+def test_unchanged_files_are_verified_once(
+    folder: Path, hashed: Callable[[], list[str]]
+) -> None:
+    Bundle(folder)
+    assert set(hashed()) >= set(shards_of(folder))
+    bundle = Bundle(folder)
+    assert hashed() == ["manifest.json"]
+    assert len(bundle.pool) == 60
+    name = "pool-00001.safetensors"
+    (folder / name).touch()
+    Bundle(folder)
+    assert hashed() == ["manifest.json", name]
+    copied = folder / "copy"
+    shutil.copy2(folder / name, copied)
+    copied.replace(folder / name)  # the same size and time
+    Bundle(folder)
+    assert hashed() == ["manifest.json", name]
+
+
+def test_a_changed_byte_of_a_verified_bundle_is_detected(
+    folder: Path, hashed: Callable[[], list[str]]
+) -> None:
+    Bundle(folder)
+    name = "pool-00001.safetensors"
+    times = (folder / name).stat()
+    with (folder / name).open("r+b") as file:
+        file.seek(-1, 2)
+        last = file.read(1)[0]
+        file.seek(-1, 2)
+        file.write(bytes([last ^ 1]))
+    # The time of modification can be set back, that of the change cannot.
+    os.utime(folder / name, ns=(times.st_atime_ns, times.st_mtime_ns))
+    for _ in range(2):
+        with pytest.raises(InputError, match=rf"{name}: its bytes are not those"):
+            Bundle(folder)
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=rf"{name}: is missing"):
+        Bundle(folder)
+
+
+def test_another_manifest_verifies_all_files_again(
+    folder: Path, hashed: Callable[[], list[str]]
+) -> None:
+    Bundle(folder)
+    hashed()
+    edit_manifest(folder, sources=[{"name": "alpha"}])
+    with pytest.raises(InputError, match="'sources' names number"):
+        Bundle(folder)
+    assert set(hashed()) >= set(shards_of(folder))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000])
+def test_a_damaged_memory_of_verified_files_is_not_used(
+    tmp_path: Path, folder: Path, hashed: Callable[[], list[str]], text: str
+) -> None:
+    Bundle(folder)
+    (file,) = (tmp_path / "cache" / "verified").iterdir()
+    file.write_text(text)
+    hashed()
+    Bundle(folder)
+    assert set(hashed()) >= set(shards_of(folder))
+    Bundle(folder)
+    assert hashed() == ["manifest.json"]
+
+
+def test_files_that_may_still_change_are_not_remembered(
+    folder: Path, hashed: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ogs_env.verified._SETTLED", 10**12)
+    for _ in range(2):
+        Bundle(folder)
+        assert set(hashed()) >= set(shards_of(folder))
+
+
+def test_without_a_cache_folder_bundles_are_verified_each_time(
+    tmp_path: Path,
+    folder: Path,
+    hashed: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OGS_CACHE", str(tmp_path / "file"))
+    for _ in range(2):
+        Bundle(folder)
+        assert set(hashed()) >= set(shards_of(folder))
+
+
+def test_small_bundles_are_always_verified(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OGS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("ogs_env.verified._SETTLED", 0)
+    Bundle(folder)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_without_verification_only_shapes_are_checked(folder: Path) -> None:
+    name = "pool-00000.safetensors"
+    tensors = load_file(folder / name)
+    tensors["losses"][4] = np.nan
+    save_file(tensors, folder / name)
+    bundle = load_bundle(folder, verify=False)
+    assert np.isnan(bundle.pool.losses[4])
+    assert pickle.loads(pickle.dumps(bundle)) is bundle
+    with pytest.raises(InputError, match=r"pool-00000.safetensors: its bytes are not"):
+        load_bundle(folder)
+    del tensors["losses"]
+    save_file(tensors, folder / name)
+    edit_manifest(folder, name="changed")
+    with pytest.raises(InputError, match=r"tensor 'losses' should have shape"):
+        load_bundle(folder, verify=False)
 
 
 def test_a_missing_shard_is_named(folder: Path) -> None:

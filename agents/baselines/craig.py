@@ -25,7 +25,7 @@ import heapq
 import numpy as np
 from numpy.typing import NDArray
 
-from ogs_env.agents.baselines.gradients import in_parts
+from ogs_env.agents.baselines.gradients import Places, Scores, in_parts
 from ogs_env.agents.selector import Order, pool_rows
 from ogs_env.bundle import Bundle
 
@@ -44,14 +44,14 @@ class CraigSelector:
         indices: NDArray[np.integer] | None = None,
     ) -> Order:
         """Return rows in the order picked; for several parts, rank by rank."""
-
-        def choose(part: NDArray[np.int64], count: int) -> Order:
-            near, unit = similarities(bundle.pool.sketches("initial", part))
-            places, gains = lazy_greedy(near, count)
-            return part[places], np.array(gains, np.float32) * np.float32(unit)
-
         rows = pool_rows(bundle, budget, indices)
-        return in_parts(rows, budget, -(-len(rows) // _BLOCK), choose)
+        return in_parts(bundle, rows, budget, -(-len(rows) // _BLOCK), _choose)
+
+
+def _choose(sketches: NDArray[np.float32], budget: int) -> tuple[Places, Scores]:
+    near, unit = similarities(sketches)
+    places, gains = lazy_greedy(near, budget)
+    return np.array(places), np.array(gains, np.float32) * np.float32(unit)
 
 
 def similarities(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:

@@ -17,8 +17,10 @@ samples, and so on: each adds a set that matches the gradient by itself. When no
 remaining sample has a positive inner product with g_D, those of highest inner product
 fill the rest. (The authors' code fills with random samples.)
 
-The score is the inner product with the residual of the pursuit. A pick costs one pass
-over the candidates.
+More than 16,384 candidates are split into parts of about 1,024, see
+`gradients.in_parts`, since a pick costs one pass over its part.
+
+The score is the inner product with the residual of the pursuit.
 """
 
 import functools
@@ -26,11 +28,21 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-from ogs_env.agents.baselines.gradients import domain_gradient, pursue
+from ogs_env.agents.baselines.gradients import (
+    Choose,
+    Places,
+    Scores,
+    domain_gradient,
+    in_parts,
+    pursue,
+)
 from ogs_env.agents.selector import Order, highest, pool_rows
 from ogs_env.bundle import Bundle
 
 _LAMBDA = 0.5
+# Candidates from which pursuits pick at once, and those of a part of more.
+_WHOLE = 16_384
+_PART = 1024
 
 
 class GradMatchSelector:
@@ -44,28 +56,35 @@ class GradMatchSelector:
         indices: NDArray[np.integer] | None = None,
     ) -> Order:
         """Return rows in the order picked, pursuit after pursuit."""
-        return match(bundle, pool_rows(bundle, budget, indices), budget)
+        rows = pool_rows(bundle, budget, indices)
+        parts = 1 if len(rows) <= _WHOLE else min(-(-len(rows) // _PART), budget)
+        return in_parts(bundle, rows, budget, parts, matching(bundle))
 
 
-def match(bundle: Bundle, rows: NDArray[np.int64], budget: int) -> Order:
-    """Return the `budget` of `rows` that pursuits pick, and their scores."""
+def matching(bundle: Bundle) -> Choose:
+    """Return the function that picks by pursuits, for `in_parts`."""
     target, ridge = domain_gradient(bundle), _ridge(bundle)
-    sketches = bundle.pool.sketches("initial", rows)
-    order = np.empty(budget, np.int64)
-    scores = np.empty(budget, np.float32)
-    count = 0
-    while count < budget:
-        most = min(budget - count, bundle.k)
-        places, products = pursue(sketches, target, most, ridge)
-        if not places:
-            agreement = np.vecdot(sketches, target)
-            order[count:], scores[count:] = highest(rows, agreement, budget - count)
-            break
-        here = slice(count, count + len(places))
-        order[here], scores[here] = rows[places], products
-        count += len(places)
-        rows, sketches = np.delete(rows, places), np.delete(sketches, places, axis=0)
-    return order, scores
+
+    def match(sketches: NDArray[np.float32], budget: int) -> tuple[Places, Scores]:
+        left = np.arange(len(sketches))
+        order, scores = np.empty(budget, np.int64), np.empty(budget, np.float32)
+        count = 0
+        while count < budget:
+            most = min(budget - count, bundle.k)
+            places, products = pursue(sketches, target, most, ridge)
+            if not places:
+                agreement = np.vecdot(sketches, target)
+                rest = highest(left, agreement, budget - count)
+                order[count:], scores[count:] = rest
+                break
+            here = slice(count, count + len(places))
+            order[here], scores[here] = left[places], products
+            count += len(places)
+            left = np.delete(left, places)
+            sketches = np.delete(sketches, places, axis=0)
+        return order, scores
+
+    return match
 
 
 @functools.lru_cache(maxsize=8)

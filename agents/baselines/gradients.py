@@ -13,6 +13,12 @@ from ogs_env.bundle import Bundle
 _ROUNDING = 1e-6
 _TINY = np.finfo(np.float64).tiny
 
+Places = NDArray[np.integer]
+Scores = NDArray[np.float32]
+Choose = Callable[[NDArray[np.float32], int], tuple[Places, Scores]]
+"""Function from initial sketches (n, k), which it may change, and a budget, 1 or more,
+to places of sketches, in the order picked, and their scores."""
+
 
 @functools.lru_cache(maxsize=8)
 def domain_gradient(bundle: Bundle) -> NDArray[np.float32]:
@@ -21,10 +27,11 @@ def domain_gradient(bundle: Bundle) -> NDArray[np.float32]:
 
 
 def in_parts(
+    bundle: Bundle,
     rows: NDArray[np.int64],
     budget: int,
     parts: int,
-    choose: Callable[[NDArray[np.int64], int], Order],
+    choose: Choose,
 ) -> Order:
     """Select from each of several parts of the candidates, and merge the selections.
 
@@ -33,11 +40,12 @@ def in_parts(
     get the remainders of rows and budget.
 
     Args:
+        bundle: The bundle.
         rows: Pool rows (n,) to choose from.
         budget: Total number of picks, at most n.
         parts: Number of parts, at most n. If it is more than `budget`, only the first
             `budget` parts are used.
-        choose: Function from a part's rows and its budget, 1 or more, to its order.
+        choose: Picks from each part.
 
     Returns:
         The first picks of all parts, then the second picks, and so on; each group
@@ -45,9 +53,13 @@ def in_parts(
     """
     share, extra = divmod(budget, parts)
     budgets = [share + (part < extra) for part in range(min(parts, budget))]
-    chosen = [choose(rows[part::parts], count) for part, count in enumerate(budgets)]
+    divided = [rows[part::parts] for part in range(len(budgets))]
+    read = bundle.pool.sketches_of_parts("initial", divided)
+    chosen = [choose(part, count) for part, count in zip(read, budgets, strict=True)]
     ranks = np.concatenate([np.arange(count) for count in budgets])
-    picked = np.concatenate([order for order, _ in chosen])
+    picked = np.concatenate(
+        [part[places] for part, (places, _) in zip(divided, chosen, strict=True)]
+    )
     scores = np.concatenate([scores for _, scores in chosen])
     best = np.lexsort((-scores, ranks))
     return picked[best], scores[best]
@@ -82,6 +94,7 @@ def pursue(
         inner products with the residual at the time of the pick, all positive.
     """
     most = min(most, len(atoms))
+    picked = np.empty((most, atoms.shape[1]))
     gram = np.empty((most, most))
     aims = np.empty(most)
     weights = np.zeros(most)
@@ -97,13 +110,13 @@ def pursue(
             break
         places.append(best)
         products.append(float(correlations[best]))
-        picked = atoms[places].astype(np.float64)
-        gram[count, : count + 1] = gram[: count + 1, count] = picked @ picked[-1]
-        gram[count, count] += ridge
-        aims[count] = picked[-1] @ target
         here = slice(count + 1)
+        picked[count] = atoms[best]
+        gram[count, here] = gram[here, count] = picked[here] @ picked[count]
+        gram[count, count] += ridge
+        aims[count] = picked[count] @ target
         weights[here] = _not_negative(gram[here, here], aims[here], weights[here])
-        residual = (target - weights[here] @ picked).astype(np.float32)
+        residual = (target - weights[here] @ picked[here]).astype(np.float32)
     return places, products
 
 
@@ -144,5 +157,8 @@ def _solve(
 ) -> NDArray[np.float64]:
     """Return optimal weights for the atoms `of`, of either sign, and 0 for others."""
     weights = np.zeros(len(aims))
-    weights[of] = np.linalg.solve(gram[np.ix_(of, of)], aims[of])
+    if of.all():  # as usual, and without copies
+        weights[:] = np.linalg.solve(gram, aims)
+    else:
+        weights[of] = np.linalg.solve(gram[np.ix_(of, of)], aims[of])
     return weights

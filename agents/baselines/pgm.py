@@ -14,7 +14,7 @@ equals `grad-match`.
 import numpy as np
 from numpy.typing import NDArray
 
-from ogs_env.agents.baselines.grad_match import match
+from ogs_env.agents.baselines.grad_match import matching
 from ogs_env.agents.baselines.gradients import in_parts
 from ogs_env.agents.selector import Order, pool_rows
 from ogs_env.bundle import Bundle
@@ -35,4 +35,4 @@ class PgmSelector:
         """Return the first picks of all partitions, the second picks, and so on."""
         rows = pool_rows(bundle, budget, indices)
         parts = min(-(-len(rows) // _PARTITION), budget)
-        return in_parts(rows, budget, parts, lambda *part: match(bundle, *part))
+        return in_parts(bundle, rows, budget, parts, matching(bundle))

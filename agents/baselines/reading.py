@@ -12,11 +12,11 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from ogs_env.bundle import Bundle
+from ogs_env.cache import cache_folder
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.files import whole_file
 from ogs_env.lm.encoding import collate, encode
-from ogs_env.lm.loading import cache_folder
 from ogs_env.lm.passes import PASS_TOKENS
 from ogs_env.lm.precision import load_bundle_model
 from ogs_env.lm.trunk import length_batches

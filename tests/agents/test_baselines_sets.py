@@ -9,7 +9,7 @@ from helpers.edited_bundle import Columns, edited
 from helpers.make_bundle import make_bundle
 from scipy.optimize import minimize_scalar, nnls
 
-from ogs_env.agents.baselines import craig
+from ogs_env.agents.baselines import craig, grad_match
 from ogs_env.agents.baselines.craig import lazy_greedy, similarities
 from ogs_env.agents.baselines.gradients import in_parts, pursue
 from ogs_env.agents.selector import make_selector
@@ -204,16 +204,19 @@ def test_highest_products_fill_the_budget(
     ("rows", "budget", "parts"), [(10, 10, 3), (11, 5, 4), (9, 2, 5), (7, 3, 1)]
 )
 def test_parts_are_interleaved_and_share_the_budget(
-    rows: int, budget: int, parts: int
+    bundle: Bundle, rows: int, budget: int, parts: int
 ) -> None:
     calls = []
+    row_of = {s.tobytes(): n for n, s in enumerate(bundle.pool.sketches("initial"))}
 
-    def choose(part: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        calls.append((part.tolist(), count))
-        return part[::-1][:count], part[::-1][:count].astype(np.float32)
+    def choose(sketches: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        part = [row_of[sketch.tobytes()] for sketch in sketches]
+        calls.append((part, count))
+        places = np.arange(len(part))[::-1][:count]
+        return places, np.array(part, np.float32)[places]
 
     candidates = np.arange(100, 100 + rows)
-    order, scores = in_parts(candidates, budget, parts, choose)
+    order, scores = in_parts(bundle, candidates, budget, parts, choose)
     assert len(order) == budget == len(set(order.tolist()))
     assert order.tolist() == scores.tolist()
     assert [part for part, _ in calls] == [
@@ -247,6 +250,24 @@ def test_pgm_is_gradient_matching_in_each_partition(bundle: Bundle) -> None:
     )
     for one, other in zip(selected, expected, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_grad_match_splits_many_candidates(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grad_match, "_WHOLE", 100)
+    monkeypatch.setattr(grad_match, "_PART", 40)
+    rows = some_rows(100)
+    order, _ = select(bundle, "grad-match", 9, rows)
+    assert order.tolist() == slow_match(bundle, rows, 9)
+    rows = some_rows(101)
+    order, _ = select(bundle, "grad-match", 9, rows)
+    expected = [slow_match(bundle, rows[part::3], 3) for part in range(3)]
+    for rank in range(3):
+        picked = set(order[3 * rank : 3 * rank + 3].tolist())
+        assert picked == {part[rank] for part in expected}
+    start, domain = gradients(bundle, rows)
+    assert select(bundle, "grad-match", 1, rows)[0] == rows[(start @ domain).argmax()]
 
 
 def test_pgm_leaves_no_candidate_out_of_a_small_budget(bundle: Bundle) -> None:

@@ -21,7 +21,8 @@ from ogs_env.agents.navigator import Navigator
 from ogs_env.agents.policies import make_policy
 from ogs_env.agents.training import TrainSettings, is_trained, rank, train
 from ogs_env.bundle import load_bundle
-from ogs_env.envs.observations import candidates
+from ogs_env.envs import observations
+from ogs_env.envs.observations import Candidates, candidates
 from ogs_env.errors import InputError
 
 
@@ -290,12 +291,25 @@ def test_deployment_observations_equal_environment_observations(
 
 
 def test_deployment_splits_a_large_pool(folder, trained, monkeypatch):
-    monkeypatch.setattr(deployment, "_PART", 250)
     bundle, selector = load_bundle(folder), AgentSelector(trained[1])
+    monkeypatch.setattr(deployment, "_WHOLE", 400)
+    monkeypatch.setattr(deployment, "_PART", 250)
     rows, _ = selector.select(bundle, 77, np.random.default_rng(0))
     assert len(set(rows.tolist())) == 77
     rows, _ = selector.select(bundle, 2, np.random.default_rng(0))
     assert len(set(rows.tolist())) == 2
+
+
+def test_deployment_reads_a_large_pool_in_parts(folder, trained, monkeypatch):
+    bundle, selector = load_bundle(folder), AgentSelector(trained[1])
+    monkeypatch.setattr(deployment, "_WHOLE", 100)
+    monkeypatch.setattr(deployment, "_PART", 100)
+    prepared = selector.select(bundle, 60, np.random.default_rng(0))
+    monkeypatch.setattr(observations, "_PREPARED_ROWS", 0)
+    monkeypatch.setattr(deployment, "candidates", Candidates)
+    read = selector.select(bundle, 60, np.random.default_rng(0))
+    for one, other in zip(prepared, read, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_deployment_stays_within_the_given_candidates(folder, trained):

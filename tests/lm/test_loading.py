@@ -17,10 +17,10 @@ from transformers import (
     MambaConfig,
 )
 
+from ogs_env.cache import cache_folder
 from ogs_env.errors import InputError
 from ogs_env.lm.loading import (
     DEFAULT_MODEL,
-    cache_folder,
     check_length,
     content_hash,
     load_model,
