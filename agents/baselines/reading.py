@@ -17,7 +17,7 @@ from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.files import whole_file
 from ogs_env.lm.encoding import collate, encode
-from ogs_env.lm.passes import PASS_TOKENS
+from ogs_env.lm.passes import pass_tokens
 from ogs_env.lm.precision import load_bundle_model
 from ogs_env.lm.trunk import length_batches
 
@@ -63,11 +63,12 @@ class Reader:
                     for place, each in enumerate(samples[first : first + _CHUNK])
                 }
                 lengths = {row: len(one.input_ids) for row, one in encoded.items()}
-                for rows in length_batches(lengths, list(lengths), PASS_TOKENS):
+                device = self.model.device
+                most = pass_tokens(device)
+                for rows in length_batches(lengths, list(lengths), most):
                     batch = collate(
                         [encoded[row] for row in rows], self._tokenizer.pad_token_id
                     )
-                    device = self.model.device
                     yield rows, {name: part.to(device) for name, part in batch.items()}
                     bar.update(len(rows))
 

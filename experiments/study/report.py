@@ -87,11 +87,13 @@ def _cells(entry: Mapping[str, Any]) -> list[str]:
         _number(entry, "forgetting_less_random", "forgetting_less_random_interval"),
         _signed(entry["accuracy_change"]),
         _signed(entry["pairs_change"]),
-        f"{entry['select_seconds']:.0f}",
-        ""
-        if entry["train_seconds_ratio"] is None
-        else f"{entry['train_seconds_ratio']:.2f}",
+        _plain(entry["select_seconds"], 0),
+        _plain(entry["train_seconds_ratio"], 2),
     ]
+
+
+def _plain(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _number(entry: Mapping[str, Any], name: str, interval: str) -> str:

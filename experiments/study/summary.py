@@ -34,8 +34,9 @@ def summaries(folder: Path) -> list[dict[str, Any]]:
         and `pairs_change`, percentage points; `gsm8k_before` and `gsm8k_after`;
         `select_seconds`, CPU seconds with sketching; and `train_seconds_ratio`, CPU
         seconds of training over those of the random selections that it is compared
-        with. Means are over pools of the mean over runs. Intervals are Student's t over
-        pools; of a single pool a bootstrap over its measured texts.
+        with; both of runs without a GPU, None if there are none. Means are over pools
+        of the mean over runs. Intervals are Student's t over pools; of a single pool a
+        bootstrap over its measured texts.
 
     Raises:
         InputError: If there are no runs.
@@ -114,6 +115,8 @@ class _Run:
         )
         self.gsm8k = base["gsm8k"], result["gsm8k"]
         self.samples, self.pool_size = result["samples"], result["recipe"]["pool_size"]
+        # The processor's time says nothing of work on a GPU.
+        self.is_timed = result.get("device", "cpu") == "cpu"
         self.select_seconds = float(result["select_seconds"])
         self.train_seconds = float(result["train_seconds"])
 
@@ -160,11 +163,15 @@ def _summary(
     for place, name in enumerate(("gsm8k_before", "gsm8k_after")):
         shares = [run.gsm8k[place] for run in runs]
         entry[name] = None if None in shares else round(float(np.mean(shares)), 4)
-    entry["select_seconds"] = round(
-        float(np.mean([run.select_seconds for run in runs])), 1
+    timed = [run for run in runs if run.is_timed]
+    entry["select_seconds"] = (
+        round(float(np.mean([run.select_seconds for run in timed])), 1)
+        if timed
+        else None
     )
-    plain = [run.train_seconds for run in random if run.pool in pools]
-    own = [run.train_seconds for run in runs]
+    timed_pools = {run.pool for run in timed}
+    plain = [r.train_seconds for r in random if r.is_timed and r.pool in timed_pools]
+    own = [run.train_seconds for run in timed]
     entry["train_seconds_ratio"] = (
         round(float(np.mean(own) / np.mean(plain)), 3) if plain else None
     )

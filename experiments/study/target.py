@@ -94,6 +94,14 @@ class Target:
             name for name in sets if name.split("/")[0] in ("test", "own", "reference")
         ]
 
+    @property
+    def device(self) -> str:
+        """What the model runs on: `"cpu"` or the name of the card."""
+        device = self.proxy.device
+        if device.type == "cuda":
+            return torch.cuda.get_device_name(device)
+        return device.type
+
     def reset(self, seed: int) -> None:
         """Draw a new adapter, which leaves the model as it was loaded."""
         draw_adapter(self.proxy, seed)

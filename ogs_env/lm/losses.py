@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 # Positions whose logits are in memory at a time: 64 x 49,152 float32 are 12 MB and
 # fit into the processor's cache; the logits of a whole batch take half a gigabyte.
-_CHUNK = 64
+# A GPU needs larger products.
+_CHUNK, _GPU_CHUNK = 64, 2048
 
 _plain_heads: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
 
@@ -69,8 +70,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         losses = states.new_empty(len(states), dtype=torch.float32)
         needs_gradients = ctx.needs_input_grad[0]
         gradients = torch.empty_like(states) if needs_gradients else None
-        for begin in range(0, len(states), _CHUNK):
-            part = slice(begin, begin + _CHUNK)
+        chunk = _CHUNK if states.device.type == "cpu" else _GPU_CHUNK
+        for begin in range(0, len(states), chunk):
+            part = slice(begin, begin + chunk)
             logits = linear(states[part], weight, bias).float()
             normaliser = logits.logsumexp(1, keepdim=True)
             target = targets[part, None]

@@ -6,8 +6,11 @@ import torch
 
 from ogs_env.lm.trunk import TrunkStates, length_batches
 
-PASS_TOKENS = 768
-"""Maximum number of tokens of one pass, including padding; bounds the memory."""
+PASS_TOKENS, GPU_PASS_TOKENS = 768, 16_384
+"""Maximum number of tokens of one pass, including padding; bounds the memory.
+
+A GPU needs large passes, since each has hundreds of small kernels.
+"""
 
 
 def add_gradients(
@@ -44,5 +47,11 @@ def measure(texts: TrunkStates, rows: Sequence[int]) -> list[float]:
 
 
 def passes(texts: TrunkStates, rows: Sequence[int]) -> list[list[int]]:
-    """Split rows into passes of similar length, of at most `PASS_TOKENS` tokens."""
-    return length_batches({row: texts.tokens(row) for row in rows}, rows, PASS_TOKENS)
+    """Split rows into passes of similar length, of at most `pass_tokens` tokens."""
+    most = pass_tokens(texts.proxy.device)
+    return length_batches({row: texts.tokens(row) for row in rows}, rows, most)
+
+
+def pass_tokens(device: torch.device) -> int:
+    """Return the maximum number of tokens of one pass on a device."""
+    return PASS_TOKENS if device.type == "cpu" else GPU_PASS_TOKENS
