@@ -18,6 +18,7 @@ from ogs_env.bundle import Bundle
 from ogs_env.data.texts import Texts
 from ogs_env.envs.observations import Candidates, candidates
 from ogs_env.errors import InputError, unknown_name
+from ogs_env.hub import is_hub_name
 
 ROUNDS = 32
 """Number of rounds in which a budget is spent."""
@@ -42,15 +43,17 @@ class AgentSelector:
     pool, and time grows in proportion.
 
     Args:
-        folder: Folder of the agent, written by `ogs train`.
+        folder: Folder of the agent, written by `ogs train`, or the name of a
+            repository of the Hugging Face hub, as for `Navigator.from_pretrained`.
 
     Raises:
-        InputError: If the folder holds no agent, or a damaged one.
+        InputError: If the folder holds no agent, or a damaged one, or the agent cannot
+            be downloaded.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.navigator = Navigator.load(self.folder)
+        self.navigator = Navigator.from_pretrained(folder)
         counts = self.navigator.description["environment"]
         for name in ("slate_size", "num_slates"):
             value = counts.get(name)
@@ -196,7 +199,8 @@ def load_selector(name_or_folder: str | Path, texts: Texts | None = None) -> Sel
     """Return the selector of a name or of a trained agent's folder.
 
     Args:
-        name_or_folder: A baseline's name, or an agent's folder written by `ogs train`.
+        name_or_folder: A baseline's name, or an agent's folder written by `ogs train`,
+            or its name on the Hugging Face hub.
         texts: Texts for baselines that read them, as for `make_selector`.
 
     Raises:
@@ -205,7 +209,7 @@ def load_selector(name_or_folder: str | Path, texts: Texts | None = None) -> Sel
     name = str(name_or_folder)
     if name in SELECTORS:
         return make_selector(name, texts)
-    if Path(name).is_dir():
+    if Path(name).is_dir() or is_hub_name(name_or_folder):
         return AgentSelector(name)
     if len(Path(name).parts) > 1:
         raise InputError(

@@ -6,6 +6,7 @@ It is saved as plain tensors and JSON.
 import contextlib
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,21 @@ from ogs_env.agents.network import NEVER, SCALARS, Network
 from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError
 from ogs_env.files import read_versioned, whole_file
+from ogs_env.hub import Kind, download, hub_copy, hub_repository, upload
 
 FORMAT = "ogs-agent"
 FORMAT_VERSION = 5
 DESCRIPTION = "agent.json"
 WEIGHTS = "policy.safetensors"
+HUB_KIND = Kind(
+    what="agent",
+    repo_type="model",
+    marker=DESCRIPTION,
+    files=lambda _: [WEIGHTS],
+    beside=(),
+    maker="`ogs train`",
+)
+"""Agents on the Hugging Face hub are model repositories."""
 
 Observation = dict[str, NDArray[np.float32]]
 
@@ -175,9 +186,10 @@ class Navigator:
                 files do not fit each other.
         """
         description = _read_description(folder / DESCRIPTION)
-        network = build_network(**description["network"])
         tensors = _read_weights(folder / WEIGHTS, description["weights_sha256"])
-        expected = {k: v.shape for k, v in network.state_dict().items()}
+        with torch.device("meta"):  # needs no memory, whatever the description says
+            state = build_network(**description["network"]).state_dict()
+        expected = {name: tensor.shape for name, tensor in state.items()}
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         for name in sorted(expected.keys() | shapes.keys()):
             if expected.get(name) != shapes.get(name):
@@ -186,8 +198,82 @@ class Navigator:
                     f"{_shape(shapes.get(name))}, {DESCRIPTION} asks for "
                     f"{_shape(expected.get(name))}; train the agent again"
                 )
+        network = build_network(**description["network"])
         network.load_state_dict(tensors)
         return cls(network, description)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> "Navigator":
+        """Load an agent from the Hugging Face hub, or from a folder.
+
+        Args:
+            name_or_folder: `OWNER/NAME` or `OWNER/NAME@REVISION` of a model
+                repository, or a folder written by `save`. A folder of that name wins;
+                a `Path` is always a folder.
+            revision: Branch, tag or commit of the repository.
+            token: Token of the hub; by default that of `hf auth login` or `HF_TOKEN`.
+
+        Raises:
+            InputError: If it cannot be downloaded, or is no agent.
+        """
+        folder = Path(name_or_folder)
+        repository = hub_repository(name_or_folder, HUB_KIND, revision)
+        if repository is None or folder.is_dir():
+            return cls.load(folder)
+        folder = download(repository, token=token)
+        with hub_copy(repository, folder):
+            return cls.load(folder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        licence: str | None = None,
+    ) -> str:
+        """Push the agent's files, as `save` writes them, and a card to the hub.
+
+        Args:
+            repo_id: `OWNER/NAME` of a model repository, made if it does not exist.
+            commit_message: Message of the commit.
+            private: Whether a new repository is private; by default as the owner's
+                settings say.
+            token: Token of the hub; by default that of `hf auth login` or `HF_TOKEN`.
+            revision: Branch, made if it does not exist; by default `main`.
+            licence: The hub's identifier of a licence, for the card; by default those
+                of the sources of the bundle that the agent was trained on, if it is a
+                shipped one.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            InputError: If the hub cannot be reached or refuses.
+        """
+        from ogs_env.agents.card import agent_card
+
+        card = agent_card(self.description, repo_id, licence)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(Path(folder))
+            return upload(
+                Path(folder),
+                repo_id,
+                HUB_KIND,
+                card,
+                commit_message=commit_message,
+                private=private,
+                token=token,
+                revision=revision,
+            )
 
 
 @contextlib.contextmanager

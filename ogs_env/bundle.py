@@ -8,7 +8,9 @@ trajectory, the pool's products with them are in `answers-pool-00000.safetensors
 Environments need a bundle only, not the texts that it was sketched from.
 """
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +21,43 @@ from ogs_env.bundle_files import (
     ANSWER_TOKENS,
     ANSWERS,
     MANIFEST,
+    MANIFEST_HASH,
     MEASURED,
     SHIPPED,
     check_answers,
     check_hashes,
+    file_names,
     open_shards,
     read_basis,
     read_manifest,
 )
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.files import sha256_of
+from ogs_env.hub import (
+    Kind,
+    Repository,
+    cached_folder,
+    download,
+    downloaded,
+    hub_copy,
+    hub_repository,
+    upload,
+)
 from ogs_env.rows import Rows
 from ogs_env.tensor_files import TensorFile
 from ogs_env.verified import Verified
 
+HUB_KIND = Kind(
+    what="bundle",
+    repo_type="dataset",
+    marker=MANIFEST,
+    files=file_names,
+    beside=(MANIFEST_HASH,),
+    maker="`ogs sketch`",
+)
+"""Bundles on the Hugging Face hub are dataset repositories."""
+OWNER = "ogs-env"
+"""Owner of the shipped bundles' repositories."""
 # One of four ids is in the test split, so that policies are tested on unseen samples.
 _TEST_DIVISOR = 4
 
@@ -79,6 +104,76 @@ class Bundle:
         self.basis, self.scales = read_basis(path, self.k)
         if verify:
             remembered.remember()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> "Bundle":
+        """Load a bundle from the Hugging Face hub, or from a folder.
+
+        The hub is asked for its newest version; `load_bundle`, which takes the same
+        names, asks once in a process.
+
+        Args:
+            name_or_folder: `OWNER/NAME` or `OWNER/NAME@REVISION` of a dataset
+                repository, a folder, or the name of a shipped bundle.
+            revision: Branch, tag or commit of the repository.
+            token: Token of the hub; by default that of `hf auth login` or `HF_TOKEN`.
+
+        Raises:
+            InputError: If it cannot be downloaded, or is no bundle.
+        """
+        repository = hub_repository(name_or_folder, HUB_KIND, revision)
+        if repository is None or Path(name_or_folder).is_dir():
+            return load_bundle(name_or_folder)
+        folder = download(repository, token=token)
+        with hub_copy(repository, folder):
+            return load_bundle(folder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        licence: str | None = None,
+    ) -> str:
+        """Push the files of the bundle's folder, and a card, to the Hugging Face hub.
+
+        Args:
+            repo_id: `OWNER/NAME` of a dataset repository, made if it does not exist.
+            commit_message: Message of the commit.
+            private: Whether a new repository is private; by default as the owner's
+                settings say.
+            token: Token of the hub; by default that of `hf auth login` or `HF_TOKEN`.
+            revision: Branch, made if it does not exist; by default `main`.
+            licence: The hub's identifier of a licence, for the card; by default those
+                of the sources.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            InputError: If the hub cannot be reached or refuses.
+        """
+        from ogs_env.bundle_card import bundle_card
+
+        return upload(
+            self.path,
+            repo_id,
+            HUB_KIND,
+            bundle_card(self, repo_id, licence),
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            revision=revision,
+        )
 
     # A bundle is read-only and may map large files, so copies are the same object and
     # another process loads it from its folder.
@@ -192,8 +287,31 @@ class Bundle:
 
 
 def shipped_bundles() -> list[str]:
-    """Return the names of the bundles in the package."""
-    return sorted(file.parent.name for file in SHIPPED.glob(f"*/{MANIFEST}"))
+    """Return the names of the shipped bundles.
+
+    The package has the sha256 of the manifest of each. A bundle whose files it does
+    not have is downloaded from the Hugging Face hub when it is first loaded.
+    """
+    return sorted(file.parent.name for file in SHIPPED.glob(f"*/{MANIFEST_HASH}"))
+
+
+def shipped_repository(name: str) -> Repository:
+    """Return the repository of a shipped bundle on the Hugging Face hub."""
+    return Repository(
+        f"{OWNER}/OGS-{name.title()}",
+        HUB_KIND,
+        None,
+        f"{name}: this installation of ogs-env has no files of this shipped bundle",
+        "use OGS-Medical-v0, whose bundle is always there, or install a clone of the "
+        "repository of ogs-env",
+    )
+
+
+def is_here(name: str) -> bool:
+    """Return whether a shipped bundle can be loaded without a download."""
+    if (SHIPPED / name / MANIFEST).is_file():
+        return True
+    return cached_folder(shipped_repository(name), _shipped_hash(name)) is not None
 
 
 @functools.lru_cache(maxsize=8)
@@ -208,7 +326,10 @@ def load_bundle(name_or_path: str | Path, verify: bool = True) -> Bundle:
     the disk until they are needed.
 
     Args:
-        name_or_path: The name of a shipped bundle, such as `"medical"`, or a folder.
+        name_or_path: A folder, the name of a shipped bundle, such as `"medical"`, or
+            `OWNER/NAME` or `OWNER/NAME@REVISION` of a dataset repository of the
+            Hugging Face hub. A folder of that name wins; a `Path` is always a folder.
+            A repository is looked up once in a process.
         verify: Whether to read all files for their hashes and finite values. Of a
             bundle of 64 MB or more, files that were verified before are read again
             only if their size, times of change or inode are others, or the manifest
@@ -217,22 +338,43 @@ def load_bundle(name_or_path: str | Path, verify: bool = True) -> Bundle:
             large bundles where the cache folder does not last.
 
     Raises:
-        InputError: If it is unknown, damaged, incomplete or of another format.
+        InputError: If it is unknown, damaged, incomplete or of another format, or
+            cannot be downloaded.
     """
-    path = Path(name_or_path)
-    if not path.is_dir():
-        shipped = SHIPPED / str(name_or_path)
-        if str(name_or_path) not in shipped_bundles():
-            if path.is_absolute() or len(path.parts) > 1:
-                raise InputError(
-                    f"{path}: no such folder; expected a bundle made by `ogs sketch`"
-                )
-            raise unknown_name("bundle", str(name_or_path), shipped_bundles())
-        path = shipped
-    path = path.resolve()
-    manifest = path / MANIFEST
-    modified = manifest.stat().st_mtime_ns if manifest.is_file() else 0
-    return _load(path, modified, verify)
+    with _folder(name_or_path) as folder:
+        path = folder.resolve()
+        manifest = path / MANIFEST
+        modified = manifest.stat().st_mtime_ns if manifest.is_file() else 0
+        return _load(path, modified, verify)
+
+
+@contextlib.contextmanager
+def _folder(name_or_path: str | Path) -> Iterator[Path]:
+    """Find the folder of a bundle, download it if need be, and explain its errors."""
+    path, name = Path(name_or_path), str(name_or_path)
+    if path.is_dir():
+        yield path
+        return
+    if name in shipped_bundles():
+        if (SHIPPED / name / MANIFEST).is_file():
+            yield SHIPPED / name
+            return
+        repository, sha256 = shipped_repository(name), _shipped_hash(name)
+    elif found := hub_repository(name_or_path, HUB_KIND):
+        repository, sha256 = found, ""
+    elif path.is_absolute() or len(path.parts) > 1:
+        raise InputError(
+            f"{path}: no such folder; expected a bundle made by `ogs sketch`"
+        )
+    else:
+        raise unknown_name("bundle", name, shipped_bundles())
+    folder = downloaded(repository, sha256)
+    with hub_copy(repository, folder):
+        yield folder
+
+
+def _shipped_hash(name: str) -> str:
+    return (SHIPPED / name / MANIFEST_HASH).read_text("utf-8").strip()
 
 
 def scalars(

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ ANSWER_TOKENS = "answers.safetensors"
 ANSWER_KINDS = ("own", "both")
 SHIPPED = Path(__file__).parent / "bundles"
 
+_FILE = re.compile(r"[\w-]+\.safetensors", re.ASCII)
 # Keys of every manifest.
 _KEYS = (
     "name",
@@ -88,6 +90,23 @@ def read_manifest(path: Path) -> dict[str, Any]:
             "bundle"
         )
     return manifest
+
+
+def file_names(path: Path) -> list[str]:
+    """Return the names of a bundle's files besides the manifest and its sha256.
+
+    Raises:
+        InputError: If the manifest is damaged, or lists a file that is none of a
+            bundle.
+    """
+    names = list(dict.fromkeys([*read_manifest(path)["files"], BASIS]))
+    for name in names:
+        if not _FILE.fullmatch(name):
+            raise InputError(
+                f"{path / MANIFEST}: lists {name!r}, which is no file of a bundle; "
+                "rebuild the bundle with `ogs sketch`"
+            )
+    return names
 
 
 def save_manifest(path: Path, manifest: Mapping[str, Any]) -> None:

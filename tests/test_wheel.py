@@ -1,6 +1,7 @@
 """The wheel, installed with the core's three dependencies and nothing else."""
 
 import configparser
+import hashlib
 import importlib.metadata
 import os
 import shutil
@@ -11,8 +12,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from helpers.hub_server import hub_environment, hub_server
+from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).parent.parent
+BUNDLES = REPOSITORY / "ogs_env" / "bundles"
 # What the three core dependencies need in turn is found from their metadata.
 CORE = ("numpy", "gymnasium", "safetensors")
 
@@ -20,7 +24,7 @@ PLAY = """
 import sys
 sys.modules["torch"] = None  # importing it raises
 import gymnasium
-env = gymnasium.make("ogs_env:OGS-Medical-v0")
+env = gymnasium.make(f"ogs_env:{sys.argv[1]}")
 observation, info = env.reset(seed=0)
 assert env.observation_space.contains(observation)
 env.action_space.seed(0)
@@ -30,9 +34,21 @@ for step in range(10):
     assert env.observation_space.contains(observation)
     assert reward == reward and not terminated and not truncated
 heavy = {"transformers", "peft", "datasets", "stable_baselines3", "matplotlib"}
+if "Medical" in sys.argv[1]:
+    heavy.add("huggingface_hub")
 assert not heavy & set(sys.modules)
 import ogs_env
 print(ogs_env.__file__)
+"""
+
+
+REFUSED = """
+import sys
+import gymnasium
+try:
+    gymnasium.make(f"ogs_env:{sys.argv[1]}")
+except ValueError as error:
+    print(type(error).__name__, error)
 """
 
 
@@ -69,9 +85,19 @@ def needed(names: tuple[str, ...]) -> set[str]:
             continue
         distributions.add(name)
         for line in importlib.metadata.requires(name) or []:
-            if ";" not in line:
-                waiting.append(line.split(" ")[0].split("<")[0].split(">")[0])
+            requirement = Requirement(line)
+            if not requirement.marker or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(requirement.name)
     return distributions
+
+
+def link(names: set[str], folder: Path) -> None:
+    """Link installed distributions, which needs no network and little space."""
+    for name in names:
+        distribution = importlib.metadata.distribution(name)
+        for top in {file.parts[0] for file in distribution.files or []}:
+            if top not in ("..", "__pycache__") and not (folder / top).exists():
+                (folder / top).symlink_to(distribution.locate_file(top))
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +107,7 @@ def python(wheel, tmp_path_factory) -> Path:
     quiet_run(sys.executable, "-m", "venv", "--without-pip", folder)
     paths = {"base": str(folder), "platbase": str(folder)}
     site = Path(sysconfig.get_path("purelib", "venv", paths))
-    # Linked from the installed packages, which needs no network and little space.
-    for name in needed(CORE):
-        distribution = importlib.metadata.distribution(name)
-        for top in {file.parts[0] for file in distribution.files or []}:
-            if top not in ("..", "__pycache__"):
-                (site / top).symlink_to(distribution.locate_file(top))
+    link(needed(CORE), site)
     python = folder / "bin" / "python"
     arguments = ("--python", python, "install", "--no-deps", "--no-index", wheel)
     quiet_run(sys.executable, "-m", "pip", *arguments)
@@ -124,20 +145,97 @@ def test_every_module_is_in_it(wheel):
     assert packed == expected
 
 
-def test_shipped_bundles_are_small(wheel):
-    sizes: dict[str, int] = {}
+def test_it_is_small_and_has_the_files_of_one_bundle(wheel):
+    assert wheel.stat().st_size < 20 * 10**6
+    packed: dict[str, set[str]] = {}
     with zipfile.ZipFile(wheel) as archive:
-        for info in archive.infolist():
-            parts = info.filename.split("/")
+        for name in archive.namelist():
+            parts = name.split("/")
             if parts[:2] == ["ogs_env", "bundles"] and len(parts) == 4:
-                sizes[parts[2]] = sizes.get(parts[2], 0) + info.file_size
-    assert "medical" in sizes
-    assert all(size <= 13 * 2**20 for size in sizes.values())
+                packed.setdefault(parts[2], set()).add(parts[3])
+    shipped = {folder.name: folder for folder in BUNDLES.iterdir() if folder.is_dir()}
+    assert packed.keys() == shipped.keys() == {"medical", "legal", "financial"}
+    assert packed.pop("medical") == {file.name for file in shipped["medical"].iterdir()}
+    assert all(files == {"manifest.sha256"} for files in packed.values())
+
+
+def test_it_knows_the_manifests_of_all_shipped_bundles(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        for manifest in BUNDLES.glob("*/manifest.json"):
+            name = f"ogs_env/bundles/{manifest.parent.name}/manifest.sha256"
+            known = archive.read(name).decode().strip()
+            assert known == hashlib.sha256(manifest.read_bytes()).hexdigest()
 
 
 def test_the_core_runs_episodes_without_torch(python, tmp_path):
-    where = quiet_run(python, "-I", "-c", PLAY, cwd=tmp_path).strip()
+    arguments = ("-I", "-c", PLAY, "OGS-Medical-v0")
+    where = quiet_run(python, *arguments, cwd=tmp_path).strip()
     assert Path(where).is_relative_to(python.parent.parent)
+
+
+def test_without_the_hub_extra_a_line_says_what_to_do(python, tmp_path):
+    arguments = ("-I", "-c", REFUSED, "OGS-Legal-Mixture-v0")
+    line = quiet_run(python, *arguments, cwd=tmp_path).strip()
+    assert line.startswith("InputError legal: this installation of ogs-env has no fi")
+    assert "\n" not in line
+    for advice in ("pip install 'ogs-env[hub]'", "OGS-Medical-v0", "clone"):
+        assert advice in line
+
+
+@pytest.fixture
+def with_hub(tmp_path):
+    """Variables for processes that have the extra `hub` and use a hub on this machine.
+
+    The hub has the repository's Legal bundle, and another one as Financial.
+    """
+    extra = tmp_path / "extra"
+    extra.mkdir()
+    link(needed(("huggingface_hub",)), extra)
+    for name in ("Legal", "Financial"):
+        (tmp_path / "hub/datasets/ogs-env").mkdir(parents=True, exist_ok=True)
+        repository = tmp_path / "hub/datasets/ogs-env" / f"OGS-{name}"
+        repository.symlink_to(BUNDLES / "legal")
+    with hub_server(tmp_path / "hub") as url:
+        yield {
+            **os.environ,
+            **hub_environment(url, tmp_path / "home"),
+            "PYTHONPATH": str(extra),
+        }
+
+
+def test_another_shipped_bundle_is_downloaded_once(python, with_hub, tmp_path):
+    play = (python, "-c", PLAY, "OGS-Legal-v0")
+    quiet_run(*play, cwd=tmp_path, env=with_hub)
+    [cached] = (tmp_path / "home/hub").glob("datasets--ogs-env--OGS-Legal/snapshots/*")
+    for file in (BUNDLES / "legal").iterdir():
+        assert (cached / file.name).read_bytes() == file.read_bytes()
+    # The hub is not asked again.
+    unreachable = {**with_hub, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    quiet_run(*play, cwd=tmp_path, env=unreachable)
+
+
+def test_another_bundle_than_the_shipped_one_is_refused(python, with_hub, tmp_path):
+    refused = (python, "-c", REFUSED, "OGS-Financial-v0")
+    line = quiet_run(*refused, cwd=tmp_path, env=with_hub).strip()
+    assert "ogs-env/OGS-Financial holds another version (sha256 of man" in line
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
+    unreachable = {**with_hub, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    line = quiet_run(*refused, cwd=tmp_path, env=unreachable).strip()
+    assert line.startswith("InputError financial: this installation of ogs-env has no ")
+    assert "cannot be reached; check the network, or use OGS-Medical-v0" in line
+    offline = {**with_hub, "HF_HUB_OFFLINE": "1"}
+    line = quiet_run(*refused, cwd=tmp_path, env=offline).strip()
+    assert "is not in the Hugging Face hub's cache" in line
+
+
+def test_the_domains_are_listed_without_a_download(python, tmp_path):
+    ogs = python.parent / "ogs"
+    environment = {**os.environ, "PYTHONPATH": ""}
+    text = quiet_run(ogs, "domains", cwd=tmp_path, env=environment)
+    financial, legal, medical = text.split("\n\n")
+    assert financial.startswith("financial: OGS-Financial-v0, ")
+    assert "from ogs-env/OGS-Legal on the Hugging Face hub" in legal
+    assert "medquad" in medical
 
 
 def test_the_command_lists_its_jobs(python, tmp_path):

@@ -3,11 +3,18 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import gymnasium
 import numpy as np
 
-from ogs_env.bundle import Bundle, load_bundle, shipped_bundles
+from ogs_env.bundle import (
+    Bundle,
+    is_here,
+    load_bundle,
+    shipped_bundles,
+    shipped_repository,
+)
+from ogs_env.bundle_card import environment_ids
 from ogs_env.bundle_files import ROLES
+from ogs_env.hub import INSTALL_HUB
 
 
 @dataclass(frozen=True)
@@ -17,17 +24,16 @@ class Options:
 
 def run(_: Options) -> None:
     """Run `ogs domains`."""
-    print("\n\n".join("\n".join(lines(load_bundle(n))) for n in shipped_bundles()))
+    listed = (
+        lines(load_bundle(name)) if is_here(name) else _lines_of_absent(name)
+        for name in shipped_bundles()
+    )
+    print("\n\n".join(map("\n".join, listed)))
 
 
 def lines(bundle: Bundle) -> Iterator[str]:
     """Yield a bundle's ids, sizes, sources with their licences, and fidelity."""
-    ids = [
-        name
-        for name, spec in gymnasium.registry.items()
-        if spec.kwargs.get("bundle") == bundle.name
-    ]
-    yield f"{bundle.name}: {', '.join(ids)}"
+    yield _title(bundle.name)
     sizes = [f"{len(getattr(bundle, role))} {role}" for role in ROLES]
     yield f"  samples    {', '.join(sizes)}"
     counts = np.bincount(bundle.anchor.capabilities, minlength=len(bundle.capabilities))
@@ -42,6 +48,19 @@ def lines(bundle: Bundle) -> Iterator[str]:
     name, licence = (max(len(row[column]) for row in rows) for column in (0, 2))
     for row in rows:
         yield f"  {row[0]:<{name}}  {row[1]:>7}  {row[2]:<{licence}}  {row[3]}"
+
+
+def _lines_of_absent(name: str) -> Iterator[str]:
+    """Yield what is known of a shipped bundle that is not downloaded yet."""
+    yield _title(name)
+    yield (
+        f"  downloaded when it is first used, from {shipped_repository(name).repo_id} "
+        f"on the Hugging Face hub (with {INSTALL_HUB})"
+    )
+
+
+def _title(name: str) -> str:
+    return f"{name}: {', '.join(environment_ids(name))}"
 
 
 def _fidelity(bundle: Bundle) -> str:

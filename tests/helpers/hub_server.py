@@ -6,6 +6,7 @@ hub, in a process that is started with the variables of `hub_environment`.
 
 import json
 import re
+import shutil
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ RESOLVE = re.compile(
 )
 API = re.compile(
     rf"/api/(?P<kind>models|datasets)/{NAME}"
-    r"(/(?P<action>revision|tree|preupload|commit)"
+    r"(/(?P<action>revision|tree|preupload|commit|branch)"
     r"/(?P<revision>[^/]+)(/(?P<path>.+))?)?"
 )
 
@@ -31,8 +32,10 @@ API = re.compile(
 def hub_server(folder: Path) -> Iterator[str]:
     """Serve `folder/datasets/OWNER/NAME` and `folder/models/OWNER/NAME`; gives the URL.
 
-    A repository has one revision, called `main` and by a hash of its files. Uploads
-    change the folder. They need a token, which may be any.
+    The folder is the branch `main`, another branch is a folder `NAME@BRANCH` beside it.
+    A commit is called by a hash of its files; earlier ones are served as well. Uploads
+    change the folders. They need a token, which may be any, and so do repositories
+    that are made private.
     """
     server = _Server(folder)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -124,6 +127,8 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, folder: Path):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder = folder
+        self.private: set[Path] = set()
+        self.earlier: dict[tuple[Path, str], _Repository] = {}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -146,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, url: SplitResult) -> None:
         match = RESOLVE.fullmatch(url.path) or API.fullmatch(url.path)
-        if self.command == "POST" and "Authorization" not in self.headers:
+        if self.command == "POST" and not self._has_token():
             raise _HubError(401, "Invalid username or password.")
         if url.path == "/api/repos/create":
             self._create(json.loads(self.body))
@@ -162,9 +167,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _create(self, wanted: dict[str, str]) -> None:
         kind, owner = wanted.get("type", "model"), wanted["organization"] or "tester"
         folder = self.server.folder / f"{kind}s" / owner / wanted["name"]
-        status = 409 if folder.is_dir() else 200
-        folder.mkdir(parents=True, exist_ok=True)
-        self._send_json({"url": self._url(folder)}, status)
+        if folder.is_dir():
+            self._send_json({"url": self._url(folder)}, 409)
+            return
+        folder.mkdir(parents=True)
+        if wanted.get("visibility") == "private":
+            self.server.private.add(folder)
+        self._send_json({"url": self._url(folder)})
 
     def _answer_about(
         self,
@@ -176,11 +185,19 @@ class _Handler(BaseHTTPRequestHandler):
         recursive: bool,
     ) -> None:
         folder = self.server.folder / (kind or "models") / name
-        if "/" not in name or not folder.is_dir():
-            raise _HubError(404, "Repository not found", "RepoNotFound")
-        repository = _Repository(folder)
-        if revision not in ("", "main", repository.commit):
-            raise _HubError(404, "Invalid rev id", "RevisionNotFound")
+        is_hidden = folder in self.server.private and not self._has_token()
+        if "/" not in name or not folder.is_dir() or is_hidden:
+            # As the hub does, which does not tell strangers what exists.
+            status = 404 if self._has_token() else 401
+            raise _HubError(status, "Repository not found", "RepoNotFound")
+        if action == "branch":
+            branch = folder.with_name(f"{folder.name}@{revision}")
+            if branch.is_dir():
+                raise _HubError(409, "Reference already exists")
+            shutil.copytree(folder, branch)
+            self._send_json({})
+            return
+        repository = self._at(folder, revision)
         if action == "resolve":
             self._send_file(repository, path)
         elif action == "tree":
@@ -189,15 +206,32 @@ class _Handler(BaseHTTPRequestHandler):
             paths = [file["path"] for file in json.loads(self.body)["files"]]
             self._send_json({"files": [repository.upload(path) for path in paths]})
         elif action == "commit":
+            self.server.earlier[folder, repository.commit] = repository
             for line in self.body.splitlines():
                 repository.change(**json.loads(line))
-            oid = _Repository(folder).commit
+            oid = _Repository(repository.folder).commit
             url = f"{self._url(folder)}/commit/{oid}"
             self._send_json({"commitOid": oid, "commitUrl": url})
         else:
             files = [{"rfilename": path} for path in repository.files]
             about = {"id": name, "sha": repository.commit, "tags": []}
             self._send_json({**about, "siblings": files})
+
+    def _at(self, folder: Path, revision: str) -> _Repository:
+        """The files of a revision: a branch, its last commit, or an earlier one."""
+        branches = {"main": folder, "": folder}
+        for path in folder.parent.glob(f"{folder.name}@*"):
+            branches[path.name.partition("@")[2]] = path
+        for branch, path in branches.items():
+            repository = _Repository(path)
+            if revision in (branch, repository.commit):
+                return repository
+        if (folder, revision) not in self.server.earlier:
+            raise _HubError(404, "Invalid rev id", "RevisionNotFound")
+        return self.server.earlier[folder, revision]
+
+    def _has_token(self) -> bool:
+        return "Authorization" in self.headers
 
     def _url(self, folder: Path) -> str:
         path = folder.relative_to(self.server.folder).as_posix()
