@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.logger import Logger
 from tqdm import tqdm
 
 from ogs_env.agents.baselines.oracle import OracleSelector
+from ogs_env.agents.callback import tell_evaluation
 from ogs_env.agents.checkpoints import Checkpoints
 from ogs_env.agents.episodes import make
 from ogs_env.agents.navigator import Navigator, build_network
@@ -31,10 +33,14 @@ WEIGHT_DECAY = 1e-3
 Examples = dict[str, torch.Tensor]
 
 
-def imitate(settings: ImitationSettings) -> Navigator:
+def imitate(settings: ImitationSettings, logger: Logger | None = None) -> Navigator:
     """Train on the train split; return the best agent of the evaluations.
 
     The network is evaluated after each epoch. No global generator is changed.
+
+    Args:
+        settings: Settings of the run.
+        logger: Logger of SB3 for the loss of each minibatch, and for evaluations.
 
     Raises:
         InputError: If the environment is unknown, is no `SelectionEnv` or one of its
@@ -50,8 +56,10 @@ def imitate(settings: ImitationSettings) -> Navigator:
     network = build_network(row, context, settings.width, True, settings.seed)
     checkpoints = Checkpoints(settings)
     generator = torch.Generator().manual_seed(settings.seed)
-    for examples_seen in fit(network, examples, generator):
+    logger = logger or Logger(folder=None, output_formats=[])
+    for examples_seen in fit(network, examples, generator, logger):
         checkpoints.evaluate(network, examples_seen)
+        tell_evaluation(checkpoints, logger, "examples")
     agent = checkpoints.best_agent(network, env, time.monotonic() - started)
     env.close()
     return agent
@@ -94,7 +102,7 @@ def collect(env: SelectionEnv, episodes: int, rng: np.random.Generator) -> Examp
 
 
 def fit(
-    network: Network, examples: Examples, generator: torch.Generator
+    network: Network, examples: Examples, generator: torch.Generator, logger: Logger
 ) -> Iterator[int]:
     """Train the actor of a network; the critic is not changed.
 
@@ -105,6 +113,7 @@ def fit(
         network: The network to train.
         examples: The examples of `collect`.
         generator: Generator of the minibatches.
+        logger: Logger for the loss of each minibatch, `train/loss`.
 
     Yields:
         After each epoch, the number of examples so far.
@@ -116,9 +125,11 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, LEARNING_RATE, total_steps=EPOCHS * -(-count // BATCH)
     )
-    for epoch in tqdm(range(EPOCHS), desc="imitation", unit="epoch", leave=False):
+    # In a file, instead of a terminal, the lines of evaluations are enough.
+    bar = tqdm(range(EPOCHS), desc="imitation", unit="epoch", leave=False, disable=None)
+    for epoch in bar:
         order = torch.randperm(count, generator=generator)
-        for rows in order.split(BATCH):
+        for place, rows in enumerate(order.split(BATCH), start=1):
             batch = {name: values[rows] for name, values in examples.items()}
             logs = torch.log_softmax(network.forward_actor(batch), dim=1)
             loss = -(batch["targets"] * logs).sum(dim=1).mean()
@@ -126,4 +137,6 @@ def fit(
             loss.backward()
             optimizer.step()
             schedule.step()
+            logger.record("train/loss", loss.item())
+            logger.dump(min(epoch * count + place * BATCH, (epoch + 1) * count))
         yield (epoch + 1) * count

@@ -5,7 +5,6 @@ PPO (Schulman et al. 2017), with invalid actions masked (Huang and Ontanon 2022)
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -36,7 +35,6 @@ _INFO_KEYWORDS = ("cost",)
 def train_ppo(
     settings: TrainSettings,
     callbacks: Sequence[BaseCallback] = (),
-    tensorboard: Path | None = None,
 ) -> Navigator:
     """Train on the train split; return the best agent of the run's evaluations.
 
@@ -45,7 +43,6 @@ def train_ppo(
     Args:
         settings: Settings of the run.
         callbacks: Further SB3 callbacks; `TrainingCallback` precedes them.
-        tensorboard: Folder of SB3's tensorboard log; None: no log.
 
     Raises:
         InputError: If the environment is unknown or one of its arguments is wrong.
@@ -61,12 +58,12 @@ def train_ppo(
         spent = clock.spent(callback.num_timesteps)
         return settings.learning_rate * max(1 - spent, 0.05)
 
-    model = _model(settings, environments, learning_rate, tensorboard)
+    model = _model(settings, environments, learning_rate)
     with callback.bar, _diverging(settings.learning_rate):
         model.learn(
             settings.steps or 10**12,
             callback=[callback, *callbacks],
-            log_interval=1 if tensorboard else 10**9,
+            log_interval=None,  # `LoggerCallback` logs, if there is one
         )
         callback.evaluate()
     environments.close()
@@ -80,7 +77,7 @@ def train_ppo(
 def new_model(settings: TrainSettings) -> Any:
     """Return an untrained SB3 model with its environments, as `train_ppo` makes it."""
     environments = _environments(settings, _INFO_KEYWORDS)[1]
-    return _model(settings, environments, lambda _: settings.learning_rate, None)
+    return _model(settings, environments, lambda _: settings.learning_rate)
 
 
 def _environments(
@@ -145,7 +142,6 @@ def _model(
     settings: TrainSettings,
     environments: VecEnv,
     learning_rate: Callable[[float], float],
-    tensorboard: Path | None,
 ) -> Any:
     algorithm, policy_class = _CLASSES[settings.algorithm]
     return algorithm(
@@ -159,7 +155,6 @@ def _model(
         gae_lambda=settings.gae_lambda,
         clip_range=settings.clip_range,
         policy_kwargs={"width": settings.width, "optimizer_kwargs": _ADAM},
-        tensorboard_log=None if tensorboard is None else str(tensorboard),
         seed=settings.seed,
         device="cpu",
     )

@@ -5,7 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 
+from ogs_env.agents.callback import LoggerCallback
 from ogs_env.agents.checkpoints import described, rank
 from ogs_env.agents.imitation import imitate
 from ogs_env.agents.navigator import Navigator, one_thread
@@ -28,7 +30,7 @@ def train(
     settings: Settings,
     folder: Path | None = None,
     callbacks: Sequence[BaseCallback] = (),
-    tensorboard: Path | None = None,
+    logger: Logger | None = None,
 ) -> Navigator:
     """Train a Navigator and, given a folder, save it there at the end.
 
@@ -41,7 +43,8 @@ def train(
         folder: Folder of the agent; the end of the run replaces an agent there.
         callbacks: Further SB3 callbacks of PPO; each evaluation is done before they
             are called.
-        tensorboard: Folder of SB3's tensorboard log of PPO; None: no log.
+        logger: SB3's logger, such as `configure(folder, ["tensorboard"])`; it gets the
+            numbers of training and of evaluations. None: they are not logged.
 
     Returns:
         The trained agent; `description["training"]` summarises the run.
@@ -52,14 +55,16 @@ def train(
     """
     with one_thread():
         if isinstance(settings, TrainSettings):
-            agent = train_ppo(settings, callbacks, tensorboard)
+            if logger is not None:
+                callbacks = [*callbacks, LoggerCallback(logger)]
+            agent = train_ppo(settings, callbacks)
         elif callbacks:
             raise InputError(
-                "algorithm: 'imitation' is neither logged nor swept; expected ppo "
-                "or maskable-ppo with --wandb and `ogs sweep`"
+                "algorithm: 'imitation' takes no callbacks; expected ppo or "
+                "maskable-ppo with them"
             )
         else:
-            agent = imitate(settings)
+            agent = imitate(settings, logger)
     if folder is not None:
         agent.save(folder)
     return agent

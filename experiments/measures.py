@@ -1,14 +1,14 @@
-"""Measures of a training run, by the names of `ogs train --wandb` and `ogs sweep`."""
+"""Measures of a training run, by the names of the loggers and of `ogs sweep`."""
 
-import math
 from abc import abstractmethod
-from collections.abc import Mapping
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from ogs_env.agents.callback import curve_measures
 from ogs_env.agents.episodes import CHOICE_SEEDS, play_together
 from ogs_env.agents.navigator import Navigator, one_thread
-from ogs_env.agents.training import TrainSettings, rank
+from ogs_env.agents.settings import Settings
+from ogs_env.agents.training import rank
 from ogs_env.rewards import NO_PICK
 
 CURVE = ("evaluation/return", "evaluation/cost", "kept/return", "kept/cost")
@@ -18,23 +18,7 @@ END = tuple(f"kept/{name}" for name in (*NO_PICK, *_CHANGES))
 """Logged once, at the end, of the best checkpoint."""
 
 
-def curve_measures(
-    point: Mapping[str, float], best: Mapping[str, float]
-) -> dict[str, float]:
-    """Return an evaluation's measures by name: `CURVE` and, with a limit, more.
-
-    Args:
-        point: One of `description["training"]["curve"]`.
-        best: The best of those up to it.
-    """
-    values = {f"evaluation/{name}": value for name, value in point.items()}
-    del values["evaluation/steps"]
-    values |= {"kept/return": best["return"], "kept/cost": best["cost"]}
-    # Before the first episode has ended, its cost is not known.
-    return {name: value for name, value in values.items() if not math.isnan(value)}
-
-
-def end_measures(settings: TrainSettings, agent: Navigator) -> dict[str, float]:
+def end_measures(settings: Settings, agent: Navigator) -> dict[str, float]:
     """Return the agent's measures in the test episodes that chose it: `END`.
 
     Means over episodes: `return` and `cost`; each reward term, as

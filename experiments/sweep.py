@@ -6,10 +6,13 @@ parameters: `method: bayes` is a tree-structured Parzen estimator (Bergstra et a
 2011), and `early_terminate` is Hyperband (Li et al. 2018).
 """
 
+import contextlib
 import itertools
 import json
+import logging
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +25,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from ogs_env.agents import callback
 from ogs_env.agents.training import TrainSettings, train
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.experiments import measures
@@ -268,16 +272,29 @@ def run_trial(study: optuna.Study, sweep: Sweep, folder: Path) -> FrozenTrial:
         trial.set_user_attr("folder", f"trial-{trial.number:03d}")
     settings = sweep.settings(trial.params)
     watch = _Watch(trial, metric)
-    agent = train(settings, folder / trial.user_attrs["folder"], [watch])
+    with _no_evaluation_lines():
+        agent = train(settings, folder / trial.user_attrs["folder"], [watch])
     training = agent.description["training"]
     trial.set_user_attr("cost", training["kept"]["cost"])
     trial.set_user_attr("seconds", training["seconds"])
     if watch.pruned:
         return study.tell(trial, state=TrialState.PRUNED)
-    values = measures.curve_measures(training["curve"][-1], training["kept"])
+    values = callback.curve_measures(training["curve"][-1], training["kept"])
     if metric not in values:
         values = measures.end_measures(settings, agent)
     return study.tell(trial, values[metric])
+
+
+@contextlib.contextmanager
+def _no_evaluation_lines() -> Iterator[None]:
+    """Show no line for each evaluation, since each trial has one."""
+    log = logging.getLogger(callback.__name__)
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 class _Watch(measures.Evaluations):

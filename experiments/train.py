@@ -1,26 +1,30 @@
 """The command `ogs train`: train agents and compare them with baselines."""
 
-import contextlib
 import importlib.metadata
 import os
 import platform
 import sys
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from ogs_env.agents.episodes import REPORT_SEEDS, make, play, play_together, summarise
-from ogs_env.agents.navigator import Navigator, one_thread
+from ogs_env.agents.navigator import one_thread
 from ogs_env.agents.policies import make_policy
 from ogs_env.agents.settings import ImitationSettings, Settings, TrainSettings
-from ogs_env.agents.training import described, is_trained, train
+from ogs_env.agents.training import described
 from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.errors import InputError
 from ogs_env.experiments.curves import plot_training
 from ogs_env.experiments.settings import CONFIGS, read_settings, shipped_names
+from ogs_env.experiments.tracking.logger import NONE, WANDB, LogOptions
+from ogs_env.experiments.tracking.opening import identity, opened
+from ogs_env.experiments.tracking.training import log_result, trained
 from ogs_env.files import check_writable, exclusive, write_json
 
 BASELINES = ("random", "conflict", "orth", "greedy", "less", "oracle")
@@ -31,7 +35,7 @@ CURVES = "curves.png"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(LogOptions):
     """Options of `ogs train`.
 
     Attributes:
@@ -40,7 +44,6 @@ class Options:
             by default only with the seed of the settings.
         result: Result file; by default `train.json` in the agent's folder.
         episodes: Number of test episodes of the comparison.
-        wandb: Log to Weights & Biases; offline if you are not logged in.
         config: YAML file of settings, which options override, or the name of a shipped
             one.
         bundle: Name of a shipped bundle, or a folder.
@@ -51,7 +54,6 @@ class Options:
     seeds: tuple[int, ...] | None = None
     result: Path | None = None
     episodes: int = 100
-    wandb: bool = False
     config: str | None = field(default=None, metadata={"known": shipped_names(CONFIGS)})
     bundle: str | None = None
     settings: dict[str, Any] = field(
@@ -81,15 +83,19 @@ def run(options: Options) -> None:
     settings = options.training_settings()
     seeds = list(options.seeds or [settings.seed])
     out = options.out
-    if options.wandb and "WANDB_SWEEP_ID" in os.environ:
+    if options.report_to == WANDB and "WANDB_SWEEP_ID" in os.environ:
         # A W&B agent runs the same command for every run of a sweep.
         out /= os.environ["WANDB_RUN_ID"]
+        if len(seeds) > 1:
+            raise InputError(
+                "--seeds: a run of a W&B sweep has one seed; sweep over `seed` instead"
+            )
     # Checked before the training, which takes minutes.
     result_file = options.result or out / RESULT
     for file in (result_file, out / CURVES):
         check_writable(file)
     with exclusive(out):
-        result = study(settings, seeds, out, options.episodes, options.wandb)
+        result = study(settings, seeds, out, options.episodes, options.report_to)
         write_json(result_file, result)
         returns = result["returns"]
         levels = {name: returns[name]["mean"] for name in result["agent_minus"]}
@@ -105,12 +111,12 @@ def study(
     seeds: list[int],
     out: Path,
     episodes: int,
-    wandb: bool = False,
+    report_to: str = NONE,
 ) -> dict[str, Any]:
     """Train an agent per seed and run all policies in the same test episodes.
 
     An agent that is in its folder and was trained with the same settings is not trained
-    again, except with `wandb`, which logs the training.
+    again.
 
     Args:
         settings: Settings of all runs, except for the seed.
@@ -118,7 +124,7 @@ def study(
         out: Folder of the agent; of several seeds, each has a folder in it.
         episodes: Number of test episodes. Their seeds differ from those of the
             episodes that select the best checkpoint.
-        wandb: Whether to log the runs to Weights & Biases.
+        report_to: Where to log, a run per seed.
 
     Returns:
         JSON-able: mean returns with 95 % intervals, the agent's difference to each
@@ -128,57 +134,44 @@ def study(
         InputError: If the environment is unknown or one of its arguments is wrong, or
             an agent cannot be trained or loaded.
     """
-    if wandb:
-        from ogs_env.experiments.tracking import tracked
     kwargs = {**settings.env_kwargs, "split": "test"}
     environment = make(settings.env, kwargs)
     print(f"ogs train: {_episodes(described(environment))}", file=sys.stderr)
+    inner: Any = environment.unwrapped
     episode_seeds = REPORT_SEEDS[:episodes]
     returns: dict[str, NDArray[np.float64]] = {}
-    is_mixture = isinstance(environment.unwrapped, MixtureEnv)
-    baselines = MIXTURE_BASELINES if is_mixture else BASELINES
-    for name in baselines:
-        policy = make_policy(name, environment, np.random.default_rng(0))
-        returns[name] = play(environment, policy, episode_seeds)
     agents, agent_returns = [], []
     for seed in seeds:
-        folder = out if len(seeds) == 1 else out / f"seed-{seed}"
-        with contextlib.ExitStack() as stack:
-            run_settings = replace(settings, seed=seed)
-            if wandb:
-                if isinstance(run_settings, ImitationSettings):
-                    raise InputError(
-                        "--wandb: training by imitation is not logged; expected "
-                        "--algorithm ppo or maskable-ppo"
-                    )
-                group = out.name if len(seeds) > 1 else None
-                tracker = stack.enter_context(tracked(run_settings, folder, group))
-                agent = train(
-                    run_settings, folder, tracker.callbacks, tracker.tensorboard
-                )
-            elif is_trained(run_settings, folder):
-                print(
-                    f"{folder}: was trained already; delete it to train again",
-                    file=sys.stderr,
-                )
-                agent = Navigator.load(folder)
-            else:
-                agent = train(run_settings, folder)
+        several = len(seeds) > 1
+        folder = out / f"seed-{seed}" if several else out
+        run_settings = replace(settings, seed=seed)
+        with opened(
+            report_to,
+            folder,
+            {**asdict(run_settings), **identity(inner.bundle)},
+            command="train",
+            name=f"{out.name}, seed {seed}" if several else None,
+            group=out.name if several else None,
+        ) as log:
+            returns = returns or _baseline_returns(environment, episode_seeds)
+            agent = trained(run_settings, folder, log)
             with one_thread():
                 played = play_together(settings.env, kwargs, agent, episode_seeds)
-            run_returns, costs = played.returns, played.costs
-            if wandb:
-                tracker.report(agent, {**returns, AGENT: run_returns}, costs, AGENT)
-        agent_returns.append(run_returns)
+            own, costs = played.returns, played.costs
+            if log.enabled:
+                own_returns = {**returns, AGENT: own}
+                log_result(log, run_settings, agent, own_returns, costs, AGENT)
+        agent_returns.append(own)
         agents.append(
             {
                 "folder": str(folder),
                 "seed": seed,
-                "return": summarise(run_returns),
+                "return": summarise(own),
                 "cost": summarise(costs),
                 "training": agent.description["training"],
             }
         )
+    baselines = list(returns)
     returns[AGENT] = np.stack(agent_returns)
     description = agent.description
     keys = ("bundle", "space", "environment", "reward_weights", "settings")
@@ -194,6 +187,20 @@ def study(
         "agents": agents,
         "versions": _versions(),
     }
+
+
+def _baseline_returns(
+    environment: Any, episode_seeds: Sequence[int]
+) -> dict[str, NDArray[np.float64]]:
+    """Play the baselines that suit an environment, one episode per seed."""
+    is_mixture = isinstance(environment.unwrapped, MixtureEnv)
+    names = MIXTURE_BASELINES if is_mixture else BASELINES
+    returns = {}
+    for name in (bar := tqdm(names, desc="baselines", leave=False)):
+        bar.set_postfix_str(name)
+        policy = make_policy(name, environment, np.random.default_rng(0))
+        returns[name] = play(environment, policy, episode_seeds)
+    return returns
 
 
 def table(result: dict[str, Any]) -> str:

@@ -1,18 +1,25 @@
 """The command `ogs study`: real fine-tuning by many methods on new pools."""
 
+import dataclasses
 import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ogs_env.errors import InputError
+from ogs_env.experiments.tracking.logger import NONE, Logger, LogOptions
+from ogs_env.experiments.tracking.opening import opened
+from ogs_env.files import read_object
 
 STUDY = "study"
 RESULTS = Path(__file__).parent.parent / "results" / STUDY
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(LogOptions):
     """Options of `ogs study`.
 
     Attributes:
@@ -42,6 +49,11 @@ class Options:
                 f"{self.config}: --quick, --summary and --report read no settings; "
                 "leave one of them out"
             )
+        if self.report_to != NONE and (self.summary or self.cost or self.report):
+            raise InputError(
+                "--report-to: --summary, --cost and --report are not logged; leave one "
+                "of them out"
+            )
 
 
 def run(options: Options) -> None:
@@ -70,4 +82,49 @@ def run(options: Options) -> None:
 
             print(json.dumps(measure_cost(settings, folder / "cost.json"), indent=2))
         else:
-            run_study(settings, folder)
+            config = dataclasses.asdict(settings)
+            # Processes that share the work are runs of a group.
+            group = folder.resolve().name
+            with opened(
+                options.report_to, folder, config, command=STUDY, group=group
+            ) as log:
+                run_study(settings, folder, lambda file: _log_run(log, file))
+                _log_summary(log, folder)
+
+
+def _log_run(log: Logger, file: Path) -> None:
+    """Log a run's changes of losses, in percent, over the draws of its domain."""
+    from ogs_env.experiments.study.results import BASE
+
+    result = read_object(file, "result of a run")
+    base = read_object(file.with_name(f"{BASE}.json"), "measures of a target")
+    group = f"{result['domain']}/{result['method']}"
+    changes = {
+        f"{group}/{name}": float(
+            100 * (np.mean(after) / np.mean(base["losses"][name]) - 1)
+        )
+        for name, after in result["losses"].items()
+    }
+    log.numbers(changes, result["draw"], "draw")
+
+
+def _log_summary(log: Logger, folder: Path) -> None:
+    """Log the summary of all runs of a folder as a table."""
+    from ogs_env.experiments.study.summary import summaries
+
+    if not log.enabled:
+        return
+    rows = [_flat(entry) for entry in summaries(folder)]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    log.table("summary", columns, [[row.get(name) for name in columns] for row in rows])
+
+
+def _flat(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry of `summaries` with two numbers for each interval."""
+    flat = {}
+    for name, value in entry.items():
+        if isinstance(value, list):
+            flat[f"{name}_low"], flat[f"{name}_high"] = value
+        else:
+            flat[name] = value
+    return flat

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,11 @@ LEARNING_RATE = "learning_rate"
 """A setting of each target: a rate that suits one can be too large for another."""
 
 
-def run_study(settings: StudySettings, folder: Path) -> None:
+def run_study(
+    settings: StudySettings,
+    folder: Path,
+    on_result: Callable[[Path], None] = lambda file: None,
+) -> None:
     """Do all runs that have no result yet.
 
     Processes that are started with the same folder share the work: a pool's selections
@@ -30,6 +35,7 @@ def run_study(settings: StudySettings, folder: Path) -> None:
     Args:
         settings: Settings of the study.
         folder: Folder of pools, agents and results.
+        on_result: Called with the file of each result that this process has written.
 
     Raises:
         InputError: If texts or the target are not available, or the folder has runs of
@@ -38,7 +44,7 @@ def run_study(settings: StudySettings, folder: Path) -> None:
     _note(settings, folder)
     for draw in settings.draws:
         for domain in settings.domains:
-            _run_pool(settings, folder, domain, draw)
+            _run_pool(settings, folder, domain, draw, on_result)
 
 
 def _note(settings: StudySettings, folder: Path) -> None:
@@ -70,7 +76,13 @@ def _check_note(file: Path, given: dict[str, Any], remedy: str) -> None:
         )
 
 
-def _run_pool(settings: StudySettings, folder: Path, domain: str, draw: int) -> None:
+def _run_pool(
+    settings: StudySettings,
+    folder: Path,
+    domain: str,
+    draw: int,
+    on_result: Callable[[Path], None],
+) -> None:
     open_methods = [
         method
         for method in map(parse_method, settings.methods)
@@ -90,6 +102,7 @@ def _run_pool(settings: StudySettings, folder: Path, domain: str, draw: int) -> 
             rows = pool.rows(method)
             if known := _repeated(pool, method, rows, file):
                 write_json(file, known)
+                on_result(file)
                 continue
             if target is None:
                 answers = folder / ANSWERS / settings.target_name
@@ -100,6 +113,7 @@ def _run_pool(settings: StudySettings, folder: Path, domain: str, draw: int) -> 
                 f"{domain} {draw}: {method.name}, {len(rows)} samples", file=sys.stderr
             )
             write_json(file, _result(pool, target, method, rows))
+            on_result(file)
 
 
 def _compare_cosines(pool: Pool, folder: Path) -> None:
@@ -137,6 +151,7 @@ def _result(
         "samples": len(rows),
         "ids_sha256": _hash(pool, rows),
         "recipe": recipe(target.settings),
+        "device": target.device,
         "select_seconds": round(pool.seconds(method), 1),
         "train_seconds": round(seconds, 1),
         **measured,

@@ -1,5 +1,6 @@
 """Imitation of the oracle: its examples and the training."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from helpers.make_bundle import make_bundle
 from stable_baselines3.common.callbacks import ConvertCallback
+from stable_baselines3.common.logger import Logger, configure
 
 from ogs_env.agents.episodes import REPORT_SEEDS, make, play, play_together
 from ogs_env.agents.imitation import EPOCHS, collect, fit
@@ -96,7 +98,8 @@ def test_the_critic_is_unchanged(folder: Path) -> None:
     row, context = (examples[name].shape[-1] for name in ("candidates", "context"))
     network = build_network(row, context, 16, True)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    examples_seen = list(fit(network, examples, torch.Generator().manual_seed(0)))
+    generator, logger = torch.Generator().manual_seed(0), Logger(None, [])
+    examples_seen = list(fit(network, examples, generator, logger))
     assert examples_seen == [len(examples["targets"]) * (n + 1) for n in range(EPOCHS)]
     after = network.state_dict()
     for name, value in before.items():
@@ -118,8 +121,33 @@ def test_wrong_settings_are_refused(
         settings(folder, **changes)
 
 
+def test_loss_and_evaluations_are_logged(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "ogs_env")
+    logger = configure(str(tmp_path), ["csv"])
+    agent = train(settings(folder, oracle_episodes=80), logger=logger)
+    logger.close()
+    with (tmp_path / "progress.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    # Several minibatches an epoch, and they are learned.
+    assert len(losses) > EPOCHS
+    assert losses[-1] < losses[0]
+    curve = agent.description["training"]["curve"]
+    logged = [row["evaluation/return"] for row in rows if row["evaluation/return"]]
+    expected = [point["return"] for point in curve]
+    np.testing.assert_allclose([float(value) for value in logged], expected)
+    # And each evaluation is a line for the user.
+    lines = [message for message in caplog.messages if "examples: return" in message]
+    assert len(lines) == EPOCHS
+    assert f"{curve[-1]['steps']:,} examples: return" in lines[-1]
+    best = agent.description["training"]["kept"]["return"]
+    assert f"kept model {best:6.2f}" in lines[-1]
+
+
 def test_callbacks_are_refused(folder: Path) -> None:
-    with pytest.raises(InputError, match="'imitation' is neither logged nor swept"):
+    with pytest.raises(InputError, match="'imitation' takes no callbacks"):
         train(settings(folder), callbacks=[ConvertCallback(print)])
 
 

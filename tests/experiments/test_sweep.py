@@ -57,7 +57,7 @@ def few(bundle, *options):
     """Return a sweep's command with a very short training."""
     kwargs = json.dumps({"bundle": str(bundle), "budget": 16, "num_slates": 8})
     return [
-        *("${env}", "${program}", "train", "--wandb", "--env=OGS-Custom-v0"),
+        *("${env}", "${program}", "train", "--report-to=wandb", "--env=OGS-Custom-v0"),
         *(f"--env_kwargs={kwargs}", "--steps=64", "--n_envs=4", "--n_steps=16"),
         *("--batch_size=32", "--evaluation_episodes=4", *options, "${args}"),
     ]

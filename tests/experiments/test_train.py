@@ -1,9 +1,11 @@
 import json
+import re
 
 import pytest
 from helpers.make_bundle import make_bundle
 
 from ogs_env.agents.deployment import AgentSelector
+from ogs_env.cli import main
 from ogs_env.errors import InputError
 from ogs_env.experiments.train import BASELINES, Options, run
 from ogs_env.options import parse
@@ -99,11 +101,27 @@ def test_wrong_options_are_refused(tmp_path, options, message):
         run_with("--out", tmp_path / "out", *options)
 
 
-def test_imitation_is_not_logged(tmp_path):
-    pytest.importorskip("wandb")
-    options = ("--algorithm", "imitation", "--wandb", "--episodes", 2)
-    with pytest.raises(InputError, match="--wandb: training by imitation is not"):
-        run_with("--out", tmp_path / "out", *options)
+def test_each_evaluation_is_a_line(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = [
+        *("train", "--bundle", str(folder), "--out", str(out), "--steps=2000"),
+        *("--n_envs=8", "--batch_size=128", "--evaluations=4", "--cost_limit=0.5"),
+        *("--episodes=2",),
+    ]
+    assert main(command) == 0
+    training = json.loads((out / "agent.json").read_text())["training"]
+    number = r" +(-?[\d.]+)"
+    line = re.compile(
+        rf" +([\d,]+) steps: return{number}, cost{number}; "
+        rf"kept model{number}, cost{number} \(limit 0.5\)"
+    )
+    shown = line.findall(capsys.readouterr().err)
+    assert len(training["curve"]) == len(shown) == 4
+    for point, values in zip(training["curve"], shown, strict=True):
+        assert values[0] == f"{point['steps']:,}"
+        assert float(values[1]) == pytest.approx(point["return"], abs=0.01)
+        assert float(values[2]) == pytest.approx(point["cost"], abs=0.01)
+    assert float(shown[-1][3]) == pytest.approx(training["kept"]["return"], abs=0.01)
 
 
 def test_a_file_as_the_folder_is_refused_before_training(tmp_path):

@@ -1,0 +1,1 @@
+"""Loggers of the commands: Weights & Biases, TensorBoard or none."""
