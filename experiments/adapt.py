@@ -1,27 +1,34 @@
 """From a user's files to a fine-tuned model: the command `ogs adapt`.
 
 It makes an environment of the pool, trains a Navigator in it, compares the Navigator
-with all selectors that need no texts, and fine-tunes the target on the selection of the
-best one.
+with other selectors among the candidates that are most like the domain, and fine-tunes
+the target on the selection of the best one.
 """
 
 import dataclasses
+import functools
 import json
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ogs_env.agents.baselines.oracle import OracleSelector
 from ogs_env.agents.deployment import AgentSelector, load_selector
-from ogs_env.agents.selector import Selector
-from ogs_env.agents.training import is_trained, train
+from ogs_env.agents.screening import SCREENED, ScreenedSelector
+from ogs_env.agents.selector import Selector, make_selector
 from ogs_env.bundle import Bundle
 from ogs_env.data.pairs import grammar_file, grammar_pairs
 from ogs_env.data.record_files import stem
 from ogs_env.errors import InputError
-from ogs_env.experiments.adapt_options import AUTO, COMPARED, NAVIGATOR, Options
+from ogs_env.experiments.adapt_options import (
+    AUTO,
+    NAVIGATOR,
+    Options,
+    auto_selectors,
+)
 from ogs_env.experiments.adapt_report import write_report
 from ogs_env.experiments.comparison import (
     best_selector,
@@ -40,6 +47,14 @@ from ogs_env.experiments.limit import (
 )
 from ogs_env.experiments.own_environment import navigator_settings
 from ogs_env.experiments.stages import Stages
+from ogs_env.experiments.tracking.finetuning import (
+    log_comparison,
+    log_finetuning,
+    log_results,
+)
+from ogs_env.experiments.tracking.logger import Logger
+from ogs_env.experiments.tracking.opening import identity, opened
+from ogs_env.experiments.tracking.training import trained
 from ogs_env.files import exclusive, read_json, read_object, write_json
 from ogs_env.lm.loading import load_model
 from ogs_env.options import settings_of
@@ -64,13 +79,16 @@ def run(options: Options) -> None:
     """Run the stages; those that are done already are not repeated."""
     with exclusive(options.out):
         job = _Job(options)
-        environment = job.sketch()
-        limit = job.weigh(environment)
-        job.train(environment, limit)
-        chosen = job.choose(environment, limit)
-        selections = job.select(environment, chosen, limit)
-        results = job.finetune(selections)
-        job.report(environment, selections, results)
+        given, out = job.given, options.out
+        with opened(options.report_to, out, given, command="adapt") as log:
+            job.start(log)
+            environment = job.sketch()
+            limit = job.weigh(environment)
+            job.train(environment, limit)
+            chosen = job.choose(environment, limit)
+            selections = job.select(environment, chosen, limit)
+            results = job.finetune(selections)
+            job.report(environment, selections, results)
 
 
 class _Job:
@@ -84,8 +102,9 @@ class _Job:
         self.compared = options.compared()
         self.tuning = settings_of(FinetuneSettings, options)
         # Errors are reported before hours of work.
-        if options.agent not in (AUTO, NAVIGATOR):
-            load_selector(options.agent)
+        named = options.agent.removeprefix(SCREENED)
+        if options.agent != AUTO and named != NAVIGATOR:
+            load_selector(named)
         self._check_sizes()
         # Gradients of the untouched model tell what a selection does about as well as
         # those of a trajectory do (`ogs fidelity`), at a third of the time. They must
@@ -99,8 +118,10 @@ class _Job:
             seed=options.seed,
         )
         check(self.data, self.settings)
-        self._note()
+        self.given = self._given()
+        self._check_folder()
         self.stages = Stages(self.out, 6)
+        self.log = Logger()
 
     def _check_sizes(self) -> None:
         pool = len(self.data.pool)
@@ -117,14 +138,18 @@ class _Job:
                 f"report on; expected at least {FEWEST_OF_DOMAIN} of each"
             )
 
-    def _note(self) -> None:
-        """Write the options, or refuse a folder of another run."""
+    def _given(self) -> dict[str, Any]:
+        """Return the options that the results depend on."""
         given = json.loads(json.dumps(dataclasses.asdict(self.options), default=str))
-        del given["out"]
+        del given["out"], given["report_to"]
+        return dict(given)
+
+    def _check_folder(self) -> None:
+        """Refuse a folder of another run, or models that cannot be loaded."""
         file = self.out / NOTE
         if file.exists():
             known = read_object(file, "note of a run of `ogs adapt`")
-            other = [key for key in given if known.get(key) != given[key]]
+            other = [key for key in self.given if known.get(key) != self.given[key]]
             if other:
                 raise InputError(
                     f"{self.out}: holds a run with other settings "
@@ -135,7 +160,6 @@ class _Job:
             if self.options.proxy != self.options.model:
                 load_model(self.options.proxy)
             self._announce()
-            write_json(file, given)
 
     def _announce(self) -> None:
         """Load the target, and say how long it will take."""
@@ -148,11 +172,24 @@ class _Job:
             file=sys.stderr,
         )
 
+    def start(self, log: Logger) -> None:
+        """Write the options into the folder; log the stages to `log`."""
+        self.log = log
+        write_json(self.out / NOTE, self.given)
+
+    def _do(self, name: str, what: str, work: Callable[[], Any]) -> Any:
+        """Do one stage, and log how long it took."""
+        result = self.stages.do(name, what, work)
+        seconds = self.stages.seconds
+        number = list(seconds).index(name) + 1
+        self.log.numbers({f"seconds/{name}": seconds[name]}, number, "stage")
+        return result
+
     def sketch(self) -> Bundle:
         """Make the environment: sketch the pool."""
         # Retention samples only serve the environment's infos, so a few are enough.
         few = {name: own[:SHOWN] for name, own in self.data.retention.items()}
-        return self.stages.do(
+        bundle: Bundle = self._do(
             "sketch",
             f"make an environment: sketch the pool, {len(self.data.pool)} samples",
             lambda: sketch(
@@ -162,6 +199,8 @@ class _Job:
                 shlex.join(["ogs", *sys.argv[1:]]),
             ),
         )
+        self.log.config(identity(bundle))
+        return bundle
 
     def weigh(self, environment: Bundle) -> ForgettingLimit:
         """Find the reward weight of `forgetting` that keeps to the limit."""
@@ -175,7 +214,7 @@ class _Job:
             return limit
 
         what = f"weigh forgetting: at most {MARGIN:.0%} of that of random picks"
-        limit: ForgettingLimit = self.stages.do("weigh", what, work)
+        limit: ForgettingLimit = self._do("weigh", what, work)
         print(
             f"weight {limit.weight:.3g}: greedy selection is predicted to forget "
             f"{limit.predicted:.1f} %, the limit is {limit.limit:.1f} %",
@@ -194,38 +233,47 @@ class _Job:
             self.options.seed,
         )
         folder = self.out / NAVIGATOR
-
-        def work() -> None:
-            if not is_trained(settings, folder):
-                train(settings, folder)
-
-        what = f"train a Navigator there: {settings.env_kwargs['budget']} picks"
-        self.stages.do("train", what, work)
+        self._do(
+            "train",
+            f"train a Navigator there: {settings.env_kwargs['budget']} picks",
+            lambda: trained(settings, folder, self.log, f"{NAVIGATOR}/"),
+        )
 
     def choose(self, environment: Bundle, limit: ForgettingLimit) -> str:
         """Compare the selectors in the environment; return the one to deploy.
 
-        By default, the one of highest value among those whose selections are predicted
-        to forget no more than random picks.
+        They select from the candidates whose texts are most like the domain's. By
+        default, the selector of highest value is chosen among those whose selections
+        are predicted to forget no more than random picks from the whole pool.
         """
-        names = [*COMPARED, NAVIGATOR]
+        names = auto_selectors(NAVIGATOR)
         selectors = {name: self._selector(name, limit) for name in names}
         setting = self.budget, self.options.seed, limit.weights
-        draws = self.stages.do(
+        draws = self._do(
             "compare",
             f"compare {len(selectors)} selectors by the predicted value of selections",
             lambda: compare(environment, selectors, *setting),
         )
         summary = comparison_summary(draws)
         write_json(self.out / COMPARISON, summary)
+        log_comparison(self.log, summary)
         print(f"\n{comparison_table(summary)}", file=sys.stderr)
         best = best_selector(summary)
         chosen = best if self.options.agent == AUTO else self.options.agent
         print(f"\nwhat selects from the pool: {chosen}", file=sys.stderr)
         return str(chosen)
 
+    @functools.cached_property
+    def _screen(self) -> Selector:
+        """The selector of the candidates that are most like the domain."""
+        texts = {sample.id: sample for sample in (*self.data.pool, *self.data.dev)}
+        return make_selector("rds", texts)
+
     def _selector(self, name: str, limit: ForgettingLimit) -> Selector:
         """Return the selector of a name, or the agent of a folder."""
+        if name.startswith(SCREENED):
+            screened = self._selector(name.removeprefix(SCREENED), limit)
+            return ScreenedSelector(screened, self._screen)
         if name == NAVIGATOR:
             return AgentSelector(self.out / NAVIGATOR)
         if name == ORACLE:
@@ -251,7 +299,7 @@ class _Job:
             return selections
 
         what = f"select {self.budget} of {len(pool.pool)} samples"
-        return dict(self.stages.do("select", what, work))
+        return dict(self._do("select", what, work))
 
     def finetune(self, selections: dict[str, Selection]) -> list[dict[str, Any]]:
         """Fine-tune the target on every selection."""
@@ -275,10 +323,11 @@ class _Job:
                     before=results[0]["before"] if results else None,
                 )
                 results.append(result)
+                log_finetuning(self.log, result)
             return results
 
         what = f"fine-tune {self.tuning.model}"
-        return list(self.stages.do("fine-tune", what, work))
+        return list(self._do("fine-tune", what, work))
 
     def report(
         self,
@@ -314,6 +363,7 @@ class _Job:
             settings=read_json(self.out / NOTE, "note of the run"),
             seconds=seconds,
         )
+        log_results(self.log, results, page)
         print("\n" + table(results))
         for line in lines(differences, results[0]["selection"]):
             print(line)

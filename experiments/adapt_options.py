@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ogs_env.agents.screening import SCREENED
 from ogs_env.agents.selector import READERS, SELECTORS
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.experiments.finetune import FinetuneSettings
+from ogs_env.experiments.tracking.logger import LogOptions
 from ogs_env.learners.fitted import EPOCHS
 from ogs_env.sketching.command import DataOptions
 from ogs_env.sketching.settings import SketchSettings
@@ -15,16 +17,26 @@ AUTO, NAVIGATOR = "auto", "navigator"
 COMPARED = [name for name in SELECTORS if name not in {"all", "metadata", *READERS}]
 
 
+def auto_selectors(navigator: str) -> list[str]:
+    """Return what `auto` compares: random picks, and all selectors screened.
+
+    Args:
+        navigator: Name of the Navigator.
+    """
+    return ["random", *(SCREENED + name for name in (*COMPARED, navigator))]
+
+
 @dataclass(frozen=True, kw_only=True)
-class Options(FinetuneSettings, DataOptions):
+class Options(FinetuneSettings, DataOptions, LogOptions):
     """Options of `ogs adapt`.
 
     Attributes:
         pool: Candidates, a file or a dataset on the hub as NAME[:CONFIG][@SPLIT].
         out: Folder of the outputs.
         budget: Number of samples to select: 64, or 10% of the pool.
-        agent: What selects: auto for what is best in the environment, navigator, a
-            selector's name or an agent's folder.
+        agent: What selects: auto for what is best in the environment among the
+            candidates most like the domain; navigator, a selector's name or an agent's
+            folder for the whole pool, or among those candidates as screened-NAME.
         compare: Selectors on whose selections the target is fine-tuned as well.
         draws: Number of random selections, if `random` is compared.
         seed: Seed of all random choices.

@@ -10,6 +10,8 @@ for _name in [*os.environ]:
         _name.endswith("_NUM_THREADS")
     ):
         del os.environ[_name]
+# Expected values are those of a processor, also where there is a GPU.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # Two threads on small arrays are slower than one, also in processes of the tests.
 os.environ["OMP_NUM_THREADS"] = "1"
 

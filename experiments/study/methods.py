@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from ogs_env.agents.screening import SCREENED
 from ogs_env.errors import unknown_name
 
 BASELINES = (
@@ -22,6 +23,7 @@ LESS_TRAJECTORY, ORACLE, AUTO = "less-trajectory", "oracle", "auto"
 LARGER_FACTOR = 3
 """`random30` selects so many times the share of the other methods."""
 
+_SCREENABLE = (*BASELINES, ORACLE, *NAVIGATORS)
 _SEEDED = re.compile(r"(?P<kind>[a-z0-9]+)-(?P<seed>0|[1-9][0-9]{0,8})")
 _SINGLE = (*BASELINES, *SURGERY, ALL, LESS_TRAJECTORY, ORACLE, AUTO)
 
@@ -32,7 +34,7 @@ class Method:
 
     Attributes:
         name: Its name in the settings, such as `navigator-1`.
-        kind: What it is, such as `navigator`.
+        kind: What it is, such as `navigator` or `screened-oracle`.
         seed: Number of the draw or of the training; 0 for methods without one.
     """
 
@@ -45,6 +47,12 @@ class Method:
         """Whether it trains on random data and changes the gradients."""
         return self.kind in SURGERY
 
+    @property
+    def agent(self) -> str | None:
+        """What trains the agent that it needs, such as `navigator`, if any."""
+        kind = self.kind.removeprefix(SCREENED)
+        return kind if kind in NAVIGATORS else None
+
 
 def parse_method(name: str) -> Method:
     """Return the method of a name.
@@ -54,8 +62,13 @@ def parse_method(name: str) -> Method:
     """
     if name in _SINGLE:
         return Method(name, name)
+    if name.startswith(SCREENED):
+        screened = parse_method(name.removeprefix(SCREENED))
+        if screened.kind in _SCREENABLE:
+            return Method(name, SCREENED + screened.kind, screened.seed)
     match = _SEEDED.fullmatch(name)
     if match and match["kind"] in (RANDOM, LARGER, *NAVIGATORS):
         return Method(name, match["kind"], int(match["seed"]))
     seeded = [f"{kind}-0" for kind in (RANDOM, LARGER, *NAVIGATORS)]
-    raise unknown_name("method", name, [*_SINGLE, *seeded])
+    known = [*_SINGLE, *seeded, SCREENED + ORACLE]
+    raise unknown_name("method", name, known)

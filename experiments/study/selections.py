@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from ogs_env.agents.baselines.less import LessSelector
 from ogs_env.agents.baselines.oracle import OracleSelector
 from ogs_env.agents.deployment import AgentSelector
+from ogs_env.agents.screening import SCREENED, ScreenedSelector
 from ogs_env.agents.selector import READERS, SELECTORS, Selector, make_selector
 from ogs_env.agents.settings import ImitationSettings, Settings
 from ogs_env.agents.training import is_trained, train
 from ogs_env.bundle import Bundle
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
-from ogs_env.experiments.adapt_options import COMPARED
+from ogs_env.experiments.adapt_options import auto_selectors
 from ogs_env.experiments.comparison import best_selector, compare, comparison_summary
 from ogs_env.experiments.limit import ForgettingLimit, forgetting_limit, read_limit
 from ogs_env.experiments.own_environment import (
@@ -125,8 +126,8 @@ class Pool:
         """Return the CPU seconds of training the agent that a method needs, if any."""
         if method.kind == methods.AUTO:
             return self._recorded(self._trained("navigator", 0))
-        if method.kind in methods.NAVIGATORS:
-            return self._recorded(self._trained(method.kind, method.seed))
+        if method.agent:
+            return self._recorded(self._trained(method.agent, method.seed))
         return 0.0
 
     def _recorded(self, made: Path) -> float:
@@ -184,12 +185,19 @@ class Pool:
         return name, self._selector(name).select(self.bundle, budget, rng)[0]
 
     def _selector(self, name: str) -> Selector:
+        if name.startswith(SCREENED):
+            screened = self._selector(name.removeprefix(SCREENED))
+            return ScreenedSelector(screened, self._screen)
         if name == methods.ORACLE:
             return OracleSelector(self.limit.weights)
         if name in SELECTORS:
             return make_selector(name, self._texts if name in READERS else None)
         method = methods.parse_method(name)
         return self.navigator(method.kind, method.seed)
+
+    @cached_property
+    def _screen(self) -> Selector:
+        return make_selector("rds", self._texts)
 
     @cached_property
     def _texts(self) -> dict[str, Sample]:
@@ -199,7 +207,7 @@ class Pool:
 
     def _best(self) -> str:
         """Return what `ogs adapt` would deploy."""
-        names = [*COMPARED, "navigator-0"]
+        names = auto_selectors("navigator-0")
         selectors = {name: self._selector(name) for name in names}
         values = compare(
             self.bundle, selectors, self.settings.budget, self.draw, self.limit.weights

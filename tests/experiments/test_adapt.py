@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from helpers.easy_samples import colours, sums
 from helpers.tiny_model import make_tiny_model
+from helpers.wandb_runs import LoggedRun, offline
 
 from ogs_env.bundle import load_bundle
 from ogs_env.data.samples import Sample, write_samples
 from ogs_env.errors import InputError
 from ogs_env.experiments.adapt import Options, run
+from ogs_env.files import sha256_of
 from ogs_env.options import parse
 from ogs_env.selection import Selection
 
@@ -65,8 +67,9 @@ def test_every_output_is_written(finished):
     # Judged as a selection of the command's epochs.
     assert environment.manifest["learner"]["epochs"] == 1
     compared = json.loads((finished / "comparison.json").read_text())
-    assert {"navigator", "random", "less", "oracle"} <= compared.keys()
-    assert not {"dsir", "all", "metadata"} & compared.keys()
+    screened = {f"screened-{name}" for name in ("navigator", "less", "oracle")}
+    assert {"random", *screened} <= compared.keys()
+    assert not {f"screened-{name}" for name in ("dsir", "all")} & compared.keys()
     best = max(compared, key=lambda name: compared[name]["mean"])
     names = {folder.name for folder in (finished / "selections").iterdir()}
     assert names == {best, "random-0", "random-1", "less"}
@@ -93,13 +96,65 @@ def test_finished_stages_are_not_repeated(files, finished, capsys, monkeypatch):
     assert "downsampled from" not in page
 
 
-def test_a_selector_can_be_given(files, finished, tmp_path, capsys):
+def test_a_run_can_be_logged(files, finished, tmp_path):
+    pytest.importorskip("wandb")
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / "navigator" / "agent.json").unlink()  # it is trained again
+    compared = ("--compare", "random", "less", "--draws", "2")
+    with offline(tmp_path / "home"):
+        run(arguments(files, out, *compared, "--report-to", "wandb"))
+    logged = LoggedRun(out)
+    given = json.loads((out / "adapt.json").read_text())
+    assert "report_to" not in given  # a run can be continued with another logger
+    assert logged.config() == {
+        **given,
+        "bundle_name": "pool",
+        "bundle_sha256": sha256_of(out / "environment" / "manifest.json"),
+        "ogs_env_version": "0.1.0",
+    }
+    training = json.loads((out / "navigator" / "agent.json").read_text())["training"]
+    assert logged.curve("navigator/evaluation/return", "navigator/global_step") == {
+        point["steps"]: pytest.approx(point["return"]) for point in training["curve"]
+    }
+    assert set().union(*logged.rows()) >= {
+        f"seconds/{stage}"
+        for stage in ("sketch", "weigh", "train", "compare", "select", "fine-tune")
+    }
+    comparison = json.loads((out / "comparison.json").read_text())
+    columns, rows = logged.table("comparison")
+    assert columns == ["selector", "value", "low", "high", "forgetting"]
+    assert {row[0]: row[1] for row in rows} == {
+        name: of_name["mean"] for name, of_name in comparison.items()
+    }
+    results = json.loads((out / "result.json").read_text())["results"]
+    columns, rows = logged.table("results")
+    assert [row[0] for row in rows] == [own["selection"] for own in results]
+    for own, row in zip(results, rows, strict=True):
+        name, values = own["selection"], dict(zip(columns, row, strict=True))
+        losses = logged.curve(f"finetune/{name}/loss", "finetune/global_step")
+        assert list(losses.values()) == pytest.approx(own["training_loss"])
+        for role, what in (("test", "domain_change"), ("answers", "forgetting")):
+            before, after = (own[t][role]["per_sample"] for t in ("before", "after"))
+            change = pytest.approx(100 * (after / before - 1))
+            (end,) = logged.curve(
+                f"finetune/{name}/{what}", "finetune/global_step"
+            ).values()
+            assert end == values[what] == change
+            assert values[f"{what}_low"] <= values[what] <= values[f"{what}_high"]
+    (page,) = logged.place.glob("files/media/html/report*.html")
+    assert page.read_bytes() == (out / "report.html").read_bytes()
+    assert [a.name for a in logged.of("artifact") if a.type == "model"] == ["run-agent"]
+
+
+@pytest.mark.parametrize("name", ["less", "screened-less"])
+def test_a_selector_can_be_given(files, finished, tmp_path, capsys, name):
     shutil.copytree(finished / "environment", tmp_path / "run" / "environment")
-    run(arguments(files, tmp_path / "run", "--agent", "less"))
+    run(arguments(files, tmp_path / "run", "--agent", name))
     names = [folder.name for folder in (tmp_path / "run" / "finetuned").iterdir()]
-    assert sorted(names) == ["less", "own_answers"]
+    assert sorted(names) == sorted([name, "own_answers"])
     err = capsys.readouterr().err
-    assert "what selects from the pool: less" in err
+    assert f"what selects from the pool: {name}\n" in err
     assert "min to fine-tune on 1 selections of 12" in err
 
 
@@ -188,6 +243,7 @@ def test_the_report_opens_offline_and_its_table_sorts(chromium, finished, tmp_pa
     [
         (("--budget", "121"), "budget '121': is 121 samples; expected 1 to the 120"),
         (("--agent", "lesss"), "unknown agent 'lesss'; did you mean less"),
+        (("--agent", "screened-auto"), "unknown agent 'auto'"),
         (("--compare", "lesss"), "unknown selector to compare with 'lesss'; did you"),
         (("--compare", "all"), "unknown selector to compare with 'all'"),
         (("--draws", "0"), "--draws: 0; expected at least 1"),

@@ -6,12 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
 
+from ogs_env.agents.baselines.oracle import OracleSelector
+from ogs_env.agents.selector import make_selector
 from ogs_env.data.domains import question_key
 from ogs_env.errors import InputError
-from ogs_env.experiments.adapt_options import COMPARED
-from ogs_env.experiments.study.command import RESULTS, Options
+from ogs_env.experiments.adapt_options import auto_selectors
+from ogs_env.experiments.study.command import RESULTS, Options, run
 from ogs_env.experiments.study.methods import parse_method
 from ogs_env.experiments.study.pools import pool_data
 from ogs_env.experiments.study.questions import Question, right_number
@@ -88,6 +91,45 @@ def test_a_missing_run_is_repeated_with_the_same_numbers(finished, settings):
     after = json.loads(file.read_text())
     assert after["losses"] == before["losses"]
     assert not list((finished / "runs").rglob("*.lock"))
+
+
+def test_new_results_and_the_summary_are_logged(finished, settings, tmp_path):
+    accumulators = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    config, out = tmp_path / "study.yaml", tmp_path / "study"
+    values = json.loads(json.dumps(dataclasses.asdict(settings)))
+    config.write_text(yaml.safe_dump(values))
+    shutil.copytree(finished, out)
+    (out / "runs" / "tiny" / "medical-packages-2" / "oracle.json").unlink()
+    run(Options(config=str(config), out=out, report_to="tensorboard"))
+    (place,) = (out / "tensorboard").iterdir()
+    log = accumulators.EventAccumulator(str(place))
+    log.Reload()
+    # Those of the run that was missing, and no other.
+    runs = results(out, 2)
+    losses = runs["oracle"]["losses"]
+    assert set(log.Tags()["scalars"]) == {
+        f"medical-packages/oracle/{name}" for name in losses
+    }
+    (event,) = log.Scalars("medical-packages/oracle/test")
+    before, after = (np.mean(runs[n]["losses"]["test"]) for n in ("base", "oracle"))
+    assert event.step == 2
+    assert event.value == pytest.approx(100 * (after / before - 1), rel=1e-4)
+    tables = {
+        name: log.Tensors(f"{name}/text_summary")[0].tensor_proto.string_val[0].decode()
+        for name in ("summary", "config")
+    }
+    heads, _, *rows = tables["summary"].splitlines()
+    assert "| domain_change | domain_interval_low |" in heads
+    assert len(rows) == len(summaries(out))
+    assert "| learning_rate | 0.01 |" in tables["config"]
+
+
+@pytest.mark.parametrize("mode", ["summary", "cost", "report"])
+def test_what_is_not_logged_refuses_a_logger(mode):
+    with pytest.raises(InputError, match=r"--report-to: .* are not logged"):
+        Options(report_to="wandb", **{mode: True})
 
 
 def test_another_recipe_in_the_same_folder_is_refused(finished, settings):
@@ -217,10 +259,12 @@ def test_auto_selects_as_the_best_selector_of_the_environment(finished, settings
     rows = pool.rows(parse_method("auto"))
     file = pool.folder / "selections" / "auto.json"
     selector = json.loads(file.read_text())["selector"]
-    assert selector in {*COMPARED, "navigator-0"}
+    assert selector in auto_selectors("navigator-0")
     assert len(set(rows)) == settings.budget
-    if selector in ("oracle", "navigator-0"):
-        assert rows == pool.rows(parse_method(selector))
+    for name in ("oracle", "navigator-0"):
+        screened = parse_method(f"screened-{name}")
+        if selector == screened.name:
+            assert rows == pool.rows(screened)
     # Each method that needs the agent has its training, whichever trained it.
     training = json.loads((pool.folder / "agents/navigator-0.seconds.json").read_text())
     pool.rows(parse_method("navigator-0"))
@@ -244,6 +288,22 @@ def test_auto_takes_over_the_run_of_the_selector_that_it_chose(
     assert auto["select_seconds"] > 1000 > oracle["select_seconds"]
     same = oracle.keys() - {"method", "select_seconds"}
     assert all(auto[name] == oracle[name] for name in same)
+
+
+def test_a_screened_selector_selects_from_the_nearest_candidates(finished, settings):
+    pool = Pool("medical-packages", 1, settings, finished / "pools")
+    texts = {s.id: s for s in (*pool.data.pool, *pool.data.dev)}
+    rng = np.random.default_rng(0)
+    near, _ = make_selector("rds", texts).select(pool.bundle, 2 * settings.budget, rng)
+    oracle = OracleSelector(pool.limit.weights)
+    expected, _ = oracle.select(pool.bundle, settings.budget, rng, np.sort(near))
+    assert pool.rows(parse_method("screened-oracle")) == expected.tolist()
+
+
+@pytest.mark.parametrize("name", ["screened-random-0", "screened-pcgrad"])
+def test_what_does_not_choose_by_a_criterion_is_not_screened(name):
+    with pytest.raises(InputError, match=f"unknown method '{name}'"):
+        parse_method(name)
 
 
 @pytest.mark.parametrize(
