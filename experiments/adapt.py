@@ -243,8 +243,7 @@ class _Job:
         """Compare the selectors in the environment; return the one to deploy.
 
         They select from the candidates whose texts are most like the domain's. By
-        default, the selector of highest value is chosen among those whose selections
-        are predicted to forget no more than random picks from the whole pool.
+        default, the one of highest value is chosen.
         """
         names = auto_selectors(NAVIGATOR)
         selectors = {name: self._selector(name, limit) for name in names}

@@ -1,5 +1,6 @@
 """The documentation site, built as `make docs` builds it."""
 
+import html
 import importlib.util
 import inspect
 import json
@@ -11,10 +12,13 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
 import gymnasium
+import nbformat
 import pytest
+from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
 from ogs_env.agents.selector import SELECTORS
@@ -22,6 +26,7 @@ from ogs_env.envs.mixture import MixtureEnv
 from ogs_env.envs.selection import SelectionEnv
 
 REPOSITORY = Path(__file__).parents[1]
+NOTEBOOK = Path("examples") / "first_steps.ipynb"
 ENV_IDS = [name for name in gymnasium.registry if name.startswith("OGS-")]
 
 
@@ -96,7 +101,7 @@ def test_pages_load_nothing_from_other_sites(pages):
 
 def test_a_broken_link_and_a_page_without_a_place_fail(tmp_path):
     for path in REPOSITORY.iterdir():
-        if path.name in ("docs", "mkdocs.yml"):
+        if path.name in ("docs", "examples", "mkdocs.yml"):
             continue
         (tmp_path / path.name).symlink_to(path)
     shutil.copytree(REPOSITORY / "docs", tmp_path / "docs")
@@ -105,13 +110,16 @@ def test_a_broken_link_and_a_page_without_a_place_fail(tmp_path):
     faults = "[a](gone.md) [b](environments.md#gone) [c][ogs_env.gone]"
     page.write_text(f"{page.read_text()}\n{faults}\n")
     (tmp_path / "docs" / "stray.md").write_text("# Stray\n")
+    shutil.copytree(REPOSITORY / "examples", tmp_path / "examples")
+    links = nbformat.v4.new_markdown_cell("# First steps\n\n[a](../docs/lost.md)")
+    nbformat.write(nbformat.v4.new_notebook(cells=[links]), tmp_path / NOTEBOOK)
 
     done = build(tmp_path, tmp_path / "built")
 
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if "ogs_env.gone" in line]
     assert said
-    for fault in ("'gone.md'", "'environments.md#gone'", "stray.md"):
+    for fault in ("'gone.md'", "'environments.md#gone'", "stray.md", "lost.md'"):
         assert fault in done.stderr
 
 
@@ -171,12 +179,18 @@ def test_formulas_are_mathml(site):
     assert "arithmatex" not in page
 
 
-def test_formulas_of_docstrings_are_typeset():
+def module_of_the_site(name: str) -> ModuleType:
+    """Import a module of docs/_site, which is no package."""
     spec = importlib.util.spec_from_file_location(
-        "formulas", REPOSITORY / "docs" / "_site" / "formulas.py"
+        name, REPOSITORY / "docs" / "_site" / f"{name}.py"
     )
-    formulas = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(formulas)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_formulas_of_docstrings_are_typeset():
+    formulas = module_of_the_site("formulas")
     text = "Let `a_i` be\n\n    <g_i, g_D> - eta |w|^2,\n\nwith slate_size >= 1."
     assert formulas.typeset(text) == (
         "Let `a_i` be\n\n"
@@ -184,6 +198,41 @@ def test_formulas_of_docstrings_are_typeset():
         "η |w|<sup>2</sup>,</p>\n"
         "\nwith slate_size ≥ 1."
     )
+
+
+def test_the_notebook_is_run_when_the_site_is_built(site):
+    notebook = nbformat.read(REPOSITORY / NOTEBOOK, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(cells) > 5
+    assert not [cell for cell in cells if cell.outputs or cell.execution_count]
+
+    folder = site / "first-steps"
+    page = (folder / "index.html").read_text()
+    assert page.count('class="output highlight"') > 4
+    assert "Discrete(17)" in page
+    [random], [agent] = (
+        re.findall(rf"{name} +(-?\d+\.\d\d)", page) for name in ("random", "agent")
+    )
+    assert float(agent) > float(random)
+    assert len([*folder.glob("*.png")]) == page.count("<img ") == 2
+
+
+def test_a_cell_that_fails_fails_the_build(tmp_path):
+    cell = nbformat.v4.new_code_cell("1 / 0")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "wrong.ipynb")
+    page = module_of_the_site("notebook_page").page
+    with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
+        page(tmp_path / "wrong.ipynb", "wrong.md")
+
+
+def test_the_examples_are_shown(site):
+    page = (site / "examples" / "index.html").read_text()
+    shown = re.sub(r"<[^>]*>", "", page)
+    scripts = [*(REPOSITORY / "examples").glob("*.py")]
+    assert len(scripts) > 5
+    for script in scripts:
+        assert f'<a href="./#{script.stem}py">{script.name}</a></td>' in page
+        assert script.read_text().rstrip() in html.unescape(shown)
 
 
 def test_the_drawing_has_every_package():

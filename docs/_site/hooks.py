@@ -1,7 +1,8 @@
 """What MkDocs runs to make the pages that are not files in docs/.
 
 Pages of docs/ link to files of the repository as on GitHub. Those outside of docs/ that
-a page links to become part of the site, at their path in the repository.
+a page links to become part of the site, at their path in the repository. Scripts of
+examples/ are shown on the page of the examples, and the notebook is a page.
 """
 
 import posixpath
@@ -9,6 +10,7 @@ import re
 from pathlib import Path
 
 import environment_pages
+import notebook_page
 import selector_page
 from formulas import with_mathml, with_whole_words
 from mkdocs.config.defaults import MkDocsConfig
@@ -16,8 +18,12 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 REPOSITORY = Path(__file__).parents[2]
-_CHANGELOG = "CHANGELOG.md"
-_CARDS, _FRAME = "<!-- cards -->", "<!-- frame -->"
+_NOTEBOOK = "examples/first_steps.ipynb"
+# Files with another place on the site than in the repository or in docs/.
+_PLACES = {"CHANGELOG.md": "changelog.md", _NOTEBOOK: "first-steps.md"}
+_EXAMPLES = "examples.md"
+_SCRIPTS = sorted((REPOSITORY / "examples").glob("*.py"))
+_CARDS, _FRAME, _SOURCES = "<!-- cards -->", "<!-- frame -->", "<!-- sources -->"
 # The target of a link to another file, without its heading.
 _TARGET = re.compile(r"(?<=\]\()(?!\w+:)[^)\s#]+")
 # A picture without a link.
@@ -47,7 +53,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, content in _generated().items():
         files.append(File.generated(config, name, content=content))
     pages = [
-        _CHANGELOG,
+        *_PLACES,
         *(_repository_path(one) for one in files.documentation_pages()),
     ]
     while pages:
@@ -68,19 +74,12 @@ def on_page_markdown(
     source = _repository_path(page.file)
     if not source:
         return markdown
-    here = posixpath.dirname(page.file.src_uri)
-
-    def on_site(target: re.Match[str]) -> str:
-        path = _resolved(source, target[0])
-        if not (REPOSITORY / path).is_file():
-            return target[0]  # MkDocs says that it is missing
-        return posixpath.relpath(_site_path(path), here or ".")
-
     first = environment_pages.families()[0]
     return (
-        _TARGET.sub(on_site, markdown)
+        _with_places(markdown, source, posixpath.dirname(page.file.src_uri))
         .replace(_CARDS, environment_pages.cards())
         .replace(_FRAME, environment_pages.figure(first, first.picture))
+        .replace(_SOURCES, _sources())
     )
 
 
@@ -99,7 +98,38 @@ def _generated() -> dict[str, str | bytes]:
     for name, module in _API.items():
         made[f"api/{name}.md"] = f"::: {module}\n    options:\n      heading_level: 1\n"
     made["api/evaluation.md"] = _EVALUATION
-    return made
+    place = _PLACES[_NOTEBOOK]
+    run = notebook_page.page(REPOSITORY / _NOTEBOOK, place)
+    return made | run | {place: _with_places(str(run[place]), _NOTEBOOK, "")}
+
+
+def _sources() -> str:
+    """Return the scripts of examples/, each under its name."""
+    return "\n".join(
+        f"## {script.name}\n\n```python\n{script.read_text()}```\n"
+        for script in _SCRIPTS
+    )
+
+
+def _with_places(markdown: str, source: str, here: str) -> str:
+    """Let links to files of the repository lead to their places on the site.
+
+    Args:
+        markdown: The text of a page.
+        source: Its file in the repository.
+        here: The folder of its place on the site.
+    """
+
+    def on_site(target: re.Match[str]) -> str:
+        path = _resolved(source, target[0])
+        if REPOSITORY / path in _SCRIPTS:
+            heading = Path(path).name.replace(".", "")
+            return f"{posixpath.relpath(_EXAMPLES, here or '.')}#{heading}"
+        if not (REPOSITORY / path).is_file():
+            return target[0]  # MkDocs says that it is missing
+        return posixpath.relpath(_site_path(path), here or ".")
+
+    return _TARGET.sub(on_site, markdown)
 
 
 def _repository_path(file: File) -> str:
@@ -110,7 +140,7 @@ def _repository_path(file: File) -> str:
 
 def _site_path(path: str) -> str:
     """Return the place on the site of a file of the repository."""
-    return "changelog.md" if path == _CHANGELOG else path.removeprefix("docs/")
+    return _PLACES.get(path, path.removeprefix("docs/"))
 
 
 def _linked(page: str) -> list[str]:
@@ -118,8 +148,12 @@ def _linked(page: str) -> list[str]:
     if not page:
         return []
     targets = _TARGET.findall((REPOSITORY / page).read_text())
-    paths = [_resolved(page, target) for target in targets]
-    return [path for path in paths if (REPOSITORY / path).is_file()]
+    paths = [REPOSITORY / _resolved(page, target) for target in targets]
+    return [
+        path.relative_to(REPOSITORY).as_posix()
+        for path in paths
+        if path.is_file() and path not in _SCRIPTS
+    ]
 
 
 def _resolved(page: str, target: str) -> str:
