@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from ogs_env.bundle import Bundle, load_bundle
 from ogs_env.errors import InputError
-from ogs_env.experiments.selecting_speed import write_random_bundle
+from ogs_env.experiments.speed.random_bundle import write_random_bundle
 from ogs_env.files import sha256_of
 from ogs_env.tensor_files import TensorFile
 

@@ -1,26 +1,12 @@
-"""Measure what selecting from large bundles costs: processor time and memory.
-
-Each bundle has random initial sketches; it is written for the measurement, shard by
-shard as `ogs sketch` does, and removed afterwards. Each selector runs in a process of
-its own, so that the peak of its memory is its own.
-"""
+"""Bundles of random sketches, of any size, and an untrained Navigator for them."""
 
 import hashlib
-import json
-import os
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from ogs_env.bundle import load_bundle
 from ogs_env.bundle_files import (
     BASIS,
     FORMAT,
@@ -29,11 +15,6 @@ from ogs_env.bundle_files import (
     save_manifest,
 )
 
-COUNTS = (10_000, 100_000, 1_000_000)
-NAVIGATOR = "navigator"
-SELECTORS = ("random", "greedy", "less", "grad-match", NAVIGATOR)
-SHARE = 0.1
-"""Share of the pool that is selected."""
 K = 512
 DIRECTIONS = 32
 SPACE = "random"
@@ -51,47 +32,6 @@ _LEARNER = {
 }
 # A slate and the context of `SelectionEnv`, and the width of `ogs train`.
 _SLATE_SIZE, _NUM_SLATES, _WIDTH = 16, 16, 64
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a selector costs, in processor seconds and memory.
-
-    Attributes:
-        selector: Name of the selector.
-        rows: Samples of the pool.
-        verifying: Seconds to open the bundle for the first time.
-        opening: Seconds to open it again, in another process.
-        selecting: Seconds to select a tenth of the pool.
-        megabytes: Peak of the resident memory of opening and selecting, 10^6 bytes.
-    """
-
-    selector: str
-    rows: int
-    verifying: float
-    opening: float
-    selecting: float
-    megabytes: float
-
-
-def costs(
-    counts: Sequence[int] = COUNTS, selectors: Sequence[str] = SELECTORS
-) -> Iterator[Cost]:
-    """Measure selectors on bundles of several sizes.
-
-    Args:
-        counts: Sizes of the pools; a million samples take 1.1 GB of disk meanwhile.
-        selectors: Names of baselines, or `"navigator"` for an untrained one.
-    """
-    for rows in counts:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            write_random_bundle(folder / "bundle", rows)
-            write_untrained_navigator(folder / NAVIGATOR)
-            verifying = _measured(folder, "random")["opening"]
-            for selector in selectors:
-                measured = _measured(folder, selector)
-                yield Cost(selector, rows, verifying, **measured)
 
 
 def write_random_bundle(folder: Path, rows: int, k: int = K, seed: int = 0) -> None:
@@ -184,57 +124,3 @@ def _shard(
         "anchor_dots": dots[:, 1:].copy(),
         "initial": sketches.astype(np.float16),
     }
-
-
-def _measured(folder: Path, selector: str) -> dict[str, float]:
-    """Run `_measure` in a fresh process."""
-    where = str(folder / NAVIGATOR) if selector == NAVIGATOR else selector
-    return json.loads(
-        subprocess.run(
-            [sys.executable, "-m", __name__, str(folder / "bundle"), where],
-            env={
-                **os.environ,
-                # What is remembered of the bundle is removed with it.
-                "OGS_CACHE": str(folder / "cache"),
-                # A thread that waits for others takes processor time, too.
-                "OMP_NUM_THREADS": "1",
-            },
-            check=True,
-            stdout=subprocess.PIPE,
-        ).stdout
-    )
-
-
-def _measure(bundle_folder: str, name_or_folder: str) -> dict[str, float]:
-    """Return the figures of `Cost` that this process measures itself."""
-    from ogs_env.agents.deployment import load_selector
-
-    selector = load_selector(name_or_folder)
-    begin = time.process_time()
-    bundle = load_bundle(bundle_folder)
-    opened = time.process_time()
-    budget = round(SHARE * len(bundle.pool))
-    selector.select(bundle, budget, np.random.default_rng(0))
-    selected = time.process_time()
-    return {
-        "opening": opened - begin,
-        "selecting": selected - opened,
-        "megabytes": _peak_memory() / 1e6,
-    }
-
-
-def _peak_memory() -> int:
-    """Return the largest resident memory of this process so far, in bytes."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # Unlike the system call's figure, without that of the parent process.
-        line = next(line for line in status.open() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-if __name__ == "__main__":  # in a process of `_measured`
-    print(json.dumps(_measure(*sys.argv[1:])))

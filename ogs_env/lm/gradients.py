@@ -13,6 +13,8 @@ from ogs_env.lm.losses import response_losses
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ogs_env.lm.adapter import Proxy
+
 
 def per_sample_gradients(
     model: "PreTrainedModel",
@@ -41,6 +43,58 @@ def per_sample_gradients(
         InputError: If the model does not run each module exactly once on every token
             of the batch, so that gradients cannot be assigned to samples.
     """
+    try:
+        return _pass(model, modules, batch, consume, _as_it_is)
+    finally:
+        model.zero_grad(set_to_none=True)
+
+
+def b_gradients(
+    proxy: "Proxy",
+    batch: dict[str, torch.Tensor],
+    consume: Callable[[str, torch.Tensor], None],
+) -> torch.Tensor:
+    """Pass the gradients of the adapter's B to `consume`, layer by layer.
+
+    The gradient of B is the sum over tokens of b_t (A a_t)^T, with inputs a_t and
+    output gradients b_t of the adapted layer. With B = 0 the adapter changes neither
+    the model's outputs nor any gradient of its states, so the pass runs without it, in
+    less time and memory. Arguments, result and errors are those of
+    `per_sample_gradients` with `proxy.b`.
+
+    Args:
+        proxy: A proxy.
+        batch: As made by `ogs_env.lm.encoding.collate`.
+        consume: Called once per layer with its name and float32 (n, out, rank).
+    """
+    is_zero = not torch.stack([layer.weight.any() for layer in proxy.b.values()]).any()
+    if not is_zero:
+        return per_sample_gradients(proxy.model, proxy.b, batch, consume)
+    causal = proxy.model.get_base_model()
+    adapted = {name: causal.get_submodule(name.rpartition(".")[0]) for name in proxy.b}
+
+    def reduced(name: str, inputs: torch.Tensor) -> torch.Tensor:
+        layer = proxy.a[f"{name.rpartition('.')[0]}.lora_A"]
+        [scale] = adapted[name].scaling.values()
+        with torch.no_grad():
+            return layer(inputs.to(layer.weight.dtype)) * scale
+
+    with proxy.model.disable_adapter():
+        return _pass(proxy.model, adapted, batch, consume, reduced)
+
+
+def _as_it_is(_: str, inputs: torch.Tensor) -> torch.Tensor:
+    return inputs
+
+
+def _pass(
+    model: Any,
+    modules: Mapping[str, nn.Module],
+    batch: dict[str, torch.Tensor],
+    consume: Callable[[str, torch.Tensor], None],
+    reduced: Callable[[str, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Pass the products of output gradients and reduced inputs to `consume`."""
     handles = []
     missing = set(modules)
     shape = batch["input_ids"].shape
@@ -48,15 +102,21 @@ def per_sample_gradients(
     def add_hooks(name: str, module: nn.Module) -> None:
         def forward_hook(
             _: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor
-        ) -> None:
-            activations = _by_sample(model, name, inputs[0].detach(), shape)
+        ) -> torch.Tensor:
+            states = reduced(name, inputs[0].detach())
+            activations = _by_sample(model, name, states, shape)
+            if not output.requires_grad:
+                # A copy, because a model may change it in place.
+                output = output.requires_grad_().clone()
 
             def backward_hook(gradient: torch.Tensor) -> None:
                 missing.discard(name)
                 by_sample = _by_sample(model, name, gradient, shape)
-                consume(name, torch.bmm(by_sample.transpose(1, 2), activations))
+                by_sample = by_sample.transpose(1, 2).to(activations.dtype)
+                consume(name, torch.bmm(by_sample, activations))
 
             output.register_hook(backward_hook)
+            return output
 
         handles.append(module.register_forward_hook(forward_hook))
 
@@ -75,7 +135,6 @@ def per_sample_gradients(
     finally:
         for handle in handles:
             handle.remove()
-        model.zero_grad(set_to_none=True)
     return losses.detach()
 
 

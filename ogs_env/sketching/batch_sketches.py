@@ -11,11 +11,13 @@ from tqdm import tqdm
 from ogs_env.data.samples import Sample
 from ogs_env.lm.adapter import Proxy
 from ogs_env.lm.encoding import Encoded
-from ogs_env.lm.gradients import per_sample_gradients
+from ogs_env.lm.gradients import b_gradients, per_sample_gradients
+from ogs_env.lm.trunk import length_batches
 from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.warmup import Checkpoint
 
-BATCH_ROWS = 16
+TOKENS, CARD_TOKENS = 1024, 8192
+"""Most tokens of a batch with padding, on a processor and on a graphics card."""
 EPSILON = 1e-8  # AdamW's default
 WIDE = 8192
 """Dimensions of the sketches for inner products along the trajectory, which are not
@@ -43,10 +45,14 @@ class Row:
 
 
 def batches(rows: Sequence[Row]) -> list[NDArray[np.int64]]:
-    """Return row numbers in batches of similar length, to save padding."""
-    lengths = np.array([len(row.encoded.input_ids) for row in rows])
-    order = np.argsort(lengths, kind="stable")
-    return [order[i : i + BATCH_ROWS] for i in range(0, len(order), BATCH_ROWS)]
+    """Return row numbers in batches of similar length, to save padding.
+
+    Tokens bound a batch's memory. Larger batches are faster on a graphics card only.
+    """
+    most = CARD_TOKENS if torch.cuda.is_available() else TOKENS
+    lengths = {number: len(row.encoded.input_ids) for number, row in enumerate(rows)}
+    parts = length_batches(lengths, list(lengths), most)
+    return [np.array(part, dtype=np.int64) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ def mean_gradients(
 
             for batch in batches(group):
                 tokens = proxy.batch([group[row].encoded for row in batch])
-                per_sample_gradients(proxy.model, proxy.b, tokens, add)
+                b_gradients(proxy, tokens, add)
                 bar.update(len(batch))
     return MeanGradients(stacked)
 
@@ -226,7 +232,7 @@ def sketch_initial(
         if first is not None:
             first.add(name, values)
 
-    losses = per_sample_gradients(proxy.model, proxy.b, batch, consume)
+    losses = b_gradients(proxy, batch, consume)
     shard["initial"][rows] = sketches.T.half().cpu()
     shard["losses"][rows] = losses.cpu()
     shard["norms"][rows] = squares.sqrt().cpu()

@@ -1,5 +1,6 @@
 """`ogs sketch`: build a bundle from texts."""
 
+import contextlib
 import dataclasses
 import shlex
 import sys
@@ -8,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ogs_env.data.domains import DomainData, domains, load_anchor
 from ogs_env.data.reading import ReadOptions, read_samples
@@ -20,7 +21,17 @@ from ogs_env.options import option_name, settings_of
 from ogs_env.seeding import named_rng
 from ogs_env.sketching.settings import SketchSettings
 
+if TYPE_CHECKING:
+    from ogs_env.sketching.cluster import Cluster
+
 TRAJECTORY_CHECKPOINTS = (0, 6, 24)
+
+
+class _NotGiven(tuple[str, ...]):
+    """The default of an option that can be given without a value: then it is ()."""
+
+
+_NO_RAY = _NotGiven()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +69,8 @@ class Options(SketchSettings, DataOptions):
         trajectory: Also sketch at checkpoints of a warm-up, for training environments.
         checkpoints: Warm-up steps at which --trajectory sketches; 0: the untouched
             model.
+        ray: Sketch on a Ray cluster: that of an address, HOST:PORT or ray://HOST:PORT,
+            or without one that of this machine, which is started if none runs.
     """
 
     pool: str = field(
@@ -67,6 +80,7 @@ class Options(SketchSettings, DataOptions):
     pool_size: int = 1280
     trajectory: bool = False
     checkpoints: tuple[int, ...] = TRAJECTORY_CHECKPOINTS
+    ray: tuple[str, ...] = field(default=_NO_RAY, metadata={"metavar": "ADDRESS"})
 
 
 def run(options: Options) -> None:
@@ -75,14 +89,44 @@ def run(options: Options) -> None:
 
     if options.checkpoints != TRAJECTORY_CHECKPOINTS and not options.trajectory:
         raise InputError("--checkpoints: needs --trajectory; give it too")
-    data = _data(options)
     checkpoints = options.checkpoints if options.trajectory else ()
     settings = settings_of(SketchSettings, options, checkpoints=checkpoints)
-    bundle = sketch(data, options.out, settings, shlex.join(["ogs", *sys.argv[1:]]))
+    with _cluster(options) as cluster:
+        data = _data(options)
+        command = shlex.join(["ogs", *_without_ray(sys.argv[1:], options.ray)])
+        bundle = sketch(data, options.out, settings, command, cluster)
     counts = ", ".join(
         f"{rows} {role}" for role, rows in bundle.manifest["roles"].items()
     )
     print(f"{options.out}: {counts}; k={bundle.k}", file=sys.stderr)
+
+
+def _cluster(
+    options: Options,
+) -> "contextlib.AbstractContextManager[Cluster | None]":
+    """Return the context of the cluster of `--ray`, or of none."""
+    if options.ray is _NO_RAY:
+        return contextlib.nullcontext()
+    if len(options.ray) > 1:
+        raise InputError(f"--ray: is {' '.join(options.ray)}; expected one address")
+    from ogs_env.sketching.cluster import connected
+
+    return connected(next(iter(options.ray), None))
+
+
+def _without_ray(words: Sequence[str], address: tuple[str, ...]) -> list[str]:
+    """Leave `--ray` out of the command that a bundle holds, which is the same without.
+
+    So one machine, or another cluster, can finish a bundle with the same bytes.
+    """
+    left: list[str] = []
+    after_ray = False
+    for word in words:
+        is_address = after_ray and (word,) == address
+        after_ray = word == "--ray"
+        if not (after_ray or is_address or word.startswith("--ray=")):
+            left.append(word)
+    return left
 
 
 def _data(options: Options) -> DomainData:

@@ -1,5 +1,6 @@
 """Build a bundle: sketch every sample of a domain, resumably."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -8,7 +9,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,20 +24,25 @@ from ogs_env.files import LOCK, exclusive, read_json, read_object, write_json
 from ogs_env.lm.adapter import Proxy, attach_adapter
 from ogs_env.lm.chat import TEMPLATE_DATE, reads_clock
 from ogs_env.lm.encoding import encode
-from ogs_env.lm.gradients import per_sample_gradients
+from ogs_env.lm.gradients import b_gradients
 from ogs_env.lm.loading import check_length, content_hash, load_model
 from ogs_env.lm.precision import default_precision
 from ogs_env.sketching.answers import encode_answer, own_answers, padded
 from ogs_env.sketching.batch_sketches import (
-    BATCH_ROWS,
     MeanGradients,
     Row,
+    batches,
     mean_gradients,
 )
 from ogs_env.sketching.manifest import write_manifest
 from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.settings import ANCHOR_ANSWERS, SketchSettings
-from ogs_env.sketching.shards import save_tensors, write_shards
+from ogs_env.sketching.shards import (
+    ShardSketcher,
+    Sketching,
+    save_tensors,
+    write_missing,
+)
 from ogs_env.sketching.warmup import (
     Checkpoint,
     warm_up,
@@ -44,13 +50,20 @@ from ogs_env.sketching.warmup import (
     warm_up_steps,
 )
 
+if TYPE_CHECKING:
+    from ogs_env.sketching.cluster import Cluster
+
 _BUILD = "build"  # files that resuming an unfinished bundle needs; removed at the end
 _NOTE = "request.json"
 _ROLES_WITH_CAPABILITY = ("anchor", "retention")
 
 
 def sketch(
-    data: DomainData, folder: Path, settings: SketchSettings, command: str = ""
+    data: DomainData,
+    folder: Path,
+    settings: SketchSettings,
+    command: str = "",
+    cluster: "Cluster | None" = None,
 ) -> Bundle:
     """Sketch a domain's samples into a bundle.
 
@@ -62,6 +75,7 @@ def sketch(
         folder: The bundle's folder.
         settings: The settings.
         command: The command that builds this bundle, for the manifest.
+        cluster: Workers that sketch the shards; without them this process does.
 
     Raises:
         InputError: If a role is empty, a sample is in two roles, a setting is out of
@@ -73,7 +87,7 @@ def sketch(
     if (folder / MANIFEST).exists() and not (folder / _BUILD).exists():
         return _complete(folder, request)
     with exclusive(folder):
-        return _sketch(data, folder, settings, command, request)
+        return _sketch(data, folder, settings, command, request, cluster)
 
 
 def _complete(folder: Path, request: dict[str, Any]) -> Bundle:
@@ -93,6 +107,7 @@ def _sketch(
     settings: SketchSettings,
     command: str,
     request: dict[str, Any],
+    cluster: "Cluster | None",
 ) -> Bundle:
     if (folder / MANIFEST).exists():
         bundle = _complete(folder, request)
@@ -100,20 +115,28 @@ def _sketch(
         shutil.rmtree(folder / _BUILD, ignore_errors=True)
         return bundle
     _check_folder(folder, request)
-    proxy, identity = _load_proxy(settings)
+    proxy, identity = load_proxy(settings)
     rows = _encode(data, settings, proxy)
     _open_build(folder, request)
     build = folder / _BUILD
     if settings.anchor_answers != "reference":
         rows |= _answers(data, rows, settings, proxy, folder)
-    _print_estimate(proxy, rows, settings)
+    _print_estimate(proxy, rows, settings, cluster.workers() if cluster else 1)
     means = _means(proxy, rows, len(data.capabilities), build / "means.safetensors")
     checkpoints = []
     if settings.checkpoints:
         picks = _warm_up_rows(data, settings)
         checkpoints = _checkpoints(proxy, rows, picks, settings, build)
-    projection = CountSketch(settings.k, settings.seed)
-    write_shards(proxy, rows, means, checkpoints, projection, folder, build)
+    sketching: contextlib.AbstractContextManager[Sketching]
+    if cluster is None:
+        projection = CountSketch(settings.k, settings.seed)
+        sketching = contextlib.nullcontext(
+            ShardSketcher(proxy, means, checkpoints, projection)
+        )
+    else:
+        sketching = cluster.sketching(proxy, identity, settings, means, checkpoints)
+    with sketching as run:
+        write_missing(run, rows, bool(checkpoints), folder, build)
     write_manifest(
         folder,
         settings,
@@ -226,7 +249,8 @@ def _open_build(folder: Path, request: dict[str, Any]) -> None:
     print(f"{folder}: resuming an unfinished bundle", file=sys.stderr)
 
 
-def _load_proxy(settings: SketchSettings) -> tuple[Proxy, dict[str, Any]]:
+def load_proxy(settings: SketchSettings) -> tuple[Proxy, dict[str, Any]]:
+    """Load the proxy with a fresh adapter; also return the manifest's entry of it."""
     precision = settings.precision
     if precision == "auto":
         precision = default_precision()
@@ -315,19 +339,23 @@ def _answers(
 
 
 def _print_estimate(
-    proxy: Proxy, rows: dict[str, list[Row]], settings: SketchSettings
+    proxy: Proxy, rows: dict[str, list[Row]], settings: SketchSettings, workers: int
 ) -> None:
-    """Print the expected duration, measured on one batch of medium length."""
-    every = sorted(
-        (row.encoded for of_role in rows.values() for row in of_role),
-        key=lambda encoded: len(encoded.input_ids),
-    )
-    middle = max(0, len(every) // 2 - BATCH_ROWS // 2)
-    batch = proxy.batch(every[middle : middle + BATCH_ROWS])
-    first = proxy.batch(every[:1])  # the first pass of a process is slow
-    per_sample_gradients(proxy.model, proxy.b, first, lambda name, values: None)
-    begin = time.perf_counter()
-    per_sample_gradients(proxy.model, proxy.b, batch, lambda name, values: None)
+    """Print the expected duration, measured on one batch of medium length.
+
+    Args:
+        proxy: The proxy with a fresh adapter.
+        rows: Samples by role.
+        settings: The settings.
+        workers: How many processes, as fast as this one, share the work.
+    """
+    every = [row for of_role in rows.values() for row in of_role]
+    parts = batches(every)
+    # The first pass of a process is slow.
+    for part in parts[0][:1], parts[len(parts) // 2]:
+        batch = proxy.batch([every[row].encoded for row in part])
+        begin = time.perf_counter()
+        b_gradients(proxy, batch, lambda name, values: None)
     rate = batch["input_ids"].numel() / (time.perf_counter() - begin)
     tokens = {
         role: sum(len(row.encoded.input_ids) for row in of_role)
@@ -338,10 +366,11 @@ def _print_estimate(
     passes = 1 + later
     work = sum(n * (1 if r in ANSWERS else passes) for r, n in tokens.items())
     work += tokens["dev"] + tokens["anchor"]
-    minutes = work / rate / 60
+    minutes = work / rate / 60 / workers
+    by = f" with {workers} workers as fast as this machine" if workers > 1 else ""
     print(
         f"{len(every):,} samples, {sum(tokens.values()):,} tokens, {passes} pass"
-        f"{'es' if passes > 1 else ''}: about {minutes:.1f} min "
+        f"{'es' if passes > 1 else ''}: about {minutes:.1f} min{by} "
         f"({rate:,.0f} tokens/s on one batch)",
         file=sys.stderr,
     )

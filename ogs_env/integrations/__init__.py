@@ -1,0 +1,1 @@
+"""Selection of training data inside trainers of other libraries."""
