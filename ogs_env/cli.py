@@ -39,7 +39,7 @@ COMMANDS = {
     ),
     "push": ("ogs_env.agents.push", "upload an agent or a bundle to the hub"),
     "benchmark": ("ogs_env.experiments.benchmark.command", "compare all selectors"),
-    "speed": ("ogs_env.experiments.speed", "measure environment steps per second"),
+    "speed": ("ogs_env.experiments.speed", "measure speed and memory, in ratios"),
     "demo": ("ogs_env.experiments.demo", "all steps, end to end, on real input"),
 }
 _EXTRAS = {
@@ -60,6 +60,8 @@ _EXTRAS = {
     "tensorboard": "wandb",
     "optuna": "sweeps",
     "torchjd": "surgery",
+    "ray": "ray",
+    "trl": "trl",
     "matplotlib": "plots",
     "scipy": "plots",
     "plotly": "plots",

@@ -8,6 +8,7 @@ metadata can have:
 - `positional`: True if the option is a word without a name.
 - `metavar`: Name of the value in the help.
 - `choices`: The valid values.
+- `bare`: The value of an option that is given without one.
 - `known`: Names that end the help text, such as those of shipped files.
 - `options_of`: Classes whose fields are options too. The value has those that are
   given, by name. Fields of the same name are one option, described by the first class.
@@ -161,6 +162,8 @@ def _add_option(
                 how["nargs"] = "*" if default == () else "+"
                 members = typing.get_args(member)[:1]
         how["type"] = _reader(members)
+        if "bare" in details:
+            how |= {"nargs": "?", "const": details["bare"]}
         how["choices"] = details.get("choices")
         if how["choices"] is None:
             how["metavar"] = details.get("metavar") or _TYPES[members[0]][1]

@@ -132,3 +132,18 @@ def test_a_bad_option_is_named(words, message):
     with pytest.raises(InputError) as error:
         parse(Options, words.split(), "ogs test")
     assert message in str(error.value)
+
+
+def test_an_option_can_be_given_without_a_value():
+    @dataclass(frozen=True)
+    class Bare:
+        """Options.
+
+        Attributes:
+            where: A place.
+        """
+
+        where: str | None = field(default=None, metadata={"bare": ""})
+
+    values = [parse(Bare, words).where for words in ([], ["--where"], ["--where", "x"])]
+    assert values == [None, "", "x"]

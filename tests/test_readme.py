@@ -1,5 +1,6 @@
 """The Python of the README and of docs/, run as a reader would."""
 
+import json
 import re
 from pathlib import Path
 
@@ -51,13 +52,62 @@ def test_the_benchmark_page_has_the_committed_figures():
         assert f"| {value} | {low} to {high} |" in results.read_text()
 
 
-def test_the_readme_has_the_committed_losses():
-    results = REPOSITORY / "experiments" / "results" / "adapt" / "README.md"
-    losses = {
-        tuple(re.findall(r"\d\.\d{3}", line.partition(")")[2]))
-        for line in results.read_text().splitlines()
+# How the README and the page of the study name methods.
+STUDIED = {
+    "`ogs adapt`": "screened-oracle",
+    "`screened-oracle` = `ogs adapt`": "screened-oracle",
+    "greedy by the reward alone": "oracle",
+    "oracle": "oracle",
+    "RDS+": "rds",
+    "DSIR": "dsir",
+    "Navigator": "navigator",
+    "LESS": "less",
+    "random 10 %, A-GEM": "agem",
+    "random 10 %, PCGrad": "pcgrad",
+    "random 10 %, UPGrad": "upgrad",
+    "random 10 %, OGD": "ogd",
+    "random 30 %": "random30",
+    "all": "all",
+}
+
+
+@pytest.mark.parametrize(("page", "count"), [("README.md", 7), ("docs/study.md", 12)])
+def test_the_table_of_the_study_has_the_committed_figures(page, count):
+    lines = (REPOSITORY / "experiments/results/study/summary.json").read_text()
+    entries = {
+        (entry["domain"], entry["method"]): entry
+        for entry in json.loads(lines)
+        if entry["target"] == "SmolLM2-135M"
     }
-    rows = re.findall(r"^\| \w+, draw \d .*$", PAGES[0].read_text(), re.MULTILINE)
-    assert len(rows) == 6
-    for row in rows:
-        assert tuple(re.findall(r"\d\.\d{3}", row)) in losses
+    domains = ("medical", "legal", "financial")
+    text = (REPOSITORY / page).read_text()
+    rows = re.findall(
+        r"^\| (.+?)(?: \(10 %\))? \| (\d+) \| (.+) \|$", text, re.MULTILINE
+    )
+    assert len(rows) == count
+    for name, pools, cells in rows:
+        method = STUDIED[name]
+        own = [entries.get((domain, method)) for domain in (*domains, "all")]
+        assert int(pools) == sum(entry["pools"] for entry in own[:3] if entry)
+        expected = [differences(entry, with_intervals=False) for entry in own[:3]]
+        expected.append(differences(own[3], with_intervals=True))
+        assert [cell.strip() for cell in cells.split(" |")] == expected
+
+
+def differences(entry, with_intervals):
+    """Write the differences to random selections as the tables do."""
+    if entry is None:
+        return ""
+
+    def number(value):
+        return f"{value:+.1f}" if round(value, 1) else "0.0"
+
+    values = []
+    for name, interval in (
+        ("domain_change_less_random", "domain_less_random_interval"),
+        ("forgetting_less_random", "forgetting_less_random_interval"),
+    ):
+        low, high = map(number, entry[interval])
+        end = f" [{low}, {high}]" if with_intervals else ""
+        values.append(number(entry[name]) + end)
+    return f"{values[0]} ({values[1]})"

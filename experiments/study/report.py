@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ogs_env.agents.screening import SCREENED
 from ogs_env.experiments.plots import COLOURS, RANDOM_COLOUR
 from ogs_env.experiments.study.methods import SURGERY
 from ogs_env.experiments.study.summary import summaries
@@ -108,9 +109,10 @@ def _signed(value: float | None) -> str:
 
 
 def plot(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw every method's differences to random selections, a panel for each domain.
+    """Draw methods' differences to random selections, a panel for each domain.
 
-    Points beyond `_FAR` are drawn there, with their value.
+    Points beyond `_FAR` are drawn there, with their value. Methods with a single pool
+    are left out if others have several.
 
     Args:
         entries: Result of `summaries`.
@@ -131,7 +133,12 @@ def plot(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.axvline(0, color="0.8", zorder=0)
         axes.plot(0, 0, "o", color=RANDOM_COLOUR)
         labels = [_Label("random", 0, 0, RANDOM_COLOUR)]
-        labels += [_point(axes, entry) for entry in own if _DIFFERENCE in entry]
+        fewest = min(2, max(entry["pools"] for entry in own))
+        labels += [
+            _point(axes, entry)
+            for entry in own
+            if _DIFFERENCE in entry and entry["pools"] >= fewest
+        ]
         axes.set_title(f"{domain.title()}, {target}", weight="bold")
         axes.set_xlabel("← learns more than random    domain test loss, points")
         axes.set_ylabel("← forgets less than random    loss on own answers, points")
@@ -174,7 +181,7 @@ def _limit(axes: Any, labels: Sequence[_Label]) -> None:
 
 
 def _annotate(axes: Any, labels: Sequence[_Label]) -> None:
-    """Write labels beside points, moved up where they would overlap."""
+    """Write labels beside points, moved up where they would overlap, with a line."""
     low, high = axes.get_ylim()
     left, right = axes.get_xlim()
     written: list[tuple[float, float]] = []
@@ -187,19 +194,21 @@ def _annotate(axes: Any, labels: Sequence[_Label]) -> None:
         written.append((x, at))
         text_x = x + 0.012 * (right - left)
         is_right = x > left + 0.75 * (right - left)
-        axes.text(
-            text_x,
-            at,
+        axes.annotate(
             label,
+            (x, y),
+            (text_x, at),
             color=colour,
             fontsize=9,
             ha="right" if is_right else "left",
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5},
         )
 
 
 def _colour(method: str) -> str:
     """Return the colour of a method's kind."""
     environment, surgery, _, _, other, _ = COLOURS
+    method = method.removeprefix(SCREENED)
     if method.startswith("random") or method == "all":
         return RANDOM_COLOUR
     if method in SURGERY:

@@ -49,6 +49,8 @@ _START_SECONDS = 30  # for Ray to start the first worker
 _SIZE_SECONDS = 10  # between two looks at the size of the cluster
 # Packages whose versions change the numbers of a bundle.
 _PACKAGES = ("ogs-env", "torch", "transformers")
+# Ray sends no statistics, and does not look for another cluster when one is lost.
+_RAY_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_AUTO_CONNECT": "0"}
 # As the command line sets them before torch is loaded.
 _VARIABLES = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -168,7 +170,8 @@ def connected(address: str | None) -> Iterator["Cluster"]:
         InputError: If Ray is not installed, the address does not answer, or no machine
             of the cluster has the resources of a worker.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in _RAY_VARIABLES.items():
+        os.environ.setdefault(name, value)
     try:
         import grpc  # noqa: F401 (of ray[client])
         import ray
@@ -438,9 +441,11 @@ class _Crew:
             InputError: If the connection is lost, all workers end at one shard, none
                 can load the proxy, or a sample's values are not finite.
         """
+        from ray.exceptions import RaySystemError
+
         try:
             yield from self._sketch(shards, measured, progress)
-        except ConnectionError as error:
+        except (ConnectionError, RaySystemError) as error:
             raise InputError(
                 f"--ray: the connection to the cluster is lost ({_line(error)}); run "
                 "the same command again to resume"
@@ -586,7 +591,7 @@ class _Crew:
     def _end(self, member: _Member) -> None:
         import ray
 
-        with contextlib.suppress(ConnectionError):  # then it ended already
+        if ray.is_initialized():  # the connection is not lost
             ray.kill(member.actor)
 
 

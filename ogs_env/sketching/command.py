@@ -27,13 +27,6 @@ if TYPE_CHECKING:
 TRAJECTORY_CHECKPOINTS = (0, 6, 24)
 
 
-class _NotGiven(tuple[str, ...]):
-    """The default of an option that can be given without a value: then it is ()."""
-
-
-_NO_RAY = _NotGiven()
-
-
 @dataclass(frozen=True, kw_only=True)
 class DataOptions(ReadOptions):
     """Options for a user's own files.
@@ -80,7 +73,7 @@ class Options(SketchSettings, DataOptions):
     pool_size: int = 1280
     trajectory: bool = False
     checkpoints: tuple[int, ...] = TRAJECTORY_CHECKPOINTS
-    ray: tuple[str, ...] = field(default=_NO_RAY, metadata={"metavar": "ADDRESS"})
+    ray: str | None = field(default=None, metadata={"metavar": "ADDRESS", "bare": ""})
 
 
 def run(options: Options) -> None:
@@ -105,16 +98,14 @@ def _cluster(
     options: Options,
 ) -> "contextlib.AbstractContextManager[Cluster | None]":
     """Return the context of the cluster of `--ray`, or of none."""
-    if options.ray is _NO_RAY:
+    if options.ray is None:
         return contextlib.nullcontext()
-    if len(options.ray) > 1:
-        raise InputError(f"--ray: is {' '.join(options.ray)}; expected one address")
     from ogs_env.sketching.cluster import connected
 
-    return connected(next(iter(options.ray), None))
+    return connected(options.ray or None)
 
 
-def _without_ray(words: Sequence[str], address: tuple[str, ...]) -> list[str]:
+def _without_ray(words: Sequence[str], address: str | None) -> list[str]:
     """Leave `--ray` out of the command that a bundle holds, which is the same without.
 
     So one machine, or another cluster, can finish a bundle with the same bytes.
@@ -122,7 +113,7 @@ def _without_ray(words: Sequence[str], address: tuple[str, ...]) -> list[str]:
     left: list[str] = []
     after_ray = False
     for word in words:
-        is_address = after_ray and (word,) == address
+        is_address = after_ray and word == address
         after_ray = word == "--ray"
         if not (after_ray or is_address or word.startswith("--ray=")):
             left.append(word)

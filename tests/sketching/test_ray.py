@@ -136,7 +136,7 @@ def without_trajectory(arguments, tmp_path_factory) -> dict[str, bytes]:
 
 def wait_for(path: Path, process: BaseProcess) -> None:
     while not path.exists() and process.is_alive():
-        time.sleep(0.002)
+        time.sleep(0.02)
     assert path.exists(), (path.parent.parent / ERRORS).read_text()
 
 
@@ -229,7 +229,6 @@ def test_missing_ray_is_one_line(refused, monkeypatch):
 def test_an_address_that_is_none_is_one_line(refused):
     expected = "expected HOST:PORT, ray://HOST:PORT or nothing"
     assert refused("--ray", "head") == f"is 'head'; {expected}"
-    assert refused("--ray", "head:1", "2") == "is head:1 2; expected one address"
 
 
 def test_an_address_where_no_cluster_runs_is_one_line(refused, monkeypatch):
