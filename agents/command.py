@@ -20,8 +20,10 @@ class Options(ReadOptions):
     """Options of `ogs select`.
 
     Attributes:
-        agent: A folder made by `ogs train`, or a selector.
-        bundle: A folder made by `ogs sketch`, or a shipped bundle.
+        agent: A folder made by `ogs train`, OWNER/NAME on the Hugging Face hub, or a
+            selector.
+        bundle: A folder made by `ogs sketch`, OWNER/NAME on the Hugging Face hub, or a
+            shipped bundle.
         budget: Number of samples: 64, or 10%; required unless the agent is 'all'.
         out: Folder of the selection.
         texts: Files or datasets of the pool, which `ogs finetune` needs, and of the

@@ -46,7 +46,8 @@ class Options(LogOptions):
         episodes: Number of test episodes of the comparison.
         config: YAML file of settings, which options override, or the name of a shipped
             one.
-        bundle: Name of a shipped bundle, or a folder.
+        bundle: Name of a shipped bundle, a folder, or OWNER/NAME on the Hugging Face
+            hub.
         settings: Settings of training.
     """
 

@@ -195,6 +195,11 @@ def check_hashes(
             )
 
 
+def shard_order(name: str) -> tuple[int, str]:
+    """Return what shards are sorted by: numbers have five digits or more."""
+    return len(name), name
+
+
 def open_shards(
     path: Path, manifest: Mapping[str, Any], role: str, verified: Collection[str]
 ) -> list[Shard]:
@@ -210,7 +215,8 @@ def open_shards(
         InputError: If a tensor is missing, has another shape than the manifest implies
             or holds a NaN or infinity, or the number of rows differs.
     """
-    files = sorted(n for n in manifest["files"] if n.startswith(f"{role}-"))
+    names = [name for name in manifest["files"] if name.startswith(f"{role}-")]
+    files = sorted(names, key=shard_order)
     shards = [_shard(path / name) for name in files]
     if _has_answer_files(manifest, role):
         for name, shard in zip(files, shards, strict=True):

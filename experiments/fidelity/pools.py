@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ogs_env.bundle import Bundle, load_bundle, shipped_bundles
-from ogs_env.bundle_files import save_manifest
+from ogs_env.bundle_files import MANIFEST, SHIPPED, save_manifest
 from ogs_env.data.domains import DomainData, domains, medical_packages
 from ogs_env.errors import InputError, unknown_name
 from ogs_env.sketching.command import TRAJECTORY_CHECKPOINTS
@@ -49,9 +49,14 @@ def pool_bundle(name: str, results: Path) -> Bundle:
         results: Folder of the study's results and of the bundle of ICD-10.
 
     Raises:
-        InputError: If it lacks the model's own answers.
+        InputError: If it lacks the model's own answers, or is not in the package.
     """
     if name != ICD10:
+        if not (SHIPPED / name / MANIFEST).is_file():
+            raise InputError(
+                f"pool '{name}': this installation downloads its bundle, and the study "
+                "writes into it; run `ogs fidelity` in a clone of the repository"
+            )
         bundle = load_bundle(name)
         if not bundle.has_answers:
             raise InputError(

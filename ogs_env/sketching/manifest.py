@@ -17,6 +17,7 @@ from ogs_env.bundle_files import (
     FORMAT_VERSION,
     ROLES,
     save_manifest,
+    shard_order,
 )
 from ogs_env.files import sha256_of
 from ogs_env.learners.fitted import EPOCHS, FITTED_SPACE, default_learner
@@ -60,7 +61,7 @@ def write_manifest(
     own = settings.anchor_answers != "reference"
     is_fitted = _is_fitted_proxy(proxy, adapter)
     shards = {
-        role: [load_file(file) for file in sorted(folder.glob(f"{role}-*.safetensors"))]
+        role: [load_file(folder / name) for name in _shards(folder, role)]
         for role in (*ROLES, *(ANSWERS if own else ()))
     }
     basis, basis_from = basis_for(space, shards["pool"])
@@ -102,6 +103,12 @@ def write_manifest(
             },
         },
     )
+
+
+def _shards(folder: Path, role: str) -> list[str]:
+    """Return the names of a role's shards, in order."""
+    files = folder.glob(f"{role}-*.safetensors")
+    return sorted((file.name for file in files), key=shard_order)
 
 
 def _space(proxy: str, adapter: dict[str, Any], projection: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from ogs_env.bundle import load_bundle
+from ogs_env.bundle_files import shard_order
 from ogs_env.learners.fitted import (
     FITTED_SPACE,
     INITIAL_NORM,
@@ -51,3 +52,8 @@ def test_for_another_proxy_the_unit_is_the_dev_samples_norm():
 
 def test_the_shipped_bundles_are_of_the_fitted_space():
     assert load_bundle("medical").space == FITTED_SPACE
+
+
+def test_shards_are_in_the_order_of_their_numbers():
+    names = [f"pool-{number:05d}.safetensors" for number in (99_999, 100_000, 7)]
+    assert sorted(names, key=shard_order) == [names[2], names[0], names[1]]
