@@ -11,7 +11,7 @@ import numpy as np
 
 from ogs_env.errors import InputError
 from ogs_env.experiments.tracking.logger import NONE, Logger, LogOptions
-from ogs_env.experiments.tracking.opening import opened
+from ogs_env.experiments.tracking.opening import opened, run_name
 from ogs_env.files import read_object
 
 STUDY = "study"
@@ -84,7 +84,7 @@ def run(options: Options) -> None:
         else:
             config = dataclasses.asdict(settings)
             # Processes that share the work are runs of a group.
-            group = folder.resolve().name
+            group = run_name(folder)
             with opened(
                 options.report_to, folder, config, command=STUDY, group=group
             ) as log:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ def identity(bundle: Bundle) -> dict[str, str]:
     """Return what names a bundle in the logged settings."""
     manifest = sha256_of(bundle.path / MANIFEST)
     return {"bundle_name": bundle.name, "bundle_sha256": manifest}
+
+
+def run_name(folder: Path) -> str:
+    """Return the name of a folder, also of `.`; links on the way are not followed."""
+    return os.path.basename(os.path.abspath(folder))
 
 
 @contextlib.contextmanager
@@ -49,8 +55,8 @@ def opened(
     if report_to == WANDB:
         from ogs_env.experiments.tracking.weights_and_biases import WandbLogger, started
 
-        run_name = name or folder.resolve().name
-        with started(folder, config, command, run_name, group) as run:
+        shown = name or run_name(folder)
+        with started(folder, config, command, shown, group) as run:
             yield WandbLogger(run)
     elif report_to == TENSORBOARD:
         from ogs_env.experiments.tracking.tensorboard import TensorboardLogger
