@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from ogs_env.bundle import Bundle
 from ogs_env.errors import InputError
 from ogs_env.files import read_versioned, whole_file
 from ogs_env.hub import Kind, download, hub_copy, hub_repository, upload
+from ogs_env.threads import used_threads
 
 FORMAT = "ogs-agent"
 FORMAT_VERSION = 5
@@ -276,15 +276,9 @@ class Navigator:
             )
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> contextlib.AbstractContextManager[None]:
     """Run torch on one thread, which is much faster on small tensors."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return used_threads(1)
 
 
 def build_network(

@@ -11,7 +11,6 @@ import pandas
 import plotly.graph_objects as go
 from itables.javascript import generate_init_offline_itables_html
 from numpy.typing import NDArray
-from scipy import stats
 
 from ogs_env.bundle import Bundle
 from ogs_env.data.samples import Sample
@@ -23,6 +22,7 @@ from ogs_env.experiments.contrasts import (
     lines,
 )
 from ogs_env.experiments.plots import COLOURS, RANDOM_COLOUR
+from ogs_env.experiments.statistics import t_half_width
 from ogs_env.files import write_text
 from ogs_env.selection import Selection
 
@@ -163,7 +163,7 @@ def _tradeoff(results: Sequence[Mapping[str, Any]]) -> Any:
         points = np.array([[one["mean"] for one in pair] for pair in changes])
         mean = points.mean(axis=0)
         if len(own) > 1:
-            half = stats.t.ppf(0.975, len(own) - 1) * stats.sem(points, axis=0)
+            half = t_half_width(points)
             below = above = half
             figure.add_scatter(
                 x=points[:, 0],

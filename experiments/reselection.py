@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from transformers import Trainer, TrainingArguments
 
 from ogs_env.agents.selector import make_selector
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.experiments.adapter_training import training_batch
+from ogs_env.experiments.statistics import percent_change, t_half_width
 from ogs_env.experiments.study.pools import pool_data
 from ogs_env.experiments.study.runs import recipe
 from ogs_env.experiments.study.settings import StudySettings, read_settings
@@ -336,13 +336,13 @@ def table(folder: Path) -> str:
     changes: dict[str, dict[str, tuple[float, float]]] = {}
     distinct: dict[str, list[int]] = {}
     for pool in sorted(path.parent for path in folder.glob(f"*-*/{BASE}.json")):
-        before = _mean_losses(_result(pool, BASE))
+        before = _result(pool, BASE)["losses"]
         for arm in ARMS:
             if not _file(pool, arm).exists():
                 continue
             result = _result(pool, arm)
-            after = _mean_losses(result)
-            rise = {name: 100 * (after[name] / before[name] - 1) for name in before}
+            after = result["losses"]
+            rise = {n: percent_change(before[n], after[n]) for n in before}
             own = max(rise[name] for name in rise if name.startswith("own/"))
             changes.setdefault(arm, {})[pool.name] = rise["test"], own
             distinct.setdefault(arm, []).append(result["distinct"])
@@ -380,15 +380,11 @@ def _result(pool: Path, arm: str) -> dict[str, Any]:
     return read_object(_file(pool, arm), what)
 
 
-def _mean_losses(result: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(np.mean(own)) for name, own in result["losses"].items()}
-
-
 def _with_interval(values: NDArray[np.float64]) -> str:
     mean = f"{values.mean():+.2f}"
     if len(values) < 2:
         return mean
-    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    half = t_half_width(values)
     return f"{mean} [{values.mean() - half:+.2f}, {values.mean() + half:+.2f}]"
 
 

@@ -13,15 +13,31 @@ table of one run, or of one episode, is resampled as in rliable.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 Scores = NDArray[np.float64]
+Floats = Sequence[float] | NDArray[np.floating]
 
 RESAMPLES = 2000
 _COVERED = (0.025, 0.975)
+
+
+def percent_change(before: Floats, after: Floats) -> float:
+    """Return the change of the mean of some losses, in percent."""
+    return float(100 * (np.mean(after) / np.mean(before) - 1))
+
+
+def t_half_width(values: NDArray[np.floating]) -> Any:
+    """Return half the width of the 95 % interval of the mean, by Student's t.
+
+    Args:
+        values: At least two, along the first axis.
+    """
+    return stats.sem(values, axis=0) * stats.t.ppf(0.975, len(values) - 1)
 
 
 def interquartile_mean(tasks: Sequence[Scores]) -> float:

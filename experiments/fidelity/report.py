@@ -10,6 +10,7 @@ from scipy import stats
 
 from ogs_env.errors import InputError
 from ogs_env.experiments.fidelity.table import MEASURES, Table, table
+from ogs_env.experiments.statistics import t_half_width
 
 Array = NDArray[np.float64]
 _RESAMPLES = 2000
@@ -84,7 +85,7 @@ def paired(data: Table, first: str, second: str) -> dict[str, Any]:
             ]
         )
         mean = float(gaps.mean())
-        half = stats.t.ppf(0.975, len(gaps) - 1) * stats.sem(gaps)
+        half = t_half_width(gaps)
         result[name] = {
             "difference": round(mean, 3),
             "interval": [round(mean - half, 3), round(mean + half, 3)],

@@ -31,11 +31,11 @@ from ogs_env.experiments.speed.work import (
     make_work,
     sketch_settings,
     sketching,
-    used_threads,
     without_messages,
 )
 from ogs_env.lm.gradients import b_gradients
 from ogs_env.lm.precision import default_precision
+from ogs_env.threads import used_threads
 
 K = 512
 # Our dimensions when cosines are compared, so that most of the error is the other's.

@@ -30,10 +30,10 @@ from ogs_env.experiments.speed.work import (
     response_logits,
     sketch_settings,
     sketching,
-    used_threads,
 )
 from ogs_env.lm.precision import default_precision
 from ogs_env.sketching.settings import SketchSettings
+from ogs_env.threads import used_threads
 
 PRECISIONS = ("float32", "bfloat16")
 WIDTHS = (512, 8192)

@@ -15,10 +15,10 @@ import torch
 from ogs_env.bundle_files import MEASURED
 from ogs_env.data import generated, icd10
 from ogs_env.experiments.speed.settings import Settings
-from ogs_env.lm.adapter import Proxy, attach_adapter
+from ogs_env.lm.adapter import Proxy
 from ogs_env.lm.encoding import encode
 from ogs_env.lm.gradients import b_gradients
-from ogs_env.lm.loading import DEFAULT_MODEL, load_model
+from ogs_env.lm.loading import DEFAULT_MODEL
 from ogs_env.lm.losses import response_losses
 from ogs_env.lm.trunk import TrunkStates
 from ogs_env.sketching.batch_sketches import (
@@ -30,6 +30,7 @@ from ogs_env.sketching.batch_sketches import (
 from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.shards import write_shards
+from ogs_env.sketching.sketcher import load_proxy
 
 # Does one pass over all samples, and returns how many they are.
 Pass = Callable[[], float]
@@ -89,15 +90,7 @@ def make_work(settings: SketchSettings, precision: str, count: int) -> Work:
         precision: `"float32"` or `"bfloat16"`.
         count: Number of texts, a multiple of four.
     """
-    model, tokenizer = load_model(settings.proxy, getattr(torch, precision))
-    proxy = attach_adapter(
-        model,
-        tokenizer,
-        rank=settings.rank,
-        alpha=2 * settings.rank,
-        layers=settings.layers,
-        seed=settings.seed,
-    )
+    proxy, _ = load_proxy(dataclasses.replace(settings, precision=precision))
     each = count // 4
     texts = [
         *generated.gsm_symbolic(each, 0),
@@ -108,7 +101,7 @@ def make_work(settings: SketchSettings, precision: str, count: int) -> Work:
     rows = [
         Row(
             text,
-            encode(tokenizer, text.turns, text.response, settings.max_tokens),
+            encode(proxy.tokenizer, text.turns, text.response, settings.max_tokens),
             0,
             0,
         )
@@ -248,17 +241,6 @@ def _weights(layer: torch.nn.Module) -> int:
         for name, parameter in layer.named_parameters()
         if parameter.ndim == 2 and "lora_" not in name
     )
-
-
-@contextlib.contextmanager
-def used_threads(count: int) -> Iterator[None]:
-    """Use so many threads of the processor within the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ogs_env.errors import InputError
 from ogs_env.experiments.tracking.logger import NONE, Logger, LogOptions
 from ogs_env.experiments.tracking.opening import opened, run_name
@@ -94,15 +92,14 @@ def run(options: Options) -> None:
 
 def _log_run(log: Logger, file: Path) -> None:
     """Log a run's changes of losses, in percent, over the draws of its domain."""
+    from ogs_env.experiments.statistics import percent_change
     from ogs_env.experiments.study.results import BASE
 
     result = read_object(file, "result of a run")
     base = read_object(file.with_name(f"{BASE}.json"), "measures of a target")
     group = f"{result['domain']}/{result['method']}"
     changes = {
-        f"{group}/{name}": float(
-            100 * (np.mean(after) / np.mean(base["losses"][name]) - 1)
-        )
+        f"{group}/{name}": percent_change(base["losses"][name], after)
         for name, after in result["losses"].items()
     }
     log.numbers(changes, result["draw"], "draw")

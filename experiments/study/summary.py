@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from ogs_env.errors import InputError
+from ogs_env.experiments.statistics import percent_change, t_half_width
 from ogs_env.experiments.study.methods import RANDOM, SURGERY, parse_method
 from ogs_env.experiments.study.results import BASE, read_runs
 
@@ -103,7 +103,7 @@ class _Run:
                 raise ValueError(f"another number of texts in {name}")
         self.domain_losses = before["test"], after["test"]
         own = {name: (before[name], after[name]) for name in before if "own/" in name}
-        worst = max(own, key=lambda name: _percent(*own[name]))
+        worst = max(own, key=lambda name: percent_change(*own[name]))
         self.answer_losses = own[worst]
         self.accuracy_change = _points(base["accuracy"], result["accuracy"])
         pairs = [
@@ -119,10 +119,6 @@ class _Run:
         self.is_timed = result.get("device", "cpu") == "cpu"
         self.select_seconds = float(result["select_seconds"])
         self.train_seconds = float(result["train_seconds"])
-
-
-def _percent(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
-    return float(100 * (after.mean() / before.mean() - 1))
 
 
 def _points(before: float | None, after: float | None) -> float | None:
@@ -202,7 +198,7 @@ def _with_interval(
     means = np.array([difference(pool) for pool in range(len(values))])
     mean = float(means.mean())
     if len(means) > 1:
-        error = stats.sem(means) * stats.t.ppf(0.975, len(means) - 1)
+        error = t_half_width(means)
         low, high = mean - error, mean + error
     else:
         texts = len(values[0][0][0])

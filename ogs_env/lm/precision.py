@@ -14,6 +14,7 @@ from ogs_env.cache import cache_folder
 from ogs_env.errors import InputError
 from ogs_env.files import read_json, write_json
 from ogs_env.lm.loading import check_length, load_model
+from ogs_env.threads import used_threads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -79,12 +80,8 @@ def measure_rates() -> Rates:
         GFLOP/s by precision. It is that of the fastest product, because other
         processes may slow some of them down.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with used_threads(1):
         return {name: _rate(getattr(torch, name)) for name in _CANDIDATES}
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _rate(dtype: torch.dtype) -> float:
