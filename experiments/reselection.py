@@ -86,6 +86,9 @@ class Options:
     answers: Path | None = field(default=None, metadata={"metavar": "FOLDER"})
     report: bool = False
 
+    def __post_init__(self) -> None:
+        make_selector(self.selector)  # an unknown name is an error now
+
     def study(self) -> StudySettings:
         """Return the settings of the study, with other pools if they are given."""
         settings = read_settings(self.config)

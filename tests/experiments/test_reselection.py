@@ -126,3 +126,9 @@ def test_wrong_options(
     with pytest.raises(SystemExit, match="every: is 1; expected 2 or more, the steps"):
         main()
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_selector_is_named_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match="unknown selector 'gredy'; did you mean"):
+        run(Options(selector="gredy", out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
