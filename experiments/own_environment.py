@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ogs_env.agents.episodes import make
+from ogs_env.agents.evaluation import evaluate, make
 from ogs_env.agents.settings import TrainSettings
 from ogs_env.agents.training import described
 from ogs_env.bundle import Bundle
 
 ENVIRONMENT = "OGS-Custom-v0"
+_RANDOM_EPISODES = 100
 
 
 def environment_kwargs(
@@ -58,4 +59,35 @@ def navigator_settings(
         seed=seed,
         seconds=None,
         steps=steps,
+    )
+
+
+def constrained_settings(
+    bundle: Bundle, share: float, steps: int, seed: int
+) -> TrainSettings:
+    """Return settings of PPO with a limit on the cost; a repeatable run.
+
+    The limit is the mean cost of episodes with random picks: what is selected may not
+    make the model forget more than random picks do. The reward has the bundle's own
+    weights.
+
+    Args:
+        bundle: The pool's bundle.
+        share: Share of the candidates that is selected.
+        steps: Environment steps of a training without a limit. This one has three
+            times as many, since the multiplier of the cost has to be found as well.
+        seed: Seed of the training.
+    """
+    kwargs = environment_kwargs(bundle, share, {})
+    seeds = range(_RANDOM_EPISODES)
+    costs = evaluate("random", ENVIRONMENT, seeds, split="test", **kwargs).costs
+    return TrainSettings(
+        env=ENVIRONMENT,
+        env_kwargs=kwargs,
+        seed=seed,
+        seconds=None,
+        steps=3 * steps,
+        cost_limit=round(float(costs.mean()), 4),
+        multiplier_rate=0.5,
+        evaluations=45,
     )

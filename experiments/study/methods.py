@@ -17,7 +17,8 @@ BASELINES = (
     "information",
 )
 SURGERY = ("agem", "pcgrad", "ogd", "upgrad")
-NAVIGATORS = ("navigator", "imitation")
+CONSTRAINED = "constrained"
+NAVIGATORS = ("navigator", CONSTRAINED, "imitation")
 RANDOM, LARGER, ALL = "random", "random30", "all"
 LESS_TRAJECTORY, ORACLE, AUTO = "less-trajectory", "oracle", "auto"
 LARGER_FACTOR = 3

@@ -24,6 +24,7 @@ from ogs_env.experiments.comparison import best_selector, compare, comparison_su
 from ogs_env.experiments.limit import ForgettingLimit, forgetting_limit, read_limit
 from ogs_env.experiments.own_environment import (
     ENVIRONMENT,
+    constrained_settings,
     environment_kwargs,
     navigator_settings,
 )
@@ -215,11 +216,14 @@ class Pool:
         return best_selector(comparison_summary(values))
 
     def _train_settings(self, kind: str, seed: int) -> Settings:
+        steps = self.settings.train_steps
+        if kind == methods.CONSTRAINED:
+            return constrained_settings(self.bundle, self.settings.share, steps, seed)
         environment = self.bundle, self.settings.share, self.limit.weights
         if kind == "imitation":
             kwargs = environment_kwargs(*environment)
             return ImitationSettings(env=ENVIRONMENT, env_kwargs=kwargs, seed=seed)
-        return navigator_settings(*environment, self.settings.train_steps, seed)
+        return navigator_settings(*environment, steps, seed)
 
 
 def _read(file: Path, what: str, keys: set[str], remedy: str) -> dict[str, Any]:

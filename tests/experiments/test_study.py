@@ -10,10 +10,12 @@ import yaml
 from scipy import stats
 
 from ogs_env.agents.baselines.oracle import OracleSelector
+from ogs_env.agents.evaluation import evaluate
 from ogs_env.agents.selector import make_selector
 from ogs_env.data.domains import question_key
 from ogs_env.errors import InputError
 from ogs_env.experiments.adapt_options import auto_selectors
+from ogs_env.experiments.own_environment import environment_kwargs
 from ogs_env.experiments.study.command import RESULTS, Options, run
 from ogs_env.experiments.study.methods import parse_method
 from ogs_env.experiments.study.pools import pool_data
@@ -271,6 +273,19 @@ def test_auto_selects_as_the_best_selector_of_the_environment(finished, settings
     for name in ("auto", "navigator-0"):
         selection = json.loads((pool.folder / f"selections/{name}.json").read_text())
         assert selection["seconds"] >= training["seconds"] > 0
+
+
+def test_a_constrained_navigator_may_cost_as_much_as_random_picks(finished, settings):
+    pool = Pool("medical-packages", 1, settings, finished / "pools")
+    rows = pool.rows(parse_method("constrained-0"))
+    assert len(set(rows)) == settings.budget
+    agent = json.loads((pool.folder / "agents/constrained-0/agent.json").read_text())
+    kwargs = environment_kwargs(pool.bundle, settings.share, {})
+    costs = [
+        evaluate("random", "OGS-Custom-v0", [seed], split="test", **kwargs).costs[0]
+        for seed in range(100)
+    ]
+    assert agent["settings"]["cost_limit"] == pytest.approx(np.mean(costs), abs=1e-3)
 
 
 def test_auto_takes_over_the_run_of_the_selector_that_it_chose(
