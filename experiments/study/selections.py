@@ -39,6 +39,8 @@ from ogs_env.experiments.study.pools import (
 from ogs_env.experiments.study.settings import StudySettings
 from ogs_env.files import locked, read_object, write_json
 
+_SCREEN = "rds"
+
 
 class Pool:
     """A pool of the study, its environment and its selections.
@@ -131,6 +133,12 @@ class Pool:
             return self._recorded(self._trained(method.agent, method.seed))
         return 0.0
 
+    def _screening_seconds(self, method: Method) -> float:
+        """Return the CPU seconds of ranking the pool by RDS+, if a method does so."""
+        if method.kind.startswith(SCREENED) or method.kind == methods.AUTO:
+            return float(self._selection(methods.parse_method(_SCREEN))["seconds"])
+        return 0.0
+
     def _recorded(self, made: Path) -> float:
         """Return the CPU seconds that a bundle or an agent took."""
         remedy = f"delete {self.folder} to make it again"
@@ -149,17 +157,17 @@ class Pool:
         return self.folder / "selections" / f"{method.name}.json"
 
     def _new_selection(self, method: Method) -> dict[str, Any]:
-        # Sketching is not part of the selection's time; training is, whichever method
-        # needed the agent first.
+        # Sketching is not part of the selection's time; training and the pass for RDS+
+        # are, whichever method needed them first.
         sketched = self._bundle_for(method)
-        training = self._training_seconds(method)
+        before = self._training_seconds(method) + self._screening_seconds(method)
         begin = time.process_time()
         selector, rows = self._select(method)
         return {
             "method": method.name,
             "selector": selector,
             "sketches": sketched.path.name if sketched else None,
-            "seconds": round(training + time.process_time() - begin, 2),
+            "seconds": round(before + time.process_time() - begin, 2),
             "ids": [self.data.pool[row].id for row in rows.tolist()],
         }
 
@@ -198,7 +206,7 @@ class Pool:
 
     @cached_property
     def _screen(self) -> Selector:
-        return make_selector("rds", self._texts)
+        return make_selector(_SCREEN, self._texts)
 
     @cached_property
     def _texts(self) -> dict[str, Sample]:
