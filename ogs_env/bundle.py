@@ -68,10 +68,15 @@ class Bundle:
     Attributes:
         path: The folder.
         manifest: The parsed manifest.
-        pool, dev, test, anchor, retention: `Rows` of each role.
-        anchor_answers, retention_answers: `Rows` of the untouched proxy's own answers;
-            an answer has the id of the sample whose prompt it answers. Only if
+        pool: `Rows` of the candidates.
+        dev: `Rows` of the domain's samples that rewards depend on.
+        test: `Rows` of the domain's samples that no reward depends on.
+        anchor: `Rows` of the samples to be retained that rewards depend on.
+        retention: `Rows` of the samples to be retained that no reward depends on.
+        anchor_answers: `Rows` of the untouched proxy's own answers to the anchor's
+            prompts; an answer has the id of the sample whose prompt it answers. Only if
             `has_answers`.
+        retention_answers: The same for the retention's prompts.
         basis: float32 (k, d), the observation basis Q of the sketch space.
         scales: float32 (2, 3), mean and deviation by which observations standardise
             the log of the gradient norm, the loss and the log of the tokens; like the
@@ -85,6 +90,8 @@ class Bundle:
     retention: Rows
     anchor_answers: Rows
     retention_answers: Rows
+    basis: NDArray[np.float32]
+    scales: NDArray[np.float32]
 
     def __init__(self, path: Path, verify: bool = True) -> None:
         self.path = path
@@ -328,8 +335,8 @@ def load_bundle(name_or_path: str | Path, verify: bool = True) -> Bundle:
     Args:
         name_or_path: A folder, the name of a shipped bundle, such as `"medical"`, or
             `OWNER/NAME` or `OWNER/NAME@REVISION` of a dataset repository of the
-            Hugging Face hub. A folder of that name wins; a `Path` is always a folder.
-            A repository is looked up once in a process.
+            Hugging Face hub. A folder of that name comes first; a `Path` is always a
+            folder. A repository is looked up once in a process.
         verify: Whether to read all files for their hashes and finite values. Of a
             bundle of 64 MB or more, files that were verified before are read again
             only if their size, times of change or inode are others, or the manifest

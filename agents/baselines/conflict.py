@@ -14,7 +14,7 @@ from ogs_env.bundle import Bundle
 
 
 class ConflictSelector:
-    """Selects the samples of least conflict with the general gradient."""
+    """Select the samples of least conflict with the general gradient."""
 
     def select(
         self,

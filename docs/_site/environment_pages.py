@@ -133,21 +133,22 @@ def page(family: Family) -> str:
 
 def _sections(family: Family) -> Iterator[str]:
     documented = _documented(family.env_class)
-    yield documented.pop("")
+    arguments, _, example = documented["Arguments"].partition("\n```")
+    documented["Arguments"] = arguments
+    first = documented.pop("")
+    yield family.task if family.is_live else first
     yield figure(family, posixpath.basename(family.picture))
     yield _facts(family)
     if family.is_live:
         yield f"## Description\n\n{documented['The Live Learner']}"
-        yield f"## Arguments\n\n{documented['Arguments']}"
         yield (
-            "## Observation, rewards and information\n\nThey are those of "
+            "## Observation, Rewards and Information\n\nThey are those of "
             "[Selection](selection.md#observation-space), with the differences above."
         )
+        yield f"## Arguments\n\n{arguments}"
         yield f"## Version History\n\n{documented['Version History']}"
-        yield "## Reference Returns\n\nNone are measured: an episode trains a model."
+        yield "## Reference Returns\n\nNone: each episode trains a language model."
         return
-    examples = documented["Arguments"]
-    documented["Arguments"], _, example = examples.partition("\n```")
     for title in ("Version History", "References"):
         documented[title] = documented.pop(title)
     for title, text in documented.items():
@@ -220,7 +221,7 @@ def _returns(family: Family) -> str:
     ids = {spec.id for spec in family.specs}
     measured = {one: name for one, name in benchmark.domains().items() if name in ids}
     if not measured:
-        return f"{title}The [benchmark](../benchmark.md) has no returns of these."
+        return f"{title}The [benchmark](../benchmark.md) does not include these ids."
     head = " | ".join(f"`{name}`" for name in measured.values())
     lines = [f"| | {head} |", "|---|" + "---|" * len(measured)]
     for selector, text in _REFERENCES.items():

@@ -11,7 +11,9 @@ _SYMBOLS = {"eta": "η", "lambda": "λ", "pi": "π", "sum_": "∑_"}
 _SYMBOL = re.compile(r"\b(?:(?:eta|lambda|pi)(?![^\W_])|sum_)")
 _SUBSCRIPT = re.compile(r"(?<![\w&])(Orth|Conf|IFD|∑|[^\W\d_])_(\w+)")
 _INTERVAL = re.compile(r"(\[[-+]?[\d.]+, [-+]?[\d.]+\])(?!</span>)")
+_RANGE = re.compile(r"(?<![\w.])([-+]?\d+\.\d+ to [-+]?\d+\.\d+)(?!</span>)")
 _SHORT_CODE = re.compile(r"<code>([^\s<]{1,24})</code>")
+_OPTION = re.compile(r"(?:(?<= )|(?<=<code>))(--[a-z][\w-]*)(?=[^<>]*</code>)")
 _TEX = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -61,6 +63,8 @@ def with_mathml(page: str) -> str:
 
 
 def with_whole_words(page: str) -> str:
-    """Return the HTML of a page without line breaks in intervals and short code."""
-    page = _INTERVAL.sub(r'<span class="whole">\1</span>', page)
-    return _SHORT_CODE.sub(r'<code class="whole">\1</code>', page)
+    """Return the HTML of a page with no breaks in intervals, options and short code."""
+    page = _SHORT_CODE.sub(r'<code class="whole">\1</code>', page)
+    for part in (_INTERVAL, _RANGE, _OPTION):
+        page = part.sub(r'<span class="whole">\1</span>', page)
+    return page

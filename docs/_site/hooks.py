@@ -30,7 +30,6 @@ _TARGET = re.compile(r"(?<=\]\()(?!\w+:)[^)\s#]+")
 _PICTURE = re.compile(r'(?<!">)(<img [^>]*src="([^"]+)"[^>]*>)')
 _API = {
     "index": "ogs_env",
-    "selection": "ogs_env.selection",
     "selector": "ogs_env.agents.selector",
     "deployment": "ogs_env.agents.deployment",
     "reading": "ogs_env.data.reading",
@@ -74,6 +73,8 @@ def on_page_markdown(
     source = _repository_path(page.file)
     if not source:
         return markdown
+    if source.startswith("experiments/") and not source.endswith("README.md"):
+        page.meta["hide"] = ["toc"]  # room for wide tables
     first = environment_pages.families()[0]
     return (
         _with_places(markdown, source, posixpath.dirname(page.file.src_uri))

@@ -92,13 +92,13 @@ def page() -> str:
 
 def _overview(modules: Iterable[_Module]) -> str:
     """Return a table of the first lines of the class docstrings."""
-    lines = ["| selector | what it does | reads |", "|---|---|---|"]
+    lines = ["| selector | what it does | needs texts |", "|---|---|---|"]
     for module in modules:
         anchor = module.title.replace(", ", "-")
         for name in module.selectors:
             does = module.class_docstring(name).splitlines()[0]
-            reads = "texts" if name in READERS else "sketches"
-            lines.append(f"| [`{name}`](#{anchor}) | {does} | {reads} |")
+            texts = "yes" if name in READERS else "no"
+            lines.append(f"| [`{name}`](#{anchor}) | {does} | {texts} |")
     return "\n".join(lines)
 
 

@@ -202,7 +202,6 @@ def _points(axes: Any, lines: Sequence[Mapping[str, Any]], scale: float) -> None
     names = [line["selector"] for line in reversed(lines)]
     axes.set_yticks(range(len(names)), names, fontsize=9)
     for label, line in zip(axes.get_yticklabels(), reversed(lines), strict=True):
-        label.set_color(_GROUPS[_group(line)][1])
         label.set_weight("bold" if _highlighted(line) else "normal")
     axes.set_ylim(-0.7, len(lines) - 0.3)
     axes.grid(alpha=0.25)

@@ -221,7 +221,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     """Return the report as Markdown: an overview, each domain, and all domains."""
     first, last = report["episode_seeds"]
     parts = [
-        "# Benchmark",
+        "# Benchmark of all selectors and agents",
         f"{report['episodes']} episodes of the test split (seeds {first} to {last}), "
         "the same for every policy. Written by `ogs benchmark`; `ogs benchmark "
         "--verify FOLDER` replays every selection.",

@@ -17,6 +17,12 @@ from ogs_env.learners.fitted import rescaled
 Array = NDArray[np.float64]
 Model = Callable[[Terms, int], Array]
 """Function from terms and training epochs to a predicted loss (subsets,)."""
+EXPLANATION = """\
+Spearman's correlation of the predictions of a model with the real changes, on each list
+of subsets. Models are fitted to Medical's development list; *naive* ones have no fitted
+constants. [Fidelity](README.md) describes lists and measures.
+"""
+"""What the table shows, as Markdown."""
 
 
 def ablation(

@@ -128,7 +128,7 @@ def _summary(results: Path) -> None:
 
 
 def _terms(results: Path) -> None:
-    from ogs_env.experiments.fidelity.drawing import markdown, plot
+    from ogs_env.experiments.fidelity.drawing import EXPLANATION, markdown, plot
     from ogs_env.experiments.fidelity.pools import ICD10, pool_bundle, write_fidelity
     from ogs_env.experiments.fidelity.report import summarise
     from ogs_env.experiments.fidelity.table import table
@@ -141,7 +141,8 @@ def _terms(results: Path) -> None:
         for folder in folders:
             write_terms(compute_terms(bundle, folder), folder)
             changes, summary = table(folder), summarise(folder)
-            write_text(place / f"{folder.name}.md", markdown(changes) + "\n")
+            text = f"{EXPLANATION}\n{markdown(changes)}\n"
+            write_text(place / f"{folder.name}.md", text)
             plot(changes, summary, place / f"{folder.name}.png")
             if folder.name != DEVELOPMENT:  # which the learner was fitted to
                 summaries[folder.name] = summary
@@ -151,7 +152,7 @@ def _terms(results: Path) -> None:
 
 
 def _fit(results: Path) -> None:
-    from ogs_env.experiments.fidelity.ablation import ablation
+    from ogs_env.experiments.fidelity.ablation import EXPLANATION, ablation
     from ogs_env.experiments.fidelity.fitting import (
         fitted_constants,
         fitted_learner,
@@ -181,7 +182,7 @@ def _fit(results: Path) -> None:
     known = {"steps": terms.steps, "norms": terms.norms}
     print(json.dumps({**known, **trajectory, "untouched": untouched}, indent=2))
     text = ablation(development, others, further)
-    write_text(ablation_file, text + "\n")
+    write_text(ablation_file, f"{EXPLANATION}\n{text}\n")
     print(text)
 
 

@@ -6,8 +6,29 @@ from typing import Any
 
 from ogs_env.experiments.fidelity.table import MEASURES, Table, kind_of
 
-_MARKERS = "os^Dv*P<>X"
+# Kinds of subsets with a colour and a marker of their own in all plots.
+_KINDS = (
+    "best",
+    "worst",
+    "greedy",
+    "less",
+    "mixture",
+    "source",
+    "random",
+    "grad-match",
+    "oracle",
+    "navigator",
+    "reward",
+)
+_MARKERS = "ov^*sDP<>Xp"
 _TITLES = {"domain": "domain test loss", "forgetting": "loss on own answers"}
+EXPLANATION = """\
+Means over the subsets of a kind: real changes of losses, in percent of the loss before
+fine-tuning, each with the learner's prediction where it has one; and changes of the
+share of right pairs, in percentage points. [Fidelity](../README.md) describes subsets
+and measures.
+"""
+"""What the table of a list shows, as Markdown."""
 
 
 def markdown(data: Table) -> str:
@@ -46,12 +67,15 @@ def plot(data: Table, summary: Mapping[str, Any], file: Path) -> None:
 
     figure = Figure(figsize=(10, 4.8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
+    figure.suptitle(f"{summary['pool']}, {summary['recipe']}", weight="bold")
     families = _places_by(_family, data)
+    kinds = list(dict.fromkeys((*_KINDS, *families)))
     colours = [*COLOURS, RANDOM_COLOUR]
     panels: Any = figure.subplots(1, 2)
     for axes, (name, title) in zip(panels, _TITLES.items(), strict=True):
         x, y = data.predicted[name], data.real[MEASURES[name]]
-        for number, (family, places) in enumerate(families.items()):
+        for family, places in families.items():
+            number = kinds.index(family)
             axes.scatter(
                 x[places],
                 y[places],
@@ -64,9 +88,9 @@ def plot(data: Table, summary: Mapping[str, Any], file: Path) -> None:
         axes.set(
             xlabel="predicted change, %",
             ylabel="real change, %",
-            title=f"{title}: Spearman {summary[f'{name}_spearman']:.2f} "
-            f"[{low:.2f}, {high:.2f}]",
         )
+        spearman = f"{summary[f'{name}_spearman']:.2f} [{low:.2f}, {high:.2f}]"
+        axes.set_title(f"{title}: Spearman {spearman}", fontsize=11)
         axes.grid(alpha=0.25)
     panels[1].legend(loc="best", frameon=False, fontsize=8)
     with whole_file(file) as temporary:

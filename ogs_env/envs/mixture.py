@@ -179,7 +179,8 @@ class MixtureEnv(EpisodeEnv[SurrogateLearner]):
     - `clusters`: number of clusters; by default 16, or a quarter of the pool if it has
       fewer than 64 samples.
     - `batch`: samples drawn by an action; by default 8, or fewer if `steps` batches of
-      8 exceed the smaller split. `steps`: batches in an episode.
+      8 exceed the smaller split.
+    - `steps`: batches in an episode; by default 6.
     - `reward_weights`: weights by term; the others keep their defaults.
     - `render_mode`: `"human"` prints a frame at reset and on every step: the clusters,
       the mixture, return and cost, the losses. `render()` returns it as text for

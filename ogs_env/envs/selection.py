@@ -250,11 +250,13 @@ class SelectionEnv(EpisodeEnv[Learner]):
     - `bundle`: name of a shipped bundle, or the folder of one (`OGS-Custom-v0`
       needs it).
     - `split`: the candidates' part of the pool: `"train"`, `"test"` or `"all"`.
-    - `slate_size`: places of a slate. `num_slates`: slates in the stream. `budget`:
-      picks in an episode. Defaults depend on the pool: 16 slates of 16 and 48 picks if
-      each split has 256 samples; otherwise fewer slates, and 3/16 of their candidates
-      as budget. `OGS-Legal-v0` has a budget of 96, because with 48 a threshold on the
-      domain cosine reaches nine tenths of the oracle's return.
+    - `slate_size`: places of a slate; by default 16, or fewer if a split has fewer than
+      64 samples.
+    - `num_slates`: slates in the stream; by default 16, or fewer if a split has fewer
+      than 256 samples.
+    - `budget`: picks in an episode; by default 3/16 of the candidates, 48 in a stream
+      of 16 slates of 16. `OGS-Legal-v0` has a budget of 96, because with 48 a threshold
+      on the domain cosine reaches nine tenths of the oracle's return.
     - `fill`: whether candidates drawn at random from the rest of the stream fill the
       selection when an episode ends before the budget is spent. Their terms are part of
       the last reward. A deployed selection always has the size of the budget; without
