@@ -1,9 +1,10 @@
 """Table and picture of the study."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ogs_env.agents.screening import SCREENED
 from ogs_env.experiments.plots import COLOURS, RANDOM_COLOUR
@@ -12,12 +13,13 @@ from ogs_env.experiments.study.summary import summaries
 from ogs_env.files import whole_file, write_json, write_text
 
 TABLE, PICTURE, SUMMARY = "table.md", "trade-off.png", "summary.json"
-_OF_ENVIRONMENT = ("oracle", "navigator", "imitation", "auto")
+_OF_ENVIRONMENT = ("oracle", "navigator", "constrained", "imitation", "auto")
 _DIFFERENCE = "domain_change_less_random"
 _FAR = 12.0
 """Largest difference in the picture, points."""
 _PANELS = 3
 """Most panels in a row of the picture."""
+_MARKERS = "os^Dv<>*X"
 _COLUMNS = (
     "method",
     "share",
@@ -31,13 +33,6 @@ _COLUMNS = (
     "selecting, s",
     "training, ratio",
 )
-
-
-class _Label(NamedTuple):
-    text: str
-    x: float
-    y: float
-    colour: str
 
 
 def write_report(folder: Path) -> Path:
@@ -121,39 +116,72 @@ def plot(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = by_panel(entries)
+    panels = {panel: _drawn(own) for panel, own in sorted(by_panel(entries).items())}
     columns = min(len(panels), _PANELS)
     rows = math.ceil(len(panels) / columns)
-    size = 5.6 * columns, 5.6 * rows
+    size = 5.6 * columns, 5.2 * rows + 1
     figure = Figure(figsize=size, dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    for number, ((domain, target), own) in enumerate(sorted(panels.items()), start=1):
+    drawn = (entry["method"] for own in panels.values() for entry in own)
+    styles = _styles(dict.fromkeys(drawn))
+    handles: dict[str, Any] = {}
+    for number, ((domain, target), own) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(rows, columns, number)
         axes.axhline(0, color="0.8", zorder=0)
         axes.axvline(0, color="0.8", zorder=0)
-        axes.plot(0, 0, "o", color=RANDOM_COLOUR)
-        labels = [_Label("random", 0, 0, RANDOM_COLOUR)]
-        fewest = min(2, max(entry["pools"] for entry in own))
-        labels += [
-            _point(axes, entry)
-            for entry in own
-            if _DIFFERENCE in entry and entry["pools"] >= fewest
-        ]
+        handles["random"] = axes.scatter(0, 0, s=80, c=RANDOM_COLOUR, marker="P")
+        points = [(0.0, 0.0)]
+        for entry in own:
+            style = styles[entry["method"]]
+            handles[entry["method"]] = _draw(axes, entry, *style)
+            points.append(_place(entry))
         axes.set_title(f"{domain.title()}, {target}", weight="bold")
         axes.set_xlabel("← learns more than random    domain test loss, points")
         axes.set_ylabel("← forgets less than random    loss on own answers, points")
         axes.grid(alpha=0.25)
-        _limit(axes, labels)
-        _annotate(axes, labels)
+        places, heights = zip(*points, strict=True)
+        axes.set_xlim(*_limits(places))
+        axes.set_ylim(*_limits(heights))
+    figure.legend(
+        handles.values(), handles, loc="outside lower center", ncols=2 * columns + 1
+    )
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png")
 
 
-def _point(axes: Any, entry: Mapping[str, Any]) -> _Label:
-    """Draw a point with its intervals; return its label."""
-    colour = _colour(entry["method"])
-    differences = entry[_DIFFERENCE], entry["forgetting_less_random"]
-    x, y = (min(max(value, -_FAR), _FAR) for value in differences)
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    """Return an axis's limits around the points; wide intervals of few are cut."""
+    margin = 0.15 * (max(values) - min(values)) + 0.5
+    return min(values) - margin, max(values) + margin
+
+
+def _drawn(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the entries of a panel that the picture shows."""
+    fewest = min(2, max(entry["pools"] for entry in entries))
+    return [
+        entry for entry in entries if _DIFFERENCE in entry and entry["pools"] >= fewest
+    ]
+
+
+def _styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return colours, by kind of method, and markers, another for each of a kind."""
+    used: Counter[str] = Counter()
+    styles = {}
+    for name in names:
+        colour = _colour(name)
+        styles[name] = colour, _MARKERS[used[colour] % len(_MARKERS)]
+        used[colour] += 1
+    return styles
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[float, float]:
+    x, y = entry[_DIFFERENCE], entry["forgetting_less_random"]
+    return min(max(x, -_FAR), _FAR), min(max(y, -_FAR), _FAR)
+
+
+def _draw(axes: Any, entry: Mapping[str, Any], colour: str, marker: str) -> Any:
+    """Draw a point with its intervals; return what stands for it in the legend."""
+    x, y = _place(entry)
     x_errors, y_errors = (
         [[max(value - low, 0)], [max(high - value, 0)]]
         for value, (low, high) in (
@@ -161,48 +189,20 @@ def _point(axes: Any, entry: Mapping[str, Any]) -> _Label:
             (y, entry["forgetting_less_random_interval"]),
         )
     )
-    axes.errorbar(
-        x, y, xerr=x_errors, yerr=y_errors, color=colour, fmt="o", elinewidth=0.7
-    )
-    label = entry["method"]
+    differences = entry[_DIFFERENCE], entry["forgetting_less_random"]
     if (x, y) != differences:
-        label += f" ({differences[0]:+.0f}, {differences[1]:+.0f})"
-    return _Label(label, x, y, colour)
-
-
-def _limit(axes: Any, labels: Sequence[_Label]) -> None:
-    """Limit the axes to the points; wide intervals of few pools are cut."""
-    for set_limits, values in (
-        (axes.set_xlim, [label.x for label in labels]),
-        (axes.set_ylim, [label.y for label in labels]),
-    ):
-        margin = 0.15 * (max(values) - min(values)) + 0.5
-        set_limits(min(values) - margin, max(values) + margin)
-
-
-def _annotate(axes: Any, labels: Sequence[_Label]) -> None:
-    """Write labels beside points, moved up where they would overlap, with a line."""
-    low, high = axes.get_ylim()
-    left, right = axes.get_xlim()
-    written: list[tuple[float, float]] = []
-    for label, x, y, colour in sorted(labels, key=lambda label: label.y):
-        at = y + 0.015 * (high - low)
-        for other_x, other in written:
-            is_near = abs(other_x - x) < 0.25 * (right - left)
-            if is_near and abs(at - other) < 0.035 * (high - low):
-                at = other + 0.035 * (high - low)
-        written.append((x, at))
-        text_x = x + 0.012 * (right - left)
-        is_right = x > left + 0.75 * (right - left)
         axes.annotate(
-            label,
+            f"({differences[0]:+.0f}, {differences[1]:+.0f})",
             (x, y),
-            (text_x, at),
+            (-6, 6),
+            textcoords="offset points",
+            ha="right",
             color=colour,
-            fontsize=9,
-            ha="right" if is_right else "left",
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5},
         )
+    axes.errorbar(
+        x, y, xerr=x_errors, yerr=y_errors, color=colour, fmt="none", elinewidth=0.7
+    )
+    return axes.scatter(x, y, s=60, color=colour, marker=marker, zorder=3)
 
 
 def _colour(method: str) -> str:
