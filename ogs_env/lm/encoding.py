@@ -1,9 +1,9 @@
 """Encode samples as tokens, in the model's chat format."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ogs_env.data.pairs import Pair
@@ -16,24 +16,38 @@ if TYPE_CHECKING:
 IGNORED = -100  # the label that cross-entropy ignores
 
 
-@dataclass(frozen=True, slots=True)
 class Encoded:
     """One sample as tokens.
 
-    Attributes:
+    Args:
         input_ids: Token ids of prompt and response, the end token last.
         response_start: Position of the response's first token.
         cut: Whether prompt or response was shortened to fit.
+
+    Attributes:
+        tokens: int32 (n,), the token ids. All samples of a pool are in memory, and a
+            list of integers takes nine times as much.
+        response_start: As given.
+        cut: As given.
     """
 
-    input_ids: list[int]
-    response_start: int
-    cut: bool
+    __slots__ = ("cut", "response_start", "tokens")
+
+    def __init__(
+        self, input_ids: Sequence[int], response_start: int, cut: bool
+    ) -> None:
+        self.tokens = np.array(input_ids, np.int32)
+        self.response_start, self.cut = response_start, cut
+
+    @property
+    def input_ids(self) -> list[int]:
+        """The token ids as a list."""
+        return self.tokens.tolist()
 
     @property
     def response_tokens(self) -> int:
         """Number of tokens on which the loss is taken."""
-        return len(self.input_ids) - self.response_start
+        return len(self.tokens) - self.response_start
 
 
 def encode(
@@ -205,14 +219,14 @@ def collate(encoded: Sequence[Encoded], pad_id: int | None) -> dict[str, torch.T
         (counted from each sample's first token) and `labels` (-100 outside the
         response).
     """
-    longest = max(len(sample.input_ids) for sample in encoded)
+    longest = max(len(sample.tokens) for sample in encoded)
     shape = (len(encoded), longest)
     input_ids = torch.full(shape, pad_id or 0)
     attention_mask = torch.zeros(shape, dtype=torch.long)
     labels = torch.full(shape, IGNORED)
     for row, sample in enumerate(encoded):
-        begin = longest - len(sample.input_ids)
-        input_ids[row, begin:] = torch.tensor(sample.input_ids)
+        begin = longest - len(sample.tokens)
+        input_ids[row, begin:] = torch.tensor(sample.tokens)
         attention_mask[row, begin:] = 1
         answer = begin + sample.response_start
         labels[row, answer:] = input_ids[row, answer:]

@@ -55,7 +55,7 @@ class TrunkStates:
 
     def tokens(self, row: int) -> int:
         """Return the number of tokens of sample `row`."""
-        return len(self.samples[row].input_ids)
+        return len(self.samples[row].tokens)
 
     def _batch(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         return self.proxy.batch([self.samples[row] for row in rows])

@@ -1,6 +1,6 @@
 """The observation basis: the projection of sketches to 32 observed coordinates."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,13 @@ from ogs_env.bundle import scalars
 from ogs_env.bundle_files import SHIPPED
 
 DIRECTIONS = 32
+_SCALARS = ("norms", "losses", "tokens")
+BASIS_COLUMNS = ("initial", *_SCALARS)
+"""Columns of the pool that an own basis is computed of."""
 
 
 def basis_for(
-    space: str, pool: Sequence[dict[str, torch.Tensor]]
+    space: str, pool: Iterable[Mapping[str, NDArray[Any]]]
 ) -> tuple[dict[str, torch.Tensor], str]:
     """Return the basis Q of a sketch space, and the observation scales.
 
@@ -30,7 +33,7 @@ def basis_for(
 
     Args:
         space: Identity of the sketch space, as in the manifest.
-        pool: The pool's shards.
+        pool: `BASIS_COLUMNS` of the pool's shards, read one after the other.
 
     Returns:
         `basis`, float32 (k, 32), and `scales`, float32 (2, 3); and their origin,
@@ -39,12 +42,15 @@ def basis_for(
     shipped = SHIPPED / f"basis-{space}.safetensors"
     if shipped.is_file():
         return load_file(shipped), "shipped"
-    sketches = [shard["initial"].double().numpy() for shard in pool]
-    columns = [
-        np.concatenate([shard[name].numpy() for shard in pool])
-        for name in ("norms", "losses", "tokens")
-    ]
-    return {"basis": _top_directions(sketches), "scales": _scales(*columns)}, "own pool"
+    gram = np.zeros(())
+    parts = []
+    for shard in pool:
+        unit = _unit_rows(shard["initial"].astype(np.float64))
+        gram = gram + unit.T @ unit
+        parts.append([shard[name] for name in _SCALARS])
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    basis = _top_directions(gram, len(columns[0]))
+    return {"basis": basis, "scales": _scales(*columns)}, "own pool"
 
 
 def _scales(
@@ -56,15 +62,18 @@ def _scales(
     return torch.from_numpy(scales.astype(np.float32))
 
 
-def _top_directions(shards: Sequence[NDArray[np.float64]]) -> torch.Tensor:
-    """Return the scaled top right singular vectors (k, 32) of unit rows."""
-    k = shards[0].shape[1]
-    gram = np.zeros((k, k))
-    for sketches in shards:
-        norms = np.linalg.norm(sketches, axis=1, keepdims=True)
-        unit = sketches / np.maximum(norms, 1e-12)
-        gram += unit.T @ unit
-    rows = sum(map(len, shards))
+def _unit_rows(sketches: NDArray[np.float64]) -> NDArray[np.float64]:
+    norms = np.linalg.norm(sketches, axis=1, keepdims=True)
+    return sketches / np.maximum(norms, 1e-12)
+
+
+def _top_directions(gram: NDArray[np.float64], rows: int) -> torch.Tensor:
+    """Return the scaled top right singular vectors (k, 32) of unit rows.
+
+    Args:
+        gram: The sum of products (k, k) of the rows' coordinates.
+        rows: Number of the rows.
+    """
     values, vectors = np.linalg.eigh(gram)
     top = np.argsort(values)[::-1][:DIRECTIONS]
     spread = np.sqrt(np.maximum(values[top], 0.0) / rows)
@@ -72,7 +81,7 @@ def _top_directions(shards: Sequence[NDArray[np.float64]]) -> torch.Tensor:
     # An eigenvector's sign is arbitrary; make its largest component positive.
     largest = np.abs(vectors).argmax(axis=0)
     vectors *= np.sign(vectors[largest, np.arange(len(top))])
-    basis = np.zeros((k, DIRECTIONS), np.float32)
+    basis = np.zeros((len(gram), DIRECTIONS), np.float32)
     # A small pool spans fewer than 32 directions; the other columns stay zero.
     spanned = spread > 1e-6
     basis[:, : len(top)][:, spanned] = vectors[:, spanned] / spread[spanned]

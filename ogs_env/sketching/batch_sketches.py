@@ -50,7 +50,7 @@ def batches(rows: Sequence[Row]) -> list[NDArray[np.int64]]:
     Tokens bound a batch's memory. Larger batches are faster on a graphics card only.
     """
     most = CARD_TOKENS if torch.cuda.is_available() else TOKENS
-    lengths = {number: len(row.encoded.input_ids) for number, row in enumerate(rows)}
+    lengths = {number: len(row.encoded.tokens) for number, row in enumerate(rows)}
     parts = length_batches(lengths, list(lengths), most)
     return [np.array(part, dtype=np.int64) for part in parts]
 

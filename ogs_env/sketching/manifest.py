@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from ogs_env.bundle_files import (
     ANSWERS,
@@ -22,12 +22,11 @@ from ogs_env.bundle_files import (
 from ogs_env.files import sha256_of
 from ogs_env.learners.fitted import EPOCHS, FITTED_SPACE, default_learner
 from ogs_env.sketching.answers import longest_answer
-from ogs_env.sketching.basis import basis_for
+from ogs_env.sketching.basis import BASIS_COLUMNS, basis_for
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.shards import save_tensors
 from ogs_env.sketching.warmup import BATCH, Checkpoint
-
-Shards = Mapping[str, Sequence[Mapping[str, torch.Tensor]]]
+from ogs_env.tensor_files import TensorFile
 
 
 def write_manifest(
@@ -61,13 +60,13 @@ def write_manifest(
     own = settings.anchor_answers != "reference"
     is_fitted = _is_fitted_proxy(proxy, adapter)
     shards = {
-        role: [load_file(folder / name) for name in _shards(folder, role)]
-        for role in (*ROLES, *(ANSWERS if own else ()))
+        role: _shards(folder, role) for role in (*ROLES, *(ANSWERS if own else ()))
     }
-    basis, basis_from = basis_for(space, shards["pool"])
+    # A pool may be larger than the memory, so its columns are read shard by shard.
+    pool = (shard.read_all(BASIS_COLUMNS) for shard in shards["pool"])
+    basis, basis_from = basis_for(space, pool)
     save_tensors(folder / BASIS, basis)
-    roles = {role: sum(len(s["ids"]) for s in shards[role]) for role in shards}
-    weights = _weights(shards, len(checkpoints))
+    weights = _weights(shards["dev"], len(checkpoints))
     files = sorted(f for f in folder.glob("*.safetensors") if f.name[0] != ".")
     save_manifest(
         folder,
@@ -91,7 +90,10 @@ def write_manifest(
             if own
             else None,
             "max_tokens": settings.max_tokens,
-            "roles": roles,
+            "roles": {
+                role: sum(shard.shapes["ids"][0] for shard in of_role)
+                for role, of_role in shards.items()
+            },
             "domain_norm": mean_norms[0],
             "anchor_norms": list(mean_norms[1:]),
             "learner": _learner(
@@ -105,10 +107,18 @@ def write_manifest(
     )
 
 
-def _shards(folder: Path, role: str) -> list[str]:
-    """Return the names of a role's shards, in order."""
+def _shards(folder: Path, role: str) -> list[TensorFile]:
+    """Open a role's shards, in order."""
     files = folder.glob(f"{role}-*.safetensors")
-    return sorted((file.name for file in files), key=shard_order)
+    return [
+        TensorFile(file) for file in sorted(files, key=lambda f: shard_order(f.name))
+    ]
+
+
+def _column(shards: Sequence[TensorFile], name: str) -> torch.Tensor:
+    """Read a column of a role, as float64."""
+    values = np.concatenate([shard.read(name) for shard in shards])
+    return torch.from_numpy(values).double()
 
 
 def _space(proxy: str, adapter: dict[str, Any], projection: dict[str, Any]) -> str:
@@ -131,7 +141,7 @@ def _learner(
     is_fitted: bool,
     checkpoints: Sequence[Checkpoint],
     weights: Sequence[float],
-    shards: Shards,
+    shards: Mapping[str, Sequence[TensorFile]],
     epochs: int = EPOCHS,
 ) -> dict[str, Any]:
     """Return the `learner` entry, in the units of this bundle's sketches."""
@@ -139,14 +149,14 @@ def _learner(
     if is_fitted and checkpoints:
         norms = [1 / weight for weight in weights]
     elif is_fitted:
-        dev = torch.cat([shard["initial"] for shard in shards["dev"]]).double()
+        dev = _column(shards["dev"], "initial")
         norms = [float(dev.square().sum(1).mean().sqrt())]
     steps = [checkpoint.step for checkpoint in checkpoints]
     answers = "own" if ANSWERS[0] in shards else "reference"
     return default_learner(steps, norms, answers, epochs)
 
 
-def _weights(shards: Shards, checkpoints: int) -> list[float]:
+def _weights(dev: Sequence[TensorFile], checkpoints: int) -> list[float]:
     """Return the weight of each checkpoint's trajectory sketches.
 
     Gradients shrink along the trajectory, by a factor of three from step 8 to 24 on
@@ -155,8 +165,6 @@ def _weights(shards: Shards, checkpoints: int) -> list[float]:
     """
     if not checkpoints:
         return []
-    dev = torch.cat([shard["trajectory"] for shard in shards["dev"]]).double()
-    squares = [
-        float(block.square().sum(1).mean()) for block in dev.chunk(checkpoints, 1)
-    ]
+    blocks = _column(dev, "trajectory").chunk(checkpoints, 1)
+    squares = [float(block.square().sum(1).mean()) for block in blocks]
     return [1 / math.sqrt(max(square, 1e-24)) for square in squares]

@@ -358,7 +358,7 @@ def _print_estimate(
         b_gradients(proxy, batch, lambda name, values: None)
     rate = batch["input_ids"].numel() / (time.perf_counter() - begin)
     tokens = {
-        role: sum(len(row.encoded.input_ids) for row in of_role)
+        role: sum(len(row.encoded.tokens) for row in of_role)
         for role, of_role in rows.items()
     }
     # Passes at later checkpoints skip the trunk, but compute A's gradients as well.

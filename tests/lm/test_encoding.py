@@ -1,6 +1,7 @@
 """The tokens of samples and chats, how they are cut, and the layout of batches."""
 
 import datetime
+import tracemalloc
 
 import pytest
 import torch
@@ -110,6 +111,15 @@ def test_the_end_token_is_there_once(tokenizer):
     answer = encode(tokenizer, "2+2?", "4", 96)
     end = answer.input_ids[answer.response_start :].count(tokenizer.eos_token_id)
     assert end == 1
+
+
+def test_a_sample_keeps_four_bytes_for_each_token():
+    tracemalloc.start()
+    kept = [Encoded([*range(1000, 2000)], 1, False) for _ in range(100)]
+    bytes_each = tracemalloc.get_traced_memory()[0] / len(kept)
+    tracemalloc.stop()
+    assert 4000 < bytes_each < 5000
+    assert kept[0].input_ids == [*range(1000, 2000)]
 
 
 def test_a_batch_ends_together():

@@ -18,22 +18,22 @@ def shipped(tmp_path, monkeypatch):
     return tmp_path
 
 
-def shards(rows: list[int], rank: int, k: int = 80) -> list[dict[str, torch.Tensor]]:
+def shards(rows: list[int], rank: int, k: int = 80) -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(rank)
     directions = rng.normal(size=(rank, k)) * np.geomspace(1, 0.1, rank)[:, None]
     return [
         {
-            "initial": torch.from_numpy(rng.normal(size=(n, rank)) @ directions).half(),
-            "norms": torch.from_numpy(np.exp(rng.normal(size=n))).float(),
-            "losses": torch.from_numpy(rng.uniform(0, 4, size=n)).float(),
-            "tokens": torch.from_numpy(rng.integers(1, 99, size=n)).int(),
+            "initial": (rng.normal(size=(n, rank)) @ directions).astype(np.float16),
+            "norms": np.exp(rng.normal(size=n)).astype(np.float32),
+            "losses": rng.uniform(0, 4, size=n).astype(np.float32),
+            "tokens": rng.integers(1, 99, size=n).astype(np.int32),
         }
         for n in rows
     ]
 
 
 def units(pool) -> np.ndarray:
-    whole = torch.cat([shard["initial"] for shard in pool]).double().numpy()
+    whole = np.concatenate([shard["initial"] for shard in pool]).astype(np.float64)
     return whole / np.linalg.norm(whole, axis=1, keepdims=True)
 
 
@@ -80,7 +80,7 @@ def log_columns(norms, losses, tokens) -> np.ndarray:
 def test_scales_are_mean_and_deviation_over_the_whole_pool():
     pool = shards([100, 30], rank=40)
     whole = [
-        torch.cat([shard[name] for shard in pool]).numpy()
+        np.concatenate([shard[name] for shard in pool])
         for name in ("norms", "losses", "tokens")
     ]
     scales = basis_for("new", pool)[0]["scales"]
@@ -92,7 +92,7 @@ def test_scales_are_mean_and_deviation_over_the_whole_pool():
 
 def test_scales_of_equal_samples_are_positive():
     [shard] = shards([40], rank=30)
-    shard |= {"norms": torch.zeros(40), "tokens": torch.ones(40, dtype=torch.int32)}
+    shard |= {"norms": np.zeros(40, np.float32), "tokens": np.ones(40, np.int32)}
     scales = basis_for("new", [shard])[0]["scales"].numpy()
     assert np.isfinite(scales).all()
     assert (scales[1] > 0).all()

@@ -22,7 +22,7 @@ from ogs_env.cli import main
 from ogs_env.data.samples import Sample
 from ogs_env.errors import InputError
 from ogs_env.lm.encoding import Encoded
-from ogs_env.sketching import cluster
+from ogs_env.sketching import cluster, cluster_connection
 from ogs_env.sketching.batch_sketches import Row, mean_gradients
 from ogs_env.sketching.settings import SketchSettings
 from ogs_env.sketching.shards import Progress, Shard
@@ -232,7 +232,7 @@ def test_an_address_that_is_none_is_one_line(refused):
 
 
 def test_an_address_where_no_cluster_runs_is_one_line(refused, monkeypatch):
-    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(cluster_connection, "CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:  # never answers
         address = f"127.0.0.1:{server.getsockname()[1]}"
         for named in (address, f"ray://{address}"):
@@ -271,7 +271,7 @@ def test_a_cluster_without_room_for_a_worker_is_one_line(
     with cluster.connected(machines.address) as others:
         actors = [others.start() for _ in range(2)]
         ray.get([actor.check.remote({}) for actor in actors])
-        monkeypatch.setattr(cluster, "_START_SECONDS", 1)
+        monkeypatch.setattr(cluster, "START_SECONDS", 1)
         assert "no machine of the cluster had them free" in refused("--ray")
 
 
