@@ -4,12 +4,8 @@ Each package gets the same model, adapter, samples and sketch size. A comparison
 only if the cosines between samples are the same, up to the error of the sketches.
 """
 
-import contextlib
-import importlib
-import logging
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from ogs_env.experiments.speed.comparison import (
+    ROUNDS,
     Comparison,
     Cost,
     Finding,
@@ -24,54 +21,27 @@ from ogs_env.experiments.speed.comparison import (
     rate_of,
 )
 from ogs_env.experiments.speed.machine import clock, in_fresh_process, peak_of
+from ogs_env.experiments.speed.peer_packages import PEERS, Peer
+from ogs_env.experiments.speed.peer_sketching import K, Sketcher
 from ogs_env.experiments.speed.settings import Settings
+from ogs_env.experiments.speed.trajectory import Trajectory, loaded, make_trajectory
 from ogs_env.experiments.speed.work import (
     Pass,
     Work,
     make_work,
     sketch_settings,
     sketching,
-    without_messages,
 )
-from ogs_env.lm.gradients import b_gradients
 from ogs_env.lm.precision import default_precision
 from ogs_env.threads import used_threads
 
-K = 512
 # Our dimensions when cosines are compared, so that most of the error is the other's.
 _WIDE = 8192
-# Of the layers' gradients in bergson, which then has 256 numbers for each layer.
-_SIDE = 16
-# Samples of a batch of the peers.
-BATCH_ROWS = 16
-# Tokens of a batch in bergson's command line.
-_BERGSON_TOKENS = 2048
 # Of the expected difference of two sketches' cosines.
 _TOLERANCE = 2.0
-
-# Returns the samples' sketches (n, dimensions), in order.
-Sketcher = Callable[[], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A package, and a way to sketch with it.
-
-    Attributes:
-        name: What is measured.
-        module: Module that has to be there.
-        make: Makes the sketcher.
-        differs: What it does differently, for the table.
-        slow: Whether a pass takes minutes on a processor.
-        card: Whether it needs a graphics card.
-    """
-
-    name: str
-    module: str
-    make: Callable[[Work], Sketcher]
-    differs: str
-    slow: bool = False
-    card: bool = False
+# A pass over a trajectory is several.
+_QUICK_ROUNDS = 3
+_OURS = "ogs_env"
 
 
 def findings(settings: Settings) -> Iterator[Finding]:
@@ -80,7 +50,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
     precisions = [auto] if settings.quick else ["float32", "bfloat16"]
     peers = []
     for peer in PEERS:
-        reason = _unavailable(peer)
+        reason = peer.unavailable()
         if reason:
             yield Remark(f"{peer.name}: {reason}; skipped")
         elif not peer.slow or not settings.quick or torch.cuda.is_available():
@@ -90,59 +60,114 @@ def findings(settings: Settings) -> Iterator[Finding]:
     for precision in precisions:
         with used_threads(settings.threads):
             work = make_work(sketch_settings(settings), precision, settings.samples)
-            yield _memory(OURS, work, settings, precision)
+            trajectory = make_trajectory(work, K)
+            yield _memory(_OURS, work, settings, precision)
             for peer in peers:
-                yield from findings_of(peer, work, precision, settings)
+                along = None if _is_too_long(peer, peers, settings) else trajectory
+                yield from findings_of(peer, work, along, precision, settings)
 
 
-def _unavailable(peer: Peer) -> str:
-    """Return why a package cannot be used, or an empty string."""
-    if peer.card and not torch.cuda.is_available():
-        return "needs a graphics card"
-    try:
-        importlib.import_module(peer.module)
-    except ImportError as error:
-        return f"{peer.module} is not installed ({error})"
-    return ""
+def _is_too_long(peer: Peer, peers: Sequence[Peer], settings: Settings) -> bool:
+    """Whether a peer's passes along the trajectory are left out."""
+    if peer.slow and not torch.cuda.is_available():
+        return True
+    return settings.quick and peer is not peers[0]
 
 
 def findings_of(
-    peer: Peer, work: Work, precision: str, settings: Settings
+    peer: Peer,
+    work: Work,
+    trajectory: Trajectory | None,
+    precision: str,
+    settings: Settings,
 ) -> Iterator[Finding]:
     """Check that both sketches tell the same, then compare them.
 
     Args:
         peer: The package.
         work: Model and samples, of which the peer makes its sketches.
+        trajectory: Checkpoints at which they are also sketched.
         precision: That of the model.
         settings: Those of the measurement.
     """
     yield Remark(f"{peer.name}: {peer.differs}")
-    now = clock(settings.threads)
+    what = f"{peer.name}, {precision}"
     try:
-        cost = _memory(peer, work, settings, precision)
+        cost = _memory(peer.name, work, settings, precision)
         sketcher = peer.make(work)
         theirs = sketcher()
     except Exception as error:  # of a package that does not fit this machine
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        yield Remark(f"{peer.name}, {precision}: failed ({reason}); skipped")
+        yield Remark(f"{what}: failed ({_reason(error)}); skipped")
         return
     yield cost
-    agreement = compare_cosines(our_sketches(work, _WIDE)(), theirs)
-    name = f"cosines between samples, ours and {peer.name}, {precision}"
-    yield Cost(name, agreement)
+    yield from _if_same(
+        (our_sketches(work, _WIDE)(), theirs),
+        "cosines between samples",
+        what,
+        _comparison(
+            f"ours / {what}", sketching(work, K), _pass(work, sketcher), settings
+        ),
+    )
+    if trajectory is not None:
+        name = f"{peer.name}, pool with trajectory, {precision}"
+        yield from trajectory_findings(name, sketcher, trajectory, settings)
+
+
+def trajectory_findings(
+    what: str, sketcher: Sketcher, trajectory: Trajectory, settings: Settings
+) -> Iterator[Finding]:
+    """Compare a pool's shard with a pass of a peer for each state of the adapter.
+
+    Args:
+        what: Names the peer and what is measured.
+        sketcher: The peer's.
+        trajectory: Samples and checkpoints.
+        settings: Those of the measurement.
+    """
+    work, last = trajectory.work, trajectory.checkpoints[-1]
+    try:
+        with loaded(work.proxy, last):
+            theirs = sketcher(last)
+    except Exception as error:  # of a package that cannot sketch at a checkpoint
+        yield Remark(f"{what}: failed ({_reason(error)}); skipped")
+        return
+    yield from _if_same(
+        (trajectory.wide[:, -1], theirs),
+        "cosines between samples at the last checkpoint",
+        what,
+        _comparison(
+            f"ours / {what}",
+            trajectory.sketching,
+            _pass_of_each_state(trajectory, sketcher),
+            settings,
+            _QUICK_ROUNDS if settings.quick else ROUNDS,
+        ),
+    )
+
+
+def _comparison(
+    name: str, ours: Pass, theirs: Pass, settings: Settings, rounds: int = ROUNDS
+) -> Comparison:
+    now = clock(settings.threads)
+    return Comparison(name, rate_of(ours, now), rate_of(theirs, now), "samples", rounds)
+
+
+def _if_same(
+    sketches: tuple[torch.Tensor, torch.Tensor],
+    cosines: str,
+    what: str,
+    comparison: Comparison,
+) -> Iterator[Finding]:
+    """Yield how well cosines agree, and the comparison if they do."""
+    agreement = compare_cosines(*sketches)
+    yield Cost(f"{cosines}, ours and {what}", agreement)
     if agreement["difference"] > _TOLERANCE * agreement["expected"]:
         yield Remark(
-            f"{peer.name}, {precision}: its cosines differ from ours by more than "
-            "the error of sketches; not compared"
+            f"{what}: its cosines differ from ours by more than the error of sketches; "
+            "not compared"
         )
         return
-    yield Comparison(
-        f"ours / {peer.name}, {precision}",
-        rate_of(sketching(work, K), now),
-        rate_of(_pass(work, sketcher), now),
-        "samples",
-    )
+    yield comparison
 
 
 def compare_cosines(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, float]:
@@ -164,14 +189,6 @@ def compare_cosines(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, float
     }
 
 
-def _pass(work: Work, sketcher: Sketcher) -> Pass:
-    def run() -> float:
-        sketcher()
-        return len(work.rows)
-
-    return run
-
-
 def _pairwise_cosines(sketches: torch.Tensor) -> np.ndarray:
     """Return the cosine of each pair of rows."""
     units = torch.nn.functional.normalize(sketches.double())
@@ -179,8 +196,8 @@ def _pairwise_cosines(sketches: torch.Tensor) -> np.ndarray:
     return (units @ units.T).numpy()[above]
 
 
-def our_sketches(work: Work, k: int = K) -> Sketcher:
-    """Return what sketches with this package."""
+def our_sketches(work: Work, k: int = K) -> Callable[[], torch.Tensor]:
+    """Return what sketches with this package at the untouched model."""
 
     def run() -> torch.Tensor:
         with tempfile.TemporaryDirectory() as name:
@@ -191,227 +208,51 @@ def our_sketches(work: Work, k: int = K) -> Sketcher:
     return run
 
 
-def _bergson(target: str, projection: int) -> Callable[[Work], Sketcher]:
-    """Return the maker of a sketcher with bergson's gradient collector.
-
-    Args:
-        target: `"per_module"` or `"global"`, what is projected to `projection`.
-        projection: Dimensions, of both sides of a layer or of the whole sketch.
-    """
-
-    def make(work: Work) -> Sketcher:
-        import bergson
-        from bergson.data import allocate_batches
-        from datasets import Dataset
-
-        model = work.proxy.model
-        encoded = [row.encoded for row in work.rows]
-        labels = [
-            [-100] * e.response_start + e.input_ids[e.response_start :] for e in encoded
-        ]
-        ids = [e.input_ids for e in encoded]
-        data = Dataset.from_dict({"input_ids": ids, "labels": labels})
-        names = {f"model.{name}.default" for name in work.proxy.b}
-        batches = allocate_batches([len(row) for row in ids], _BERGSON_TOKENS)
-
-        def run() -> torch.Tensor:
-            with tempfile.TemporaryDirectory() as name, _silent():
-                config = bergson.IndexConfig(
-                    run_path=f"{name}/index", loss_reduction="mean"
-                )
-                config.partial_run_path.mkdir()
-                collector = bergson.InMemoryCollector(
-                    model=model.base_model,
-                    cfg=config,
-                    data=data,
-                    processor=bergson.GradientProcessor(
-                        projection_dim=projection, projection_target=target
-                    ),
-                    target_modules=names,
-                )
-                bergson.CollectorComputer(
-                    model, data, collector=collector, batches=batches, cfg=config
-                ).run_with_collector_hooks()
-            return torch.cat([*collector.gradients.values()], 1).float()
-
-        return run
-
-    return make
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    logging.disable(logging.INFO)
-    try:
-        with without_messages():
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _trak_projector(work: Work) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return TRAK's projection with its matrix in memory, its fastest on any device."""
-    from trak.projectors import BasicProjector, ProjectionType
-
-    projector = BasicProjector(
-        _parameters(work),
-        K,
-        seed=0,
-        proj_type=ProjectionType.rademacher,
-        device=work.proxy.device,
-        block_size=K,
-    )
-    return lambda gradients: projector.project(gradients, model_id=0)
-
-
-def _trak_cuda_projector(work: Work) -> Callable[[torch.Tensor], torch.Tensor]:
-    from trak.projectors import CudaProjector, ProjectionType
-
-    projector = CudaProjector(
-        _parameters(work),
-        K,
-        seed=0,
-        proj_type=ProjectionType.rademacher,
-        device=work.proxy.device,
-        max_batch_size=BATCH_ROWS,
-    )
-    return lambda gradients: projector.project(gradients.contiguous(), model_id=0)
-
-
-def _dattri_projector(work: Work) -> Callable[[torch.Tensor], torch.Tensor]:
-    from dattri.func.projection import random_project
-
-    example = torch.zeros(BATCH_ROWS, _parameters(work), device=work.proxy.device)
-    return random_project(
-        example,
-        BATCH_ROWS,
-        K,
-        proj_max_batch_size=BATCH_ROWS,
-        proj_type="rademacher",
-        device=work.proxy.device.type,
-    )
-
-
-def _parameters(work: Work) -> int:
-    return sum(layer.weight.numel() for layer in work.proxy.b.values())
-
-
-def _projected(
-    make: Callable[[Work], Callable[[torch.Tensor], torch.Tensor]],
-) -> Callable[[Work], Sketcher]:
-    """Return the maker of a sketcher: our gradients, another projection."""
-
-    def made(work: Work) -> Sketcher:
-        project = make(work)
-        proxy = work.proxy
-
-        def run() -> torch.Tensor:
-            sketches = torch.zeros(len(work.rows), K)
-            for part, batch in zip(work.batches, work.padded(), strict=True):
-                layers: dict[str, torch.Tensor] = {}
-
-                def keep(
-                    name: str,
-                    values: torch.Tensor,
-                    layers: dict[str, torch.Tensor] = layers,
-                ) -> None:
-                    layers[name] = values.flatten(1)
-
-                b_gradients(proxy, batch, keep)
-                whole = torch.cat([layers[name] for name in proxy.b], 1)
-                sketches[part] = project(whole).float().cpu()
-            return sketches
-
-        return run
-
-    return made
-
-
-def _one_by_one(work: Work) -> Sketcher:
-    """Sketch as LESS does: a pass for each sample, and TRAK's projection of groups."""
-    project = _trak_projector(work)
-    proxy = work.proxy
-    weights = [layer.weight for layer in proxy.b.values()]
-
-    def gradient(row: int) -> torch.Tensor:
-        batch = proxy.batch([work.rows[row].encoded])
-        proxy.model(**batch, use_cache=False).loss.backward()
-        vector = torch.cat([w.grad.flatten() for w in weights if w.grad is not None])
-        proxy.model.zero_grad(set_to_none=True)
-        return vector
-
-    def run() -> torch.Tensor:
-        parts = []
-        for begin in range(0, len(work.rows), BATCH_ROWS):
-            rows = range(begin, min(begin + BATCH_ROWS, len(work.rows)))
-            vectors = torch.stack([gradient(row) for row in rows])
-            parts.append(project(vectors).float().cpu())
-        return torch.cat(parts)
+def _pass(work: Work, sketcher: Sketcher) -> Pass:
+    def run() -> float:
+        sketcher()
+        return len(work.rows)
 
     return run
 
 
-_BATCHES = (
-    "adapter in the pass, logits of all tokens, padded at the end, batches of up to "
-    f"{_BERGSON_TOKENS:,} tokens"
-)
-OURS = Peer("ogs_env", "ogs_env", our_sketches, "")
-PEERS = (
-    Peer(
-        f"bergson, {_SIDE} x {_SIDE} of each layer",
-        "bergson",
-        _bergson("per_module", _SIDE),
-        f"{_BATCHES}; {_SIDE * _SIDE} numbers for each adapted layer",
-    ),
-    Peer(
-        f"bergson, {K} of all layers",
-        "bergson",
-        _bergson("global", K),
-        f"{_BATCHES}; draws its dense matrix again in every batch",
-        slow=True,
-    ),
-    Peer(
-        "TRAK's projector on our gradients",
-        "trak",
-        _projected(_trak_projector),
-        "dense matrix, drawn once and held in memory",
-    ),
-    Peer(
-        "TRAK's CUDA projector on our gradients",
-        "fast_jl",
-        _projected(_trak_cuda_projector),
-        "draws its dense matrix in the kernel",
-        card=True,
-    ),
-    Peer(
-        "LESS's loop with TRAK's projector",
-        "trak",
-        _one_by_one,
-        "adapter in the pass, a pass for each sample without padding, logits of all "
-        "tokens",
-    ),
-    Peer(
-        "dattri's projector on our gradients",
-        "dattri",
-        _projected(_dattri_projector),
-        "dense matrix; on a processor drawn again in every batch",
-        slow=True,
-    ),
-)
+def _pass_of_each_state(trajectory: Trajectory, sketcher: Sketcher) -> Pass:
+    """Return a pass at the untouched model, and one at each later checkpoint."""
+    work = trajectory.work
+
+    def run() -> float:
+        sketcher()
+        for checkpoint in trajectory.later:
+            with loaded(work.proxy, checkpoint):
+                sketcher(checkpoint)
+        return len(work.rows)
+
+    return run
 
 
-def _memory(peer: Peer, work: Work, settings: Settings, precision: str) -> Cost:
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _memory(name: str, work: Work, settings: Settings, precision: str) -> Cost:
     """Measure a sketcher from its making on: a matrix is part of its memory."""
     if torch.cuda.is_available():
-        values = peak_of(lambda: peer.make(work)())
+        values = peak_of(lambda: _maker(name)(work)())
     else:
-        values = in_fresh_process(memory, peer.name, settings, precision)
-    return Cost(f"memory of {peer.name}, {precision}", values)
+        values = in_fresh_process(memory, name, settings, precision)
+    return Cost(f"memory of {name}, {precision}", values)
 
 
 def memory(name: str, settings: Settings, precision: str) -> dict[str, float]:
     """Return the peak memory of sketching with a package; in a fresh process."""
-    [peer] = [one for one in (OURS, *PEERS) if one.name == name]
     with used_threads(settings.threads):
         work = make_work(sketch_settings(settings), precision, settings.samples)
-        return peak_of(lambda: peer.make(work)())
+        return peak_of(lambda: _maker(name)(work)())
+
+
+def _maker(name: str) -> Callable[[Work], Callable[[], torch.Tensor]]:
+    """Return what makes the sketcher of a name."""
+    if name == _OURS:
+        return our_sketches
+    [peer] = [peer for peer in PEERS if peer.name == name]
+    return peer.make

@@ -18,6 +18,7 @@ from ogs_env.experiments.speed.comparison import (
 )
 from ogs_env.experiments.speed.machine import clock, in_fresh_process, peak_of
 from ogs_env.experiments.speed.settings import Settings
+from ogs_env.experiments.speed.trajectory import Trajectory, make_trajectory
 from ogs_env.experiments.speed.work import (
     Pass,
     Work,
@@ -64,17 +65,18 @@ def findings(settings: Settings) -> Iterator[Finding]:
         }
         for precision, work in works.items():
             yield from _to_plain_pass(work, precision, now, settings.quick)
-        work = works[auto]
-        yield from _parts(work, now, settings)
+        yield from _parts(works[auto], now, settings)
         if not settings.quick:
             yield _pair(
                 ("sketches with bfloat16", sketching(works["bfloat16"], 512)),
                 ("with float32", sketching(works["float32"], 512)),
                 now,
             )
-            yield from _layers(work, settings, auto, now)
+            for precision, work in works.items():
+                yield to_plain_passes(make_trajectory(work, 512), precision, now)
+                yield from _layers(work, settings, precision, now)
             if not torch.cuda.is_available():
-                yield _all_threads(work)
+                yield _all_threads(works[auto])
         for precision, work in works.items():
             yield from _of_peak(work, precision, now)
             yield from _bytes(work, precision)
@@ -129,14 +131,42 @@ def _parts(
     yield Cost("share of padding in batches", shares)
 
 
+def to_plain_passes(
+    trajectory: Trajectory, precision: str, now: Callable[[], float]
+) -> Comparison:
+    """Compare a pool's shard with a plain pass for each checkpoint.
+
+    Args:
+        trajectory: Samples and checkpoints.
+        precision: That of the model.
+        now: Returns the time in seconds.
+    """
+    run = plain(trajectory.work)
+    count = len(trajectory.checkpoints)
+
+    def runs() -> float:
+        for _ in range(count - 1):
+            run()
+        return run()
+
+    return _pair(
+        (f"sketches with trajectory, {precision}", trajectory.sketching),
+        (f"{count} plain passes", runs),
+        now,
+    )
+
+
 def _layers(
     work: Work, settings: Settings, precision: str, now: Callable[[], float]
 ) -> Iterator[Finding]:
     """Compare with an adapter on all layers."""
     every = dataclasses.replace(sketch_settings(settings), layers=ALL_LAYERS)
     whole = make_work(every, precision, settings.samples)
-    few = f"sketches of the last {SketchSettings().layers} layers"
-    everything = f"sketches of all {ALL_LAYERS} layers", sketching(whole, 512)
+    few = f"sketches of the last {SketchSettings().layers} layers, {precision}"
+    everything = (
+        f"sketches of all {ALL_LAYERS} layers, {precision}",
+        sketching(whole, 512),
+    )
     yield _pair((few, sketching(work, 512)), everything, now)
     yield _pair(everything, ("plain pass of all layers", plain(whole)), now)
 

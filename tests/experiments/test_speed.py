@@ -16,6 +16,8 @@ from ogs_env.bundle import load_bundle
 from ogs_env.cli import main
 from ogs_env.experiments.speed import command, environments, peers, selecting
 from ogs_env.experiments.speed.comparison import Comparison, Cost
+from ogs_env.experiments.speed.peer_packages import PEERS
+from ogs_env.experiments.speed.peer_sketching import K
 from ogs_env.experiments.speed.random_bundle import write_random_bundle
 from ogs_env.experiments.speed.report import read_results, table
 from ogs_env.experiments.speed.settings import Settings
@@ -187,11 +189,11 @@ def test_packages_that_are_not_installed_are_skipped(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for peer in peers.PEERS:
+    for peer in PEERS:
         monkeypatch.setitem(sys.modules, peer.module, None)
     assert main(["speed", "peers", "--quick"]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
-    assert len(lines) == len(peers.PEERS)
+    assert len(lines) == len(PEERS)
     assert all(line.endswith("; skipped") for line in lines)
     assert "bergson is not installed" in lines[0]
 
@@ -200,8 +202,8 @@ def dense(work: Work) -> torch.Tensor:
     """Return dense projections of the samples' gradients."""
     size = sum(layer.weight.numel() for layer in work.proxy.b.values())
     generator = torch.Generator().manual_seed(3)
-    matrix = torch.randn(size, peers.K, generator=generator)
-    sketches = torch.zeros(len(work.rows), peers.K)
+    matrix = torch.randn(size, K, generator=generator)
+    sketches = torch.zeros(len(work.rows), K)
     for part, batch in zip(work.batches, work.padded(), strict=True):
         layers: dict[str, torch.Tensor] = {}
         b_gradients(work.proxy, batch, lambda name, g: layers.update({name: g}))  # noqa: B023
