@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.functional import linear
 
 from ogs_env.errors import InputError
 from ogs_env.lm.losses import response_losses
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ogs_env.lm.adapter import Proxy
+
+# A layer's output, and what receives its gradient.
+_Adapted = tuple[torch.Tensor, Callable[[torch.Tensor], None]]
 
 
 def per_sample_gradients(
@@ -43,77 +47,100 @@ def per_sample_gradients(
         InputError: If the model does not run each module exactly once on every token
             of the batch, so that gradients cannot be assigned to samples.
     """
+    shape = batch["input_ids"].shape
+
+    def adapt(name: str, inputs: torch.Tensor, output: torch.Tensor) -> _Adapted:
+        activations = _by_sample(model, name, inputs.detach(), shape)
+
+        def receive(gradient: torch.Tensor) -> None:
+            by_sample = _by_sample(model, name, gradient, shape)
+            by_sample = by_sample.transpose(1, 2).to(activations.dtype)
+            consume(name, torch.bmm(by_sample, activations))
+
+        return output, receive
+
     try:
-        return _pass(model, modules, batch, consume, _as_it_is)
+        return _pass(model, modules, batch, adapt)
     finally:
         model.zero_grad(set_to_none=True)
 
 
-def b_gradients(
+def adapter_gradients(
     proxy: "Proxy",
     batch: dict[str, torch.Tensor],
     consume: Callable[[str, torch.Tensor], None],
+    with_a: bool = False,
 ) -> torch.Tensor:
-    """Pass the gradients of the adapter's B to `consume`, layer by layer.
+    """Pass the gradients of the adapter's B, or of A and B, to `consume`.
 
-    The gradient of B is the sum over tokens of b_t (A a_t)^T, with inputs a_t and
-    output gradients b_t of the adapted layer. With B = 0 the adapter changes neither
-    the model's outputs nor any gradient of its states, so the pass runs without it, in
-    less time and memory. Arguments, result and errors are those of
-    `per_sample_gradients` with `proxy.b`.
+    They are those of `per_sample_gradients` with `proxy.b`, or both, in less time and
+    memory. An adapted layer W with inputs a_t has outputs W a_t + s B A a_t, and with
+    output gradients b_t the gradient of B is the sum over tokens of s b_t (A a_t)^T,
+    that of A the sum of s B^T b_t a_t^T. So autograd needs no weights, and the
+    adapter's part is computed in the model's precision. With B = 0 it is left out: it
+    changes neither the model's outputs nor any gradient of its states.
 
     Args:
         proxy: A proxy.
         batch: As made by `ogs_env.lm.encoding.collate`.
-        consume: Called once per layer with its name and float32 (n, out, rank).
-    """
-    is_zero = not torch.stack([layer.weight.any() for layer in proxy.b.values()]).any()
-    if not is_zero:
-        return per_sample_gradients(proxy.model, proxy.b, batch, consume)
-    causal = proxy.model.get_base_model()
-    adapted = {name: causal.get_submodule(name.rpartition(".")[0]) for name in proxy.b}
+        consume: Called with the name of a layer of the adapter and float32
+            (n, out, rank) for B and (n, rank, in) for A.
+        with_a: Whether A's gradients are computed.
 
-    def reduced(name: str, inputs: torch.Tensor) -> torch.Tensor:
-        layer = proxy.a[f"{name.rpartition('.')[0]}.lora_A"]
-        [scale] = adapted[name].scaling.values()
-        with torch.no_grad():
-            return layer(inputs.to(layer.weight.dtype)) * scale
+    Returns:
+        As `per_sample_gradients`, which also has the same errors.
+    """
+    causal = proxy.model.get_base_model()
+    paths = {name.rpartition(".")[0]: name for name in proxy.b}
+    layers = {path: causal.get_submodule(path) for path in paths}
+    is_fresh = not torch.stack([layer.weight.any() for layer in proxy.b.values()]).any()
+    shape = batch["input_ids"].shape
+
+    def adapt(path: str, inputs: torch.Tensor, output: torch.Tensor) -> _Adapted:
+        a = proxy.a[f"{path}.lora_A"].weight.detach()
+        b = proxy.b[paths[path]].weight.detach()
+        [scale] = layers[path].scaling.values()
+        if not is_fresh:
+            low = linear(linear(inputs, a.to(inputs.dtype)), b.to(inputs.dtype))
+            output = output + low * scale
+        states = _by_sample(proxy.model, path, inputs.detach(), shape)
+        reduced = linear(states.to(a.dtype), a) * scale
+
+        def receive(gradient: torch.Tensor) -> None:
+            by_sample = _by_sample(proxy.model, path, gradient, shape).to(b.dtype)
+            consume(paths[path], torch.bmm(by_sample.transpose(1, 2), reduced))
+            if with_a:
+                back = (by_sample @ b * scale).transpose(1, 2)
+                consume(f"{path}.lora_A", torch.bmm(back, states.to(a.dtype)))
+
+        return output, receive
 
     with proxy.model.disable_adapter():
-        return _pass(proxy.model, adapted, batch, consume, reduced)
-
-
-def _as_it_is(_: str, inputs: torch.Tensor) -> torch.Tensor:
-    return inputs
+        return _pass(proxy.model, layers, batch, adapt)
 
 
 def _pass(
     model: Any,
     modules: Mapping[str, nn.Module],
     batch: dict[str, torch.Tensor],
-    consume: Callable[[str, torch.Tensor], None],
-    reduced: Callable[[str, torch.Tensor], torch.Tensor],
+    adapt: Callable[[str, torch.Tensor, torch.Tensor], _Adapted],
 ) -> torch.Tensor:
-    """Pass the products of output gradients and reduced inputs to `consume`."""
+    """Run a pass in which `adapt` gets inputs and outputs of modules, by name."""
     handles = []
     missing = set(modules)
-    shape = batch["input_ids"].shape
 
     def add_hooks(name: str, module: nn.Module) -> None:
         def forward_hook(
             _: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor
         ) -> torch.Tensor:
-            states = reduced(name, inputs[0].detach())
-            activations = _by_sample(model, name, states, shape)
+            output, receive = adapt(name, inputs[0], output)
             if not output.requires_grad:
                 # A copy, because a model may change it in place.
                 output = output.requires_grad_().clone()
 
             def backward_hook(gradient: torch.Tensor) -> None:
                 missing.discard(name)
-                by_sample = _by_sample(model, name, gradient, shape)
-                by_sample = by_sample.transpose(1, 2).to(activations.dtype)
-                consume(name, torch.bmm(by_sample, activations))
+                receive(gradient)
 
             output.register_hook(backward_hook)
             return output
