@@ -61,6 +61,8 @@ STUDIED = {
     "RDS+": "rds",
     "DSIR": "dsir",
     "Navigator": "navigator",
+    "Navigator, screened": "screened-navigator",
+    "Navigator, limited cost": "constrained",
     "LESS": "less",
     "random 10 %, A-GEM": "agem",
     "random 10 %, PCGrad": "pcgrad",
@@ -71,7 +73,7 @@ STUDIED = {
 }
 
 
-@pytest.mark.parametrize(("page", "count"), [("README.md", 7), ("docs/study.md", 12)])
+@pytest.mark.parametrize(("page", "count"), [("README.md", 8), ("docs/study.md", 14)])
 def test_the_table_of_the_study_has_the_committed_figures(page, count):
     lines = (REPOSITORY / "experiments/results/study/summary.json").read_text()
     entries = {

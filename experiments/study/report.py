@@ -194,7 +194,7 @@ def _draw(axes: Any, entry: Mapping[str, Any], colour: str, marker: str) -> Any:
         axes.annotate(
             f"({differences[0]:+.0f}, {differences[1]:+.0f})",
             (x, y),
-            (-6, 6),
+            (-6, 6 - 20 * len(axes.texts)),  # below, if there is one already
             textcoords="offset points",
             ha="right",
             color=colour,
