@@ -97,7 +97,7 @@ def run_each(
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     for line in done.stdout.splitlines():
-        if line.startswith("["):
+        if line.startswith('["'):
             command, status, errors = json.loads(line)
             yield command, status, [e for e in errors if " records, read as " not in e]
 

@@ -79,7 +79,9 @@ def test_sketching_is_measured_and_summed_up(
     peaks = [c["values"] for c in found["costs"] if "peak, MB" in c["values"]]
     assert peaks
     assert all(values["peak, MB"] >= values["before, MB"] > 0 for values in peaks)
-    assert found["machine"]["torch"] == torch.__version__
+    # The name of a build with CUDA is not part of a package's version.
+    versions = found["machine"]["torch"], torch.__version__
+    assert len({version.partition("+")[0] for version in versions}) == 1
     lines = summary_of(file, capsys)
     assert [list(line) for line in lines] == [KEYS] * len(found["ratios"])
     assert lines[0]["ratio"] == found["ratios"][0]["ratio"]
