@@ -14,7 +14,7 @@ from ogs_env.experiments.speed.peer_sketching import (
 )
 from ogs_env.experiments.speed.work import Work
 from ogs_env.lm.adapter import Proxy
-from ogs_env.lm.gradients import adapter_gradients, per_sample_gradients
+from ogs_env.lm.gradients import b_gradients, per_sample_gradients
 from ogs_env.sketching.warmup import Checkpoint
 
 # Samples of a batch of a projector.
@@ -127,7 +127,7 @@ def _gradients(
         found[name] = in_metric(checkpoint, name, values.flatten(1))
 
     if checkpoint is None:
-        adapter_gradients(proxy, batch, keep)
+        b_gradients(proxy, batch, keep)
     else:
         per_sample_gradients(
             proxy.model, sketched_layers(proxy, checkpoint), batch, keep

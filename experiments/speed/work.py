@@ -17,7 +17,7 @@ from ogs_env.data import generated, icd10
 from ogs_env.experiments.speed.settings import Settings
 from ogs_env.lm.adapter import Proxy
 from ogs_env.lm.encoding import encode
-from ogs_env.lm.gradients import adapter_gradients
+from ogs_env.lm.gradients import b_gradients
 from ogs_env.lm.loading import DEFAULT_MODEL
 from ogs_env.lm.losses import response_losses
 from ogs_env.lm.trunk import TrunkStates
@@ -144,7 +144,7 @@ def gradients(work: Work) -> Pass:
 
     def run() -> float:
         for batch in work.padded():
-            adapter_gradients(proxy, batch, lambda *_: None)
+            b_gradients(proxy, batch, lambda *_: None)
         return len(work.rows)
 
     return run

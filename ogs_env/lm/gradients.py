@@ -65,35 +65,63 @@ def per_sample_gradients(
         model.zero_grad(set_to_none=True)
 
 
-def adapter_gradients(
+def b_gradients(
     proxy: "Proxy",
     batch: dict[str, torch.Tensor],
     consume: Callable[[str, torch.Tensor], None],
-    with_a: bool = False,
 ) -> torch.Tensor:
-    """Pass the gradients of the adapter's B, or of A and B, to `consume`.
+    """Pass the gradients of the adapter's B to `consume`, layer by layer.
 
-    They are those of `per_sample_gradients` with `proxy.b`, or both, in less time and
-    memory. An adapted layer W with inputs a_t has outputs W a_t + s B A a_t, and with
-    output gradients b_t the gradient of B is the sum over tokens of s b_t (A a_t)^T,
-    that of A the sum of s B^T b_t a_t^T. So autograd needs no weights, and the
-    adapter's part is computed in the model's precision. With B = 0 it is left out: it
-    changes neither the model's outputs nor any gradient of its states.
+    With B = 0 the adapter changes neither the model's outputs nor any gradient of its
+    states, so the pass runs without it, in less time and memory. Arguments, result and
+    errors are those of `per_sample_gradients` with `proxy.b`.
 
     Args:
         proxy: A proxy.
         batch: As made by `ogs_env.lm.encoding.collate`.
+        consume: Called once per layer with its name and float32 (n, out, rank).
+    """
+    if any(layer.weight.any() for layer in proxy.b.values()):
+        return per_sample_gradients(proxy.model, proxy.b, batch, consume)
+    return _without_weights(proxy, batch, consume, is_fresh=True)
+
+
+def adapter_gradients(
+    proxy: "Proxy",
+    batch: dict[str, torch.Tensor],
+    consume: Callable[[str, torch.Tensor], None],
+) -> torch.Tensor:
+    """Pass the gradients of the adapter's A and B to `consume`, layer by layer.
+
+    They are those of `per_sample_gradients` with `proxy.a` and `proxy.b`, in less time
+    and memory: autograd needs none of the adapter's weights, whose part is computed in
+    the model's precision. Result and errors are the same.
+
+    Args:
+        proxy: A proxy of `attach_adapter`: its adapter is LoRA without variants, and
+            the model has no other.
+        batch: As made by `ogs_env.lm.encoding.collate`.
         consume: Called with the name of a layer of the adapter and float32
             (n, out, rank) for B and (n, rank, in) for A.
-        with_a: Whether A's gradients are computed.
+    """
+    return _without_weights(proxy, batch, consume, is_fresh=False)
 
-    Returns:
-        As `per_sample_gradients`, which also has the same errors.
+
+def _without_weights(
+    proxy: "Proxy",
+    batch: dict[str, torch.Tensor],
+    consume: Callable[[str, torch.Tensor], None],
+    is_fresh: bool,
+) -> torch.Tensor:
+    """Pass gradients of B, and of A unless B = 0, without autograd of the adapter.
+
+    An adapted layer W with inputs a_t has outputs W a_t + s B A a_t, and with output
+    gradients b_t the gradient of B is the sum over tokens of s b_t (A a_t)^T, that of A
+    the sum of s B^T b_t a_t^T.
     """
     causal = proxy.model.get_base_model()
     paths = {name.rpartition(".")[0]: name for name in proxy.b}
     layers = {path: causal.get_submodule(path) for path in paths}
-    is_fresh = not torch.stack([layer.weight.any() for layer in proxy.b.values()]).any()
     shape = batch["input_ids"].shape
 
     def adapt(path: str, inputs: torch.Tensor, output: torch.Tensor) -> _Adapted:
@@ -109,7 +137,7 @@ def adapter_gradients(
         def receive(gradient: torch.Tensor) -> None:
             by_sample = _by_sample(proxy.model, path, gradient, shape).to(b.dtype)
             consume(paths[path], torch.bmm(by_sample.transpose(1, 2), reduced))
-            if with_a:
+            if not is_fresh:
                 back = (by_sample @ b * scale).transpose(1, 2)
                 consume(f"{path}.lora_A", torch.bmm(back, states.to(a.dtype)))
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ogs_env.data.samples import Sample
 from ogs_env.lm.adapter import Proxy
 from ogs_env.lm.encoding import Encoded
-from ogs_env.lm.gradients import adapter_gradients
+from ogs_env.lm.gradients import adapter_gradients, b_gradients
 from ogs_env.lm.trunk import length_batches
 from ogs_env.sketching.projection import CountSketch
 from ogs_env.sketching.warmup import Checkpoint
@@ -105,7 +105,7 @@ def mean_gradients(
 
             for batch in batches(group):
                 tokens = proxy.batch([group[row].encoded for row in batch])
-                adapter_gradients(proxy, tokens, add)
+                b_gradients(proxy, tokens, add)
                 bar.update(len(batch))
     return MeanGradients(stacked)
 
@@ -199,7 +199,7 @@ def sketch_at(
     """Sketch A's and B's gradients at a checkpoint."""
     proxy.load_state(checkpoint.state)
     sums = SketchSums(checkpoint, projections, len(batch["labels"]), proxy.device)
-    adapter_gradients(proxy, batch, sums.add, with_a=True)
+    adapter_gradients(proxy, batch, sums.add)
     return sums
 
 
@@ -231,7 +231,7 @@ def sketch_initial(
         if first is not None:
             first.add(name, values)
 
-    losses = adapter_gradients(proxy, batch, consume)
+    losses = b_gradients(proxy, batch, consume)
     shard["initial"][rows] = sketches.T.half().cpu()
     shard["losses"][rows] = losses.cpu()
     shard["norms"][rows] = squares.sqrt().cpu()

@@ -24,7 +24,7 @@ from ogs_env.files import LOCK, exclusive, read_json, read_object, write_json
 from ogs_env.lm.adapter import Proxy, attach_adapter
 from ogs_env.lm.chat import TEMPLATE_DATE, reads_clock
 from ogs_env.lm.encoding import encode
-from ogs_env.lm.gradients import adapter_gradients
+from ogs_env.lm.gradients import b_gradients
 from ogs_env.lm.loading import check_length, content_hash, load_model
 from ogs_env.lm.precision import default_precision
 from ogs_env.sketching.answers import encode_answer, own_answers, padded
@@ -355,7 +355,7 @@ def _print_estimate(
     for part in parts[0][:1], parts[len(parts) // 2]:
         batch = proxy.batch([every[row].encoded for row in part])
         begin = time.perf_counter()
-        adapter_gradients(proxy, batch, lambda name, values: None)
+        b_gradients(proxy, batch, lambda name, values: None)
     rate = batch["input_ids"].numel() / (time.perf_counter() - begin)
     tokens = {
         role: sum(len(row.encoded.tokens) for row in of_role)

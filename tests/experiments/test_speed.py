@@ -29,7 +29,7 @@ from ogs_env.experiments.speed.work import (
     operations,
     plain,
 )
-from ogs_env.lm.gradients import adapter_gradients
+from ogs_env.lm.gradients import b_gradients
 from ogs_env.sketching.settings import SketchSettings
 
 KEYS = ["part", "name", "ratio", "low", "high", "rounds"]
@@ -208,7 +208,7 @@ def dense(work: Work) -> torch.Tensor:
     sketches = torch.zeros(len(work.rows), K)
     for part, batch in zip(work.batches, work.padded(), strict=True):
         layers: dict[str, torch.Tensor] = {}
-        adapter_gradients(work.proxy, batch, lambda name, g: layers.update({name: g}))  # noqa: B023
+        b_gradients(work.proxy, batch, lambda name, g: layers.update({name: g}))  # noqa: B023
         whole = [layers[name].flatten(1) for name in work.proxy.b]
         sketches[part] = torch.cat(whole, 1) @ matrix
     return sketches
