@@ -63,7 +63,7 @@ def train(
         encode(tokenizer, sample.turns, sample.response, settings.max_tokens)
         for sample in sorted(samples, key=lambda sample: sample.id)
     ]
-    order = training_order([len(item.input_ids) for item in encoded], settings)
+    order = training_order([len(item.tokens) for item in encoded], settings)
     steps = math.ceil(len(order) / settings.batch)
     set_seed(settings.seed)  # PEFT draws the adapter from the global generator
     model = get_peft_model(

@@ -42,7 +42,7 @@ def estimate(
         ]
         limit = settings.max_tokens
         lengths = [
-            len(encode(tokenizer, s.turns, s.response, limit).input_ids) for s in part
+            len(encode(tokenizer, s.turns, s.response, limit).tokens) for s in part
         ]
         return float(np.mean(lengths)) * len(samples)
 

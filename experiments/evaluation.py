@@ -158,7 +158,7 @@ def _losses(
     losses = np.empty(len(encoded))
     bar = tqdm(total=len(encoded), desc=f"loss on {name}", unit="sample", leave=False)
     with _evaluating(model), bar:
-        sizes = {row: len(item.input_ids) for row, item in enumerate(encoded)}
+        sizes = {row: len(item.tokens) for row, item in enumerate(encoded)}
         for rows in length_batches(sizes, list(sizes), BATCH_TOKENS):
             inputs = collate([encoded[row] for row in rows], tokenizer.pad_token_id)
             inputs = {key: value.to(model.device) for key, value in inputs.items()}

@@ -1,5 +1,6 @@
 """Settings for training a Navigator in the environment of a pool of one's own."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,15 +79,13 @@ def constrained_settings(
             times as many, since the multiplier of the cost has to be found as well.
         seed: Seed of the training.
     """
-    kwargs = environment_kwargs(bundle, share, {})
+    settings = navigator_settings(bundle, share, {}, 3 * steps, seed)
     seeds = range(_RANDOM_EPISODES)
-    costs = evaluate("random", ENVIRONMENT, seeds, split="test", **kwargs).costs
-    return TrainSettings(
-        env=ENVIRONMENT,
-        env_kwargs=kwargs,
-        seed=seed,
-        seconds=None,
-        steps=3 * steps,
+    costs = evaluate(
+        "random", ENVIRONMENT, seeds, split="test", **settings.env_kwargs
+    ).costs
+    return dataclasses.replace(
+        settings,
         cost_limit=round(float(costs.mean()), 4),
         multiplier_rate=0.5,
         evaluations=45,

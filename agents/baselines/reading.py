@@ -62,7 +62,7 @@ class Reader:
                     )
                     for place, each in enumerate(samples[first : first + _CHUNK])
                 }
-                lengths = {row: len(one.input_ids) for row, one in encoded.items()}
+                lengths = {row: len(one.tokens) for row, one in encoded.items()}
                 device = self.model.device
                 most = pass_tokens(device)
                 for rows in length_batches(lengths, list(lengths), most):

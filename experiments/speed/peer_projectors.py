@@ -14,7 +14,7 @@ from ogs_env.experiments.speed.peer_sketching import (
 )
 from ogs_env.experiments.speed.work import Work
 from ogs_env.lm.adapter import Proxy
-from ogs_env.lm.gradients import b_gradients, per_sample_gradients
+from ogs_env.lm.gradients import adapter_gradients, b_gradients
 from ogs_env.sketching.warmup import Checkpoint
 
 # Samples of a batch of a projector.
@@ -126,12 +126,8 @@ def _gradients(
     def keep(name: str, values: torch.Tensor) -> None:
         found[name] = in_metric(checkpoint, name, values.flatten(1))
 
-    if checkpoint is None:
-        b_gradients(proxy, batch, keep)
-    else:
-        per_sample_gradients(
-            proxy.model, sketched_layers(proxy, checkpoint), batch, keep
-        )
+    compute = b_gradients if checkpoint is None else adapter_gradients
+    compute(proxy, batch, keep)
     return found
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ogs_env.lm.adapter import Proxy
-from ogs_env.sketching.batch_sketches import EPSILON
+from ogs_env.sketching.batch_sketches import in_adam_metric
 from ogs_env.sketching.warmup import Checkpoint
 
 K = 512
@@ -39,4 +39,4 @@ def in_metric(
     """Return a layer's gradients (n, p) in a checkpoint's Adam metric."""
     if checkpoint is None:
         return values
-    return values / (checkpoint.scales[name] + EPSILON).sqrt()
+    return in_adam_metric(checkpoint.scales[name], values)

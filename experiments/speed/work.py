@@ -55,14 +55,14 @@ class Work:
     @property
     def tokens(self) -> int:
         """Tokens of all samples, without padding."""
-        return sum(len(row.encoded.input_ids) for row in self.rows)
+        return sum(len(row.encoded.tokens) for row in self.rows)
 
     @property
     def padding(self) -> float:
         """Share of the batches' places that is padding."""
         places = 0
         for part in self.batches:
-            lengths = [len(self.rows[row].encoded.input_ids) for row in part]
+            lengths = [len(self.rows[row].encoded.tokens) for row in part]
             places += len(part) * max(lengths)
         return 1 - self.tokens / places
 

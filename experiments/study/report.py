@@ -8,12 +8,12 @@ from typing import Any
 
 from ogs_env.agents.screening import SCREENED
 from ogs_env.experiments.plots import COLOURS, RANDOM_COLOUR
-from ogs_env.experiments.study.methods import SURGERY
+from ogs_env.experiments.study.methods import AUTO, NAVIGATORS, ORACLE, SURGERY
 from ogs_env.experiments.study.summary import summaries
 from ogs_env.files import whole_file, write_json, write_text
 
 TABLE, PICTURE, SUMMARY = "table.md", "trade-off.png", "summary.json"
-_OF_ENVIRONMENT = ("oracle", "navigator", "constrained", "imitation", "auto")
+_OF_ENVIRONMENT = (ORACLE, *NAVIGATORS, AUTO)
 _DIFFERENCE = "domain_change_less_random"
 _FAR = 12.0
 """Largest difference in the picture, points."""

@@ -81,7 +81,8 @@ def b_gradients(
         batch: As made by `ogs_env.lm.encoding.collate`.
         consume: Called once per layer with its name and float32 (n, out, rank).
     """
-    if any(layer.weight.any() for layer in proxy.b.values()):
+    # One value, because reading each waits for a graphics card.
+    if torch.stack([layer.weight.any() for layer in proxy.b.values()]).any():
         return per_sample_gradients(proxy.model, proxy.b, batch, consume)
     return _without_weights(proxy, batch, consume, is_fresh=True)
 
@@ -120,13 +121,13 @@ def _without_weights(
     the sum of s B^T b_t a_t^T.
     """
     causal = proxy.model.get_base_model()
-    paths = {name.rpartition(".")[0]: name for name in proxy.b}
+    paths = [name.removesuffix(".lora_B") for name in proxy.b]
     layers = {path: causal.get_submodule(path) for path in paths}
     shape = batch["input_ids"].shape
 
     def adapt(path: str, inputs: torch.Tensor, output: torch.Tensor) -> _Adapted:
         a = proxy.a[f"{path}.lora_A"].weight.detach()
-        b = proxy.b[paths[path]].weight.detach()
+        b = proxy.b[f"{path}.lora_B"].weight.detach()
         [scale] = layers[path].scaling.values()
         if not is_fresh:
             low = linear(linear(inputs, a.to(inputs.dtype)), b.to(inputs.dtype))
@@ -136,7 +137,8 @@ def _without_weights(
 
         def receive(gradient: torch.Tensor) -> None:
             by_sample = _by_sample(proxy.model, path, gradient, shape).to(b.dtype)
-            consume(paths[path], torch.bmm(by_sample.transpose(1, 2), reduced))
+            products = torch.bmm(by_sample.transpose(1, 2), reduced)
+            consume(f"{path}.lora_B", products)
             if not is_fresh:
                 back = (by_sample @ b * scale).transpose(1, 2)
                 consume(f"{path}.lora_A", torch.bmm(back, states.to(a.dtype)))

@@ -165,13 +165,18 @@ class BatchTrajectory:
         return torch.stack(self._wide, dim=1)
 
 
-class SketchSums:
-    """Sketches of gradients in a checkpoint's Adam metric, summed over layers.
+def in_adam_metric(scales: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+    """Return a layer's gradients (n, p) in a checkpoint's Adam metric.
 
     A gradient is divided by the square root of Adam's denominator, so that the inner
-    product of two sketches is that of one gradient with Adam's step on the other
+    product of two of them is that of one gradient with Adam's step on the other
     (LESS, Xia et al. 2024, divides one of the two by the whole denominator).
     """
+    return gradients / (scales + EPSILON).sqrt()
+
+
+class SketchSums:
+    """Sketches of gradients in a checkpoint's Adam metric, summed over layers."""
 
     def __init__(
         self,
@@ -185,7 +190,7 @@ class SketchSums:
 
     def add(self, name: str, values: torch.Tensor) -> None:
         """Add a layer's gradients (n, out, in)."""
-        scaled = values.flatten(1) / (self._scales[name] + EPSILON).sqrt()
+        scaled = in_adam_metric(self._scales[name], values.flatten(1))
         for projection, sketches in zip(self._projections, self.sketches, strict=True):
             projection.add(sketches, name, scaled)
 
