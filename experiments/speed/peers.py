@@ -191,7 +191,7 @@ def compare_cosines(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, float
 
 def _pairwise_cosines(sketches: torch.Tensor) -> np.ndarray:
     """Return the cosine of each pair of rows."""
-    units = torch.nn.functional.normalize(sketches.double())
+    units = torch.nn.functional.normalize(sketches.double().cpu())
     above = np.triu_indices(len(units), 1)
     return (units @ units.T).numpy()[above]
 

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from ogs_env.bundle import Bundle, load_bundle
@@ -16,6 +17,7 @@ from ogs_env.data.domains import (
     real_domain,
 )
 from ogs_env.data.samples import Sample
+from ogs_env.errors import InputError
 from ogs_env.experiments.study.settings import PACKAGES, StudySettings
 from ogs_env.files import locked, write_json
 from ogs_env.sketching.command import TRAJECTORY_CHECKPOINTS
@@ -54,22 +56,45 @@ def pool_data(domain: str, draw: int, settings: StudySettings) -> DomainData:
         )
     drawn = settings.test_size + _MARGIN
     data = real_domain(domain, _SEED + draw, settings.pool_size, test_size=drawn)
-    shipped = load_bundle(domain)
-    roles = (shipped.dev, shipped.test, shipped.retention)
-    used = {id_ for rows in roles for id_ in rows.hex_ids()}
-
-    def unused(samples: Sequence[Sample], count: int) -> list[Sample]:
-        return [sample for sample in samples if sample.id not in used][:count]
-
+    used = _shipped(domain)
     half = drawn // 2  # equal parts of both sources
     parts = data.test[:half], data.test[half:]
-    test = [s for part in parts for s in unused(part, settings.test_size // 2)]
+    test = [s for part in parts for s in _unused(part, used)[: settings.test_size // 2]]
     anchor, retention = {}, {}
     for capability, source in _ANCHORS.items():
         anchors, held_out, _ = load_anchor(source, seed=_SEED)
         anchor[capability] = anchors[:_ANCHOR]
-        retention[capability] = unused(held_out, settings.retention_size)
+        retention[capability] = _unused(held_out, used)[: settings.retention_size]
     return dataclasses.replace(data, test=test, retention=retention, anchor=anchor)
+
+
+def prompts_to_answer(data: DomainData, settings: StudySettings) -> list[Sample]:
+    """Return the maths samples whose answers are generated, retention samples first.
+
+    Raises:
+        InputError: If there are fewer than `settings.generated`.
+    """
+    count, samples = settings.generated, data.retention[MATHS]
+    if count > len(samples) and data.name != PACKAGES:
+        _, held_out, _ = load_anchor(_ANCHORS[MATHS], seed=_SEED)
+        samples = _unused(held_out, _shipped(data.name))
+    if count > len(samples):
+        raise InputError(
+            f"generated: is {count}; expected at most {len(samples)}, as many maths "
+            "samples are left"
+        )
+    return samples[:count]
+
+
+def _shipped(domain: str) -> set[str]:
+    """Return ids of a shipped bundle's samples other than of its pool and anchor."""
+    bundle = load_bundle(domain)
+    roles = (bundle.dev, bundle.test, bundle.retention)
+    return {id_ for rows in roles for id_ in rows.hex_ids()}
+
+
+def _unused(samples: Sequence[Sample], used: AbstractSet[str]) -> list[Sample]:
+    return [sample for sample in samples if sample.id not in used]
 
 
 def pool_bundle(

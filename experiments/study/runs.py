@@ -18,8 +18,9 @@ from ogs_env.experiments.study.target import Target
 from ogs_env.files import locked, only_process, read_object, write_json
 
 POOLS, ANSWERS, TARGETS, NOTE = "pools", "answers", "targets", "settings.json"
-LEARNING_RATE = "learning_rate"
-"""A setting of each target: a rate that suits one can be too large for another."""
+OF_TARGET = ("learning_rate", "generated")
+"""Settings of each target: a rate that suits one can be too large for another, and only
+a large one answers questions."""
 
 
 def run_study(
@@ -55,7 +56,7 @@ def _note(settings: StudySettings, folder: Path) -> None:
             learning rate under this target's name.
     """
     shared = recipe(settings)
-    own = {"target": settings.target, LEARNING_RATE: shared.pop(LEARNING_RATE)}
+    own = {"target": settings.target, **{n: shared.pop(n) for n in OF_TARGET}}
     target_note = folder / TARGETS / f"{settings.target_name}.json"
     _check_note(folder / NOTE, shared, "")
     _check_note(target_note, own, "another target_name or ")

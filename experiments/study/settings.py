@@ -41,7 +41,7 @@ class StudySettings:
         test_size: Test samples of the domain.
         retention_size: Retention prompts of each capability.
         questions: Questions of the domain that have a checkable answer.
-        generated: GSM8K answers that are generated before and after.
+        generated: GSM8K answers that are generated before and after; a target's own.
         cosines: Samples on which the proxy's and the target's cosines are compared, if
             they are different models: of the first draw of each domain.
         layers: Decoder layers, from the last, that carry the adapter.

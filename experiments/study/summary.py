@@ -31,7 +31,8 @@ def summaries(folder: Path) -> list[dict[str, Any]]:
         percent, of the capability where it rose most, with `forgetting_interval`; for
         both, with `_less_random`, the difference to random selections of the same
         pools (of surgery, to plain training on the same samples); `accuracy_change`
-        and `pairs_change`, percentage points; `gsm8k_before` and `gsm8k_after`;
+        and `pairs_change`, percentage points; `gsm8k_before` and `gsm8k_after`, the
+        share of right answers, of runs with generated answers;
         `select_seconds`, CPU seconds with sketching; and `train_seconds_ratio`, CPU
         seconds of training over those of the random selections that it is compared
         with; both of runs without a GPU, None if there are none. Means are over pools
@@ -157,8 +158,8 @@ def _summary(
         changes = [getattr(run, name) for run in runs]
         entry[name] = None if None in changes else round(float(np.mean(changes)), 3)
     for place, name in enumerate(("gsm8k_before", "gsm8k_after")):
-        shares = [run.gsm8k[place] for run in runs]
-        entry[name] = None if None in shares else round(float(np.mean(shares)), 4)
+        shares = [run.gsm8k[place] for run in runs if None not in run.gsm8k]
+        entry[name] = round(float(np.mean(shares)), 4) if shares else None
     timed = [run for run in runs if run.is_timed]
     entry["select_seconds"] = (
         round(float(np.mean([run.select_seconds for run in timed])), 1)

@@ -13,6 +13,7 @@ from ogs_env.data.pairs import grammar_file, grammar_pairs, solution_pairs
 from ogs_env.data.samples import Sample
 from ogs_env.experiments.evaluation import exact_match, generate_answers
 from ogs_env.experiments.fidelity.training import Recipe, fine_tune
+from ogs_env.experiments.study.pools import prompts_to_answer
 from ogs_env.experiments.study.questions import (
     Question,
     domain_questions,
@@ -65,7 +66,7 @@ class Target:
             model, tokenizer, rank=RANK, alpha=ALPHA, layers=settings.layers, seed=0
         )
         self.questions = domain_questions(data, settings.questions, seed=0)
-        self.generated = data.retention[MATHS][: settings.generated]
+        self.generated = prompts_to_answer(data, settings)
 
         def encoded(samples: Sequence[Sample]) -> list[Any]:
             return [encode(tokenizer, s.turns, s.response, MAX_TOKENS) for s in samples]

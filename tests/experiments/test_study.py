@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import numpy as np
@@ -18,7 +19,7 @@ from ogs_env.experiments.adapt_options import auto_selectors
 from ogs_env.experiments.own_environment import environment_kwargs
 from ogs_env.experiments.study.command import RESULTS, Options, run
 from ogs_env.experiments.study.methods import parse_method
-from ogs_env.experiments.study.pools import pool_data
+from ogs_env.experiments.study.pools import pool_data, prompts_to_answer
 from ogs_env.experiments.study.questions import Question, right_number
 from ogs_env.experiments.study.report import table, write_report
 from ogs_env.experiments.study.runs import run_study
@@ -141,7 +142,8 @@ def test_another_recipe_in_the_same_folder_is_refused(finished, settings):
 
 
 @pytest.mark.parametrize(
-    "change", [{"target": "another/model"}, {"learning_rate": 2e-3}]
+    "change",
+    [{"target": "another/model"}, {"learning_rate": 2e-3}, {"generated": 1}],
 )
 def test_another_model_under_the_same_target_name_is_refused(
     finished, settings, change
@@ -348,6 +350,41 @@ def test_what_does_not_choose_by_a_criterion_is_not_screened(name):
 )
 def test_numbers_are_compared_by_value(answer, response, is_right):
     assert right_number(answer, response) == is_right
+
+
+def test_answers_are_generated_to_as_many_maths_prompts_as_asked(settings):
+    data = pool_data("medical-packages", 1, settings)
+    known = data.retention["maths"]
+    more = dataclasses.replace(settings, generated=len(known))
+    assert prompts_to_answer(data, more) == known
+    too_many = dataclasses.replace(settings, generated=len(known) + 1)
+    with pytest.raises(InputError, match=rf"generated: is .*at most {len(known)}"):
+        prompts_to_answer(data, too_many)
+
+
+def test_the_share_of_right_answers_is_in_the_result(settings, tmp_path):
+    answering = dataclasses.replace(
+        settings, draws=(1,), methods=("random-0",), generated=2
+    )
+    run_study(answering, tmp_path)
+    by_name = results(tmp_path, 1)
+    assert by_name["base"]["gsm8k"] in (0, 0.5, 1)
+    (entry,) = summaries(tmp_path)
+    assert entry["gsm8k_before"] == by_name["base"]["gsm8k"]
+    assert entry["gsm8k_after"] == by_name["random-0"]["gsm8k"]
+
+
+@pytest.mark.skipif(
+    "OGS_DATA" not in os.environ, reason="OGS_DATA names no folder with the texts"
+)
+def test_prompts_to_answer_begin_with_the_retention_prompts():
+    settings = StudySettings(generated=100)
+    data = pool_data("medical", 1, settings)
+    prompts = prompts_to_answer(data, settings)
+    assert len({sample.id for sample in prompts}) == 100
+    assert prompts[: settings.retention_size] == data.retention["maths"]
+    questions = {question_key(sample) for sample in prompts}
+    assert questions.isdisjoint(map(question_key, data.anchor["maths"]))
 
 
 def test_the_likeliest_option_is_the_answer(settings):
