@@ -110,9 +110,10 @@ def test_parts_that_are_not_measured_stay_in_the_results(
     assert any(name.startswith("train steps of OGS-Medical-v0") for name in names)
 
 
-def test_the_page_has_the_ratios_of_the_results() -> None:
+@pytest.mark.parametrize("name", ["speed.json", "speed-h200.json"])
+def test_the_page_has_the_ratios_of_the_results(name: str) -> None:
     page = (Path(__file__).parents[2] / "docs" / "speed.md").read_text()
-    assert table(read_results(command.RESULT)) in page
+    assert table(read_results(command.RESULT.with_name(name))) in page
 
 
 def test_every_id_that_trains_no_language_model_is_measured() -> None:
